@@ -1,0 +1,9 @@
+"""CIFAR-10 by the VP SDE: DDPM's U-Net and training (Ho et al. 2020, appendix B) in continuous time."""
+
+from configs import default
+
+
+def get_config():
+    config = default.get_config()
+    config.data.dataset = "cifar10"
+    return config

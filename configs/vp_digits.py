@@ -1,0 +1,24 @@
+"""scikit-learn's digits (8x8, 17 levels): a small U-Net that two CPU cores train in minutes; what `make demo` runs."""
+
+from configs import default
+
+
+def get_config():
+    config = default.get_config()
+    config.data.dataset = "digits"
+    config.data.dequantize = True
+    config.model.width = 32
+    config.model.multipliers = (1, 2)
+    config.model.num_blocks = 1
+    config.model.attention_resolutions = ()
+    training = config.training
+    training.steps = 3000
+    training.learning_rate = 2e-3
+    training.beta2 = 0.99
+    training.warmup = 100
+    training.decay = "cosine"
+    training.ema_decay = 0.999
+    training.eval_every = 500
+    training.sample_every = 1000
+    training.checkpoint_every = 500
+    return config

@@ -1,0 +1,154 @@
+"""One contract for every data set: examples by index, as integer levels or points, and a held-out split.
+
+`load_dataset(config)` reads `config.dataset` and, of the rest, what that data set uses: `path` ("": its
+default place), `image_size`, `channels`, `size` (number of points), `seed`. To add a data set, write a
+function from a config to a `Dataset` and add a line to `DATASETS`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data import points, readers
+
+
+class Examples(Protocol):
+    """Examples by index: [int64 indices (B,)] -> (B, *shape), uint8 or float32. A plain tensor is one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Tensor, /) -> Tensor: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Training and held-out examples of one shape.
+
+    shape: (channels, height, width) or (D,).
+    levels: the number L of integer levels 0 .. L-1 that uint8 examples take; None for float32 points.
+    flip: whether an example mirrored left to right is again a plausible example.
+    """
+
+    name: str
+    train: Examples
+    test: Examples
+    shape: tuple[int, ...]
+    levels: int | None
+    flip: bool
+
+
+def load_dataset(config: Any) -> Dataset:
+    """The data set named by `config.dataset`.
+
+    Raises ValueError for an unknown name, a value out of range or a damaged file, FileNotFoundError where
+    data is missing, OSError where it cannot be read or downloaded: one line that names the flag or the file.
+    """
+    name = str(config.dataset)
+    nearest = difflib.get_close_matches(name.lower(), DATASETS, n=1, cutoff=0.0)[0]
+    _require(name in DATASETS, "dataset", name, f"one of {', '.join(DATASETS)} (nearest: {nearest!r})")
+    return DATASETS[name](config)
+
+
+def _require(valid: bool, field: str, value: Any, allowed: str) -> None:
+    if not valid:
+        raise ValueError(f"--config.data.{field}={value!r} must be {allowed}")
+
+
+def _place(config: Any, default: str) -> Path:
+    cache = os.environ.get("SCOREFIELD_DATA") or "~/.cache/scorefield"
+    return Path(config.path or os.path.join(cache, default)).expanduser()
+
+
+def _digits(config: Any) -> Dataset:
+    """scikit-learn's 1797 handwritten digits in 17 grey levels, which mirrored are no digits.
+
+    The rule of the split: the 360 images whose index in scikit-learn's order is divisible by 5 are held out.
+    """
+    from sklearn.datasets import load_digits  # slow to import, and only this set needs it
+
+    images = torch.from_numpy(load_digits().images.astype(np.uint8)).unsqueeze(1)
+    held_out = torch.arange(len(images)) % 5 == 0
+    return Dataset("digits", images[~held_out], images[held_out], (1, 8, 8), levels=17, flip=False)
+
+
+def _points(name: str, sample: Callable[[int, np.random.Generator], np.ndarray], config: Any) -> Dataset:
+    """`config.size` training points (None: 10000) and 2000 test points, two independent streams of one seed."""
+    _require(config.size is None or config.size >= 1, "size", config.size, "1 or more, or None for 10000")
+    _require(config.seed >= 0, "seed", config.seed, "0 or more")
+    streams = map(np.random.default_rng, np.random.SeedSequence(config.seed).spawn(2))
+    draws = map(sample, (config.size or 10_000, 2_000), streams)
+    train, test = (torch.from_numpy(draw.astype(np.float32)) for draw in draws)
+    return Dataset(name, train, test, (2,), levels=None, flip=False)
+
+
+def _cifar10(config: Any) -> Dataset:
+    """CIFAR-10 (Krizhevsky, 2009) from the official folder or archive, else by download."""
+    found = readers.find_cifar10(_place(config, "cifar10"))
+    if found is None and config.path:
+        wanted = f"the folder {readers.CIFAR10_FOLDER} or the file {readers.CIFAR10_ARCHIVE}"
+        raise FileNotFoundError(f"--config.data.path={config.path!r} neither is nor holds {wanted}")
+    train, test = readers.read_cifar10(found) if found else readers.download_cifar10()
+    return Dataset("cifar10", train, test, (3, 32, 32), levels=256, flip=True)
+
+
+def _fashion_mnist(config: Any) -> Dataset:
+    """Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017) from its idx files; labels are not read.
+
+    No flips: the shoes all point to the left, so a mirrored one is no picture of this set.
+    """
+    names = ("train-images-idx3-ubyte", "t10k-images-idx3-ubyte")
+    debian = Path("/usr/share/datasets/fashion-mnist")  # package dataset-fashion-mnist
+    places = [_place(config, "fashion-mnist")] + ([] if config.path else [debian])
+    for place in places:
+        files = [readers.find_idx(place, name) for name in names]
+        if all(files):
+            train, test = (readers.read_idx_images(file, 28, 28) for file in files if file)
+            return Dataset("fashion_mnist", train, test, (1, 28, 28), levels=256, flip=False)
+    wanted, searched = " and ".join(names), " or ".join(map(str, places))
+    raise FileNotFoundError(f"--config.data.path={config.path!r}: no {wanted} (or .gz) in {searched}")
+
+
+def _folder(config: Any) -> Dataset:
+    """Every picture below `config.path`, as squares of `config.image_size`; `config.channels` is 1 or 3.
+
+    Subfolders `train` and `test` are the splits where both exist. Else every tenth picture is held out: those
+    whose index in sorted order is divisible by 10.
+    """
+    path, size, channels = config.path, config.image_size, config.channels
+    _require(size is not None and size >= 1, "image_size", size, "1 or more")
+    _require(channels in (1, 3), "channels", channels, "1 (grey) or 3 (RGB)")
+    _require(bool(path), "path", path, "a folder of pictures")
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        raise FileNotFoundError(f"--config.data.path={path!r} is no folder; give a folder of pictures")
+    if (root / "train").is_dir() and (root / "test").is_dir():
+        train, test = readers.find_pictures(root / "train"), readers.find_pictures(root / "test")
+    else:
+        files = readers.find_pictures(root)
+        train, test = [file for i, file in enumerate(files) if i % 10], files[::10]
+    found = f"not {len(train)} to train on and {len(test)} to hold out"
+    wanted = f"a folder with pictures ({', '.join(readers.PICTURE_SUFFIXES)}) for both splits, {found}"
+    _require(bool(train and test), "path", path, wanted)
+    train_examples, test_examples = (readers.open_pictures(files, size, channels) for files in (train, test))
+    return Dataset("folder", train_examples, test_examples, (channels, size, size), levels=256, flip=True)
+
+
+DATASETS: dict[str, Callable[[Any], Dataset]] = {
+    "digits": _digits,
+    "swiss_roll": partial(_points, "swiss_roll", points.sample_swiss_roll),
+    "gaussians8": partial(_points, "gaussians8", partial(points.sample_mixture, "gaussians8")),
+    "gaussians25": partial(_points, "gaussians25", partial(points.sample_mixture, "gaussians25")),
+    "cifar10": _cifar10,
+    "fashion_mnist": _fashion_mnist,
+    "folder": _folder,
+}

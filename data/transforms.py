@@ -1,0 +1,76 @@
+"""Integer levels to reals and back, random flips, and the order of training batches. Pure functions.
+
+Integer levels k = 0 .. L-1 meet the interval [low, high] in two ways, and `quantize` inverts both:
+
+    to_unit       x = low + (high - low) k / (L - 1)     the outer levels lie on the ends of the interval
+    dequantize    x = low + (high - low) (k + u) / L     level k owns a bin of width (high - low) / L
+
+The second turns a distribution over integers into a density and so defines bits/dim (Theis, van den Oord and
+Bethge, "A note on the evaluation of generative models", 2016, section 3.1).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def to_unit(k: Tensor, levels: int, low: float, high: float) -> Tensor:
+    """Integer levels k (any shape, 0 .. levels-1) to float32 in [low, high]."""
+    return _place(k.float(), levels - 1, low, high)
+
+
+def dequantize(k: Tensor, u: Tensor, levels: int, low: float, high: float) -> Tensor:
+    """Integer levels k and noise u in [0, 1), of one shape, to reals in [low, high), in the dtype of u.
+
+    The result stays in the bin of k: where rounding would carry it to the next bin, it is the last number
+    before that, so `quantize(..., dequantized=True)` gives k back for every u.
+    """
+    k = k.to(u.dtype)
+    end = _place(k + 1, levels, low, high)
+    return torch.minimum(_place(k + u, levels, low, high), torch.nextafter(end, torch.full_like(end, low)))
+
+
+def quantize(x: Tensor, levels: int, low: float, high: float, dequantized: bool) -> Tensor:
+    """Reals x (any shape, float32 or float64) to uint8 levels: inverts `dequantize`, or else `to_unit`.
+
+    Values outside [low, high] go to the nearest level, 0 or levels-1. At most 256 levels.
+    """
+    cells, offset = (levels, 0.0) if dequantized else (levels - 1, 0.5)
+    k = torch.arange(1, levels, dtype=x.dtype, device=x.device)
+    # Comparing with edges made by the same arithmetic is exact; floor(L (x - low) / (high - low)) is not.
+    edges = _place(k - offset, cells, low, high)
+    return torch.bucketize(x.contiguous(), edges, right=True, out_int32=True).to(torch.uint8)
+
+
+def _place(k: Tensor, cells: int, low: float, high: float) -> Tensor:
+    return low + (high - low) * (k / cells)
+
+
+def random_flip(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Images x (batch, ..., width), each mirrored left to right with probability 1/2; one draw per image."""
+    coin = torch.rand(len(x), generator=generator, device=generator.device) < 0.5
+    return torch.where(coin.to(x.device).view(-1, *[1] * (x.ndim - 1)), x.flip(-1), x)
+
+
+def batch_indices(n: int, batch_size: int, step: int, seed: int) -> Tensor:
+    """Indices (batch_size,), int64, of the examples in training batch `step` = 0, 1, ... of a set of n.
+
+    The batches cut one endless sequence of permutations of range(n), one an epoch, so no example is dropped
+    where an epoch ends inside a batch. The answer depends on the arguments only, so a run resumes without any
+    saved state. Raises ValueError where n or batch_size is below 1, or step or seed below 0.
+    """
+    if n < 1 or batch_size < 1 or step < 0 or seed < 0:
+        given = f"n={n}, batch_size={batch_size}, step={step}, seed={seed}"
+        raise ValueError(f"batch_indices({given}) needs n and batch_size >= 1, step and seed >= 0")
+    start, stop = step * batch_size, (step + 1) * batch_size
+    epochs = range(start // n, (stop - 1) // n + 1)
+    return torch.cat([_permutation(n, seed, e)[max(start - e * n, 0) : stop - e * n] for e in epochs])
+
+
+@lru_cache(maxsize=2)
+def _permutation(n: int, seed: int, epoch: int) -> Tensor:
+    return torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(n))

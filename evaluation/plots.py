@@ -1,0 +1,77 @@
+"""Pictures: grids of images, points over data, trajectories of points."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+SMALLEST_TILE = 40      # pixels; smaller images are enlarged by a whole factor to at least this
+
+
+def image_grid(images: Tensor, levels: int) -> Tensor:
+    """Integer images (N, C, H, W) in 0 .. levels-1 as one uint8 picture (3, height, width), near-square, row by row."""
+    n, c, h, w = images.shape
+    columns = math.ceil(math.sqrt(n))
+    rows = math.ceil(n / columns)
+    factor = max(1, math.ceil(SMALLEST_TILE / max(h, w)))
+    grey = (images.float() * (255 / (levels - 1))).round().to(torch.uint8)
+    tiles = grey.expand(n, 3, h, w).repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+    grid = torch.full((3, rows * (h * factor + 2) + 2, columns * (w * factor + 2) + 2), 128, dtype=torch.uint8)
+    for i, tile in enumerate(tiles):
+        top, left = 2 + i // columns * (h * factor + 2), 2 + i % columns * (w * factor + 2)
+        grid[:, top:top + h * factor, left:left + w * factor] = tile
+    return grid
+
+
+def save_png(path: Path, picture: Tensor) -> None:
+    """Write a uint8 picture (3, height, width)."""
+    Image.fromarray(picture.permute(1, 2, 0).numpy()).save(path)
+
+
+def points_over_data(samples: Tensor, data: Tensor) -> Tensor:
+    """Points (N, D), the first two coordinates, over the data's; a uint8 picture (3, height, width)."""
+    figure, axes = _figure(1)
+    axes[0].scatter(*data[:, :2].T, s=3, c="0.75", label=f"data ({len(data)})", rasterized=True)
+    axes[0].scatter(*samples[:, :2].T, s=3, c="tab:red", label=f"samples ({len(samples)})", rasterized=True)
+    axes[0].legend(loc="upper right", markerscale=3)
+    axes[0].set_aspect("equal")
+    return _render(figure)
+
+
+def trajectory_panels(trajectory: Tensor, times: Sequence[float], panels: int = 5, paths: int = 30) -> Tensor:
+    """Points (n, N, D) at `times` (n,): panels at n-spaced times, and the paths of a few points in the last one."""
+    figure, axes = _figure(panels + 1)
+    chosen = np.linspace(0, len(times) - 1, panels).round().astype(int)
+    reach = float(trajectory[..., :2].abs().max())
+    for axis, i in zip(axes, chosen, strict=False):
+        axis.scatter(*trajectory[i, :, :2].T, s=2, c="tab:red")
+        axis.set_title(f"t = {times[i]:.3g}")
+    axes[-1].plot(trajectory[:, :paths, 0], trajectory[:, :paths, 1], lw=0.6)
+    axes[-1].set_title(f"{min(paths, trajectory.shape[1])} paths")
+    for axis in axes:
+        axis.set(aspect="equal", xlim=(-reach, reach), ylim=(-reach, reach))
+    return _render(figure)
+
+
+def _figure(panels: int):
+    import matplotlib       # slow to import, and only pictures of points need it
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, panels, figsize=(3.2 * panels if panels > 1 else 6, 3.4 if panels > 1 else 6),
+                                   squeeze=False, constrained_layout=True)
+    return figure, axes[0]
+
+
+def _render(figure) -> Tensor:
+    from matplotlib import pyplot
+
+    figure.canvas.draw()
+    picture = torch.from_numpy(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()).permute(2, 0, 1)
+    pyplot.close(figure)
+    return picture

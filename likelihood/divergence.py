@@ -1,0 +1,43 @@
+"""The divergence of a vector field, sharing one forward evaluation with the field itself.
+
+    exact        sum_i d field_i / d x_i, by products of the Jacobian with every basis vector, `chunk` at a time
+    hutchinson   v^T J v for random v with E[v v^T] = I (Hutchinson 1990; Grathwohl et al. 2019, FFJORD)
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Field = Callable[[Tensor], Tensor]
+
+
+def with_exact_divergence(field: Field, x: Tensor, chunk: int = 32) -> tuple[Tensor, Tensor]:
+    """field(x) (batch, *event) and its divergence (batch,); memory grows with `chunk` products at once."""
+    value, x = _forward(field, x)
+    d = x[0].numel()
+    divergence = x.new_zeros(len(x))
+    for start in range(0, d, chunk):
+        stop = min(start + chunk, d)
+        basis = torch.zeros(stop - start, d, dtype=x.dtype, device=x.device)
+        basis[:, start:stop].fill_diagonal_(1.0)
+        cotangents = basis.reshape(-1, 1, *x.shape[1:]).expand(-1, *x.shape)
+        rows, = torch.autograd.grad(value, x, cotangents, retain_graph=stop < d, is_grads_batched=True)
+        divergence += (rows * cotangents).flatten(2).sum((0, 2))
+    return value.detach(), divergence
+
+
+def with_hutchinson_divergence(field: Field, x: Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
+    """field(x) (batch, *event) and v^T J v (number of probes, batch), for probes (number, batch, *event)."""
+    value, x = _forward(field, x)
+    estimates = []
+    for i, probe in enumerate(probes):
+        product, = torch.autograd.grad(value, x, probe, retain_graph=i + 1 < len(probes))
+        estimates.append((product * probe).flatten(1).sum(1))
+    return value.detach(), torch.stack(estimates)
+
+
+def _forward(field: Field, x: Tensor) -> tuple[Tensor, Tensor]:
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        return field(x), x

@@ -1,0 +1,354 @@
+"""Scorefield's command line: train a score model, draw samples from it, compute its bits/dim.
+
+Flags are absl's, the config an ml_collections ConfigDict; `python main.py --help` shows them. One function a mode.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from absl import flags
+from ml_collections import ConfigDict
+
+from configs.default import get_config as get_default_config
+from configs.loading import all_fields, config_names, load_config, override, validate
+from data import DATASETS, Dataset, load_dataset, quantize
+from evaluation import draw, plots, score
+from evaluation.report import report
+from likelihood import DIVERGENCES
+from models import build_denoiser, load_denoiser
+from models.build import newest_checkpoint, read_config
+from samplers import GRIDS, SAMPLERS, make_sampler, sampler_options
+from sde_lib import SDES
+from sde_lib.integrate import METHODS
+from training.checkpoint import write_atomically
+from training.distributed import local_device
+from training.precision import autocast_dtype
+from training.trainer import Interrupted, Trainer, build_objective
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("config", None, "a config file, such as configs/vp_digits.py")
+flags.DEFINE_enum("mode", None, ["train", "sample", "likelihood", "report"], "what to do")
+flags.DEFINE_string("workdir", None, "the run's folder")
+flags.DEFINE_string("device", "auto", "auto, cuda, mps or cpu")
+flags.DEFINE_integer("seed", 0, "of samples, dequantisation and probes", lower_bound=0)
+flags.DEFINE_bool("ema", True, "use the averaged weights")
+flags.DEFINE_integer("batch_size", 128, "of sampling and likelihood; results do not depend on it", lower_bound=1)
+flags.DEFINE_bool("debug", False, "show the traceback of an error")
+flags.DEFINE_string("sampler", "euler_maruyama", "which sampler")
+flags.DEFINE_integer("num_samples", 64, "how many samples", lower_bound=1)
+flags.DEFINE_integer("steps", None, "steps of the grid")
+flags.DEFINE_string("grid", None, "name of the time grid, or a list of times")
+flags.DEFINE_float("t_end", None, "where to stop")
+flags.DEFINE_float("eta", None, "noise of the reverse process")
+flags.DEFINE_bool("denoise", None, "end with a denoising step")
+flags.DEFINE_string("precision", "fp32", "of the network in sampling: fp32, bf16, auto")
+flags.DEFINE_string("method", None, "ODE method")
+flags.DEFINE_float("rtol", None, "relative tolerance of the ODE")
+flags.DEFINE_float("atol", None, "absolute tolerance of the ODE")
+flags.DEFINE_integer("max_evaluations", None, "largest number of evaluations of the ODE's field")
+flags.DEFINE_string("divergence", "hutchinson", "hutchinson or exact")
+flags.DEFINE_integer("probes", None, "probes of the Hutchinson estimator")
+flags.DEFINE_float("t_min", None, "where the likelihood's ODE starts")
+flags.DEFINE_enum("split", "test", ["train", "test"], "which examples to score")
+flags.DEFINE_integer("num_images", None, "score the first so many examples", lower_bound=1)
+
+MODE_FLAGS = {
+    "train": (),
+    "sample": ("sampler", "num_samples", "precision", "steps", "grid", "t_end", "eta", "denoise", "method", "rtol",
+               "atol", "max_evaluations", "seed", "ema", "batch_size"),
+    "likelihood": ("rtol", "atol", "method", "divergence", "probes", "t_min", "split", "num_images",
+                   "max_evaluations", "seed", "ema", "batch_size"),
+    "report": (),
+}
+
+
+def usage() -> str:
+    """The text of --help."""
+    takes = "\n".join(f"    {name:<16}" + " ".join(f"--{option}={default}" for option, default in
+                                                    sampler_options(name).items() if option != "points")
+                      for name in SAMPLERS)
+    return f"""\
+Scorefield: score-based generative models, trained, sampled and scored.
+
+  python main.py --config configs/vp_digits.py --mode train
+  python main.py --config configs/vp_digits.py --mode sample --sampler euler_maruyama --steps 500 --num_samples 64
+  python main.py --config configs/vp_digits.py --mode likelihood --rtol 1e-3 --atol 1e-3
+
+Every mode
+  --config FILE         configs/{{{','.join(config_names())}}}.py
+  --config.FIELD=VALUE  any field of configs/default.py, e.g. --config.training.batch_size=64
+                        SDEs (--config.sde.name): {', '.join(SDES)}
+                        data (--config.data.dataset, --config.data.path): {', '.join(DATASETS)}
+  --mode MODE           train        train, or go on where the folder's run stopped
+                        sample       writes samples/<sampler>.png, .npz (array x) and .json
+                        likelihood   writes likelihood/summary.json: bits/dim, standard error, evaluations
+                        report       prints the table of what the folder holds
+  --workdir DIR         the run's folder; runs/<config's name> unless given. It is enough without --config
+  --device DEVICE       auto (cuda, else mps, else cpu), or one of them
+  --seed N  --[no]ema  --batch_size N  --[no]debug
+
+Mode sample
+  --sampler NAME  --num_samples N  --precision fp32|bf16|auto, and what the sampler takes, with its defaults:
+{takes}
+    None is the SDE's own; grids: {', '.join(GRIDS)}, or times such as "1,0.5,0.1"; methods: {', '.join(METHODS)}
+
+Mode likelihood
+  --rtol --atol --method --max_evaluations as above  --divergence {'|'.join(DIVERGENCES)}  --probes N  --t_min T
+  --split test|train  --num_images N
+
+Under torchrun, mode train shares each batch between the processes."""
+
+
+class Command:
+    """What the command line asks for: its flags checked, its config resolved, the run's folder found.
+
+    In mode train the config comes from --config, or from the run's folder without it. In the other modes the run's own
+    config holds, and what the command line says besides must agree with it; only where the data lie may differ.
+    """
+
+    def __init__(self, overrides: list[tuple[str, str]]):
+        if FLAGS.mode is None:
+            raise ValueError("say what to do with --mode train, sample, likelihood or report (--help shows more)")
+        if FLAGS.config is None and FLAGS.workdir is None:
+            raise ValueError("give --config FILE or the --workdir of a run (--help shows more)")
+        self._refuse_flags_of_other_modes()
+        self.name = Path(FLAGS.config).stem if FLAGS.config else None
+        self.run = Path(FLAGS.workdir or f"runs/{self.name}")
+        if self.run.exists() and not self.run.is_dir():
+            raise ValueError(f"{self.run} is not a folder (--workdir)")
+        self.stored = read_config(self.run) if (self.run / "config.json").exists() else None
+        given = load_config(FLAGS.config) if FLAGS.config else None
+        if FLAGS.mode == "train" and given is not None:
+            self.config = given
+        elif self.stored is not None:
+            self.config = from_stored(self.stored)
+            if self.name not in (None, self.stored["config"]):
+                raise ValueError(f"{self.run} holds a run of {self.stored['config']!r}, not {self.name!r} "
+                                 "(--config, --workdir)")
+        else:
+            raise FileNotFoundError(f"{self.run} holds no run; train first with --mode train, or give its --workdir")
+        for field, text in overrides:
+            override(self.config, field, text)
+        if FLAGS.mode != "train":
+            self.refuse_other_experiment(all_fields(self.config), besides=("data.path",))
+        validate(self.config)
+        self.name = self.name or self.stored["config"]
+        self.device = local_device(FLAGS.device)
+
+    def _refuse_flags_of_other_modes(self) -> None:
+        for name in sorted({flag for names in MODE_FLAGS.values() for flag in names}):
+            if FLAGS[name].present and name not in MODE_FLAGS[FLAGS.mode]:
+                modes = [mode for mode, names in MODE_FLAGS.items() if name in names]
+                raise ValueError(f"--mode {FLAGS.mode} takes no --{name}; it belongs to --mode {' and '.join(modes)}")
+
+    def refuse_other_experiment(self, fields: dict[str, Any], besides: tuple[str, ...]) -> None:
+        """ValueError where the run's folder is of another experiment, or of something that is no run at all."""
+        if self.stored is None:
+            if self.run.exists() and any(self.run.iterdir()):
+                raise ValueError(f"{self.run} is not empty and holds no run; choose another --workdir")
+            return
+        there = all_fields(self.stored)
+        other = [f for f in fields if f not in besides and fields[f] != there.get(f)]
+        if other:
+            differences = ", ".join(f"{f} is {there.get(f)!r} there and {fields[f]!r} here" for f in other[:3])
+            raise ValueError(f"{self.run} holds another experiment: {differences}; change that or the --workdir")
+
+    def given(self, *names: str) -> dict[str, Any]:
+        """Those of the named flags that have a value, by name."""
+        return {name: FLAGS[name].value for name in names if FLAGS[name].value is not None}
+
+    def dataset(self) -> Dataset:
+        """The config's data set, after checking that the config asks nothing of it that it cannot give."""
+        data = self.config.data
+        dataset = load_dataset(data)
+        for field, actual in (("image_size", dataset.shape[-1]), ("channels", dataset.shape[0])):
+            if data[field] is not None and (len(dataset.shape) != 3 or data[field] != actual):
+                raise ValueError(f"data set {dataset.name!r} has examples of shape {dataset.shape}; "
+                                 f"--config.data.{field}={data[field]} does not fit")
+        if data.size is not None and dataset.levels is not None:
+            raise ValueError(f"data set {dataset.name!r} is not synthetic and takes no --config.data.size")
+        return dataset
+
+
+def from_stored(stored: dict[str, Any]) -> ConfigDict:
+    """The config of a run from its config.json, with the types of configs/default.py."""
+    config = get_default_config()
+    for section, fields in config.items():
+        for field in fields:
+            value = stored[section].get(field)
+            fields[field] = tuple(value) if isinstance(value, list) else value
+    return config
+
+
+def write_json(path: Path, content: Any) -> None:
+    write_atomically(path, lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))
+
+
+def train(command: Command) -> None:
+    """Train in the run's folder, or go on there."""
+    config, run = command.config, command.run
+    dataset = command.dataset()
+    resolved = config.to_dict() | {"config": command.name, "shape": list(dataset.shape), "levels": dataset.levels}
+    experiment = {f: v for f, v in all_fields(resolved).items() if not f.startswith("training.")}
+    command.refuse_other_experiment(experiment, besides=("data.path",))
+    denoiser = build_denoiser(config, dataset.shape)        # finds what is wrong before anything is written
+    build_objective(denoiser, config.training)
+    autocast_dtype(config.training.precision, command.device)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if config.training.batch_size % processes:
+        raise ValueError(f"--config.training.batch_size={config.training.batch_size} must be divisible by the number of "
+                         f"processes, {processes}")
+    checkpoint = newest_checkpoint(run)
+    if os.environ.get("RANK", "0") == "0":
+        run.mkdir(parents=True, exist_ok=True)
+        write_json(run / "config.json", resolved)
+        parameters = sum(p.numel() for p in denoiser.parameters())
+        print(f"{dataset.name}: {len(dataset.train)} examples of shape {dataset.shape}, {len(dataset.test)} held out; "
+              f"{denoiser.sde}; {parameters:,} parameters; {command.device}"
+              + (f"; goes on from {checkpoint}" if checkpoint else ""), flush=True)
+
+    sampler = make_sampler("euler_maruyama", steps=config.training.sample_steps)
+
+    def preview(model: Any) -> torch.Tensor:
+        n = 64 if dataset.levels is not None else 2000
+        samples = draw(model, sampler, dataset.shape, n, seed=0, batch_size=n, device=command.device, progress=False)
+        return picture(samples.x, dataset.levels, config.data)
+
+    start = time.perf_counter()
+    trainer = Trainer(config, dataset, run, command.device, preview)
+    try:
+        checkpoint = trainer.train()
+    except Interrupted as stopped:
+        print(f"\ninterrupted: {run} holds step {stopped.step} of {config.training.steps}; the same command goes on",
+              file=sys.stderr)
+        sys.exit(130)
+    if trainer.world.first:
+        print(f"wrote {checkpoint}, {run / 'stats.jsonl'} and {run / 'tensorboard'} in "
+              f"{time.perf_counter() - start:.0f} s")
+
+
+def picture(x: torch.Tensor, levels: int | None, data: Any) -> torch.Tensor:
+    """Samples as one picture: a grid of images, or points over the data."""
+    if levels is None:
+        train = load_dataset(data).train
+        return plots.points_over_data(x, train[torch.arange(min(len(train), 2000))])
+    return plots.image_grid(quantize(x, levels, data.low, data.high, data.dequantize), levels)
+
+
+def sample(command: Command) -> None:
+    """Draw samples: samples/<sampler>.npz, .png and .json in the run's folder."""
+    options = command.given("steps", "grid", "t_end", "eta", "denoise", "method", "rtol", "atol", "max_evaluations")
+    if "," in options.get("grid", ""):
+        options["grid"] = parse_times(options["grid"])
+        if "steps" in options:
+            raise ValueError("a list of times fixes the number of steps; leave out --steps")
+    shape, levels = tuple(command.stored["shape"]), command.stored["levels"]
+    points = levels is None
+    if points and FLAGS.sampler == "ode":
+        options["points"] = 65
+    sampler = make_sampler(FLAGS.sampler, **options)
+    denoiser = load_denoiser(command.run, FLAGS.ema, command.device)
+    denoiser.autocast = autocast_dtype(FLAGS.precision, command.device)
+    sampler.times(denoiser)                                 # refuses a grid that does not fit
+    samples = draw(denoiser, sampler, shape, FLAGS.num_samples, FLAGS.seed, FLAGS.batch_size,
+                   command.device, trajectory=points)
+    stem = command.run / "samples" / FLAGS.sampler
+    stem.parent.mkdir(exist_ok=True)
+    write_atomically(stem.with_suffix(".npz"), lambda file: np.savez_compressed(file, x=samples.x.numpy()))
+    plots.save_png(stem.with_suffix(".png"), picture(samples.x, levels, command.config.data))
+    written = [".npz", ".png", ".json"]
+    if samples.first.trajectory is not None:
+        panels = plots.trajectory_panels(samples.first.trajectory.cpu(), samples.first.times.tolist())
+        plots.save_png(stem.with_name(f"{stem.name}_trajectory.png"), panels)
+        written.append("_trajectory.png")
+    write_json(stem.with_suffix(".json"), {
+        "sampler": FLAGS.sampler, "settings": {k: v for k, v in vars(sampler).items() if k != "points"},
+        "num_samples": FLAGS.num_samples, "nfe": samples.nfe, "seconds": round(samples.seconds, 3), "seed": FLAGS.seed,
+        "ema": FLAGS.ema, "precision": FLAGS.precision, "checkpoint": str(newest_checkpoint(command.run)),
+    })
+    print(f"{FLAGS.num_samples} samples by {FLAGS.sampler}: {samples.nfe:g} evaluations each, {samples.seconds:.1f} s; "
+          f"wrote {stem}{{{','.join(written)}}}")
+
+
+def parse_times(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(word) for word in text.split(","))
+    except ValueError:
+        raise ValueError(f"--grid takes a name ({', '.join(GRIDS)}) or a list of times such as 1,0.5,0.1; got {text!r}"
+                         ) from None
+
+
+def likelihood(command: Command) -> None:
+    """Bits/dim of held-out data: likelihood/summary.json in the run's folder."""
+    settings = command.given("rtol", "atol", "method", "divergence", "probes", "t_min", "max_evaluations")
+    if FLAGS.divergence == "exact" and FLAGS.probes is not None:
+        raise ValueError("--probes belongs to --divergence hutchinson")
+    dataset, data = command.dataset(), command.config.data
+    denoiser = load_denoiser(command.run, FLAGS.ema, command.device)
+    result = score(denoiser, dataset, data.low, data.high, FLAGS.split, FLAGS.num_images, FLAGS.seed,
+                   FLAGS.batch_size, command.device, **settings)
+    path = command.run / "likelihood" / "summary.json"
+    path.parent.mkdir(exist_ok=True)
+    write_json(path, {
+        "bits_per_dim": result.mean, "standard_error": result.standard_error, "nfe": result.nfe,
+        "seconds": round(result.seconds, 3), "num_images": len(result.bits_per_dim), "split": FLAGS.split,
+        "settings": settings, "seed": FLAGS.seed, "ema": FLAGS.ema, "checkpoint": str(newest_checkpoint(command.run)),
+    })
+    print(f"{len(result.bits_per_dim)} {FLAGS.split} examples: {result.mean:.4f} +- {result.standard_error:.4f} bits/dim, "
+          f"{result.nfe:g} evaluations, {result.seconds:.1f} s; wrote {path}")
+
+
+MODES = {"train": train, "sample": sample, "likelihood": likelihood, "report": lambda command: print(report(command.run))}
+
+
+def split_overrides(argv: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """The command line without its --config.FIELD=VALUE (or --config.FIELD VALUE), and those as pairs."""
+    rest, overrides, words = [], [], iter(argv)
+    for word in words:
+        if word.lstrip("-").startswith("config.") and word.startswith("-"):
+            field, equals, value = word.lstrip("-").removeprefix("config.").partition("=")
+            if not equals:
+                value = next(words, "")
+            overrides.append((field, value))
+        else:
+            rest.append(word)
+    return rest, overrides
+
+
+def main(argv: list[str]) -> None:
+    """One command. Raises what it meets; `run` turns the errors of users into one line."""
+    words, overrides = split_overrides(argv)
+    unexpected = FLAGS(words)[1:]
+    if unexpected:
+        raise ValueError(f"unexpected argument {unexpected[0]!r}; flags start with -- (--help shows them)")
+    command = Command(overrides)
+    MODES[FLAGS.mode](command)
+
+
+def run() -> None:
+    """The entry point: exit code 0, 1 after an error of the user's, 130 after Ctrl-C."""
+    if {"--help", "-help", "-h", "--helpshort", "--helpfull"} & set(sys.argv[1:]):
+        print(usage())
+        return
+    try:
+        main(sys.argv)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        sys.exit(130)
+    except torch.OutOfMemoryError as error:
+        sys.exit(f"error: out of memory on the device ({str(error).splitlines()[0]}); lower --batch_size, or in training "
+                 "--config.training.batch_size")
+    except (ValueError, OSError, ArithmeticError, flags.Error) as error:
+        if "--debug" in sys.argv:
+            raise
+        sys.exit(f"error: {' '.join(str(error).split())}")
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,124 @@
+"""From a config to a denoiser, and from what a run left on disk to a trained one."""
+
+import inspect
+import json
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from models.denoiser import Denoiser
+from models.mlp import MLP
+from models.unet import UNet
+from sde_lib import SDES
+from sde_lib.sde import SDE
+
+
+def unet(shape: Sequence[int], **settings: Any) -> UNet:
+    if len(shape) != 3 or shape[1] != shape[2]:
+        raise ValueError(f"a U-Net needs square pictures (channels, size, size), the data have the shape {tuple(shape)} "
+                         "(--config.model.network)")
+    return UNet(image_size=shape[1], channels=shape[0], **settings)
+
+
+# A network's constructor, called with the event shape and the settings of config.model; and the class that takes them.
+NETWORKS: dict[str, tuple[Callable[..., nn.Module], type[nn.Module]]] = {
+    "unet": (unet, UNet),
+    "mlp": (MLP, MLP),
+}
+
+
+def choose(kind: str, registry: Mapping[str, Any], word: str, flag: str) -> Any:
+    """registry[word], or ValueError with the words that exist."""
+    if word not in registry:
+        raise ValueError(f"unknown {kind} {word!r}; choose from {', '.join(registry)} ({flag})")
+    return registry[word]
+
+
+def given_settings(section: Mapping[str, Any], taker: Callable[..., Any], besides: Sequence[str], name: str,
+                   owner: str) -> dict[str, Any]:
+    """The fields of a config's section that are not None, as arguments of `taker`; ValueError where it has no such.
+
+    besides  fields that belong to the section itself
+    """
+    allowed = [p for p in inspect.signature(taker).parameters if p in section and p not in besides]
+    given = {k: v for k, v in section.items() if v is not None and k not in besides}
+    for field in given:
+        if field not in allowed:
+            raise ValueError(f"{owner!r} takes no {field!r}; it takes {', '.join(allowed)} (--config.{name}.{field})")
+    return given
+
+
+def build_sde(config: Any) -> SDE:
+    """The SDE of config.sde; ValueError for a name or setting that does not exist."""
+    make = choose("SDE", SDES, config.sde.name, "--config.sde.name")
+    return make(**given_settings(config.sde, make, ["name"], "sde", config.sde.name))
+
+
+def build_denoiser(config: Any, shape: Sequence[int]) -> Denoiser:
+    """An untrained denoiser for events of `shape`, from config.sde and config.model; ValueError as above."""
+    model = config.model
+    make, taker = choose("network", NETWORKS, model.network, "--config.model.network")
+    own = ["network", "parametrization", "time_input", "input_std"]
+    network = make(tuple(shape), **given_settings(model, taker, own, "model", model.network))
+    return Denoiser(network, build_sde(config), model.parametrization, model.time_input, model.input_std)
+
+
+def newest_checkpoint(run: Path) -> Path | None:
+    """The checkpoint of the highest step in a run's folder, or None."""
+    return max((run / "checkpoints").glob("step_*.pt"), default=None)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """What a checkpoint file holds, on the CPU, with nothing but tensors and plain values ever unpickled.
+
+    The file is a zip archive whose checksums are verified first, since torch itself reads flipped bytes in silence.
+    Raises ValueError for a truncated, altered or foreign file.
+    """
+    advice = "delete it to go on from the one before"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is None:
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(f"checkpoint {path} is truncated or no checkpoint ({error}); {advice}") from None
+    except Exception as error:
+        if isinstance(error, OSError):
+            raise
+        raise ValueError(f"checkpoint {path} cannot be read ({str(error).splitlines()[0]}); {advice}") from None
+    raise ValueError(f"checkpoint {path} is damaged (its {damaged} fails its checksum); {advice}")
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """config.json of a run's folder as nested dictionaries; FileNotFoundError or ValueError with the reason."""
+    path = run / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{run} is not the folder of a run: it has no config.json (--workdir)")
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error})") from None
+
+
+def load_denoiser(path: str | Path, ema: bool = True, device: torch.device | str = "cpu") -> Denoiser:
+    """The trained denoiser of a run's folder, in evaluation mode and without gradients.
+
+    path  a folder that `--mode train` has written
+    ema   the averaged weights, or else the raw ones
+
+    Raises FileNotFoundError where there is no run or no checkpoint, ValueError for a damaged one.
+    """
+    from ml_collections import ConfigDict
+
+    run = Path(path)
+    config = ConfigDict(read_config(run))
+    checkpoint = newest_checkpoint(run)
+    if checkpoint is None:
+        raise FileNotFoundError(f"{run} has no checkpoint yet; train first (--mode train)")
+    denoiser = build_denoiser(config, config.shape)
+    denoiser.network.load_state_dict(read_state(checkpoint)["ema" if ema else "network"])
+    return denoiser.to(device).eval().requires_grad_(False)

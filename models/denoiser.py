@@ -1,0 +1,121 @@
+"""One model, seen through an SDE: .score, .eps, .x0 and .v at any (x, t).
+
+Samplers and likelihoods see nothing else of a network. The exact Gaussian mixture of analytic.py has the same face.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from models.parametrization import PARAMETRIZATIONS
+from sde_lib.sde import SDE, as_time, expand_as
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Dropout off within, the model's mode restored after."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+class ScoreModel(nn.Module):
+    """What every score model offers. `x` is (batch, *event); `t` is a scalar or (batch,), best in float64.
+
+    Each prediction has the shape and dtype of x, and costs one evaluation of the network.
+    """
+
+    sde: SDE
+
+    @abstractmethod
+    def predict(self, x: Tensor, t: float | Tensor, kind: str) -> Tensor:
+        """The prediction of `kind`: "score", "eps", "x0" or "v"."""
+
+    def score(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """grad log p_t(x) = -eps / sigma."""
+        return self.predict(x, t, "score")
+
+    def eps(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """E[eps given x_t = x]."""
+        return self.predict(x, t, "eps")
+
+    def x0(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """E[x_0 given x_t = x] (Tweedie's formula)."""
+        return self.predict(x, t, "x0")
+
+    def v(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """alpha eps - sigma x_0 (Salimans and Ho 2022, section 4)."""
+        return self.predict(x, t, "v")
+
+
+# What a network is told of time, from the SDE and t.
+TIME_INPUTS: dict[str, Callable[[SDE, Tensor], Tensor]] = {
+    "999t": lambda sde, t: 999 * t,                      # Song et al. 2021, for t in [0, 1]
+    "index": lambda sde, t: sde.steps * t - 1,           # a chain's own labels 0 .. steps - 1, between them too
+    "sigma": lambda sde, t: sde.sigma(t),
+    "log_sigma": lambda sde, t: sde.sigma(t).log(),
+    "half_log_snr": lambda sde, t: sde.half_log_snr(t),
+}
+
+
+class Denoiser(ScoreModel):
+    """A network F(x, time) read through an SDE and a parametrisation.
+
+    network          maps x (batch, *event) and time (batch,) to a tensor of x's shape
+    parametrization  what its output means: "eps", "x0", "v" or "score"
+    time_input       what it is told of time: a key of TIME_INPUTS
+    input_std        if given, the network sees x / sqrt(alpha^2 input_std^2 + sigma^2), which has unit variance for
+                     data of that standard deviation (Karras et al. 2022, c_in); for variance-exploding SDEs
+    autocast         an attribute: the dtype of the network's arithmetic (torch.bfloat16), or None for its own
+
+    Raises ValueError for an unknown word, and for time_input "index" where the SDE is not a chain's.
+    """
+
+    def __init__(self, network: nn.Module, sde: SDE, parametrization: str = "eps", time_input: str = "999t",
+                 input_std: float | None = None):
+        super().__init__()
+        if parametrization not in PARAMETRIZATIONS:
+            raise ValueError(f"unknown parametrization {parametrization!r}; choose from {', '.join(PARAMETRIZATIONS)} "
+                             "(--config.model.parametrization)")
+        if time_input not in TIME_INPUTS:
+            raise ValueError(f"unknown time_input {time_input!r}; choose from {', '.join(TIME_INPUTS)} "
+                             "(--config.model.time_input)")
+        if time_input == "index" and not hasattr(sde, "steps"):
+            raise ValueError(f"time_input 'index' needs the SDE of a chain, got {sde} (--config.model.time_input)")
+        if input_std is not None and not input_std > 0:
+            raise ValueError(f"input_std must be positive, got {input_std} (--config.model.input_std)")
+        self.network, self.sde = network, sde
+        self.parametrization = PARAMETRIZATIONS[parametrization]
+        self.time_input, self.input_std = time_input, input_std
+        self.autocast: torch.dtype | None = None
+
+    def with_network(self, network: nn.Module) -> "Denoiser":
+        """The same view of another network."""
+        return Denoiser(network, self.sde, self.parametrization.name, self.time_input, self.input_std)
+
+    def forward(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """The network's raw output F at (x, t), in the dtype of x."""
+        t = as_time(t)
+        own = next(self.network.parameters())
+        time = TIME_INPUTS[self.time_input](self.sde, t)
+        time = time.to(x.device, torch.float32) if time.ndim else x.new_full((len(x),), float(time)).float()
+        h = x
+        if self.input_std is not None:
+            variance = self.sde.alpha(t).square() * self.input_std**2 + self.sde.sigma(t).square()
+            h = h * expand_as(variance.rsqrt(), h)
+        with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
+            return self.network(h.to(own.dtype), time).to(x.dtype)
+
+    def predict(self, x: Tensor, t: float | Tensor, kind: str) -> Tensor:
+        output = self(x, t)
+        if kind == self.parametrization.name:
+            return output
+        t = as_time(t)
+        a, b = self.parametrization.coefficients(kind, self.sde.alpha(t), self.sde.sigma(t))
+        return expand_as(a, x) * x + expand_as(b, x) * output

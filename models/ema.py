@@ -1,0 +1,31 @@
+"""Exponential moving average of a network's weights."""
+
+import copy
+
+import torch
+from torch import nn
+
+
+class EMA:
+    """shadow <- decay shadow + (1 - decay) weights, one fused lerp a step.
+
+    decay   in [0, 1); after n updates the decay in force is min(decay, (1 + n) / (10 + n)), the usual warm-up, so
+            that the average forgets the random start
+    module  (attribute) the averaged network: same class, evaluation mode, no gradients
+
+    Buffers are copied, not averaged.
+    """
+
+    def __init__(self, network: nn.Module, decay: float = 0.9999):
+        if not 0 <= decay < 1:
+            raise ValueError(f"EMA decay must lie in [0, 1), got {decay} (--config.training.ema_decay)")
+        self.decay, self.updates = decay, 0
+        self.module = copy.deepcopy(network).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        torch._foreach_lerp_(list(self.module.parameters()), list(network.parameters()), 1 - decay)
+        for mine, theirs in zip(self.module.buffers(), network.buffers(), strict=True):
+            mine.copy_(theirs)

@@ -1,0 +1,196 @@
+"""The U-Net of DDPM: a time-conditional residual encoder and decoder joined by skip connections.
+
+Ho, Jain and Abbeel 2020, "Denoising Diffusion Probabilistic Models", appendix B: two residual blocks a level,
+GroupNorm and SiLU, self-attention where the picture is 16 x 16 and in the middle, a sinusoidal embedding of
+time added in every residual block, and the last layer of every branch initialised to zero. With its defaults this
+is their CIFAR-10 network of 35,746,307 parameters.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def timestep_embedding(time: Tensor, dim: int) -> Tensor:
+    """Sinusoidal embedding of `time` (batch,), in the network's units (0 to about 1000), as float32 (batch, dim).
+
+    Frequencies fall geometrically from 1 to 1/10000 (Vaswani et al. 2017, as used by Ho et al. 2020); sines
+    first, then cosines.
+    """
+    half = dim // 2
+    frequencies = torch.exp(-math.log(10000.0) / (half - 1) * torch.arange(half, device=time.device))
+    angles = time.float()[:, None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def zero_init(module: nn.Module) -> nn.Module:
+    """The same module with all its parameters zero, so that its branch starts as the identity."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
+
+
+class ResidualBlock(nn.Module):
+    """GroupNorm, SiLU, 3x3 convolution, twice, with the time embedding added in between, plus a shortcut."""
+
+    def __init__(self, c_in: int, c_out: int, time_dim: int, groups: int, dropout: float):
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, c_in, eps=1e-6)
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.time = nn.Linear(time_dim, c_out)
+        self.norm2 = nn.GroupNorm(groups, c_out, eps=1e-6)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
+        self.shortcut = nn.Identity() if c_in == c_out else nn.Conv2d(c_in, c_out, 1)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = h + self.time(time)[:, :, None, None]
+        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        return self.shortcut(x) + h
+
+
+class SelfAttention(nn.Module):
+    """Single-head self-attention over all pixels, added to its input."""
+
+    def __init__(self, channels: int, groups: int):
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=2)
+        h = F.scaled_dot_product_attention(q, k, v)
+        return x + self.out(h.transpose(1, 2).reshape(x.shape))
+
+
+class Downsample(nn.Module):
+    """Halves height and width by a strided convolution, padded below and to the right as TensorFlow's SAME."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Doubles height and width: nearest neighbour, then a convolution."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class Level(nn.Module):
+    """The residual blocks of one resolution, each with its attention or none, and the resampling that follows."""
+
+    def __init__(self, blocks: list[ResidualBlock], attentions: list[nn.Module], resample: nn.Module | None):
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.attentions = nn.ModuleList(attentions)
+        self.resample = resample
+
+
+class UNet(nn.Module):
+    """DDPM's U-Net: (batch, channels, size, size) and time (batch,) to a tensor of the first one's shape.
+
+    image_size             height and width; divisible by 2 ** (levels - 1)
+    channels               of the picture
+    width                  channels of the first level
+    multipliers            width of each level as a multiple, from full resolution down
+    num_blocks             residual blocks a level (one more on the way up)
+    attention_resolutions  resolutions with self-attention; the middle always has it
+    dropout                inside residual blocks
+
+    GroupNorm has 32 groups, or width / 4 if that is less. Raises ValueError where the sizes do not fit.
+    """
+
+    def __init__(self, image_size: int = 32, channels: int = 3, width: int = 128,
+                 multipliers: Sequence[int] = (1, 2, 2, 2), num_blocks: int = 2,
+                 attention_resolutions: Sequence[int] = (16,), dropout: float = 0.1):
+        super().__init__()
+        if image_size % 2 ** max(0, len(multipliers) - 1):
+            raise ValueError(f"a U-Net of {len(multipliers)} levels needs an image_size divisible by "
+                             f"{2 ** (len(multipliers) - 1)}, got {image_size} "
+                             "(--config.data.image_size, --config.model.multipliers)")
+        if width < 4 or width % 4 or (width > 128 and width % 32):
+            raise ValueError("the U-Net's width must be a multiple of 4, above 128 of 32, "
+                             f"got {width} (--config.model.width)")
+        if num_blocks < 1 or not multipliers or min(multipliers) < 1 or not 0 <= dropout < 1:
+            raise ValueError(f"the U-Net needs num_blocks >= 1, multipliers >= 1 and 0 <= dropout < 1, got {num_blocks}, "
+                             f"{tuple(multipliers)} and {dropout} (--config.model.*)")
+        self.width = width
+        groups, time_dim = min(32, width // 4), 4 * width
+        widths = [width * m for m in multipliers]
+        last = len(widths) - 1
+
+        def residual(c_in: int, c_out: int) -> ResidualBlock:
+            return ResidualBlock(c_in, c_out, time_dim, groups, dropout)
+
+        def attention(c: int, size: int) -> nn.Module:
+            return SelfAttention(c, groups) if size in attention_resolutions else nn.Identity()
+
+        self.time = nn.Sequential(nn.Linear(width, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim))
+        self.conv_in = nn.Conv2d(channels, width, 3, padding=1)
+        self.down = nn.ModuleList()
+        skips, c = [width], width
+        for level, w in enumerate(widths):
+            size = image_size >> level
+            blocks = [residual(c if i == 0 else w, w) for i in range(num_blocks)]
+            c = w
+            skips += [w] * (num_blocks + (level < last))
+            self.down.append(Level(blocks, [attention(w, size) for _ in blocks],
+                                   Downsample(w) if level < last else None))
+        self.middle = nn.ModuleList([residual(c, c), SelfAttention(c, groups), residual(c, c)])
+        self.up = nn.ModuleList()
+        for level, w in reversed(list(enumerate(widths))):
+            size = image_size >> level
+            blocks = []
+            for _ in range(num_blocks + 1):
+                blocks.append(residual(c + skips.pop(), w))
+                c = w
+            self.up.append(Level(blocks, [attention(w, size) for _ in blocks], Upsample(w) if level else None))
+        self.norm_out = nn.GroupNorm(groups, width, eps=1e-6)
+        self.conv_out = nn.Conv2d(width, channels, 3, padding=1)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        for module in self.modules():
+            if isinstance(module, ResidualBlock):
+                zero_init(module.conv2)
+            elif isinstance(module, SelfAttention):
+                zero_init(module.out)
+        zero_init(self.conv_out)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        embedding = F.silu(self.time(timestep_embedding(time, self.width).to(self.conv_in.weight.dtype)))
+        h = self.conv_in(x)
+        skips = [h]
+        for level in self.down:
+            for block, attention in zip(level.blocks, level.attentions, strict=True):
+                h = attention(block(h, embedding))
+                skips.append(h)
+            if level.resample is not None:
+                h = level.resample(h)
+                skips.append(h)
+        first, attention, second = self.middle
+        h = second(attention(first(h, embedding)), embedding)
+        for level in self.up:
+            for block, attention in zip(level.blocks, level.attentions, strict=True):
+                h = attention(block(torch.cat([h, skips.pop()], dim=1), embedding))
+            if level.resample is not None:
+                h = level.resample(h)
+        return self.conv_out(F.silu(self.norm_out(h)))

@@ -1,0 +1,144 @@
+"""The contract of a sampler, and the loop that all share.
+
+A sampler is a frozen dataclass of its own settings. Its `solve` is a generator: the state at each time of the grid in
+turn, written as the algorithm stands in its paper. The loop here does the rest: it counts evaluations, records, calls
+back, and refuses what is not finite.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from models.denoiser import ScoreModel, evaluation_mode
+from samplers.grids import make_grid
+from samplers.noise import NoiseStream, Seed
+
+Callback = Callable[[int, float, Tensor], None]      # (step, t, x)
+
+
+@dataclass(frozen=True)
+class Result:
+    """x (batch, *event) at the last time; nfe, evaluations of the network; where asked, the trajectory.
+
+    times (n,) and trajectory (n, batch, *event) include both ends; a final denoising step is not a part of them.
+    """
+
+    x: Tensor
+    nfe: int
+    times: Tensor
+    trajectory: Tensor | None = None
+
+
+class CountedModel:
+    """A score model that counts its evaluations in `nfe`."""
+
+    def __init__(self, model: ScoreModel):
+        self.model, self.sde, self.nfe = model, model.sde, 0
+
+    def predict(self, x: Tensor, t: float | Tensor, kind: str) -> Tensor:
+        self.nfe += 1
+        return self.model.predict(x, t, kind)
+
+    def eps(self, x: Tensor, t: float | Tensor) -> Tensor:
+        return self.predict(x, t, "eps")
+
+    def x0(self, x: Tensor, t: float | Tensor) -> Tensor:
+        return self.predict(x, t, "x0")
+
+    def score(self, x: Tensor, t: float | Tensor) -> Tensor:
+        return self.predict(x, t, "score")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampler(ABC):
+    """t_end: where to stop (None: the SDE's t_sample). denoise: end with x_0 predicted there, one evaluation more."""
+
+    t_end: float | None = None
+    denoise: bool = False
+
+    @property
+    @abstractmethod
+    def order(self) -> int:
+        """Of convergence: weak where stochastic, strong where not."""
+
+    @property
+    @abstractmethod
+    def stochastic(self) -> bool:
+        """Whether it draws noise, and so needs seeds."""
+
+    @abstractmethod
+    def times(self, model: ScoreModel) -> Tensor:
+        """The times at which states come out, float64, from first to last; ValueError where they cannot be."""
+
+    @abstractmethod
+    def solve(self, model: CountedModel, x: Tensor, times: Tensor, noise: NoiseStream | None) -> Iterator[Tensor]:
+        """Yield the state at times[1], times[2], ... , starting from x at times[0]."""
+
+    @torch.no_grad()
+    def __call__(self, model: ScoreModel, x_T: Tensor, seeds: Sequence[Seed] | None = None, trajectory: bool = False,
+                 callback: Callback | None = None) -> Result:
+        """Carry x_T (batch, *event) from the first time of the grid to the last.
+
+        seeds     one for each sample, for stochastic samplers (noise.py); ValueError where they are missing
+        callback  called after each step as callback(step, t, x), steps counted from 1
+
+        Raises ArithmeticError where the state stops being finite, naming the step and its time.
+        """
+        times = self.times(model)
+        with evaluation_mode(model):
+            states, nfe = self._run(model, x_T, times, seeds, trajectory, callback)
+            x = states[-1]
+            if not bool(x.isfinite().all()):
+                self._report_failure(model, x_T, times, seeds)
+            if self.denoise:
+                x, nfe = model.x0(x, times[-1]), nfe + 1
+        return Result(x, nfe, times, torch.stack(states) if trajectory else None)
+
+    def _noise(self, x_T: Tensor, seeds: Sequence[Seed] | None) -> NoiseStream | None:
+        if not self.stochastic:
+            return None
+        if seeds is None or len(seeds) != len(x_T):
+            raise ValueError(f"{type(self).__name__} is stochastic: pass seeds, one for each of the {len(x_T)} samples")
+        return NoiseStream(seeds)
+
+    def _run(self, model: ScoreModel, x: Tensor, times: Tensor, seeds: Sequence[Seed] | None, keep: bool,
+             callback: Callback | None) -> tuple[list[Tensor], int]:
+        counted = CountedModel(model)
+        states = [x]
+        for step, x in enumerate(self.solve(counted, x, times, self._noise(x, seeds)), start=1):
+            states = [*states, x] if keep else [x]
+            if callback is not None:
+                callback(step, float(times[step]), x)
+        return states, counted.nfe
+
+    def _report_failure(self, model: ScoreModel, x_T: Tensor, times: Tensor, seeds: Sequence[Seed] | None) -> None:
+        """Run once more, looking at every step; the loop itself never waits for the device."""
+
+        def check(step: int, t: float, x: Tensor) -> None:
+            bad = (~x.isfinite()).flatten(1).any(1)
+            if bool(bad.any()):
+                raise ArithmeticError(f"{int(bad.sum())} of {len(x)} samples are not finite after step {step} of "
+                                      f"{len(times) - 1}, at t = {t:.6g}; nothing was kept")
+
+        check(0, float(times[0]), x_T)
+        self._run(model, x_T, times, seeds, False, check)
+        raise ArithmeticError("the samples were not finite, but a second run was: the model is not deterministic")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridSampler(Sampler):
+    """A sampler with a fixed time grid.
+
+    steps  of the grid
+    grid   "uniform", "quadratic", "logsnr" or "karras" (grids.py), or a list of times, which then fixes the steps
+    """
+
+    steps: int = 100
+    grid: str | Sequence[float] = field(default="uniform")
+
+    def times(self, model: ScoreModel) -> Tensor:
+        t_end = model.sde.t_sample if self.t_end is None else self.t_end
+        return make_grid(self.grid, model.sde, self.steps, t_end)

@@ -1,0 +1,57 @@
+"""Time grids: t_0 = 1 > t_1 > ... > t_steps = t_end, float64 (steps + 1,). Any sampler runs on any grid."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from sde_lib.sde import SDE
+
+
+def uniform(sde: SDE, steps: int, t_end: float) -> Tensor:
+    """Equal steps in t."""
+    return torch.linspace(1.0, t_end, steps + 1, dtype=torch.float64)
+
+
+def quadratic(sde: SDE, steps: int, t_end: float) -> Tensor:
+    """Equal steps in sqrt(t) (Song, Meng and Ermon 2021, "DDIM", appendix D.2)."""
+    return torch.linspace(1.0, t_end**0.5, steps + 1, dtype=torch.float64).square()
+
+
+def logsnr(sde: SDE, steps: int, t_end: float) -> Tensor:
+    """Equal steps in the half log-SNR lambda (Lu et al. 2022, "DPM-Solver", section 3.4)."""
+    first, last = sde.half_log_snr(1.0), sde.half_log_snr(t_end)
+    return sde.time(torch.linspace(float(first), float(last), steps + 1, dtype=torch.float64))
+
+
+def karras(sde: SDE, steps: int, t_end: float, rho: float = 7.0) -> Tensor:
+    """Equal steps in (sigma / alpha)^(1 / rho) (Karras et al. 2022, "EDM", equation 5)."""
+    ends = [float(torch.exp(-sde.half_log_snr(t) / rho)) for t in (1.0, t_end)]
+    return sde.time(-rho * torch.linspace(*ends, steps + 1, dtype=torch.float64).log())
+
+
+GRIDS: dict[str, Callable[[SDE, int, float], Tensor]] = {
+    "uniform": uniform, "quadratic": quadratic, "logsnr": logsnr, "karras": karras,
+}
+
+
+def make_grid(grid: str | Sequence[float], sde: SDE, steps: int, t_end: float) -> Tensor:
+    """The grid of that name, or the listed times themselves, checked: ValueError unless decreasing within [t_end, 1].
+
+    Named grids have their ends set exactly, free of the rounding of lambda's inverse.
+    """
+    if isinstance(grid, str):
+        if grid not in GRIDS:
+            raise ValueError(f"unknown grid {grid!r}; choose from {', '.join(GRIDS)} (--grid)")
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1, got {steps} (--steps)")
+        if not sde.t_min <= t_end < 1:
+            raise ValueError(f"t_end must lie in [{sde.t_min:g}, 1) for {sde}, got {t_end} (--t_end)")
+        times = GRIDS[grid](sde, steps, t_end)
+        times[0], times[-1] = 1.0, t_end
+    else:
+        times = torch.as_tensor(grid, dtype=torch.float64)
+    if not (times.ndim == 1 and len(times) > 1 and bool((times.diff() < 0).all())
+            and times[0] <= 1 and times[-1] >= sde.t_min):
+        raise ValueError(f"a grid must decrease within [{sde.t_min:g}, 1], got {times.tolist()[:4]} ... (--grid)")
+    return times

@@ -1,0 +1,70 @@
+"""Adaptive integration of an ODE by torchdiffeq, with evaluations counted and one-line errors."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torchdiffeq
+from torch import Tensor
+
+METHODS = {"dopri5": 5, "dopri8": 8, "bosh3": 3, "fehlberg2": 2, "adaptive_heun": 2}      # and their orders
+MAX_EVALUATIONS = 10_000
+
+State = tuple[Tensor, ...]
+
+
+class _TooManyEvaluations(Exception):
+    pass
+
+
+def check_tolerances(method: str, rtol: float, atol: float, max_evaluations: int) -> None:
+    """ValueError for an unknown method, a tolerance that is not positive or a cap below 1."""
+    if method not in METHODS:
+        raise ValueError(f"unknown ODE method {method!r}; choose from {', '.join(METHODS)} (--method)")
+    for name, value in (("rtol", rtol), ("atol", atol)):
+        if not 0 < value < 1:
+            raise ValueError(f"{name} must lie between 0 and 1, got {value} (--{name})")
+    if max_evaluations < 1:
+        raise ValueError(f"max_evaluations must be at least 1, got {max_evaluations} (--max_evaluations)")
+
+
+def integrate(field: Callable[[Tensor, State], State], state: State, times: Sequence[float], method: str = "dopri5",
+              rtol: float = 1e-5, atol: float = 1e-5,
+              max_evaluations: int = MAX_EVALUATIONS) -> tuple[list[State], int]:
+    """Solve d state / dt = field(t, state) through `times`, increasing or decreasing, from state at times[0].
+
+    Returns the states at all times and the number of evaluations of the field. Steps are chosen by the RMS norm of
+    the error over the whole batch, and never leave [times[0], times[-1]], outside of which sigma may not exist.
+    Raises ValueError for settings that are not allowed, ArithmeticError where the integration cannot go on.
+    """
+    check_tolerances(method, rtol, atol, max_evaluations)
+    low, high = min(times), max(times)
+    evaluations, reached = 0, times[0]
+
+    def counted(t: Tensor, y: State) -> State:
+        nonlocal evaluations, reached
+        if evaluations >= max_evaluations:
+            raise _TooManyEvaluations
+        evaluations += 1
+        t = t.clamp(low, high)      # the guess of the first step may probe beyond the end
+        reached = float(t)
+        return field(t, y)
+
+    device = state[0].device
+    precise = torch.float32 if device.type == "mps" else torch.float64
+    t = torch.tensor(list(times), dtype=precise, device=device)
+    where = f"rtol={rtol:g}, atol={atol:g}, method {method}"
+    try:
+        states = torchdiffeq.odeint(counted, state, t, rtol=rtol, atol=atol, method=method,
+                                    options={"step_t": t[-1:], "dtype": precise})
+    except _TooManyEvaluations:
+        raise ArithmeticError(f"the ODE needs more than {max_evaluations} evaluations: stopped at t = {reached:.4g} of "
+                              f"{times[0]:g} to {times[-1]:g} ({where}); raise --max_evaluations or the tolerances"
+                              ) from None
+    except AssertionError as error:
+        raise ArithmeticError(f"the ODE cannot be integrated beyond t = {reached:.4g} after {evaluations} evaluations "
+                              f"({where}): {str(error).splitlines()[0][:60]}; the score may be NaN or the tolerances "
+                              "too small for its precision") from None
+    results = list(zip(*states, strict=True))
+    if not all(bool(part.isfinite().all()) for part in results[-1]):
+        raise ArithmeticError(f"the ODE's solution is not finite after {evaluations} evaluations ({where})")
+    return results, evaluations

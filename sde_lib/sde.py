@@ -1,0 +1,146 @@
+"""The contract of a forward process.
+
+A forward process is two functions of time: x_t = alpha(t) x_0 + sigma(t) eps with eps ~ N(0, I), for t from 0 (data)
+to 1 (noise). Everything else follows from them (Song et al. 2021, "Score-Based Generative Modeling through SDEs";
+Kingma et al. 2021, "Variational Diffusion Models"):
+
+    dx = f(t) x dt + g(t) dw          f = (log alpha)',  g^2 = (sigma^2)' - 2 f sigma^2
+    lambda(t) = log alpha - log sigma                     half the log signal-to-noise ratio
+    g^2 = -2 sigma^2 lambda'
+
+and, with the score s(x, t) = grad log p_t(x), one family of reverse processes with the same marginals, from the
+probability-flow ODE (eta = 0) to the reverse-time SDE (eta = 1):
+
+    dx = [f x - (1 + eta^2) / 2 g^2 s] dt + eta g dw      time running from 1 down to 0
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def expand_as(t: Tensor, x: Tensor) -> Tensor:
+    """View `t`, a scalar or (batch,), so that it broadcasts against `x` (batch, *event), in x's dtype and place.
+
+    A scalar stays where it is: PyTorch takes it as a number on any device, with no copy and no synchronisation.
+    """
+    if not t.ndim:
+        return t.to(x.dtype)
+    return t.to(dtype=x.dtype, device=x.device).reshape(t.shape + (1,) * (x.ndim - 1))
+
+
+def as_time(t: float | Tensor) -> Tensor:
+    """`t` as a floating-point tensor; Python numbers become float64."""
+    if isinstance(t, Tensor) and t.is_floating_point():
+        return t
+    return torch.as_tensor(t, dtype=torch.float64)
+
+
+class SDE(ABC):
+    """A forward process. Times are scalars or tensors of any shape; coefficients come back in that shape and dtype.
+
+    Times are best kept in float64, also next to a float32 state: what is computed from them is cast at the end.
+
+    A subclass writes `alpha` and `sigma` (accurate in float32 down to t = 1e-5) or, better, their logarithms, and may
+    override whatever it has in closed form; what it does not is derived here. No step count lives on an SDE.
+
+    t_min     the smallest time used in training and likelihood
+    t_sample  where samplers stop unless told otherwise
+    """
+
+    t_min: float = 1e-5
+    t_sample: float = 1e-3
+
+    # ---- what a subclass writes ----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def alpha(self, t: float | Tensor) -> Tensor:
+        """The scale of the signal in x_t."""
+
+    @abstractmethod
+    def sigma(self, t: float | Tensor) -> Tensor:
+        """The standard deviation of the noise in x_t."""
+
+    # ---- what follows from it ------------------------------------------------------------------------------------
+
+    def log_alpha(self, t: float | Tensor) -> Tensor:
+        return self.alpha(t).log()
+
+    def drift(self, t: float | Tensor) -> Tensor:
+        """f(t) = (log alpha)', the coefficient of x in the drift; per unit of time."""
+        return _derivative(self.log_alpha, t)
+
+    def g2(self, t: float | Tensor) -> Tensor:
+        """g(t)^2 = (sigma^2)' - 2 f sigma^2, the squared diffusion; per unit of time."""
+        t = as_time(t)
+        return _derivative(lambda s: self.sigma(s).square(), t) - 2 * self.drift(t) * self.sigma(t).square()
+
+    def half_log_snr(self, t: float | Tensor) -> Tensor:
+        """lambda(t) = log alpha(t) - log sigma(t); decreases with time."""
+        return self.log_alpha(t) - self.sigma(t).log()
+
+    def time(self, half_log_snr: float | Tensor) -> Tensor:
+        """The inverse of `half_log_snr`, within [0, 1], to about 1e-12 of relative accuracy in float64.
+
+        By bisection in log t, which any monotone lambda allows; values beyond those of [1e-12, 1] give the ends.
+        """
+        target = as_time(half_log_snr).double()
+        low, high = torch.full_like(target, math.log(1e-12)), torch.zeros_like(target)
+        for _ in range(60):
+            middle = (low + high) / 2
+            later = self.half_log_snr(middle.exp()) > target     # too much signal: the time sought is later
+            low, high = torch.where(later, middle, low), torch.where(later, high, middle)
+        return ((low + high) / 2).exp().to(as_time(half_log_snr).dtype)
+
+    # ---- the perturbation kernel and the prior -------------------------------------------------------------------
+
+    def marginal(self, x0: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
+        """Mean (batch, *event) and standard deviation (scalar or (batch,)) of q(x_t given x_0)."""
+        t = as_time(t)
+        return expand_as(self.alpha(t), x0) * x0, self.sigma(t)
+
+    def perturb(self, x0: Tensor, t: float | Tensor, eps: Tensor) -> Tensor:
+        """x_t = alpha(t) x_0 + sigma(t) eps."""
+        mean, std = self.marginal(x0, t)
+        return mean + expand_as(std, x0) * eps
+
+    @property
+    def prior_std(self) -> float:
+        """Standard deviation of the prior N(0, prior_std^2 I) that stands for the marginal at t = 1."""
+        return 1.0
+
+    def prior_log_prob(self, x: Tensor) -> Tensor:
+        """log N(x; 0, prior_std^2 I) in nats, (batch,), for x (batch, *event)."""
+        d = x[0].numel()
+        squares = x.reshape(len(x), -1).square().sum(1)
+        return -0.5 * squares / self.prior_std**2 - d * (math.log(self.prior_std) + 0.5 * math.log(2 * math.pi))
+
+    # ---- the reverse family --------------------------------------------------------------------------------------
+
+    def reverse_drift(self, x: Tensor, t: float | Tensor, score: Tensor, eta: float = 1.0) -> Tensor:
+        """f x - (1 + eta^2)/2 g^2 score: drift of the reverse process, dx/dt of the probability flow at eta = 0.
+
+        Song et al. 2021, equations 6 and 13; eta between them as in Huang et al. 2021. Shapes (batch, *event).
+        """
+        t = as_time(t)
+        weight = 0.5 * (1 + eta**2)
+        return expand_as(self.drift(t), x) * x - expand_as(weight * self.g2(t), x) * score
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{k}={v!r}" for k, v in vars(self).items()
+                             if isinstance(v, int | float) and not k.startswith("_"))
+        return f"{type(self).__name__}({settings})"
+
+
+def _derivative(function: Callable[[Tensor], Tensor], t: float | Tensor) -> Tensor:
+    """Elementwise d function / dt, by reverse-mode automatic differentiation."""
+    t = as_time(t)
+    with torch.enable_grad():
+        s = t.detach().requires_grad_()
+        value = function(s)
+        if not value.requires_grad:      # a constant, as alpha of the variance-exploding SDE
+            return torch.zeros_like(t)
+        return torch.autograd.grad(value.sum(), s)[0]

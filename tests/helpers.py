@@ -1,0 +1,52 @@
+"""What several tests share: data sets written in their official formats."""
+
+from __future__ import annotations
+
+import pickle
+import tarfile
+from pathlib import Path
+
+import numpy as np
+
+
+def smooth_pictures(n: int, size: int = 32, seed: int = 0) -> np.ndarray:
+    """(n, 3, size, size) uint8: three soft blobs of random colour and place on a random plain ground."""
+    rng = np.random.default_rng(seed)
+    axis = (np.arange(size) + 0.5) / size
+    place, width = rng.uniform(0, 1, (n, 3, 2, 1)), rng.uniform(0.1, 0.3, (n, 3, 1, 1))
+    profile = np.exp(-(((axis - place) / width) ** 2) / 2)  # (n, 3 blobs, rows and columns, size)
+    colours = rng.uniform(-120, 120, (n, 3, 3))
+    ground = rng.uniform(60, 200, (n, 3, 1, 1))
+    blobs = np.einsum("nkc,nkh,nkw->nchw", colours, profile[:, :, 0], profile[:, :, 1])
+    return np.clip(np.round(ground + blobs), 0, 255).astype(np.uint8)
+
+
+def write_cifar10(folder: Path | str, num_train: int = 200, num_test: int = 50, seed: int = 0) -> Path:
+    """Write `folder/cifar-10-batches-py` as the official one is laid out and return its path.
+
+    data_batch_1 .. 5 (num_train >= 5 pictures among them), test_batch and batches.meta: pickles of protocol 2
+    with bytes keys. The pictures are `smooth_pictures(num_train + num_test, seed=seed)`, the last held out.
+    """
+    batches = Path(folder) / "cifar-10-batches-py"
+    batches.mkdir(parents=True)
+    pictures = smooth_pictures(num_train + num_test, seed=seed).reshape(-1, 3072)
+    splits = [*np.array_split(pictures[:num_train], 5), pictures[num_train:]]
+    names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
+    for name, data in zip(names, splits, strict=True):
+        labels = [i % 10 for i in range(len(data))]
+        files = [f"{name}_{i}.png".encode() for i in range(len(data))]
+        content = {b"batch_label": name.encode(), b"labels": labels, b"data": data, b"filenames": files}
+        (batches / name).write_bytes(pickle.dumps(content, protocol=2))
+    label_names = [b"class %d" % i for i in range(10)]
+    meta = {b"num_cases_per_batch": len(splits[0]), b"label_names": label_names, b"num_vis": 3072}
+    (batches / "batches.meta").write_bytes(pickle.dumps(meta, protocol=2))
+    return batches
+
+
+def write_cifar10_archive(folder: Path | str, batches: Path) -> Path:
+    """Pack what `write_cifar10` wrote as `folder/cifar-10-python.tar.gz` and return its path."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    path = Path(folder) / "cifar-10-python.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        archive.add(batches, arcname="cifar-10-batches-py")
+    return path

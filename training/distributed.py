@@ -1,0 +1,72 @@
+"""Data-parallel training under torchrun: who we are, and how to agree. One process without it."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among `size`; the first one writes."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def any(self, flag: bool, device: torch.device) -> bool:
+        """Whether the flag is set in any process."""
+        if self.size == 1:
+            return flag
+        total = torch.tensor(float(flag), device=device)
+        dist.all_reduce(total)
+        return bool(total > 0)
+
+    def mean(self, value: torch.Tensor) -> torch.Tensor:
+        """The mean of a tensor over all processes."""
+        if self.size > 1:
+            value = value.clone()
+            dist.all_reduce(value)
+            value /= self.size
+        return value
+
+    def wrap(self, network: nn.Module, device: torch.device) -> nn.Module:
+        """The network with its gradients averaged over all processes."""
+        if self.size == 1:
+            return network
+        return nn.parallel.DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
+
+    def wait(self) -> None:
+        if self.size > 1:
+            dist.barrier()
+
+
+def connect(device: torch.device) -> World:
+    """Join the processes that torchrun started (nccl on GPUs, gloo elsewhere); a world of one without torchrun."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return World()
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return World(dist.get_rank(), dist.get_world_size())
+
+
+def local_device(device: str) -> torch.device:
+    """"auto" is cuda, else mps, else cpu; under torchrun each process gets its own GPU. ValueError where absent."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        device = next(name for name, there in available.items() if there)
+    kind = device.partition(":")[0]
+    if kind not in available:
+        raise ValueError(f"unknown device {device!r}; choose from auto, {', '.join(available)} (--device)")
+    if not available[kind]:
+        raise ValueError(f"device {device!r} is not available here; there is "
+                         f"{', '.join(name for name, there in available.items() if there)} (--device)")
+    if device == "cuda" and "LOCAL_RANK" in os.environ:
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+        torch.cuda.set_device(device)
+    return torch.device(device)

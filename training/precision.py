@@ -1,0 +1,33 @@
+"""Which arithmetic and memory format are fastest on a device."""
+
+import torch
+
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """bfloat16 or None for float32. "auto": bfloat16 where the hardware multiplies it, which is 1.5 to 4 times faster.
+
+    Raises ValueError for an unknown word.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"unknown precision {precision!r}; choose from {', '.join(PRECISIONS)} "
+                         "(--config.training.precision)")
+    if precision == "auto":
+        precision = "bf16" if _multiplies_bf16(device) else "fp32"
+    return torch.bfloat16 if precision == "bf16" else None
+
+
+def prefers_channels_last(device: torch.device) -> bool:
+    """Whether convolutions are faster in channels_last: on NVIDIA GPUs and on CPUs with AMX, not with AVX-512 alone."""
+    return device.type == "cuda" or (device.type == "cpu" and _cpu("amx_bf16"))
+
+
+def _multiplies_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)      # Ampere
+    return device.type == "cpu" and (_cpu("amx_bf16") or _cpu("avx512_bf16"))
+
+
+def _cpu(capability: str) -> bool:
+    return bool(torch.cpu.get_capabilities().get(capability, False)) if hasattr(torch.cpu, "get_capabilities") else False
