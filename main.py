@@ -138,7 +138,8 @@ class Command:
         if FLAGS.mode != "train":
             self.refuse_other_experiment(all_fields(self.config), besides=("data.path",))
         validate(self.config)
-        self.name = self.name or self.stored["config"]
+        if self.name is None and self.stored is not None:
+            self.name = self.stored["config"]
         self.device = local_device(FLAGS.device)
 
     def _refuse_flags_of_other_modes(self) -> None:
@@ -202,8 +203,8 @@ def train(command: Command) -> None:
     autocast_dtype(config.training.precision, command.device)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if config.training.batch_size % processes:
-        raise ValueError(f"--config.training.batch_size={config.training.batch_size} must be divisible by the number of "
-                         f"processes, {processes}")
+        raise ValueError(f"--config.training.batch_size={config.training.batch_size} must be divisible by "
+                         f"the number of processes, {processes}")
     checkpoint = newest_checkpoint(run)
     if os.environ.get("RANK", "0") == "0":
         run.mkdir(parents=True, exist_ok=True)
@@ -248,6 +249,7 @@ def sample(command: Command) -> None:
         options["grid"] = parse_times(options["grid"])
         if "steps" in options:
             raise ValueError("a list of times fixes the number of steps; leave out --steps")
+    assert command.stored is not None
     shape, levels = tuple(command.stored["shape"]), command.stored["levels"]
     points = levels is None
     if points and FLAGS.sampler == "ode":
@@ -300,11 +302,16 @@ def likelihood(command: Command) -> None:
         "seconds": round(result.seconds, 3), "num_images": len(result.bits_per_dim), "split": FLAGS.split,
         "settings": settings, "seed": FLAGS.seed, "ema": FLAGS.ema, "checkpoint": str(newest_checkpoint(command.run)),
     })
-    print(f"{len(result.bits_per_dim)} {FLAGS.split} examples: {result.mean:.4f} +- {result.standard_error:.4f} bits/dim, "
-          f"{result.nfe:g} evaluations, {result.seconds:.1f} s; wrote {path}")
+    print(f"{len(result.bits_per_dim)} {FLAGS.split} examples: {result.mean:.4f} +- {result.standard_error:.4f} "
+          f"bits/dim, {result.nfe:g} evaluations, {result.seconds:.1f} s; wrote {path}")
 
 
-MODES = {"train": train, "sample": sample, "likelihood": likelihood, "report": lambda command: print(report(command.run))}
+def show_report(command: Command) -> None:
+    """Print the table of what the run's folder holds."""
+    print(report(command.run))
+
+
+MODES = {"train": train, "sample": sample, "likelihood": likelihood, "report": show_report}
 
 
 def split_overrides(argv: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
@@ -342,8 +349,8 @@ def run() -> None:
         print("\ninterrupted", file=sys.stderr)
         sys.exit(130)
     except torch.OutOfMemoryError as error:
-        sys.exit(f"error: out of memory on the device ({str(error).splitlines()[0]}); lower --batch_size, or in training "
-                 "--config.training.batch_size")
+        sys.exit(f"error: out of memory on the device ({str(error).splitlines()[0]}); lower --batch_size, or in "
+                 "training --config.training.batch_size")
     except (ValueError, OSError, ArithmeticError, flags.Error) as error:
         if "--debug" in sys.argv:
             raise

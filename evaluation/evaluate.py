@@ -31,17 +31,19 @@ class Samples:
 
 def draw(model: ScoreModel, sampler: Sampler, shape: tuple[int, ...], n: int, seed: int, batch_size: int = 64,
          device: torch.device | str = "cpu", trajectory: bool = False, progress: bool = True) -> Samples:
-    """n samples; sample i depends on (seed, i) alone, so not on batch_size (adaptive solvers: up to their tolerance)."""
+    """n samples; sample i depends on (seed, i), not on batch_size (under adaptive solvers: up to their tolerance)."""
     start, parts, evaluations = time.perf_counter(), [], 0
     first = None
     steps = getattr(sampler, "steps", None)
     batches = range(0, n, batch_size)
     with tqdm(total=len(batches) * (steps or 1), unit="step", disable=None if progress else True) as bar:
-        callback = (lambda *_: bar.update()) if steps else None
+        def advance(step: int, t: float, x: Tensor) -> None:
+            bar.update()
+
         for begin in batches:
             seeds = sample_seeds(seed, begin, min(begin + batch_size, n))
             x_T = prior_sample(model.sde.prior_std, shape, seeds, device)
-            result = sampler(model, x_T, seeds, trajectory=trajectory and begin == 0, callback=callback)
+            result = sampler(model, x_T, seeds, trajectory and begin == 0, advance if steps else None)
             first = first or result
             parts.append(result.x.cpu())
             evaluations += result.nfe * len(seeds)

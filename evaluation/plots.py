@@ -14,7 +14,7 @@ SMALLEST_TILE = 40      # pixels; smaller images are enlarged by a whole factor 
 
 def image_grid(images: Tensor, levels: int) -> Tensor:
     """Integer images (N, C, H, W) in 0 .. levels-1 as one uint8 picture (3, height, width), near-square, row by row."""
-    n, c, h, w = images.shape
+    n, _, h, w = images.shape
     columns = math.ceil(math.sqrt(n))
     rows = math.ceil(n / columns)
     factor = max(1, math.ceil(SMALLEST_TILE / max(h, w)))
@@ -42,10 +42,11 @@ def points_over_data(samples: Tensor, data: Tensor) -> Tensor:
     return _render(figure)
 
 
-def trajectory_panels(trajectory: Tensor, times: Sequence[float], panels: int = 5, paths: int = 30) -> Tensor:
-    """Points (n, N, D) at `times` (n,): panels at n-spaced times, and the paths of a few points in the last one."""
+def trajectory_panels(trajectory: Tensor, times: Sequence[float], panels: int = 5, paths: int = 12) -> Tensor:
+    """Points (n, N, D) at `times` (n,): panels from noise to data, and the paths of a few points in the last one."""
     figure, axes = _figure(panels + 1)
-    chosen = np.linspace(0, len(times) - 1, panels).round().astype(int)
+    wanted = [*np.geomspace(times[0], max(times[-1], 0.05), panels - 1), times[-1]]      # structure appears late
+    chosen = [int(np.abs(np.asarray(times) - t).argmin()) for t in wanted]
     reach = float(trajectory[..., :2].abs().max())
     for axis, i in zip(axes, chosen, strict=False):
         axis.scatter(*trajectory[i, :, :2].T, s=2, c="tab:red")
@@ -58,7 +59,7 @@ def trajectory_panels(trajectory: Tensor, times: Sequence[float], panels: int = 
 
 
 def _figure(panels: int):
-    import matplotlib       # slow to import, and only pictures of points need it
+    import matplotlib  # slow to import, and only pictures of points need it
 
     matplotlib.use("Agg")
     from matplotlib import pyplot

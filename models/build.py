@@ -19,7 +19,7 @@ from sde_lib.sde import SDE
 
 def unet(shape: Sequence[int], **settings: Any) -> UNet:
     if len(shape) != 3 or shape[1] != shape[2]:
-        raise ValueError(f"a U-Net needs square pictures (channels, size, size), the data have the shape {tuple(shape)} "
+        raise ValueError(f"a U-Net needs square pictures (channels, size, size), the data are {tuple(shape)} "
                          "(--config.model.network)")
     return UNet(image_size=shape[1], channels=shape[0], **settings)
 

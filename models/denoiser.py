@@ -6,6 +6,7 @@ Samplers and likelihoods see nothing else of a network. The exact Gaussian mixtu
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +56,7 @@ class ScoreModel(nn.Module):
 
 
 # What a network is told of time, from the SDE and t.
-TIME_INPUTS: dict[str, Callable[[SDE, Tensor], Tensor]] = {
+TIME_INPUTS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "999t": lambda sde, t: 999 * t,                      # Song et al. 2021, for t in [0, 1]
     "index": lambda sde, t: sde.steps * t - 1,           # a chain's own labels 0 .. steps - 1, between them too
     "sigma": lambda sde, t: sde.sigma(t),

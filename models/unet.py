@@ -7,7 +7,8 @@ is their CIFAR-10 network of 35,746,307 parameters.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -99,6 +100,10 @@ class Level(nn.Module):
         self.attentions = nn.ModuleList(attentions)
         self.resample = resample
 
+    def pairs(self) -> Iterator[tuple[nn.Module, nn.Module]]:
+        """The residual blocks, each with the attention that follows it."""
+        return zip(self.blocks, self.attentions, strict=True)
+
 
 class UNet(nn.Module):
     """DDPM's U-Net: (batch, channels, size, size) and time (batch,) to a tensor of the first one's shape.
@@ -126,8 +131,8 @@ class UNet(nn.Module):
             raise ValueError("the U-Net's width must be a multiple of 4, above 128 of 32, "
                              f"got {width} (--config.model.width)")
         if num_blocks < 1 or not multipliers or min(multipliers) < 1 or not 0 <= dropout < 1:
-            raise ValueError(f"the U-Net needs num_blocks >= 1, multipliers >= 1 and 0 <= dropout < 1, got {num_blocks}, "
-                             f"{tuple(multipliers)} and {dropout} (--config.model.*)")
+            raise ValueError(f"the U-Net needs num_blocks >= 1, multipliers >= 1 and 0 <= dropout < 1, got "
+                             f"{num_blocks}, {tuple(multipliers)} and {dropout} (--config.model.*)")
         self.width = width
         groups, time_dim = min(32, width // 4), 4 * width
         widths = [width * m for m in multipliers]
@@ -141,7 +146,7 @@ class UNet(nn.Module):
 
         self.time = nn.Sequential(nn.Linear(width, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim))
         self.conv_in = nn.Conv2d(channels, width, 3, padding=1)
-        self.down = nn.ModuleList()
+        self.down: Any = nn.ModuleList()
         skips, c = [width], width
         for level, w in enumerate(widths):
             size = image_size >> level
@@ -151,7 +156,7 @@ class UNet(nn.Module):
             self.down.append(Level(blocks, [attention(w, size) for _ in blocks],
                                    Downsample(w) if level < last else None))
         self.middle = nn.ModuleList([residual(c, c), SelfAttention(c, groups), residual(c, c)])
-        self.up = nn.ModuleList()
+        self.up: Any = nn.ModuleList()
         for level, w in reversed(list(enumerate(widths))):
             size = image_size >> level
             blocks = []
@@ -167,7 +172,8 @@ class UNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         for module in self.modules():
             if isinstance(module, ResidualBlock):
                 zero_init(module.conv2)
@@ -180,7 +186,7 @@ class UNet(nn.Module):
         h = self.conv_in(x)
         skips = [h]
         for level in self.down:
-            for block, attention in zip(level.blocks, level.attentions, strict=True):
+            for block, attention in level.pairs():
                 h = attention(block(h, embedding))
                 skips.append(h)
             if level.resample is not None:
@@ -189,7 +195,7 @@ class UNet(nn.Module):
         first, attention, second = self.middle
         h = second(attention(first(h, embedding)), embedding)
         for level in self.up:
-            for block, attention in zip(level.blocks, level.attentions, strict=True):
+            for block, attention in level.pairs():
                 h = attention(block(torch.cat([h, skips.pop()], dim=1), embedding))
             if level.resample is not None:
                 h = level.resample(h)

@@ -108,10 +108,12 @@ class Sampler(ABC):
              callback: Callback | None) -> tuple[list[Tensor], int]:
         counted = CountedModel(model)
         states = [x]
-        for step, x in enumerate(self.solve(counted, x, times, self._noise(x, seeds)), start=1):
-            states = [*states, x] if keep else [x]
+        for step, state in enumerate(self.solve(counted, x, times, self._noise(x, seeds)), start=1):
+            if not keep:
+                states.clear()
+            states.append(state)
             if callback is not None:
-                callback(step, float(times[step]), x)
+                callback(step, float(times[step]), state)
         return states, counted.nfe
 
     def _report_failure(self, model: ScoreModel, x_T: Tensor, times: Tensor, seeds: Sequence[Seed] | None) -> None:

@@ -26,8 +26,8 @@ def logsnr(sde: SDE, steps: int, t_end: float) -> Tensor:
 
 def karras(sde: SDE, steps: int, t_end: float, rho: float = 7.0) -> Tensor:
     """Equal steps in (sigma / alpha)^(1 / rho) (Karras et al. 2022, "EDM", equation 5)."""
-    ends = [float(torch.exp(-sde.half_log_snr(t) / rho)) for t in (1.0, t_end)]
-    return sde.time(-rho * torch.linspace(*ends, steps + 1, dtype=torch.float64).log())
+    first, last = (float(torch.exp(-sde.half_log_snr(t) / rho)) for t in (1.0, t_end))
+    return sde.time(-rho * torch.linspace(first, last, steps + 1, dtype=torch.float64).log())
 
 
 GRIDS: dict[str, Callable[[SDE, int, float], Tensor]] = {

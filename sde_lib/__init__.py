@@ -7,7 +7,7 @@ from sde_lib.schedules import cosine_betas, geometric_sigmas, linear_betas, sigm
 from sde_lib.sde import SDE, expand_as
 from sde_lib.subvp import SubVPSDE
 from sde_lib.ve import VESDE
-from sde_lib.vp import CosineVPSDE, SigmoidVPSDE, VPSDE
+from sde_lib.vp import VPSDE, CosineVPSDE, SigmoidVPSDE
 
 
 def ddpm(schedule: str = "linear", steps: int = 1000) -> SDE:

@@ -103,7 +103,8 @@ class DDPMChain(Chain):
     def __init__(self, betas: Tensor):
         betas = torch.as_tensor(betas, dtype=torch.float64)
         if not (betas.ndim == 1 and len(betas) and betas.min() > 0 and betas.max() < 1):
-            raise ValueError("a DDPM chain needs a list of betas, each above 0 and below 1")
+            raise ValueError(f"a DDPM chain needs a list of betas above 0 and below 1, got {betas.tolist()[:1]} to "
+                             f"{betas.tolist()[-1:]}; a linear schedule needs more steps than beta_max")
         log_alpha = 0.5 * torch.log1p(-betas).cumsum(0)
         super().__init__(log_alpha.exp(), (-torch.expm1(2 * log_alpha)).sqrt())
         self.betas = betas

@@ -30,4 +30,6 @@ def _multiplies_bf16(device: torch.device) -> bool:
 
 
 def _cpu(capability: str) -> bool:
-    return bool(torch.cpu.get_capabilities().get(capability, False)) if hasattr(torch.cpu, "get_capabilities") else False
+    if not hasattr(torch.cpu, "get_capabilities"):      # older torch
+        return False
+    return bool(torch.cpu.get_capabilities().get(capability, False))

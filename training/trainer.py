@@ -151,7 +151,7 @@ class Trainer:
         self.denoiser = build_denoiser(config, dataset.shape).to(device)
         self.network = self.denoiser.network
         if training.channels_last or (training.channels_last is None and prefers_channels_last(device)):
-            self.network.to(memory_format=torch.channels_last)
+            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.objective = build_objective(self.denoiser, training)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=0.0, betas=(training.beta1, training.beta2),
                                           eps=training.adam_eps, fused=device.type != "mps")
@@ -162,8 +162,9 @@ class Trainer:
         if self.checkpoint is not None:
             self._restore(read_state(self.checkpoint))
         self.denoiser.autocast = autocast_dtype(training.precision, device)
-        self.denoiser.network = self.world.wrap(torch.compile(self.network) if training.compile else self.network,
-                                                device)
+        if training.compile:
+            self.network.compile()
+        self.denoiser.network = self.world.wrap(self.network, device)
 
     def _state(self) -> dict[str, Any]:
         return {"step": self.step, "seconds": self.seconds, "network": self.network.state_dict(),
@@ -257,7 +258,8 @@ class _Log:
             self.writer.close()
 
     def restart(self, step: int) -> None:
-        self.since, self.start, self.sums = step, time.perf_counter(), None
+        self.since, self.start, self.elapsed = step, time.perf_counter(), 0.0
+        self.sums: Tensor | None = None
 
     def add(self, loss: Tensor, norm: Tensor) -> None:
         both = torch.stack([loss, norm])

@@ -136,7 +136,7 @@ def test_mixture_means_are_the_ring_and_the_grid():
 
 @pytest.mark.parametrize("name", ["swiss_roll", "gaussians8"])
 def test_points_depend_on_the_seed_and_the_splits_are_independent_streams(name):
-    dataset, again, other = (load(name, size=0, seed=seed) for seed in (5, 5, 6))
+    dataset, again, other = (load(name, size=None, seed=seed) for seed in (5, 5, 6))
     assert (len(dataset.train), len(dataset.test)) == (10_000, 2_000)
     assert torch.equal(dataset.train, again.train) and torch.equal(dataset.test, again.test)
     assert not torch.equal(dataset.train, other.train) and not torch.equal(dataset.test, other.test)
@@ -145,9 +145,10 @@ def test_points_depend_on_the_seed_and_the_splits_are_independent_streams(name):
     assert abs(np.corrcoef(alike.train.flatten(), alike.test.flatten())[0, 1]) < 5 / np.sqrt(2_000)
 
 
-def test_points_refuse_negative_sizes_and_seeds():
-    assert "--config.data.size=-1 must be" in error_line(ValueError, "swiss_roll", size=-1, seed=0)
-    assert "--config.data.seed=-1 must be" in error_line(ValueError, "gaussians25", size=0, seed=-1)
+def test_points_refuse_sizes_below_one_and_negative_seeds():
+    for size in (0, -1):
+        assert f"--config.data.size={size} must be" in error_line(ValueError, "swiss_roll", size=size, seed=0)
+    assert "--config.data.seed=-1 must be" in error_line(ValueError, "gaussians25", size=None, seed=-1)
 
 
 # CIFAR-10
@@ -513,7 +514,8 @@ def test_folder_needs_a_picture_for_each_split(tmp_path):
 
 def test_folder_refuses_values_out_of_range_by_their_flag(tmp_path):
     write_pictures(tmp_path / "p", 2)
-    assert "--config.data.image_size=0 must be 1 or more" in folder_error(tmp_path / "p", image_size=0)
+    for size in (0, None):
+        assert f"image_size={size} must be 1 or more" in folder_error(tmp_path / "p", image_size=size)
     assert "--config.data.channels=2 must be 1 (grey) or 3 (RGB)" in folder_error(tmp_path / "p", channels=2)
     assert "--config.data.path='' must be a folder" in folder_error("")
     assert "nowhere" in folder_error(tmp_path / "nowhere", FileNotFoundError)

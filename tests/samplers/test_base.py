@@ -1,0 +1,115 @@
+"""What holds for every sampler."""
+
+import pytest
+import torch
+
+from models import GaussianMixture
+from models.denoiser import ScoreModel
+from samplers import SAMPLERS, make_sampler, prior_sample, sampler_options
+from sde_lib import VPSDE
+
+FAST = {"euler_maruyama": {"steps": 20}, "ode": {"rtol": 1e-4, "atol": 1e-4}}
+
+
+class Counting(ScoreModel):
+    """A model that counts the calls that reach it."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.inner, self.sde, self.calls = model, model.sde, 0
+
+    def predict(self, x, t, kind):
+        self.calls += 1
+        return self.inner.predict(x, t, kind)
+
+
+@pytest.fixture(params=SAMPLERS)
+def sampler(request):
+    return make_sampler(request.param, **FAST[request.param])
+
+
+def start(model, n=6, shape=(2,)):
+    return prior_sample(model.sde.prior_std, shape, range(n), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("denoise", [False, True])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_nfe_is_the_number_of_network_calls(name, denoise, mixture):
+    model = Counting(mixture)
+    result = make_sampler(name, denoise=denoise, **FAST[name])(model, start(model), seeds=range(6))
+    assert result.nfe == model.calls > 0
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_denoising_returns_the_predicted_data_at_the_last_time(name, mixture):
+    x_T = start(mixture)
+    plain, denoised = (make_sampler(name, denoise=denoise, **FAST[name])(mixture, x_T, seeds=range(6))
+                       for denoise in (False, True))
+    torch.testing.assert_close(denoised.x, mixture.x0(plain.x, plain.times[-1]))
+    assert denoised.nfe == plain.nfe + 1
+
+
+def test_any_event_shape_gives_the_same_numbers(sampler):
+    means, variances = torch.randn(3, 8, generator=torch.Generator().manual_seed(0)), torch.full((3,), 0.1)
+    model = GaussianMixture(VPSDE(), means, variances)
+    x_T = start(model, shape=(8,))
+    flat = sampler(model, x_T, seeds=range(6)).x
+    shaped = sampler(model, x_T.reshape(6, 2, 2, 2), seeds=range(6)).x
+    torch.testing.assert_close(shaped.reshape(6, 8), flat, rtol=1e-12, atol=1e-12)
+
+
+def test_the_trajectory_includes_both_ends_and_the_callback_sees_every_step(sampler, mixture):
+    x_T, seen = start(mixture), []
+    result = sampler(mixture, x_T, seeds=range(6), trajectory=True,
+                     callback=lambda step, t, x: seen.append((step, t)))
+    assert len(result.trajectory) == len(result.times) == len(seen) + 1
+    assert torch.equal(result.trajectory[0], x_T) and torch.equal(result.trajectory[-1], result.x)
+    assert [step for step, _ in seen] == list(range(1, len(seen) + 1))
+    assert seen[-1][1] == result.times[-1] == mixture.sde.t_sample
+
+
+def test_the_start_is_left_as_it_was(sampler, mixture):
+    x_T = start(mixture)
+    before = x_T.clone()
+    sampler(mixture, x_T, seeds=range(6))
+    assert torch.equal(x_T, before)
+
+
+def test_a_score_that_turns_nan_is_reported_with_step_and_time():
+    class Broken(ScoreModel):
+        sde = VPSDE()
+
+        def predict(self, x, t, kind):
+            return torch.full_like(x, torch.nan) if t < 0.5 else torch.zeros_like(x)
+
+    sampler = make_sampler("euler_maruyama", steps=10, t_end=1e-3)
+    with pytest.raises(ArithmeticError, match=r"6 of 6 samples are not finite after step 7 of 10, at t = 0\.3"):
+        sampler(Broken(), torch.zeros(6, 2), seeds=range(6))
+    with pytest.raises(ArithmeticError, match="NaN"):
+        make_sampler("ode")(Broken(), torch.zeros(6, 2))
+
+
+def test_an_unknown_sampler_or_option_is_refused_with_what_exists():
+    with pytest.raises(ValueError, match="did you mean 'euler_maruyama'.*ode"):
+        make_sampler("euler_maruama")
+    with pytest.raises(ValueError, match="takes no 'steps'.*rtol"):
+        make_sampler("ode", steps=10)
+    assert sampler_options("euler_maruyama")["eta"] == 1.0
+
+
+def test_a_stochastic_sampler_asks_for_one_seed_a_sample(mixture):
+    for seeds in (None, range(5)):
+        with pytest.raises(ValueError, match="one for each of the 6"):
+            make_sampler("euler_maruyama")(mixture, start(mixture), seeds=seeds)
+
+
+def test_dropout_is_off_while_sampling_and_back_on_after():
+    class Dropping(ScoreModel):
+        sde = VPSDE()
+
+        def predict(self, x, t, kind):
+            return torch.nn.functional.dropout(x, 0.5, self.training)
+
+    model = Dropping().train()
+    results = [make_sampler("euler_maruyama", steps=5, eta=0.0)(model, torch.ones(4, 3)).x for _ in range(2)]
+    assert torch.equal(*results) and model.training

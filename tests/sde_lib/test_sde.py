@@ -1,0 +1,257 @@
+"""What every SDE owes to the contract: derivatives, inverse, kernel, prior, reverse family, and the design's formulas."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sde_lib import (
+    SDE,
+    SDES,
+    CosineVPSDE,
+    DDPMChain,
+    SigmoidVPSDE,
+    SMLDChain,
+    SubVPSDE,
+    VESDE,
+    VPSDE,
+    expand_as,
+)
+
+prove = settings(deadline=None, derandomize=True, max_examples=200)
+
+BETA_MIN, BETA_MAX = st.floats(0.01, 1), st.floats(1, 40)
+SIGMA_MIN, SIGMA_MAX = st.floats(1e-3, 0.1), st.floats(1, 400)
+PROCESSES = st.one_of(
+    st.builds(VPSDE, BETA_MIN, BETA_MAX),
+    st.builds(SubVPSDE, BETA_MIN, BETA_MAX),
+    st.builds(SigmoidVPSDE, BETA_MIN, BETA_MAX, st.floats(0.5, 12)),
+    st.builds(CosineVPSDE, st.floats(1e-3, 0.1), st.floats(20, 5000)),
+    st.builds(VESDE, SIGMA_MIN, SIGMA_MAX),
+    st.builds(lambda name, steps: DDPMChain.from_schedule(name, steps).to_sde(),
+              st.sampled_from(["linear", "cosine", "sigmoid"]), st.integers(21, 1000)),
+    st.builds(lambda steps, low, high: SMLDChain.from_schedule(steps, low, high).to_sde(),
+              st.integers(2, 1000), SIGMA_MIN, SIGMA_MAX),
+)
+TIMES = st.lists(st.floats(1e-5, 1), min_size=1, max_size=20).map(lambda t: torch.tensor(t, dtype=torch.float64))
+
+
+def derivative(function, t):
+    """By forward mode, which the code does not use."""
+    return torch.func.jvp(function, (t,), (torch.ones_like(t),))[1]
+
+
+def dense_times(sde):
+    return torch.cat([torch.logspace(math.log10(sde.t_min), 0, 200), torch.linspace(sde.t_min, 1, 200)]).double()
+
+
+# Drift and diffusion
+
+
+@prove
+@given(PROCESSES, TIMES)
+def test_drift_and_squared_diffusion_are_the_derivatives_of_alpha_and_sigma(sde, t):
+    f = derivative(lambda s: sde.alpha(s).log(), t)
+    g2 = derivative(lambda s: sde.sigma(s).square(), t) - 2 * f * sde.sigma(t).square()
+    torch.testing.assert_close(sde.drift(t), f, rtol=1e-8, atol=1e-12)
+    torch.testing.assert_close(sde.g2(t), g2, rtol=1e-8, atol=1e-12)
+
+
+@prove
+@given(PROCESSES, TIMES)
+def test_closed_forms_agree_with_what_the_base_class_derives(sde, t):
+    torch.testing.assert_close(sde.drift(t), SDE.drift(sde, t), rtol=1e-8, atol=1e-12)
+    torch.testing.assert_close(sde.g2(t), SDE.g2(sde, t), rtol=1e-8, atol=1e-12)
+    torch.testing.assert_close(sde.log_alpha(t), SDE.log_alpha(sde, t), rtol=1e-8, atol=1e-14)
+
+
+@prove
+@given(PROCESSES, TIMES)
+def test_squared_diffusion_is_minus_two_sigma_squared_times_the_slope_of_half_log_snr(sde, t):
+    slope = derivative(lambda s: sde.alpha(s).log() - sde.sigma(s).log(), t)
+    torch.testing.assert_close(sde.g2(t), -2 * sde.sigma(t).square() * slope, rtol=1e-8, atol=1e-12)
+
+
+def test_signal_to_noise_falls_and_diffusion_is_positive_from_t_min_to_one(sde):
+    t = torch.linspace(sde.t_min, 1, 5001, dtype=torch.float64)
+    assert bool((sde.half_log_snr(t).diff() < 0).all())
+    assert float(sde.g2(t).min()) > 0
+
+
+def test_the_derived_drift_and_diffusion_carry_no_gradient_and_work_without_grad(sde):
+    t = torch.tensor([0.2, 0.7], dtype=torch.float64)
+    with torch.no_grad():
+        inside = SDE.drift(sde, t), SDE.g2(sde, t)
+    for value, outside in zip(inside, (SDE.drift(sde, t), SDE.g2(sde, t)), strict=True):
+        assert torch.equal(value, outside) and not outside.requires_grad
+    assert not t.requires_grad
+
+
+# Time as a function of the signal-to-noise ratio
+
+
+@prove
+@given(PROCESSES, TIMES)
+def test_time_inverts_half_log_snr_in_closed_form_and_by_bisection(sde, t):
+    half_log_snr = sde.half_log_snr(t)
+    rounding = 1e-15 * half_log_snr.abs().max() / (sde.g2(t) / (2 * sde.sigma(t).square())).min()   # d lambda / lambda'
+    for inverse in (sde.time(half_log_snr), SDE.time(sde, half_log_snr)):
+        torch.testing.assert_close(inverse, t, rtol=1e-11, atol=4 * float(rounding))
+
+
+def test_bisection_gives_the_ends_for_a_half_log_snr_beyond_them(sde):
+    ends = SDE.time(sde, torch.tensor([1e6, -1e6], dtype=torch.float64))
+    torch.testing.assert_close(ends, torch.tensor([1e-12, 1.0], dtype=torch.float64), rtol=1e-9, atol=0)
+
+
+def test_time_keeps_the_dtype_and_shape_of_half_log_snr(sde):
+    half_log_snr = sde.half_log_snr(torch.tensor([[0.3], [0.6]], dtype=torch.float32))
+    back = sde.time(half_log_snr)
+    assert back.dtype == torch.float32
+    torch.testing.assert_close(back, torch.tensor([[0.3], [0.6]]), rtol=1e-4, atol=0)
+
+
+# The conventions of the design
+
+
+def test_vp_is_the_linear_beta_from_a_tenth_to_twenty():
+    sde, b0, b1 = VPSDE(), 0.1, 20.0
+    for t in (1e-5, 1e-3, 0.1, 0.5, 0.9, 1.0):
+        log_alpha = -(t**2) * (b1 - b0) / 4 - t * b0 / 2
+        beta = b0 + t * (b1 - b0)
+        assert float(sde.log_alpha(t)) == pytest.approx(log_alpha, rel=1e-13)
+        assert float(sde.sigma(t)) ** 2 == pytest.approx(-math.expm1(2 * log_alpha), rel=1e-13)
+        assert float(sde.drift(t)) == pytest.approx(-beta / 2, rel=1e-13)
+        assert float(sde.g2(t)) == pytest.approx(beta, rel=1e-13)
+
+
+def test_sub_vp_has_the_alpha_of_vp_the_square_of_its_sigma_and_less_diffusion():
+    sde, b0, b1 = SubVPSDE(), 0.1, 20.0
+    for t in (1e-5, 1e-3, 0.1, 0.5, 0.9, 1.0):
+        log_alpha = -(t**2) * (b1 - b0) / 4 - t * b0 / 2
+        beta = b0 + t * (b1 - b0)
+        assert float(sde.log_alpha(t)) == pytest.approx(log_alpha, rel=1e-13)
+        assert float(sde.sigma(t)) == pytest.approx(-math.expm1(2 * log_alpha), rel=1e-13)
+        assert float(sde.drift(t)) == pytest.approx(-beta / 2, rel=1e-13)
+        assert float(sde.g2(t)) == pytest.approx(-beta * math.expm1(4 * log_alpha), rel=1e-13)
+
+
+def test_ve_is_geometric_from_a_hundredth_to_fifty_with_that_prior():
+    sde = VESDE()
+    for t in (0.0, 1e-5, 0.3, 1.0):
+        sigma = 0.01 * 5000**t
+        assert float(sde.alpha(t)) == 1 and float(sde.drift(t)) == 0
+        assert float(sde.sigma(t)) == pytest.approx(sigma, rel=1e-13)
+        assert float(sde.g2(t)) == pytest.approx(2 * sigma**2 * math.log(5000), rel=1e-13)
+    assert sde.prior_std == 50
+
+
+def test_the_variance_preserving_ones_preserve_the_variance(sde):
+    if float(sde.alpha(1.0)) == 1 or isinstance(sde, SubVPSDE):
+        pytest.skip("does not preserve the variance")
+    t = dense_times(sde)
+    torch.testing.assert_close(sde.alpha(t).square() + sde.sigma(t).square(), torch.ones_like(t), rtol=0, atol=1e-14)
+    assert sde.prior_std == 1
+
+
+def test_times_used_are_those_of_the_design():
+    for name, t_sample in {"vp": 1e-3, "cosine": 1e-3, "sigmoid": 1e-3, "subvp": 1e-3, "ve": 1e-5}.items():
+        sde = SDES[name]()
+        assert (sde.t_min, sde.t_sample) == (1e-5, t_sample), name
+    for name in ("ddpm", "smld"):
+        sde = SDES[name](steps=500)
+        assert (sde.t_min, sde.t_sample) == (1 / 500, 1 / 500), name
+
+
+def test_the_data_stand_at_time_zero(sde):
+    assert float(sde.alpha(0.0)) == 1
+    start = {"VESDE": 0.01, "SMLDChainSDE": 0.01 * 5000 ** (-1 / 999)}.get(type(sde).__name__, 0.0)
+    assert float(sde.sigma(0.0)) == pytest.approx(start, rel=1e-12)
+
+
+@pytest.mark.parametrize("make", [
+    lambda: VPSDE(beta_min=0.0), lambda: VPSDE(beta_min=3, beta_max=2), lambda: VPSDE(beta_max=math.inf),
+    lambda: VPSDE(beta_min=math.nan), lambda: SubVPSDE(beta_min=-1), lambda: SigmoidVPSDE(beta_min=-1),
+    lambda: SigmoidVPSDE(span=0), lambda: SigmoidVPSDE(span=math.inf), lambda: CosineVPSDE(s=0),
+    lambda: CosineVPSDE(s=1.0), lambda: CosineVPSDE(beta_max=10), lambda: CosineVPSDE(beta_max=math.inf),
+    lambda: VESDE(sigma_min=0), lambda: VESDE(sigma_min=2, sigma_max=1), lambda: VESDE(sigma_max=math.inf),
+    lambda: VESDE(sigma_max=math.nan), lambda: SDES["ddpm"]("quadratic"), lambda: SDES["ddpm"](steps=0),
+    lambda: SDES["ddpm"]("cosine", steps=0), lambda: SDES["smld"](steps=1), lambda: SDES["smld"](sigma_min=-1.0),
+])
+def test_settings_out_of_range_are_value_errors(make):
+    with pytest.raises(ValueError) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+
+
+# The prior
+
+
+@pytest.mark.parametrize("event", [(), (2,), (3, 4, 4)], ids=str)
+def test_prior_log_prob_is_the_normal_density_in_nats(sde, event):
+    x = sde.prior_std * torch.randn(5, *event, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    exact = torch.distributions.Normal(0.0, torch.tensor(sde.prior_std, dtype=torch.float64)).log_prob(x)
+    torch.testing.assert_close(sde.prior_log_prob(x), exact.reshape(5, -1).sum(1), rtol=1e-12, atol=1e-12)
+
+
+def test_the_prior_has_the_noise_of_the_last_time(sde):
+    assert sde.prior_std == pytest.approx(float(sde.sigma(1.0)), rel=1e-4)      # VP: sqrt(1 - exp(-10.05))
+
+
+# The perturbation kernel and the reverse family, for any event
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("event", [(), (2,), (3, 4, 4)], ids=str)
+def test_every_event_shape_and_every_kind_of_time_give_the_same_kernel_and_drift(sde, event, dtype):
+    x, noise = torch.randn(2, 5, *event, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    times = torch.tensor([0.01, 0.2, 0.5, 0.9, 1.0], dtype=torch.float64)
+    mean, std = sde.marginal(x, times)
+    results = mean, sde.perturb(x, times, noise), sde.reverse_drift(x, times, noise, eta=0.5)
+    assert std.shape == (5,) and std.dtype == torch.float64
+    for result in results:
+        assert result.shape == x.shape and result.dtype == dtype
+    for i, t in enumerate(times):
+        for scalar in (t, float(t)):
+            single, std_i = sde.marginal(x, scalar)
+            alone = single, sde.perturb(x, scalar, noise), sde.reverse_drift(x, scalar, noise, eta=0.5)
+            assert torch.equal(std_i, std[i])
+            for result, whole in zip(alone, results, strict=True):
+                assert result.shape == x.shape and result.dtype == dtype
+                torch.testing.assert_close(result[i], whole[i], rtol=1e-6, atol=0)
+
+
+def test_perturb_is_alpha_x0_plus_sigma_eps_of_each_sample(sde):
+    x0, eps = torch.randn(2, 4, 3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    t = [0.1, 0.4, 0.7, 1.0]
+    x = sde.perturb(x0, torch.tensor(t, dtype=torch.float64), eps)
+    for i, time in enumerate(t):
+        by_hand = float(sde.alpha(time)) * x0[i] + float(sde.sigma(time)) * eps[i]
+        torch.testing.assert_close(x[i], by_hand, rtol=1e-14, atol=0)
+
+
+@prove
+@given(PROCESSES, TIMES, st.floats(0, 2), st.floats(0.1, 3))
+def test_the_reverse_family_keeps_the_marginals_of_gaussian_data_for_every_eta(sde, t, eta, std):
+    """x ~ N(0, V): the score is -x/V, the drift a x, and backwards in time -dV/dt = -2 a V + eta^2 g^2."""
+    def variance(s):
+        return (std * sde.alpha(s)).square() + sde.sigma(s).square()
+
+    x = torch.full_like(t, 1.7)
+    a = sde.reverse_drift(x, t, -x / variance(t), eta) / x
+    inflow, outflow = 2 * a * variance(t), eta**2 * sde.g2(t)
+    scale = inflow.abs() + outflow + 2 * (sde.drift(t) * variance(t)).abs()
+    assert bool(((derivative(variance, t) - (inflow - outflow)).abs() <= 1e-10 * scale).all())
+
+
+def test_expand_as_refuses_times_of_another_batch_size():
+    with pytest.raises(RuntimeError):
+        VPSDE().perturb(torch.zeros(3, 2), torch.tensor([0.1, 0.2]), torch.zeros(3, 2))
+    assert expand_as(torch.tensor([0.1, 0.2]), torch.zeros(2, 3, 4)).shape == (2, 1, 1)
+
+
+def test_repr_names_the_class_and_its_settings():
+    assert repr(VPSDE(0.2, 10.0)) == "VPSDE(beta_min=0.2, beta_max=10.0)"
+    assert repr(VESDE()) == "VESDE(sigma_min=0.01, sigma_max=50.0)"

@@ -1,0 +1,292 @@
+"""The command line, as a user meets it."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from absl.testing import flagsaver
+from helpers import write_cifar10
+from PIL import Image
+
+import main
+from configs.loading import config_names, load_config
+from samplers import SAMPLERS
+
+ROOT = Path(__file__).parents[1]
+SMALL = ["--config.model.width=8", "--config.model.multipliers=(1,2)", "--config.model.num_blocks=1",
+         "--config.model.attention_resolutions=()", "--config.training.steps=4", "--config.training.batch_size=8",
+         "--config.training.log_every=2", "--config.training.eval_every=2", "--config.training.sample_every=4",
+         "--config.training.sample_steps=3", "--config.training.checkpoint_every=2"]
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Runs the command line in this process: (exit code, standard output, standard error)."""
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["main.py", *map(str, words)])
+        with flagsaver.flagsaver():
+            for name in main.FLAGS:
+                main.FLAGS[name].present = 0
+            try:
+                main.run()
+                code = 0
+            except SystemExit as stop:
+                code = stop.code if isinstance(stop.code, int) else 1
+                if isinstance(stop.code, str):
+                    print(stop.code, file=sys.stderr)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def digits_run(tmp_path_factory):
+    """A run of four steps on the digits, made by the command line in a process of its own."""
+    run = tmp_path_factory.mktemp("runs") / "vp_digits"
+    subprocess.run([sys.executable, "main.py", "--config", "configs/vp_digits.py", "--mode", "train", "--workdir",
+                    str(run), *SMALL], check=True, cwd=ROOT, capture_output=True, timeout=120)
+    return run
+
+
+@pytest.mark.parametrize("name", ["vp_cifar10", "ve_cifar10", "subvp_cifar10"])
+def test_cifar_configs_train_sample_and_score_shrunk_by_flags_alone(name, command, tmp_path):
+    write_cifar10(tmp_path / "data", num_train=200, num_test=20)
+    where = ["--config", ROOT / f"configs/{name}.py", "--workdir", tmp_path / "run"]
+    data = f"--config.data.path={tmp_path / 'data'}"
+    code, out, err = command(*where, "--mode", "train", data, *SMALL)
+    assert code == 0, err
+    assert str(tmp_path / "run" / "checkpoints" / "step_00000004.pt") in out
+    code, out, err = command(*where, "--mode", "sample", "--num_samples", 3, "--steps", 4)
+    assert code == 0, err
+    with np.load(tmp_path / "run/samples/euler_maruyama.npz") as arrays:
+        assert arrays["x"].shape == (3, 3, 32, 32) and np.isfinite(arrays["x"]).all()
+    code, out, err = command(*where, "--mode", "likelihood", data, "--num_images", 4, "--rtol", 1e-2, "--atol", 1e-2)
+    assert code == 0, err
+    summary = json.loads((tmp_path / "run/likelihood/summary.json").read_text())
+    assert {"bits_per_dim", "standard_error", "nfe", "seconds", "num_images"} <= set(summary)
+    assert summary["num_images"] == 4 and np.isfinite(summary["bits_per_dim"]) and summary["nfe"] > 0
+
+
+@pytest.mark.parametrize("sampler, options", [("euler_maruyama", ["--steps=5", "--grid=logsnr", "--eta=0.5"]),
+                                              ("euler_maruyama", ["--grid=1,0.5,0.1", "--denoise"]),
+                                              ("ode", ["--rtol=1e-2", "--atol=1e-2", "--method=bosh3"])])
+def test_a_run_folder_alone_is_enough_to_sample(sampler, options, command, digits_run):
+    code, out, err = command("--workdir", digits_run, "--mode", "sample", "--sampler", sampler, "--num_samples", 5,
+                             *options)
+    assert code == 0, err
+    described = json.loads((digits_run / f"samples/{sampler}.json").read_text())
+    assert described["num_samples"] == 5 and described["nfe"] > 0
+    if sampler == "euler_maruyama":
+        assert described["nfe"] == (5 if "--steps=5" in options else 3)
+    assert Image.open(digits_run / f"samples/{sampler}.png").size == (3 * 42 + 2, 2 * 42 + 2)
+    assert f"{described['nfe']:g} evaluations" in out
+
+
+def test_samples_do_not_depend_on_the_batch_size(command, digits_run):
+    drawn = []
+    for batch_size in (2, 6):
+        assert command("--workdir", digits_run, "--mode", "sample", "--num_samples", 6, "--steps", 4, "--seed", 3,
+                       "--batch_size", batch_size)[0] == 0
+        drawn.append(np.load(digits_run / "samples/euler_maruyama.npz")["x"])
+    np.testing.assert_allclose(*drawn, atol=1e-4)
+
+
+def test_points_are_drawn_over_the_data_with_their_trajectory(command, tmp_path):
+    where = ["--config", ROOT / "configs/vp_swiss_roll.py", "--workdir", tmp_path / "roll"]
+    settings = ["--config.training.steps=5", "--config.data.size=500", "--config.model.width=16"]
+    assert command(*where, "--mode", "train", *settings)[0] == 0
+    for sampler in SAMPLERS:
+        options = ["--steps", 10] if sampler == "euler_maruyama" else ["--rtol", 1e-2, "--atol", 1e-2]
+        code, _, err = command(*where, "--mode", "sample", "--sampler", sampler, "--num_samples", 50, *options)
+        assert code == 0, err
+        for suffix in ("", "_trajectory"):
+            picture = np.asarray(Image.open(tmp_path / f"roll/samples/{sampler}{suffix}.png"))
+            assert picture.std() > 5
+    assert command(*where, "--mode", "likelihood", "--num_images", 20, "--rtol", 1e-3, "--atol", 1e-3)[0] == 0
+    code, out, _ = command("--workdir", tmp_path / "roll", "--mode", "report")
+    assert code == 0 and len(out.strip().splitlines()) == 2 + 1 + len(SAMPLERS) + 1
+
+
+def test_training_again_goes_on_and_a_finished_run_stays_as_it_is(command, digits_run):
+    where = ["--config", ROOT / "configs/vp_digits.py", "--mode", "train", "--workdir", digits_run, *SMALL]
+    code, out, _ = command(*where)
+    assert code == 0 and "goes on from" in out and "step_00000004.pt" in out
+    code, out, _ = command(*where, "--config.training.steps=6")
+    assert code == 0 and "step_00000006.pt" in out
+
+
+def refused(result, *parts):
+    """The command failed with one line on standard error that holds all parts."""
+    code, out, err = result
+    assert code not in (0, None) and "Traceback" not in err
+    assert len(err.strip().splitlines()) == 1, err
+    for part in parts:
+        assert part in err, err
+
+
+DIGITS = ["--config", ROOT / "configs/vp_digits.py"]
+
+
+@pytest.mark.parametrize("words, parts", [
+    ([], ["--mode", "--help"]),
+    (["--mode", "train"], ["--config"]),
+    (["--mode", "trian", *DIGITS], ["--mode", "train", "likelihood"]),
+    (["--stepz", "3", "--mode", "sample", *DIGITS], ["stepz", "steps"]),
+    (["extra", "--mode", "train", *DIGITS], ["extra"]),
+    (["--mode", "train", "--config", "configs/vp_digit.py"], ["vp_digit.py", "'vp_digits'", "--config"]),
+    (["--mode", "train", *DIGITS, "--config.training.batchsize=3"], ["training.batchsize", "'training.batch_size'"]),
+    (["--mode", "train", *DIGITS, "--config.training=3"], ["section", "batch_size"]),
+    (["--mode", "train", *DIGITS, "--config.training.batch_size=big"], ["--config.training.batch_size", "int", "'big'"]),
+    (["--mode", "train", *DIGITS, "--config.training.batch_size=-3"], ["--config.training.batch_size", "above 0", "-3"]),
+    (["--mode", "train", *DIGITS, "--config.training.steps=0"], ["--config.training.steps"]),
+    (["--mode", "train", *DIGITS, "--config.training.ema_decay=1.5"], ["--config.training.ema_decay", "[0, 1)"]),
+    (["--mode", "train", *DIGITS, "--config.training.weighting=simpel"], ["simpel", "simple, likelihood, uniform"]),
+    (["--mode", "train", *DIGITS, "--config.training.compile=perhaps"], ["bool", "'perhaps'"]),
+    (["--mode", "train", *DIGITS, "--config.data.dataset=digit"], ["'digit'", "'digits'", "--config.data.dataset"]),
+    (["--mode", "train", *DIGITS, "--config.data.image_size=16"], ["(1, 8, 8)", "--config.data.image_size=16"]),
+    (["--mode", "train", *DIGITS, "--config.data.low=2"], ["--config.data.low"]),
+    (["--mode", "train", *DIGITS, "--config.sde.name=vpp"], ["'vpp'", "subvp", "--config.sde.name"]),
+    (["--mode", "train", *DIGITS, "--config.sde.sigma_max=3"], ["sigma_max", "beta_min, beta_max"]),
+    (["--mode", "train", *DIGITS, "--config.sde.beta_min=-1"], ["beta_min", "-1"]),
+    (["--mode", "train", *DIGITS, "--config.model.layers=3"], ["layers", "width"]),
+    (["--mode", "train", *DIGITS, "--config.model.width=-8"], ["-8", "--config.model.width"]),
+    (["--mode", "train", *DIGITS, "--config.model.network=unett"], ["'unett'", "unet, mlp"]),
+    (["--mode", "train", *DIGITS, "--config.model.parametrization=noise"], ["'noise'", "eps, x0, v, score"]),
+    (["--mode", "train", *DIGITS, "--sampler", "ode"], ["--sampler", "--mode sample"]),
+    (["--mode", "train", *DIGITS, "--device", "tpu"], ["'tpu'", "auto, cuda, mps, cpu", "--device"]),
+    (["--mode", "train", "--config", ROOT / "configs/vp_cifar10.py", "--config.data.path=/nowhere"],
+     ["/nowhere", "--config.data.path"]),
+])
+def test_a_mistake_before_training_is_one_clear_line_and_writes_nothing(words, parts, command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused(command(*words), *parts)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("words, parts", [
+    (["--mode", "sample", "--sampler", "ddpmm"], ["'ddpmm'", "euler_maruyama", "--sampler"]),
+    (["--mode", "sample", "--sampler", "ode", "--steps", "5"], ["'ode'", "steps", "rtol"]),
+    (["--mode", "sample", "--steps", "0"], ["steps must be at least 1", "--steps"]),
+    (["--mode", "sample", "--steps", "5.5"], ["--steps", "5.5"]),
+    (["--mode", "sample", "--num_samples", "-4"], ["--num_samples", "-4"]),
+    (["--mode", "sample", "--seed", "-4"], ["--seed", "-4"]),
+    (["--mode", "sample", "--t_end", "0"], ["t_end", "--t_end"]),
+    (["--mode", "sample", "--grid", "1,x"], ["--grid", "1,x", "logsnr"]),
+    (["--mode", "sample", "--grid", "0.1,0.5"], ["decrease", "--grid"]),
+    (["--mode", "sample", "--eta", "-1"], ["--eta", "-1"]),
+    (["--mode", "sample", "--precision", "fp8"], ["'fp8'", "auto, fp32, bf16"]),
+    (["--mode", "sample", "--probes", "3"], ["--probes", "likelihood"]),
+    (["--mode", "likelihood", "--divergence", "exakt"], ["'exakt'", "exact, hutchinson"]),
+    (["--mode", "likelihood", "--rtol", "0"], ["--rtol"]),
+    (["--mode", "likelihood", "--max_evaluations", "5"], ["more than 5 evaluations", "--max_evaluations"]),
+    (["--mode", "likelihood", "--config.model.width=16"], ["another experiment", "model.width", "8", "16"]),
+    (["--mode", "train", "--config.model.width=16"], ["another experiment", "model.width"]),
+    (["--mode", "sample", "--config", ROOT / "configs/vp_swiss_roll.py"], ["'vp_digits'", "'vp_swiss_roll'"]),
+    (["--mode", "train", "--config", ROOT / "configs/vp_swiss_roll.py"], ["another experiment"]),
+])
+def test_a_mistake_with_a_run_is_one_clear_line_and_changes_nothing(words, parts, command, digits_run):
+    before = {path: path.stat().st_mtime_ns for path in sorted(digits_run.rglob("*")) if path.is_file()}
+    refused(command("--workdir", digits_run, *words), *parts)
+    assert before == {path: path.stat().st_mtime_ns for path in sorted(digits_run.rglob("*")) if path.is_file()}
+
+
+def test_folders_that_are_no_run_are_left_alone(command, tmp_path):
+    (tmp_path / "thesis.tex").write_text("do not touch")
+    refused(command(*DIGITS, "--mode", "train", "--workdir", tmp_path, *SMALL), "not empty", "--workdir")
+    refused(command(*DIGITS, "--mode", "train", "--workdir", tmp_path / "thesis.tex"), "not a folder", "--workdir")
+    refused(command(*DIGITS, "--mode", "sample", "--workdir", tmp_path / "none"), "holds no run", "--mode train")
+    refused(command("--mode", "report", "--workdir", tmp_path), "holds no run")
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_write_permission_is_one_clear_line(command, tmp_path):
+    tmp_path.chmod(0o500)
+    refused(command(*DIGITS, "--mode", "train", "--workdir", tmp_path / "run", *SMALL), "Permission denied")
+
+
+def test_damaged_files_of_a_run_are_one_clear_line(command, tmp_path):
+    run = tmp_path / "run"
+    where = ["--workdir", run, *DIGITS]
+    assert command(*where, "--mode", "train", *SMALL, "--config.training.keep=1")[0] == 0
+    checkpoint = next((run / "checkpoints").iterdir())
+    content = bytearray(checkpoint.read_bytes())
+    tensor = torch.load(checkpoint, weights_only=True)["network"]["middle.0.conv1.weight"]
+    content[content.index(tensor.numpy().tobytes()) + 100] ^= 1
+    checkpoint.write_bytes(content)
+    refused(command("--workdir", run, "--mode", "sample"), str(checkpoint), "damaged")
+    checkpoint.write_bytes(content[:1000])
+    refused(command(*where, "--mode", "train", *SMALL), str(checkpoint), "truncated")
+    (run / "config.json").write_text("{")
+    refused(command("--workdir", run, "--mode", "sample"), "config.json", "damaged")
+
+
+def test_ctrl_c_leaves_a_run_that_the_same_command_finishes(tmp_path):
+    words = [sys.executable, "main.py", "--config", "configs/vp_digits.py", "--mode", "train", "--workdir",
+             str(tmp_path / "run"), *SMALL, "--config.training.steps=100000", "--config.training.log_every=1",
+             "--config.training.checkpoint_every=100000", "--config.training.sample_every=0"]
+    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    stats, deadline = tmp_path / "run/stats.jsonl", time.monotonic() + 90
+    while not (stats.exists() and len(stats.read_text().splitlines()) > 3):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in err
+    step = int(re.search(r"holds step (\d+)", err).group(1))
+    assert (tmp_path / f"run/checkpoints/step_{step:08d}.pt").exists()
+    words[words.index("--config.training.steps=100000")] = f"--config.training.steps={step + 2}"
+    again = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=90)
+    assert again.returncode == 0 and f"step_{step + 2:08d}.pt" in again.stdout
+
+
+def test_help_fits_two_screens_and_names_modes_samplers_and_configs(command):
+    code, out, _ = command("--help")
+    assert code == 0 and len(out.splitlines()) <= 60
+    for word in [*main.MODES, *SAMPLERS, *config_names()]:
+        assert word in out, word
+
+
+@pytest.mark.parametrize("name", config_names())
+def test_every_config_is_valid_and_short(name):
+    path = ROOT / f"configs/{name}.py"
+    main.validate(load_config(str(path)))
+    assert len(path.read_text().splitlines()) <= 35
+
+
+def test_overrides_keep_the_type_of_their_field():
+    config = load_config(str(ROOT / "configs/vp_digits.py"))
+    rest, overrides = main.split_overrides(["main.py", "--config", "x", "--config.training.learning_rate=1",
+                                            "--config.model.multipliers", "(1,2,4)", "--config.sde.beta_max=3",
+                                            "--config.model.attention_resolutions=4", "--config.data.flip=true"])
+    assert rest == ["main.py", "--config", "x"]
+    for field, text in overrides:
+        main.override(config, field, text)
+    assert config.training.learning_rate == 1.0 and isinstance(config.training.learning_rate, float)
+    assert config.model.multipliers == (1, 2, 4) and config.model.attention_resolutions == (4,)
+    assert isinstance(config.sde.beta_max, float) and config.data.flip is True
+
+
+def test_tensorboard_holds_scalars_and_a_picture_of_samples(digits_run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    events = EventAccumulator(str(digits_run / "tensorboard"))
+    events.Reload()
+    assert {"training/loss", "training/held_out_loss", "training/learning_rate"} <= set(events.Tags()["scalars"])
+    assert events.Tags()["images"] == ["samples"]
+
+
+def test_the_seed_of_a_run_settles_its_weights(command, tmp_path):
+    for name in ("a", "b"):
+        assert command(*DIGITS, "--mode", "train", "--workdir", tmp_path / name, *SMALL)[0] == 0
+    a, b = (torch.load(tmp_path / name / "checkpoints/step_00000004.pt", weights_only=True)["ema"] for name in "ab")
+    assert all(torch.equal(a[k], b[k]) for k in a)

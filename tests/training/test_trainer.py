@@ -1,0 +1,209 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from configs.default import get_config
+from data import load_dataset
+from models.build import newest_checkpoint, read_state
+from training.checkpoint import write_atomically, write_checkpoint
+from sde_lib import VPSDE
+from training import Objective
+from training.distributed import World, local_device
+from training.precision import PRECISIONS, autocast_dtype
+from training.trainer import Batches, Interrupted, Trainer, held_out_loss, learning_rate
+
+ROOT = Path(__file__).parents[2]
+CPU = torch.device("cpu")
+
+
+def small_config(**training):
+    config = get_config()
+    config.data.dequantize = True
+    config.model.update(width=8, multipliers=(1, 2), num_blocks=1, attention_resolutions=())
+    config.training.update(steps=6, batch_size=16, warmup=2, learning_rate=1e-3, precision="fp32", log_every=2,
+                           checkpoint_every=3, eval_every=3, sample_every=0)
+    config.training.update(**training)
+    return config
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_dataset(get_config().data)
+
+
+def weights(run):
+    return read_state(newest_checkpoint(run))
+
+
+def same(a, b):
+    return all(torch.equal(a[part][name], b[part][name]) for part in ("network", "ema") for name in a[part])
+
+
+def test_a_resumed_run_equals_one_that_never_stopped(tmp_path, digits):
+    config = small_config()
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    for run in (whole, halves):
+        run.mkdir()
+    Trainer(config, digits, whole, CPU).train()
+    Trainer(small_config(steps=3), digits, halves, CPU).train()
+    assert weights(halves)["step"] == 3
+    Trainer(config, digits, halves, CPU).train()
+    assert weights(halves)["step"] == 6 and same(weights(whole), weights(halves))
+
+
+def test_training_lowers_the_loss_and_the_average_follows(tmp_path, digits):
+    config = small_config(steps=120, checkpoint_every=120, eval_every=60, warmup=10, learning_rate=3e-3, ema_decay=0.9)
+    trainer = Trainer(config, digits, tmp_path, CPU)
+    before = held_out_loss(trainer.averaged, trainer.objective, digits, config, CPU)
+    trainer.train()
+    after = held_out_loss(trainer.averaged, trainer.objective, digits, config, CPU)
+    assert before == pytest.approx(1, abs=0.05)       # a network that answers 0 misses eps by E[eps^2] = 1
+    assert after < 0.6 * before
+    lines = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(2, 121, 2))
+    assert lines[-1]["held_out_loss"] == pytest.approx(after, rel=1e-6)
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize("sde", ["vp", "cosine", "sigmoid", "subvp", "ve", "ddpm", "smld"])
+@pytest.mark.parametrize("parametrization", ["eps", "x0", "v", "score"])
+def test_every_sde_and_parametrisation_trains(sde, parametrization, tmp_path, digits):
+    config = small_config(steps=2, checkpoint_every=2, weighting="likelihood", importance=True)
+    config.sde.name, config.model.parametrization = sde, parametrization
+    if sde in ("ddpm", "smld"):
+        config.sde.steps, config.model.time_input = 50, "index"
+    Trainer(config, digits, tmp_path, CPU).train()
+    start, end = Trainer(config, digits, tmp_path / "none", CPU), weights(tmp_path)
+    assert end["step"] == 2
+    assert any(not torch.equal(p, end["network"][name]) for name, p in start.network.state_dict().items())
+
+
+def test_the_batch_of_a_step_depends_on_the_seed_and_the_step_alone(digits):
+    config = small_config()
+    batches = Batches(config, digits, Objective(VPSDE()), CPU, World())
+    again = Batches(config, digits, Objective(VPSDE()), CPU, World())
+    in_order = [batches(step) for step in range(4)]
+    for step in (2, 0, 3):
+        assert all(torch.equal(a, b) for a, b in zip(in_order[step], again(step), strict=True))
+    assert not torch.equal(in_order[0][3], in_order[1][3])
+
+
+def test_processes_share_the_batch_of_a_single_one(digits):
+    config = small_config()
+    whole = Batches(config, digits, Objective(VPSDE()), CPU, World())(5)
+    shares = [Batches(config, digits, Objective(VPSDE()), CPU, World(rank, 4))(5) for rank in range(4)]
+    for one, parts in zip(whole, zip(*shares, strict=True), strict=True):
+        assert torch.equal(one, torch.stack(parts, 1).flatten(0, 1))
+
+
+def test_random_flips_follow_the_data_set_unless_told(digits):
+    config = small_config()
+    x0 = {}
+    for flip in (None, False, True):
+        config.data.flip = flip
+        x0[flip] = Batches(config, digits, Objective(VPSDE()), CPU, World())(0)[0]
+    assert torch.equal(x0[None], x0[False])
+    mirrored = (x0[True] != x0[False]).flatten(1).any(1)
+    assert 0 < int(mirrored.sum()) < len(mirrored)
+    assert torch.equal(x0[True][mirrored], x0[False][mirrored].flip(-1))
+
+
+def test_the_learning_rate_warms_up_and_then_stays_or_falls_to_zero():
+    constant = small_config(steps=100, warmup=10, learning_rate=2.0).training
+    assert [learning_rate(constant, step) for step in (0, 4, 9, 10, 99)] == [0.2, 1.0, 2.0, 2.0, 2.0]
+    cosine = small_config(steps=110, warmup=10, learning_rate=2.0, decay="cosine").training
+    assert learning_rate(cosine, 60) == pytest.approx(1.0) and learning_rate(cosine, 110) == pytest.approx(0.0)
+
+
+def test_a_loss_that_is_not_finite_stops_training_and_saves_nothing(tmp_path, digits):
+    config = small_config(learning_rate=1e20, grad_clip=1e20, warmup=0, steps=50, log_every=1)
+    with pytest.raises(ArithmeticError, match="not finite"):
+        Trainer(config, digits, tmp_path, CPU).train()
+    checkpoint = newest_checkpoint(tmp_path)
+    assert checkpoint is None or all(bool(p.isfinite().all()) for p in read_state(checkpoint)["network"].values())
+
+
+def test_a_signal_saves_a_checkpoint_and_the_run_goes_on_from_there(tmp_path, digits):
+    config = small_config(steps=8)
+    trainer = Trainer(config, digits, tmp_path / "stopped", CPU)
+    update = trainer._update
+
+    def interrupt(*batch):
+        if trainer.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return update(*batch)
+
+    trainer._update = interrupt
+    (tmp_path / "stopped").mkdir(), (tmp_path / "whole").mkdir()
+    with pytest.raises(Interrupted) as stopped:
+        trainer.train()
+    assert stopped.value.step == weights(tmp_path / "stopped")["step"] == 4
+    Trainer(config, digits, tmp_path / "stopped", CPU).train()
+    Trainer(config, digits, tmp_path / "whole", CPU).train()
+    assert same(weights(tmp_path / "stopped"), weights(tmp_path / "whole"))
+
+
+def test_only_the_newest_checkpoints_are_kept(tmp_path):
+    for step in (1, 2, 30, 4):
+        write_checkpoint(tmp_path, step, {"step": step}, keep=2)
+    assert [p.name for p in sorted((tmp_path / "checkpoints").iterdir())] == ["step_00000004.pt", "step_00000030.pt"]
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / "state.pt"
+    path.write_bytes(b"old")
+
+    def fail(file):
+        file.write(b"half of the new")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, fail)
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_two_processes_train_as_one(tmp_path):
+    """Under torchrun with gloo: the same weights as a single process, up to the order of summation."""
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import sys; sys.path[:0] = sys.argv[2:]\n"
+        "from test_trainer import small_config\n"
+        "import torch; from pathlib import Path\n"
+        "from data import load_dataset; from training import Trainer\n"
+        "config = small_config(steps=4, checkpoint_every=4)\n"
+        "config.model.dropout = 0.0\n"
+        "run = Path(sys.argv[1]); run.mkdir(exist_ok=True)\n"
+        "Trainer(config, load_dataset(config.data), run, torch.device('cpu')).train()\n")
+    paths = [str(ROOT), str(Path(__file__).parent)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    one = [sys.executable, str(script), str(tmp_path / "one"), *paths]
+    two = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29613", str(script),
+           str(tmp_path / "two"), *paths]
+    for command in (one, two):
+        subprocess.run(command, check=True, env=environment, capture_output=True, timeout=120)
+    single, shared = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name, p in single["network"].items():
+        torch.testing.assert_close(shared["network"][name], p, rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_precision_trains(precision, tmp_path, digits):
+    Trainer(small_config(steps=2, checkpoint_every=2, precision=precision), digits, tmp_path, CPU).train()
+    assert all(p.dtype == torch.float32 for p in weights(tmp_path)["network"].values())
+
+
+def test_unknown_precision_and_absent_devices_are_refused():
+    with pytest.raises(ValueError, match="auto, fp32, bf16"):
+        autocast_dtype("fp16", CPU)
+    with pytest.raises(ValueError, match="auto, cuda, mps, cpu"):
+        local_device("gpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="not available here"):
+            local_device("cuda")
+    assert local_device("cpu") == CPU
