@@ -82,7 +82,7 @@ def _digits(config: Any) -> Dataset:
 
 
 def _points(name: str, sample: Callable[[int, np.random.Generator], np.ndarray], config: Any) -> Dataset:
-    """`config.size` training points (None: 10000) and 2000 test points, two independent streams of one seed."""
+    """`config.size` training points (None: 10000) and 2000 test points, independent streams of one seed."""
     _require(config.size is None or config.size >= 1, "size", config.size, "1 or more, or None for 10000")
     _require(config.seed >= 0, "seed", config.seed, "0 or more")
     streams = map(np.random.default_rng, np.random.SeedSequence(config.seed).spawn(2))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import math
 import os
 import pickle
 import tarfile
@@ -56,7 +55,7 @@ def read_cifar10(path: Path) -> tuple[Tensor, Tensor]:
     """
     if path.is_file():
         batches = {}
-        with _damage_named(path), gzip.open(path) as stream, tarfile.open(fileobj=stream, mode="r:") as archive:
+        with _damage_named(path), gzip.open(path) as stream, tarfile.open(fileobj=stream) as archive:
             for member in archive:
                 name = Path(member.name).name
                 file = archive.extractfile(member) if name in _CIFAR10_BATCHES else None
@@ -145,10 +144,10 @@ def read_idx_images(file: Path, height: int, width: int) -> Tensor:
         if raw[:4] != b"\0\0\x08\x03":
             raise ValueError(f"starts with {raw[:4].hex()}, expected 00000803")
         sizes = np.frombuffer(raw, ">u4", count=3, offset=4).tolist()
-        if sizes[0] < 1 or sizes[1:] != [height, width] or len(raw) != 16 + math.prod(sizes):
-            raise ValueError(f"{len(raw)} bytes for sizes {sizes}, expected 16 + N*{height}*{width}")
-        pictures = np.frombuffer(raw, np.uint8, offset=16).reshape(sizes[0], 1, height, width)
-        return torch.from_numpy(pictures.copy())
+        if sizes[0] < 1 or sizes[1:] != [height, width]:
+            raise ValueError(f"pictures of sizes {sizes}, expected [N, {height}, {width}]")
+        pictures = np.frombuffer(raw, np.uint8, offset=16).reshape(sizes)  # raises for another length
+        return torch.from_numpy(pictures.copy()).unsqueeze(1)
 
 
 def find_pictures(folder: Path) -> list[Path]:

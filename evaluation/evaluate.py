@@ -88,7 +88,7 @@ def score(model: ScoreModel, dataset: Dataset, low: float, high: float, split: s
                 u = NoiseStream(seeds, DEQUANTIZATION).uniform(torch.empty(x.shape))
                 x = dequantize(x, u, dataset.levels, low, high)
             result = log_prob(model, x.to(device), seeds=seeds, **settings)
-            parts.append(bits_per_dim(result.value.double().cpu(), x[0].numel(), dataset.levels, low, high))
+            parts.append(bits_per_dim(result.value.cpu().double(), x[0].numel(), dataset.levels, low, high))
             evaluations += result.nfe * len(indices)
             bar.update(len(indices))
     return Score(torch.cat(parts), evaluations / total, time.perf_counter() - start)

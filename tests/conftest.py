@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from models import GaussianMixture
-from sde_lib import CosineVPSDE, SubVPSDE, VESDE, VPSDE
+from sde_lib import VESDE, VPSDE, CosineVPSDE, SubVPSDE
 
 SDES = {"vp": VPSDE(), "cosine": CosineVPSDE(), "subvp": SubVPSDE(), "ve": VESDE()}
 SHARED_ORACLES = Path(__file__).parents[2] / "shared" / "oracles"

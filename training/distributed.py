@@ -41,9 +41,11 @@ class World:
             return network
         return nn.parallel.DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
 
-    def wait(self) -> None:
+    def leave(self) -> None:
+        """Wait for the others, then end the group."""
         if self.size > 1:
             dist.barrier()
+            dist.destroy_process_group()
 
 
 def connect(device: torch.device) -> World:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from data import Dataset, batch_indices, dequantize, random_flip, to_unit
 from models.build import build_denoiser, newest_checkpoint, read_state
 from models.denoiser import Denoiser
 from models.ema import EMA
-from training.checkpoint import write_checkpoint
+from training.checkpoint import write_atomically, write_checkpoint
 from training.distributed import World, connect
 from training.objective import Objective
 from training.precision import autocast_dtype, prefers_channels_last
@@ -193,7 +193,7 @@ class Trainer:
                 self._report(log, stop)
                 if stop:
                     raise Interrupted(self.step)
-        self.world.wait()
+        self.world.leave()
         return self.checkpoint
 
     def _update(self, x0: Tensor, t: Tensor, weight: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
@@ -243,7 +243,7 @@ class _Log:
 
     def __init__(self, run: Path, step: int, steps: int, world: World):
         self.world, self.steps = world, steps
-        self.stats = open(run / "stats.jsonl", "a") if world.first else None
+        self.stats = _reopen(run / "stats.jsonl", step) if world.first else None
         self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=step) if world.first else None
         self.bar = tqdm(total=steps, initial=step, unit="step", disable=None if world.first else True)
         self.restart(step)
@@ -288,3 +288,12 @@ class _Log:
             print(f"step {step} of {self.steps}  {text}", flush=True)
         else:
             self.bar.set_postfix_str(text)
+
+
+def _reopen(path: Path, step: int) -> TextIO:
+    """The file of statistics, to be appended to, without the lines of steps that a killed run did not save."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    if kept != lines:
+        write_atomically(path, lambda file: file.write("".join(kept).encode()))
+    return open(path, "a")

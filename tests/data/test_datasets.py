@@ -22,7 +22,7 @@ def load(dataset, **fields):
 
 
 def error_line(error, dataset, **fields):
-    """The message of the error of that type that loading raises, which must be one line that names the flag."""
+    """The message of the error, of just that type, that loading raises: one line that names the flag."""
     with pytest.raises(error) as caught:
         load(dataset, **fields)
     assert type(caught.value) is error
@@ -98,7 +98,7 @@ def test_digits_hold_out_every_fifth_image_and_no_other():
 def test_swiss_roll_lies_on_its_spiral():
     points = load("swiss_roll", size=20_000, seed=0).train.double().numpy()
     radius, angle = 7 * np.hypot(*points.T), np.arctan2(points[:, 1], points[:, 0])
-    # On r = angle the nearest turn is off by noise alone: 7 * 0.05 along the radius, and less along the angle.
+    # On r = angle the nearest turn is off by noise alone: 7 * 0.05 along the radius, less along the angle.
     off = (radius - angle + np.pi) % (2 * np.pi) - np.pi
     assert 0.34 < off.std() < 0.38 and abs(off.mean()) < 0.01
     assert 1.5 * np.pi - 2 < radius.min() < 1.5 * np.pi and 4.5 * np.pi < radius.max() < 4.5 * np.pi + 2
@@ -156,7 +156,8 @@ def test_points_refuse_sizes_below_one_and_negative_seeds():
 
 def check_cifar10(dataset, num_train=23, num_test=4, seed=0):
     pictures = torch.from_numpy(smooth_pictures(num_train + num_test, seed=seed))
-    assert torch.equal(dataset.train, pictures[:num_train]) and torch.equal(dataset.test, pictures[num_train:])
+    assert torch.equal(dataset.train, pictures[:num_train])
+    assert torch.equal(dataset.test, pictures[num_train:])
     assert dataset.shape == (3, 32, 32) and dataset.levels == 256
 
 
@@ -176,10 +177,10 @@ def test_cifar10_bytes_are_read_from_pickles_of_python_2_and_of_old_and_new_nump
     batches = write_cifar10(tmp_path, num_train=23, num_test=4)
     first = pickle.loads((batches / "data_batch_1").read_bytes())[b"data"]
     python2 = (  # as the official files: keys and data as Python 2's str, no labels needed
-        b"\x80\x02}U\x04datacnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01"
-        + b"K%cM\x00\x0c\x86cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xff"
-        % len(first)
-        + b"K\x00tb\x89T" + struct.pack("<i", first.size) + first.tobytes() + b"tbs."
+        b"\x80\x02}U\x04datacnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+        + b"(K\x01K%cM\x00\x0c\x86cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R" % len(first)
+        + b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89"
+        + (b"T" + struct.pack("<i", first.size) + first.tobytes() + b"tbs.")
     )
     assert np.array_equal(pickle.loads(python2, encoding="bytes")[b"data"], first)
     (batches / "data_batch_1").write_bytes(python2)
@@ -199,11 +200,12 @@ class Payload:
         return self.call
 
 
-@pytest.mark.parametrize("place", ["key", "array"])
+@pytest.mark.parametrize("place", ["data", "labels"])
 def test_a_hostile_pickle_is_refused_and_does_not_run(tmp_path, place):
     batches, trace = write_cifar10(tmp_path / "a", num_train=10, num_test=2), tmp_path / "trace"
     payload = Payload(open, str(trace), "w")
-    content = {b"data": payload} if place == "array" else {b"labels": payload, b"data": np.zeros((2, 3072), np.uint8)}
+    array = np.zeros((2, 3072), np.uint8)
+    content = {b"data": payload} if place == "data" else {b"labels": payload, b"data": array}
     raw = pickle.dumps(content, protocol=2)
     pickle.loads(raw)[b"data"]
     assert trace.exists()  # the payload works,
@@ -238,7 +240,7 @@ def test_no_function_but_those_of_an_array_is_loaded(tmp_path, function):
 )
 def test_a_cifar10_batch_of_another_type_or_shape_is_refused(tmp_path, data):
     batches = write_cifar10(tmp_path, num_train=10, num_test=2)
-    (batches / "data_batch_5").write_bytes(pickle.dumps({b"data": data}, protocol=2))
+    (batches / "data_batch_5").write_bytes(pickle.dumps({b"data": data}, protocol=4))
     assert "data_batch_5" in error_line(ValueError, "cifar10", path=str(tmp_path))
 
 
@@ -266,7 +268,7 @@ def test_a_path_without_cifar10_is_an_error_even_where_a_download_would_do(tmp_p
     monkeypatch.setitem(sys.modules, "datasets", fake_hugging_face(smooth_pictures(3)))
     for path in (tmp_path, tmp_path / "nowhere"):
         message = error_line(FileNotFoundError, "cifar10", path=str(path))
-        assert str(path) in message and "cifar-10-batches-py" in message and "cifar-10-python.tar.gz" in message
+        assert all(word in message for word in (str(path), "cifar-10-batches-py", "cifar-10-python.tar.gz"))
 
 
 def fake_hugging_face(pictures):
@@ -328,7 +330,7 @@ def test_fashion_mnist_is_read_plain_or_gzipped_from_the_path_or_the_cache(tmp_p
         assert dataset.levels == 256 and not dataset.flip
 
 
-@pytest.mark.skipif(not DEBIAN_FASHION_MNIST.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
+@pytest.mark.skipif(not DEBIAN_FASHION_MNIST.is_dir(), reason="no dataset-fashion-mnist of Debian here")
 def test_fashion_mnist_of_debian_has_its_published_size_and_mean(tmp_path, monkeypatch):
     monkeypatch.setenv("SCOREFIELD_DATA", str(tmp_path))
     dataset = load("fashion_mnist", path="")

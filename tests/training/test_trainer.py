@@ -11,9 +11,9 @@ import torch
 from configs.default import get_config
 from data import load_dataset
 from models.build import newest_checkpoint, read_state
-from training.checkpoint import write_atomically, write_checkpoint
 from sde_lib import VPSDE
 from training import Objective
+from training.checkpoint import write_atomically, write_checkpoint
 from training.distributed import World, local_device
 from training.precision import PRECISIONS, autocast_dtype
 from training.trainer import Batches, Interrupted, Trainer, held_out_loss, learning_rate
@@ -55,6 +55,15 @@ def test_a_resumed_run_equals_one_that_never_stopped(tmp_path, digits):
     assert weights(halves)["step"] == 3
     Trainer(config, digits, halves, CPU).train()
     assert weights(halves)["step"] == 6 and same(weights(whole), weights(halves))
+
+
+def test_lines_of_steps_that_were_never_saved_are_dropped_on_resume(tmp_path, digits):
+    config = small_config(steps=4, checkpoint_every=4, eval_every=0)
+    Trainer(config, digits, tmp_path, CPU).train()
+    with open(tmp_path / "stats.jsonl", "a") as stats:
+        stats.write('{"step": 5, "loss": 0}\n{"step": 6, "lo')      # then it was killed
+    Trainer(small_config(steps=6, eval_every=0), digits, tmp_path, CPU).train()
+    assert [json.loads(line)["step"] for line in (tmp_path / "stats.jsonl").read_text().splitlines()] == [2, 4, 6]
 
 
 def test_training_lowers_the_loss_and_the_average_follows(tmp_path, digits):

@@ -1,0 +1,84 @@
+"""What a training step costs beyond the network: `python -m benchmarks.train_step`, part of `make bench`.
+
+Side by side in one run, in alternating rounds: a step of the trainer as it is (data, times, noise, loss, clip, Adam,
+EMA, log), and the bare forward, backward and Adam step of the same network in the same precision on ready tensors.
+The figure is the ratio of the medians over the rounds. Writes benchmarks/results/train_step.json.
+"""
+
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from configs import vp_cifar10, vp_digits, vp_swiss_roll
+from data import Dataset, load_dataset
+from training.distributed import local_device
+from training.trainer import Batches, Trainer, _Log
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def measure(name: str, config, dataset: Dataset, steps: int, rounds: int) -> dict:
+    device = local_device("auto")
+    with tempfile.TemporaryDirectory() as folder:
+        config.training.update(steps=10**9, log_every=0, eval_every=0, sample_every=0, checkpoint_every=10**9)
+        trainer = Trainer(config, dataset, Path(folder), device)
+        trainer.denoiser.train()
+        batches = Batches(config, dataset, trainer.objective, device, trainer.world)
+        log = _Log(Path(folder), 0, 10**9, trainer.world)
+        log.bar.disable = True
+        other = Trainer(config, dataset, Path(folder), device)
+        x0, t, _, eps = batches(0)
+        x, t32 = other.objective.sde.perturb(x0, t, eps), 999 * t.float()
+        other.denoiser.train()
+
+        def full() -> None:
+            log.add(*trainer._update(*batches(trainer.step)))
+            trainer.step += 1
+            trainer._report(log, False)
+
+        def bare() -> None:
+            with torch.autocast(device.type, other.denoiser.autocast, enabled=other.denoiser.autocast is not None):
+                output = other.network(x, t32)
+            (output.float() - eps).square().mean().backward()
+            other.optimizer.step()
+            other.optimizer.zero_grad()
+
+        def seconds(step: Callable[[], None]) -> float:
+            start = time.perf_counter()
+            for _ in range(steps):
+                step()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            return (time.perf_counter() - start) / steps
+
+        seconds(full), seconds(bare)
+        pairs = [(seconds(full), seconds(bare)) for _ in range(rounds)]
+        log.__exit__()
+    ours, network = (statistics.median(times) for times in zip(*pairs, strict=True))
+    return {"what": name, "step_ms": 1e3 * ours, "network_ms": 1e3 * network, "ratio": ours / network,
+            "ratios": [a / b for a, b in pairs]}
+
+
+def main() -> None:
+    digits, cifar, roll = (module.get_config() for module in (vp_digits, vp_cifar10, vp_swiss_roll))
+    cifar.training.batch_size = 8
+    noise = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8)
+    cifar_like = Dataset("noise in CIFAR-10's format", noise, noise, (3, 32, 32), levels=256, flip=True)
+    rows = [measure("vp_digits", digits, load_dataset(digits.data), 20, 9),
+            measure("vp_swiss_roll", roll, load_dataset(roll.data), 100, 9),
+            measure("vp_cifar10, batch 8", cifar, cifar_like, 1, 5)]
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "train_step.json").write_text(json.dumps(
+        {"threads": torch.get_num_threads(), "device": str(local_device("auto")), "rows": rows}, indent=2) + "\n")
+    print("| training step | whole step, ms | network alone, ms | ratio |\n|---|---|---|---|")
+    for row in rows:
+        print(f"| {row['what']} | {row['step_ms']:.1f} | {row['network_ms']:.1f} | {row['ratio']:.3f} |")
+
+
+if __name__ == "__main__":
+    main()

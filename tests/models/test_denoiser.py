@@ -1,0 +1,188 @@
+"""What a network is told, and what comes back: time inputs, input scaling, dtypes, shapes, modes, errors."""
+
+import pytest
+import torch
+from torch import nn
+
+from models import TIME_INPUTS, Denoiser
+from models.denoiser import evaluation_mode
+from sde_lib import SMLDChain, VESDE, VPSDE, DDPMChain
+
+KINDS = ["eps", "x0", "v", "score"]
+
+
+class Recorder(nn.Module):
+    """A pointwise map of x and time that keeps what it was last given and counts its calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(0.5))
+        self.calls = 0
+
+    def forward(self, x, time):
+        self.calls += 1
+        self.x, self.time = x, time
+        return self.scale * torch.tanh(x) + (0.01 * time).sin().reshape(-1, *[1] * (x.ndim - 1))
+
+
+TIMES = torch.tensor([0.001, 0.25, 0.5, 1.0], dtype=torch.float64)
+
+
+def normal(*shape, dtype=torch.float32):
+    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(0))
+
+
+# What the network is told of time
+
+
+@pytest.mark.parametrize("word", ["999t", "sigma", "log_sigma", "half_log_snr"])
+def test_the_network_is_told_of_time_in_the_words_asked_for(sde, word):
+    network = Recorder()
+    Denoiser(network, sde, time_input=word).eps(normal(4, 2), TIMES)
+    expected = {"999t": 999 * TIMES, "sigma": sde.sigma(TIMES), "log_sigma": sde.sigma(TIMES).log(),
+                "half_log_snr": sde.alpha(TIMES).log() - sde.sigma(TIMES).log()}[word]
+    assert network.time.shape == (4,) and network.time.dtype == torch.float32
+    torch.testing.assert_close(network.time.double(), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("chain", [DDPMChain.from_schedule("cosine", 40), SMLDChain.from_schedule(40)])
+def test_a_network_of_a_chain_is_told_the_index(chain):
+    network = Recorder()
+    Denoiser(network, chain.to_sde(), time_input="index").eps(normal(40, 2), chain.times)
+    torch.testing.assert_close(network.time, torch.arange(40.0), rtol=0, atol=1e-4)
+
+
+def test_the_index_needs_the_sde_of_a_chain():
+    with pytest.raises(ValueError, match=r"'index' needs the SDE of a chain, got VPSDE\(.*--config.model.time_input"):
+        Denoiser(Recorder(), VPSDE(), time_input="index")
+
+
+# Scaling of the input
+
+
+@pytest.mark.parametrize("std", [0.5, 1.0, 3.0])
+def test_input_std_gives_the_network_unit_variance(sde, std):
+    network = Recorder()
+    x = (sde.alpha(TIMES).square() * std**2 + sde.sigma(TIMES).square()).sqrt()      # one standard deviation
+    x = torch.stack([x, -2 * x], 1)
+    for t in (TIMES, *TIMES):
+        Denoiser(network.double(), sde, input_std=std).eps(x, t)
+        times = t.expand(4)
+        own = x / (sde.alpha(times).square() * std**2 + sde.sigma(times).square()).sqrt()[:, None]
+        torch.testing.assert_close(network.x, own, rtol=1e-12, atol=0)
+    Denoiser(network, sde, input_std=std).eps(x, TIMES)
+    expected = torch.tensor([[1.0, -2.0]], dtype=torch.float64).expand(4, 2)
+    torch.testing.assert_close(network.x, expected, rtol=1e-12, atol=0)
+
+
+def test_without_input_std_the_network_sees_x_itself(sde):
+    network, x = Recorder(), normal(4, 2)
+    Denoiser(network, sde).eps(x, TIMES)
+    assert torch.equal(network.x, x)
+
+
+def test_the_scaling_of_the_input_leaves_the_meaning_of_the_output_alone():
+    """x_0 = x - sigma F uses x as it came."""
+    network, sde, x = Recorder().double(), VESDE(), normal(4, 2, dtype=torch.float64)
+    data = Denoiser(network, sde, "eps", input_std=0.5).x0(x, TIMES)
+    output = Denoiser(network, sde, "eps", input_std=0.5)(x, TIMES)
+    torch.testing.assert_close(data, x - sde.sigma(TIMES)[:, None] * output, rtol=1e-12, atol=1e-12)
+
+
+# Shapes, dtypes, cost
+
+
+@pytest.mark.parametrize("event", [(), (2,), (3, 4, 4)], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_scalar_time_and_a_vector_of_it_agree_for_every_event(sde, kind, event):
+    for parametrization in KINDS:
+        denoiser = Denoiser(Recorder(), sde, parametrization, "log_sigma", input_std=0.7)
+        x = normal(3, *event)
+        vector = denoiser.predict(x, torch.full((3,), 0.4, dtype=torch.float64), kind)
+        assert vector.shape == x.shape
+        for scalar in (0.4, torch.tensor(0.4, dtype=torch.float64)):
+            torch.testing.assert_close(denoiser.predict(x, scalar, kind), vector, rtol=1e-6, atol=1e-6)
+
+
+def test_a_time_per_sample_gives_what_each_time_gives_alone(sde):
+    denoiser, x = Denoiser(Recorder(), sde, "v"), normal(4, 2)
+    together = denoiser.x0(x, TIMES)
+    for i, t in enumerate(TIMES):
+        torch.testing.assert_close(denoiser.x0(x[i:i + 1], t), together[i:i + 1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_predictions_have_the_dtype_of_x_whatever_the_network_computes_in(kind, dtype):
+    for own in (torch.float32, torch.float64):
+        network = Recorder().to(own)
+        for t in (0.3, TIMES, TIMES.float()):
+            prediction = Denoiser(network, VPSDE(), "v").predict(normal(4, 2, dtype=dtype), t, kind)
+            assert prediction.dtype == dtype and network.x.dtype == own
+
+
+def test_a_prediction_costs_one_call_of_the_network(sde):
+    for parametrization in KINDS:
+        denoiser = Denoiser(Recorder(), sde, parametrization)
+        for calls, kind in enumerate(KINDS, 1):
+            getattr(denoiser, kind)(normal(4, 2), TIMES)
+            assert denoiser.network.calls == calls
+
+
+def test_autocast_is_the_arithmetic_of_the_network_alone():
+    class Linear(nn.Linear):
+        def forward(self, x, time):
+            self.seen = super().forward(x)
+            return self.seen
+
+    denoiser = Denoiser(Linear(2, 2), VPSDE())
+    exact = denoiser.eps(normal(4, 2), 0.5)
+    assert denoiser.network.seen.dtype == torch.float32
+    denoiser.autocast = torch.bfloat16
+    rough = denoiser.eps(normal(4, 2), 0.5)
+    assert denoiser.network.seen.dtype == torch.bfloat16 and rough.dtype == torch.float32
+    torch.testing.assert_close(rough, exact, rtol=0.02, atol=0.02)
+
+
+def test_another_network_is_seen_in_the_same_way():
+    sde = DDPMChain.from_schedule("linear", 50).to_sde()
+    first, second = Recorder(), Recorder()
+    second.scale.data.fill_(2.0)
+    view = Denoiser(first, sde, "v", "index", input_std=0.5).with_network(second)
+    x = normal(4, 2)
+    assert torch.equal(view.x0(x, TIMES), Denoiser(second, sde, "v", "index", input_std=0.5).x0(x, TIMES))
+    assert view.network is second and first.calls == 0
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluation_mode_restores_the_mode_also_after_an_error(training):
+    model = nn.Sequential(nn.Dropout()).train(training)
+    with pytest.raises(KeyError), evaluation_mode(model):
+        assert not model.training and not model[0].training
+        raise KeyError
+    assert model.training == model[0].training == training
+
+
+# Bad input
+
+
+def test_an_unknown_parametrization_lists_those_that_exist():
+    with pytest.raises(ValueError, match=r"'noise'; choose from eps, x0, v, score \(--config.model.parametrization"):
+        Denoiser(Recorder(), VPSDE(), "noise")
+
+
+def test_an_unknown_time_input_lists_those_that_exist():
+    with pytest.raises(ValueError, match="unknown time_input 't'") as caught:
+        Denoiser(Recorder(), VPSDE(), time_input="t")
+    assert all(word in str(caught.value) for word in TIME_INPUTS) and "--config.model.time_input" in str(caught.value)
+
+
+@pytest.mark.parametrize("std", [0.0, -1.0, float("nan")])
+def test_an_input_std_that_is_not_positive_is_refused(std):
+    with pytest.raises(ValueError, match=f"input_std must be positive, got {std}"):
+        Denoiser(Recorder(), VPSDE(), input_std=std)
+
+
+def test_an_unknown_kind_of_prediction_is_refused():
+    with pytest.raises(ValueError, match="'noise'; choose from x0, eps, v, score"):
+        Denoiser(Recorder(), VPSDE()).predict(normal(1, 2), 0.5, "noise")

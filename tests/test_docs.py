@@ -1,0 +1,53 @@
+"""Every Python example in README.md and docs/ runs as shown, and every command line in them is one that exists."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import main
+from configs.loading import load_config
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def examples(language):
+    for page in PAGES:
+        for i, (name, code) in enumerate(re.findall(r"```(\w+)\n(.*?)```", page.read_text(), re.DOTALL)):
+            if name == language:
+                yield pytest.param(code, id=f"{page.stem}-{i}")
+
+
+@pytest.mark.parametrize("code", examples("python"))
+def test_a_python_example_runs_as_shown(code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "example", "exec"), {})
+
+
+def commands():
+    for page in PAGES:
+        text = page.read_text().replace("\\\n", " ")
+        for line in re.findall(r"^\s*(?:\$ )?(python main\.py .*)$", text, re.MULTILINE):
+            yield pytest.param(line.partition("#")[0], id=f"{page.stem}:{line[15:70]}")
+
+
+@pytest.mark.parametrize("line", commands())
+def test_a_command_line_has_only_flags_and_files_that_exist(line):
+    words, overrides = main.split_overrides(shlex.split(line)[1:])
+    given = dict(re.match(r"--(\w+)(?:=(.*))?$", word).groups() for word in words if word.startswith("--"))
+    assert set(given) <= {*main.FLAGS, "help"}
+    config = next((words[i + 1] for i, word in enumerate(words) if word == "--config"), "configs/default.py")
+    loaded = load_config(str(ROOT / config))
+    for field, text in overrides:
+        main.override(loaded, field, text)
+    mode = next((words[i + 1] for i, word in enumerate(words) if word == "--mode"), None)
+    for name in set(given) & {flag for flags in main.MODE_FLAGS.values() for flag in flags}:
+        assert name in main.MODE_FLAGS[mode]
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
