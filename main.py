@@ -22,7 +22,8 @@ from evaluation import draw, plots, score
 from evaluation.report import report
 from likelihood import DIVERGENCES
 from models import build_denoiser, load_denoiser
-from models.build import newest_checkpoint, read_config
+from models.build import read_config
+from models.serialization import newest_checkpoint
 from samplers import GRIDS, SAMPLERS, make_sampler, sampler_options
 from sde_lib import SDES
 from sde_lib.integrate import METHODS

@@ -17,6 +17,8 @@ def get_config():
     training.beta2 = 0.99
     training.warmup = 100
     training.decay = "cosine"
+    training.weighting = "likelihood"
+    training.importance = True
     training.ema_decay = 0.999
     training.eval_every = 500
     training.sample_every = 1000

@@ -8,7 +8,7 @@ def get_config():
     config.data.dataset = "swiss_roll"
     config.model.network = "mlp"
     training = config.training
-    training.steps = 6000
+    training.steps = 4000
     training.batch_size = 512
     training.learning_rate = 2e-3
     training.warmup = 100

@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from torch import nn
 
 from models.denoiser import Denoiser
 from models.mlp import MLP
+from models.serialization import newest_checkpoint, read_state
 from models.unet import UNet
 from sde_lib import SDES
 from sde_lib.sde import SDE
@@ -67,32 +67,6 @@ def build_denoiser(config: Any, shape: Sequence[int]) -> Denoiser:
     return Denoiser(network, build_sde(config), model.parametrization, model.time_input, model.input_std)
 
 
-def newest_checkpoint(run: Path) -> Path | None:
-    """The checkpoint of the highest step in a run's folder, or None."""
-    return max((run / "checkpoints").glob("step_*.pt"), default=None)
-
-
-def read_state(path: Path) -> dict[str, Any]:
-    """What a checkpoint file holds, on the CPU, with nothing but tensors and plain values ever unpickled.
-
-    The file is a zip archive whose checksums are verified first, since torch itself reads flipped bytes in silence.
-    Raises ValueError for a truncated, altered or foreign file.
-    """
-    advice = "delete it to go on from the one before"
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is None:
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"checkpoint {path} is truncated or no checkpoint ({error}); {advice}") from None
-    except Exception as error:
-        if isinstance(error, OSError):
-            raise
-        raise ValueError(f"checkpoint {path} cannot be read ({str(error).splitlines()[0]}); {advice}") from None
-    raise ValueError(f"checkpoint {path} is damaged (its {damaged} fails its checksum); {advice}")
-
-
 def read_config(run: Path) -> dict[str, Any]:
     """config.json of a run's folder as nested dictionaries; FileNotFoundError or ValueError with the reason."""
     path = run / "config.json"
@@ -120,5 +94,10 @@ def load_denoiser(path: str | Path, ema: bool = True, device: torch.device | str
     if checkpoint is None:
         raise FileNotFoundError(f"{run} has no checkpoint yet; train first (--mode train)")
     denoiser = build_denoiser(config, config.shape)
-    denoiser.network.load_state_dict(read_state(checkpoint)["ema" if ema else "network"])
+    state = read_state(checkpoint)
+    try:
+        denoiser.network.load_state_dict(state["ema" if ema else "network"])
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"checkpoint {checkpoint} does not fit {run / 'config.json'}: {' '.join(str(error).split())}"
+                         ) from None
     return denoiser.to(device).eval().requires_grad_(False)

@@ -164,8 +164,8 @@ class UNet(nn.Module):
                 blocks.append(residual(c + skips.pop(), w))
                 c = w
             self.up.append(Level(blocks, [attention(w, size) for _ in blocks], Upsample(w) if level else None))
-        self.norm_out = nn.GroupNorm(groups, width, eps=1e-6)
-        self.conv_out = nn.Conv2d(width, channels, 3, padding=1)
+        self.norm_out = nn.GroupNorm(groups, c, eps=1e-6)
+        self.conv_out = nn.Conv2d(c, channels, 3, padding=1)
         self._initialise()
 
     def _initialise(self) -> None:

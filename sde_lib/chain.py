@@ -35,7 +35,8 @@ class Chain:
             raise ValueError(f"a chain needs alpha and sigma of one shape (steps,), got {tuple(alpha.shape)} "
                              f"and {tuple(sigma.shape)}")
         snr = (alpha / sigma).square()
-        if not (alpha.min() > 0 and sigma.min() > 0 and bool((snr.diff() < 0).all()) and bool(snr.isfinite().all())):
+        if not (alpha.min() > 0 and sigma.min() > 0 and bool(sigma.isfinite().all()) and bool(snr.isfinite().all())
+                and bool((snr.diff() < 0).all())):
             raise ValueError("a chain needs positive alpha and sigma with a decreasing signal-to-noise ratio")
         self.alpha, self.sigma = alpha, sigma
 
@@ -103,8 +104,8 @@ class DDPMChain(Chain):
     def __init__(self, betas: Tensor):
         betas = torch.as_tensor(betas, dtype=torch.float64)
         if not (betas.ndim == 1 and len(betas) and betas.min() > 0 and betas.max() < 1):
-            raise ValueError(f"a DDPM chain needs a list of betas above 0 and below 1, got {betas.tolist()[:1]} to "
-                             f"{betas.tolist()[-1:]}; a linear schedule needs more steps than beta_max")
+            raise ValueError("a DDPM chain needs a list of betas above 0 and below 1 (a linear schedule more "
+                             "steps than its beta_max)")
         log_alpha = 0.5 * torch.log1p(-betas).cumsum(0)
         super().__init__(log_alpha.exp(), (-torch.expm1(2 * log_alpha)).sqrt())
         self.betas = betas

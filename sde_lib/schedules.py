@@ -12,7 +12,7 @@ from torch import Tensor
 
 def linear_betas(steps: int, beta_min: float = 0.1, beta_max: float = 20.0) -> Tensor:
     """beta_i from beta_min/steps to beta_max/steps (Ho et al. 2020: 1e-4 to 0.02 at 1000 steps)."""
-    return torch.linspace(beta_min / steps, beta_max / steps, _positive(steps), dtype=torch.float64)
+    return torch.linspace(beta_min, beta_max, _positive(steps), dtype=torch.float64) / steps
 
 
 def cosine_betas(steps: int, s: float = 0.008, max_beta: float = 0.999) -> Tensor:

@@ -99,10 +99,9 @@ class CosineVPSDE(VariancePreserving):
     def log_alpha(self, t: float | Tensor) -> Tensor:
         t = as_time(t)
         before = t.clamp(max=self._t_cap)
-        turn = self._theta0 + self._rate * before
-        # log1p is exact near t = 0, the cosine near t = 1, where sin2 approaches 1
+        # log1p is exact near t = 0; near t = 1 cos(theta), as the sine of what is left of the quarter turn
         early = 0.5 * torch.log1p(-self._sin2(before.clamp(max=0.5)))
-        late = torch.log(torch.cos(turn) / math.cos(self._theta0))
+        late = torch.log(torch.sin(self._rate * (1 - before)) / math.cos(self._theta0))
         return torch.where(before < 0.5, early, late) - 0.5 * self.beta_max * (t - before)
 
     def sigma(self, t: float | Tensor) -> Tensor:

@@ -1,10 +1,13 @@
-"""Checkpoints: checkpoints/step_00001000.pt in a run's folder, there whole or not at all. Read by models.build."""
+"""Checkpoints: checkpoints/step_00001000.pt in a run's folder, there whole or not at all. Read by models.serialization.
+"""
 
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from models.serialization import DIGEST, digest
 
 
 def write_atomically(path: Path, write: Any) -> None:
@@ -25,7 +28,8 @@ def write_checkpoint(run: Path, step: int, state: dict[str, Any], keep: int) -> 
     folder = run / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step_{step:08d}.pt"
-    write_atomically(path, lambda file: torch.save(state, file))
+    sealed = state | {DIGEST: digest(state)}
+    write_atomically(path, lambda file: torch.save(sealed, file))
     for old in sorted(folder.glob("step_*.pt"))[:-keep]:
         old.unlink()
     return path

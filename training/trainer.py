@@ -24,9 +24,10 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from data import Dataset, batch_indices, dequantize, random_flip, to_unit
-from models.build import build_denoiser, newest_checkpoint, read_state
+from models.build import build_denoiser
 from models.denoiser import Denoiser
 from models.ema import EMA
+from models.serialization import newest_checkpoint, read_state
 from training.checkpoint import write_atomically, write_checkpoint
 from training.distributed import World, connect
 from training.objective import Objective
@@ -72,13 +73,16 @@ class Batches:
         indices = batch_indices(len(self.dataset.train), training.batch_size, step, training.seed)
         return self.dataset.train[indices[self.world.rank::self.world.size]]
 
-    def __call__(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _prefetched(self, step: int) -> Tensor:
+        """As _fetch, with the next batch read from disk while the network works on this one."""
         at, fetched = self._next
-        examples = fetched.result() if at == step else self._fetch(step)
-        self._next = (step + 1, self._pool.submit(self._fetch, step + 1))      # while the network works on this one
+        self._next = (step + 1, self._pool.submit(self._fetch, step + 1))
+        return fetched.result() if at == step else self._fetch(step)
 
+    def __call__(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        examples = self._fetch(step) if isinstance(self.dataset.train, Tensor) else self._prefetched(step)
         seed = int(np.random.SeedSequence([self.config.training.seed, step]).generate_state(1, np.uint64)[0])
-        torch.manual_seed((seed + self.world.rank) % 2**64)      # for dropout, which knows only the global generator
+        _seed_dropout((seed + self.world.rank) % 2**64, self.device)
         host = torch.Generator().manual_seed(seed)
         here = torch.Generator(self.device).manual_seed(seed)
         batch = self.config.training.batch_size
@@ -92,6 +96,16 @@ class Batches:
         if self.flip:
             x0 = random_flip(x0, host)
         return x0, t, weight, eps
+
+
+def _seed_dropout(seed: int, device: torch.device) -> None:
+    """Dropout knows only the global generator of its device; torch.manual_seed sets those of all, in half a ms."""
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
 
 
 def as_reals(examples: Tensor, u: Tensor | None, levels: int | None, data: Any) -> Tensor:

@@ -6,7 +6,7 @@ from torch import nn
 
 from models import TIME_INPUTS, Denoiser
 from models.denoiser import evaluation_mode
-from sde_lib import SMLDChain, VESDE, VPSDE, DDPMChain
+from sde_lib import VESDE, VPSDE, DDPMChain, SMLDChain
 
 KINDS = ["eps", "x0", "v", "score"]
 

@@ -72,7 +72,7 @@ def test_the_averaged_network_is_a_copy_in_evaluation_mode_and_leaves_the_networ
         network[0].weight.fill_(9.0)
     assert float(ema.module[0].weight[0, 0]) == 1
     ema.update(network)
-    assert float(network[0].weight[0, 0]) == 9 and not ema.module.training
+    assert network[0].weight[0, 0].item() == 9 and not ema.module.training
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0, 1.5, float("nan"), float("inf")])

@@ -10,7 +10,7 @@ import torch
 
 from configs.default import get_config
 from data import load_dataset
-from models.build import newest_checkpoint, read_state
+from models.serialization import newest_checkpoint, read_state
 from sde_lib import VPSDE
 from training import Objective
 from training.checkpoint import write_atomically, write_checkpoint

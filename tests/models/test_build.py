@@ -1,0 +1,283 @@
+"""From a config to a denoiser, and from a run's folder to a trained one, with damaged and hostile files refused."""
+
+import json
+import pickle
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from ml_collections import ConfigDict
+
+from configs import default
+from models import MLP, UNet, build_denoiser, build_sde, load_denoiser
+from models.build import newest_checkpoint, read_state
+from sde_lib import SDES, VESDE, VPSDE, CosineVPSDE
+from training.checkpoint import write_checkpoint
+
+SHAPES = {"mlp": (2,), "unet": (1, 8, 8)}
+SMALL = {"mlp": {"width": 8, "layers": 1},
+         "unet": {"width": 8, "multipliers": (1, 2), "num_blocks": 1, "attention_resolutions": ()}}
+
+
+def small_config(network="mlp", sde="vp", **model):
+    config = default.get_config()
+    config.sde.name = sde
+    config.model.network = network
+    config.model.update(SMALL[network] | model)
+    return config
+
+
+def random_state(network, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(value.shape, generator=generator) for name, value in network.state_dict().items()}
+
+
+def write_run(run, config, step=7):
+    """A run's folder as `--mode train` leaves it, the weights random; returns the state that its checkpoint holds."""
+    shape = SHAPES[config.model.network]
+    resolved = config.to_dict() | {"config": "x", "shape": list(shape), "levels": 17}
+    run.mkdir(exist_ok=True)
+    (run / "config.json").write_text(json.dumps(resolved))
+    network = build_denoiser(config, shape).network
+    state = {"step": step, "seconds": 1.5, "network": random_state(network, step), "ema": random_state(network, -step),
+             "ema_updates": step, "optimizer": torch.optim.Adam(network.parameters(), fused=True).state_dict()}
+    write_checkpoint(run, step, state, keep=2)
+    return state
+
+
+@pytest.fixture
+def run(tmp_path):
+    write_run(tmp_path / "run", small_config())
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def checkpoint(run):
+    return newest_checkpoint(run)
+
+
+def same(a, b):
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and torch.equal(a, b)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    return a == b
+
+
+# Loading what a run has left
+
+
+@pytest.mark.parametrize("network", ["mlp", "unet"])
+@pytest.mark.parametrize("ema", [True, False])
+def test_a_run_is_loaded_with_its_averaged_or_its_raw_weights(tmp_path, network, ema):
+    config = small_config(network, "ve", parametrization="v", time_input="log_sigma", input_std=0.5)
+    config.sde.sigma_max = 30.0
+    state = write_run(tmp_path / "run", config)
+    denoiser = load_denoiser(str(tmp_path / "run"), ema=ema)
+    assert same(dict(denoiser.network.state_dict()), state["ema" if ema else "network"])
+    assert not denoiser.training and not any(p.requires_grad for p in denoiser.parameters())
+    assert repr(denoiser.sde) == repr(VESDE(sigma_max=30.0))
+    expected = build_denoiser(config, SHAPES[network]).eval()
+    expected.network.load_state_dict(state["ema" if ema else "network"])
+    x = torch.randn(3, *SHAPES[network], generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(denoiser.score(x, 0.3), expected.score(x, 0.3))
+
+
+def test_the_averaged_weights_of_the_newest_checkpoint_are_the_default(run):
+    write_run(run, small_config(), step=9)
+    newest = write_run(run, small_config(), step=10)
+    write_run(run, small_config(), step=8)
+    (run / "checkpoints" / ".step_00000011.pt.42.tmp").write_bytes(b"half written")
+    assert same(dict(load_denoiser(run).network.state_dict()), newest["ema"])
+
+
+def test_read_state_gives_back_all_that_was_written(tmp_path):
+    state = write_run(tmp_path / "run", small_config())
+    assert same(read_state(newest_checkpoint(tmp_path / "run")), state)
+
+
+# Missing, damaged, hostile
+
+
+def refusal(error, call, *names):
+    """The error of that very type that the call raises: one line, with the names in it."""
+    with pytest.raises(error) as caught:
+        call()
+    message = str(caught.value)
+    assert type(caught.value) is error, repr(caught.value)
+    assert "\n" not in message and all(str(name) in message for name in names), message
+    return message
+
+
+def test_a_missing_run_is_not_the_folder_of_a_run(tmp_path):
+    refusal(FileNotFoundError, lambda: load_denoiser(tmp_path / "none"), tmp_path / "none", "config.json", "--workdir")
+
+
+def test_a_run_without_a_checkpoint_asks_to_train_first(run, checkpoint):
+    checkpoint.unlink()
+    refusal(FileNotFoundError, lambda: load_denoiser(run), run, "no checkpoint", "--mode train")
+    (run / "checkpoints").rmdir()
+    refusal(FileNotFoundError, lambda: load_denoiser(run), run, "no checkpoint", "--mode train")
+
+
+@pytest.mark.parametrize("damage", [lambda text: text[:-20], lambda text: "", lambda text: text.replace(":", ";", 1)])
+def test_a_damaged_config_is_a_value_error_that_names_the_file(run, damage):
+    path = run / "config.json"
+    path.write_text(damage(path.read_text()))
+    refusal(ValueError, lambda: load_denoiser(run), path, "damaged")
+
+
+def test_a_checkpoint_truncated_anywhere_is_refused(run, checkpoint):
+    whole = checkpoint.read_bytes()
+    for length in {0, 1, 4, 30, *range(100, len(whole), len(whole) // 100), len(whole) - 1}:
+        checkpoint.write_bytes(whole[:length])
+        refusal(ValueError, lambda: load_denoiser(run), checkpoint, "delete it")
+
+
+def test_a_byte_flipped_in_the_middle_of_any_tensor_is_refused(run, checkpoint):
+    whole = checkpoint.read_bytes()
+    tensors = [t for t in read_state(checkpoint)["network"].values() if t.any()]
+    assert len(tensors) > 5
+    for tensor in tensors:
+        raw = tensor.numpy().tobytes()
+        place = whole.index(raw) + len(raw) // 2
+        checkpoint.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1:])
+        refusal(ValueError, lambda: load_denoiser(run), checkpoint, "checksum")
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_a_byte_flipped_in_the_directory_of_the_archive_is_refused_or_does_no_harm(tmp_path):
+    state = {"network": {"weight": torch.arange(1.0, 301.0)}, "step": 3}
+    path = write_checkpoint(tmp_path, 3, state, keep=1)
+    whole = path.read_bytes()
+    wrong = []
+    for place in range(whole.index(b"PK\x01\x02"), len(whole)):
+        for mask in (0x01, 0x10, 0x80):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ mask]) + whole[place + 1:])
+            try:
+                if not same(read_state(path), state):
+                    wrong.append((place, mask, "read as something else"))
+            except ValueError:
+                pass
+            except Exception as error:
+                wrong.append((place, mask, repr(error)))
+    assert wrong == []
+
+
+class Payload:
+    """Unpickling it makes a file."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return Path.touch, (self.target,)
+
+
+@pytest.mark.parametrize("write", [
+    lambda payload, file: torch.save({"network": payload, "ema": payload}, file),
+    lambda payload, file: torch.save({"ema": payload}, file, _use_new_zipfile_serialization=False),
+    lambda payload, file: pickle.dump({"ema": payload}, file),
+], ids=["zip", "legacy", "pickle"])
+def test_a_hostile_pickle_is_refused_and_does_not_run(run, checkpoint, tmp_path, write):
+    sign = tmp_path / "executed"
+    with open(checkpoint, "wb") as file:
+        write(Payload(sign), file)
+    refusal(ValueError, lambda: load_denoiser(run), checkpoint)
+    assert not sign.exists()
+    if zipfile.is_zipfile(checkpoint):      # the payload would have run
+        torch.load(checkpoint, weights_only=False)
+        assert sign.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x05\x06" + bytes(18)], ids=repr)
+def test_a_file_that_is_no_checkpoint_is_refused(run, checkpoint, content):
+    checkpoint.write_bytes(content)
+    refusal(ValueError, lambda: load_denoiser(run), checkpoint)
+
+
+def test_a_checkpoint_of_something_else_is_refused(run, checkpoint):
+    torch.save({"model": torch.zeros(3)}, checkpoint)
+    refusal(ValueError, lambda: load_denoiser(run), checkpoint)
+
+
+def test_a_checkpoint_of_another_network_is_refused(run, checkpoint):
+    state = read_state(checkpoint)
+    state["ema"]["last.bias"] = torch.zeros(3)
+    torch.save(state, checkpoint)
+    refusal(ValueError, lambda: load_denoiser(run), checkpoint)
+
+
+# Building
+
+
+def test_every_sde_of_the_registry_is_built_by_its_name():
+    for name, make in SDES.items():
+        assert repr(build_sde(small_config(sde=name))) == repr(make()), name
+
+
+def test_settings_of_the_config_reach_the_sde_and_the_network():
+    config = small_config("unet", "cosine", dropout=0.25, parametrization="x0", time_input="half_log_snr")
+    config.sde.s = 0.01
+    denoiser = build_denoiser(config, (1, 8, 8))
+    assert repr(denoiser.sde) == repr(CosineVPSDE(s=0.01))
+    assert isinstance(denoiser.network, UNet) and denoiser.network.width == 8
+    assert {m.p for m in denoiser.network.modules() if isinstance(m, torch.nn.Dropout)} == {0.25}
+    assert denoiser.parametrization.name == "x0" and denoiser.time_input == "half_log_snr"
+    config = small_config("mlp", layers=3)
+    network = build_denoiser(config, (5,)).network
+    assert isinstance(network, MLP) and len(network.inner) == 3 and network.first.in_features == 5
+
+
+def test_fields_of_none_take_the_defaults_of_the_class():
+    config = default.get_config()
+    config.model.network = "mlp"
+    denoiser = build_denoiser(config, (2,))
+    assert repr(denoiser.sde) == repr(VPSDE()) and denoiser.network.width == MLP((2,)).width
+    assert denoiser.input_std is None
+
+
+@pytest.mark.parametrize(("sde", "field", "value", "takes"), [
+    ("vp", "sigma_max", 50.0, "beta_min, beta_max"), ("vp", "steps", 100, "beta_min, beta_max"),
+    ("subvp", "s", 0.01, "beta_min, beta_max"), ("ve", "beta_min", 0.1, "sigma_min, sigma_max"),
+    ("ddpm", "beta_max", 20.0, "schedule, steps"), ("smld", "schedule", "linear", "steps, sigma_min, sigma_max"),
+])
+def test_a_setting_that_the_sde_does_not_take_is_refused(sde, field, value, takes):
+    config = small_config(sde=sde)
+    config.sde[field] = value
+    message = refusal(ValueError, lambda: build_denoiser(config, (2,)), repr(sde), f"(--config.sde.{field})")
+    assert set(takes.split(", ")) <= set(message.split("it takes ")[1].split(" (")[0].split(", "))
+
+
+@pytest.mark.parametrize(("network", "field", "value", "takes"), [
+    ("mlp", "multipliers", (1, 2), "width, layers"), ("mlp", "dropout", 0.0, "width, layers"),
+    ("unet", "layers", 4, "width, multipliers, num_blocks, attention_resolutions, dropout")])
+def test_a_setting_that_the_network_does_not_take_is_refused(network, field, value, takes):
+    config = small_config(network, **{field: value})
+    message = refusal(ValueError, lambda: build_denoiser(config, SHAPES[network]), repr(network),
+                      f"(--config.model.{field})")
+    assert set(takes.split(", ")) <= set(message.split("it takes ")[1].split(" (")[0].split(", "))
+
+
+@pytest.mark.parametrize(("section", "field", "words"), [
+    ("sde", "name", ["vp", "cosine", "subvp", "ve", "ddpm", "smld"]), ("model", "network", ["unet", "mlp"]),
+    ("model", "parametrization", ["eps", "x0", "v", "score"]), ("model", "time_input", ["999t", "index", "log_sigma"])])
+def test_an_unknown_name_lists_those_that_exist_and_its_flag(section, field, words):
+    config = small_config()
+    config[section][field] = "nonesuch"
+    refusal(ValueError, lambda: build_denoiser(config, (2,)), "'nonesuch'", "choose from", *words,
+            f"(--config.{section}.{field})")
+
+
+@pytest.mark.parametrize("shape", [(2,), (1, 8, 4), (8, 8)], ids=str)
+def test_a_unet_needs_square_pictures(shape):
+    refusal(ValueError, lambda: build_denoiser(small_config("unet"), shape), "square", shape, "--config.model.network")
+
+
+def test_a_config_read_back_from_json_builds_the_same_denoiser():
+    config = small_config("unet")
+    again = ConfigDict(json.loads(json.dumps(config.to_dict())))
+    first, second = (build_denoiser(c, (1, 8, 8)) for c in (config, again))
+    assert str(first.network) == str(second.network) and repr(first.sde) == repr(second.sde)
