@@ -103,7 +103,7 @@ class Denoiser(ScoreModel):
     def forward(self, x: Tensor, t: float | Tensor) -> Tensor:
         """The network's raw output F at (x, t), in the dtype of x."""
         t = as_time(t)
-        own = next(self.network.parameters())
+        own = next(self.network.parameters(), x)
         time = TIME_INPUTS[self.time_input](self.sde, t)
         time = time.to(x.device, torch.float32) if time.ndim else x.new_full((len(x),), float(time)).float()
         h = x

@@ -15,21 +15,24 @@ def digest(state: Any) -> str:
     """SHA-256 over nested mappings and sequences of tensors and plain values: names, types, shapes and contents."""
     hasher = hashlib.sha256()
 
+    def note(text: str) -> None:      # with its length, so that no two lists of texts run together alike
+        hasher.update(f"{len(text)}:{text}".encode())
+
     def add(value: Any) -> None:
         if isinstance(value, Tensor):
-            hasher.update(f"{value.dtype}{tuple(value.shape)}".encode())
+            note(f"{value.dtype} {tuple(value.shape)}")
             hasher.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         elif isinstance(value, Mapping):
-            hasher.update(f"mapping of {len(value)}".encode())
+            note(f"mapping of {len(value)}")
             for key, item in value.items():
-                hasher.update(repr(key).encode())
+                note(repr(key))
                 add(item)
         elif isinstance(value, list | tuple):
-            hasher.update(f"sequence of {len(value)}".encode())
+            note(f"sequence of {len(value)}")
             for item in value:
                 add(item)
         else:
-            hasher.update(repr(value).encode())
+            note(repr(value))
 
     add(state)
     return hasher.hexdigest()

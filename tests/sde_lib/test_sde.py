@@ -108,6 +108,12 @@ def test_time_inverts_half_log_snr_to_twelve_digits_with_the_default_settings(sd
     assert_time_inverts_half_log_snr(sde, torch.cat(times).clamp(max=1), rtol=1e-12)
 
 
+@pytest.mark.parametrize("sde", [VPSDE(0.1, 80.0), SubVPSDE(0.1, 80.0), SigmoidVPSDE(0.1, 80.0)], ids=repr)
+def test_time_inverts_half_log_snr_to_twelve_digits_down_to_a_signal_of_1e_9(sde):
+    assert float(sde.alpha(1.0)) < 3e-9
+    assert_time_inverts_half_log_snr(sde, torch.linspace(0.3, 1, 1000, dtype=torch.float64), rtol=1e-12)
+
+
 def test_bisection_gives_the_ends_for_a_half_log_snr_beyond_them(sde):
     ends = SDE.time(sde, torch.tensor([1e6, -1e6], dtype=torch.float64))
     torch.testing.assert_close(ends, torch.tensor([1e-12, 1.0], dtype=torch.float64), rtol=1e-9, atol=0)

@@ -14,10 +14,10 @@ TIME = st.one_of(st.floats(1e-5, 1), st.floats(-5, 0).map(lambda e: 10.0**e))
 
 
 def assert_float64_accuracy(sde, t, alpha, sigma):
-    """Within 1e-12 of 50 digits, relative; `alpha` and `sigma` are mpmath numbers."""
-    for name, exact in (("alpha", alpha), ("sigma", sigma)):
+    """Within 1e-12 of many digits, relative; `alpha` and `sigma` are mpmath numbers."""
+    for name, exact in (("alpha", alpha), ("log_alpha", mp.log(alpha)), ("sigma", sigma)):
         computed = mp.mpf(float(getattr(sde, name)(t)))
-        assert abs(computed / exact - 1) < 1e-12, f"{name} of {sde} at t = {t}"
+        assert abs(computed - exact) <= 1e-12 * abs(exact), f"{name} of {sde} at t = {t}"
 
 
 def integrated(beta, *points):
@@ -82,12 +82,12 @@ def test_sigmoid_integrates_its_beta(beta_min, beta_max, span, t):
         assert_float64_accuracy(SigmoidVPSDE(beta_min, beta_max, span), t, *exact)
 
 
-@pytest.mark.parametrize("name", ["sigma", "alpha"])
+@pytest.mark.parametrize("name", ["sigma", "alpha", "log_alpha"])
 def test_float32_is_accurate_to_a_hundred_thousandth_from_1e_5_to_one(sde, name):
     grids = torch.logspace(-5, 0, 5001), torch.linspace(1e-5, 1, 5001), torch.linspace(0.99, 1, 5001)
     t = torch.cat(grids).clamp(1e-5, 1)
     rough, exact = getattr(sde, name)(t), getattr(sde, name)(t.double())
     assert rough.dtype == torch.float32
-    error = (rough.double() / exact - 1).abs()
+    error = torch.where(rough == exact, 0.0, (rough.double() / exact - 1).abs())
     worst = int(error.argmax())
-    assert float(error.max()) < 1e-5, f"{name} is off by {float(error[worst]):.1e} at t = {float(t[worst])!r}"
+    assert float(error[worst]) < 1e-5, f"{name} is off by {float(error[worst]):.1e} at t = {float(t[worst])!r}"
