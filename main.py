@@ -6,6 +6,7 @@ Flags are absl's, the config an ml_collections ConfigDict; `python main.py --hel
 import json
 import os
 import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -41,18 +42,17 @@ flags.DEFINE_integer("seed", 0, "of samples, dequantisation and probes", lower_b
 flags.DEFINE_bool("ema", True, "use the averaged weights")
 flags.DEFINE_integer("batch_size", 128, "of sampling and likelihood; results do not depend on it", lower_bound=1)
 flags.DEFINE_bool("debug", False, "show the traceback of an error")
-flags.DEFINE_string("sampler", "euler_maruyama", "which sampler")
+flags.DEFINE_string("sampler", "auto", "which sampler")
 flags.DEFINE_integer("num_samples", 64, "how many samples", lower_bound=1)
-flags.DEFINE_integer("steps", None, "steps of the grid")
-flags.DEFINE_string("grid", None, "name of the time grid, or a list of times")
-flags.DEFINE_float("t_end", None, "where to stop")
-flags.DEFINE_float("eta", None, "noise of the reverse process")
-flags.DEFINE_bool("denoise", None, "end with a denoising step")
 flags.DEFINE_string("precision", "fp32", "of the network in sampling: fp32, bf16, auto")
-flags.DEFINE_string("method", None, "ODE method")
-flags.DEFINE_float("rtol", None, "relative tolerance of the ODE")
-flags.DEFINE_float("atol", None, "absolute tolerance of the ODE")
-flags.DEFINE_integer("max_evaluations", None, "largest number of evaluations of the ODE's field")
+# What samplers take, a flag each; `points` is for the trajectories that this file draws.
+SAMPLER_FLAGS = sorted({option for name in SAMPLERS for option in sampler_options(name)} - {"points"})
+_DEFINE: dict[type, Any] = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float,
+                           str: flags.DEFINE_string}
+for _option in SAMPLER_FLAGS:
+    _values = [sampler_options(name)[_option] for name in SAMPLERS if _option in sampler_options(name)]
+    _kinds = {"t_end": float, "lower_order_final": bool}
+    _DEFINE[_kinds.get(_option, type(_values[0]))](_option, None, "an option of some samplers")
 flags.DEFINE_string("divergence", "hutchinson", "hutchinson or exact")
 flags.DEFINE_integer("probes", None, "probes of the Hutchinson estimator")
 flags.DEFINE_float("t_min", None, "where the likelihood's ODE starts")
@@ -61,8 +61,7 @@ flags.DEFINE_integer("num_images", None, "score the first so many examples", low
 
 MODE_FLAGS = {
     "train": (),
-    "sample": ("sampler", "num_samples", "precision", "steps", "grid", "t_end", "eta", "denoise", "method", "rtol",
-               "atol", "max_evaluations", "seed", "ema", "batch_size"),
+    "sample": ("sampler", "num_samples", "precision", "seed", "ema", "batch_size", *SAMPLER_FLAGS),
     "likelihood": ("rtol", "atol", "method", "divergence", "probes", "t_min", "split", "num_images",
                    "max_evaluations", "seed", "ema", "batch_size"),
     "report": (),
@@ -71,14 +70,16 @@ MODE_FLAGS = {
 
 def usage() -> str:
     """The text of --help."""
-    takes = "\n".join(f"    {name:<16}" + " ".join(f"--{option}={default}" for option, default in
-                                                    sampler_options(name).items() if option != "points")
-                      for name in SAMPLERS)
+    shown = {name: {k: v for k, v in sampler_options(name).items() if k not in ("points", "t_end", "denoise", "grid")}
+             for name in SAMPLERS}
+    takes = "\n".join(textwrap.fill(f"{name:<20}" + " ".join(f"--{k}={v}" for k, v in options.items()), 118,
+                                    initial_indent="    ", subsequent_indent=" " * 24, break_on_hyphens=False)
+                      for name, options in shown.items())
     return f"""\
 Scorefield: score-based generative models, trained, sampled and scored.
 
   python main.py --config configs/vp_digits.py --mode train
-  python main.py --config configs/vp_digits.py --mode sample --sampler euler_maruyama --steps 500 --num_samples 64
+  python main.py --config configs/vp_digits.py --mode sample --sampler dpm_solver++ --steps 20 --num_samples 64
   python main.py --config configs/vp_digits.py --mode likelihood --rtol 1e-3 --atol 1e-3
 
 Every mode
@@ -97,10 +98,12 @@ Every mode
 Mode sample
   --sampler NAME  --num_samples N  --precision fp32|bf16|auto, and what the sampler takes, with its defaults:
 {takes}
-    None is the SDE's own; grids: {', '.join(GRIDS)}, or times such as "1,0.5,0.1"; methods: {', '.join(METHODS)}
+  and all of them --t_end T (the SDE's own), --denoise (end with a denoising step), and, but for ode, --grid NAME:
+    {', '.join(GRIDS)}, or times such as 1,0.5,0.1
 
 Mode likelihood
-  --rtol --atol --method --max_evaluations as above  --divergence {'|'.join(DIVERGENCES)}  --probes N  --t_min T
+  --rtol --atol --max_evaluations as above  --method {'|'.join(METHODS)}
+  --divergence {'|'.join(DIVERGENCES)}  --probes N  --t_min T
   --split test|train  --num_images N
 
 Under torchrun, mode train shares each batch between the processes."""
@@ -245,7 +248,7 @@ def picture(x: torch.Tensor, levels: int | None, data: Any) -> torch.Tensor:
 
 def sample(command: Command) -> None:
     """Draw samples: samples/<sampler>.npz, .png and .json in the run's folder."""
-    options = command.given("steps", "grid", "t_end", "eta", "denoise", "method", "rtol", "atol", "max_evaluations")
+    options = command.given(*SAMPLER_FLAGS)
     if "," in options.get("grid", ""):
         options["grid"] = parse_times(options["grid"])
         if "steps" in options:

@@ -65,7 +65,7 @@ def get_config() -> ConfigDict:
         "log_every": 100,
         "eval_every": 5000,             # held-out loss; 0: never
         "sample_every": 10_000,         # preview in TensorBoard; 0: never
-        "sample_steps": 200,            # Euler-Maruyama steps of a preview
+        "sample_steps": 100,            # Euler-Maruyama steps of a preview
         "checkpoint_every": 5000,
         "keep": 2,                      # newest checkpoints kept
         "seed": 0,

@@ -11,6 +11,7 @@ def get_config():
     config.model.multipliers = (1, 2)
     config.model.num_blocks = 1
     config.model.attention_resolutions = ()
+    config.model.dropout = 0.0          # on a CPU the drawing of masks costs as much as the convolutions
     training = config.training
     training.steps = 3000
     training.learning_rate = 2e-3

@@ -4,15 +4,36 @@ import dataclasses
 import difflib
 from typing import Any
 
+from samplers.adams import ExponentialAdams
 from samplers.base import GridSampler, Result, Sampler
-from samplers.euler_maruyama import EulerMaruyama
+from samplers.dpm_solver import DPMSolver, DPMSolverPlusPlus
+from samplers.edm import EDM
+from samplers.fixed_ode import Euler, Heun, RungeKutta4
 from samplers.grids import GRIDS, make_grid
 from samplers.noise import NoiseStream, prior_sample, sample_seeds
 from samplers.ode import ProbabilityFlow
+from samplers.one_step import DDIM, Ancestral, EulerMaruyama, ReverseDiffusion, ddim_invert, slerp
+from samplers.predictor_corrector import Langevin, PredictorCorrector
+from samplers.reference_sde import ReferenceSDE
+from samplers.unipc import UniPC
 
 SAMPLERS: dict[str, type[Sampler]] = {
-    "euler_maruyama": EulerMaruyama,
+    "auto": ExponentialAdams,
+    "ddim": DDIM,
+    "dpm_solver": DPMSolver,
+    "dpm_solver++": DPMSolverPlusPlus,
+    "unipc": UniPC,
+    "edm": EDM,
     "ode": ProbabilityFlow,
+    "euler": Euler,
+    "heun": Heun,
+    "rk4": RungeKutta4,
+    "euler_maruyama": EulerMaruyama,
+    "ancestral": Ancestral,
+    "reverse_diffusion": ReverseDiffusion,
+    "predictor_corrector": PredictorCorrector,
+    "langevin": Langevin,
+    "torchsde": ReferenceSDE,
 }
 
 
@@ -35,6 +56,8 @@ def make_sampler(name: str, **options: Any) -> Sampler:
 
 
 __all__ = [
-    "GRIDS", "SAMPLERS", "EulerMaruyama", "GridSampler", "NoiseStream", "ProbabilityFlow", "Result", "Sampler",
-    "make_grid", "make_sampler", "prior_sample", "sample_seeds", "sampler_options",
+    "DDIM", "EDM", "GRIDS", "SAMPLERS", "Ancestral", "DPMSolver", "DPMSolverPlusPlus", "Euler", "EulerMaruyama",
+    "ExponentialAdams", "GridSampler", "Heun", "Langevin", "NoiseStream", "PredictorCorrector", "ProbabilityFlow",
+    "ReferenceSDE", "Result", "ReverseDiffusion", "RungeKutta4", "Sampler", "UniPC", "ddim_invert", "make_grid",
+    "make_sampler", "prior_sample", "sample_seeds", "sampler_options", "slerp",
 ]

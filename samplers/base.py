@@ -61,8 +61,8 @@ class Sampler(ABC):
 
     @property
     @abstractmethod
-    def order(self) -> int:
-        """Of convergence: weak where stochastic, strong where not."""
+    def order(self) -> float:
+        """Of convergence: weak where stochastic (strong for torchsde), strong where not."""
 
     @property
     @abstractmethod

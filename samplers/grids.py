@@ -1,6 +1,8 @@
 """Time grids: t_0 = 1 > t_1 > ... > t_steps = t_end, float64 (steps + 1,). Any sampler runs on any grid."""
 
+import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -30,15 +32,44 @@ def karras(sde: SDE, steps: int, t_end: float, rho: float = 7.0) -> Tensor:
     return sde.time(-rho * torch.linspace(first, last, steps + 1, dtype=torch.float64).log())
 
 
+def sinh(sde: SDE, steps: int, t_end: float, width: float = 1.0, centre: float = 0.0) -> Tensor:
+    """Equal steps in asinh((lambda - centre) / width): densest where signal and noise are of one size.
+
+    There most of what the score depends on changes; far from there the flow is nearly that of one Gaussian.
+    """
+    ends = [math.asinh((float(sde.half_log_snr(t)) - centre) / width) for t in (1.0, t_end)]
+    return sde.time(centre + width * torch.linspace(ends[0], ends[1], steps + 1, dtype=torch.float64).sinh())
+
+
+def strided(sde: SDE, steps: int, t_end: float, spacing: str = "linspace") -> Tensor:
+    """Rounded indices i of a chain, at t = (i + 1)/N; N is the chain's own length, 1000 for an SDE that is none.
+
+    "linspace": equally spaced from N - 1 to that of t_end. The others are those of diffusers for n = steps + 1
+    evaluations, the last of them a denoising step, whatever t_end is: "leading" multiples of N // n down to 0,
+    "trailing" N - 1 and down by N / n (Lin et al. 2024, table 2).
+    """
+    n = getattr(sde, "steps", 1000)
+    if steps + 1 > n:
+        raise ValueError(f"a chain of {n} indices has no strided grid of {steps} steps (--steps)")
+    if spacing == "leading":
+        indices = torch.arange(steps, -1, -1) * (n // (steps + 1))
+    elif spacing == "trailing":
+        indices = torch.arange(n, 0, -n / (steps + 1), dtype=torch.float64)[:steps + 1].round() - 1
+    else:
+        indices = torch.linspace(n - 1, round(t_end * n) - 1, steps + 1, dtype=torch.float64).round()
+    return (indices.double() + 1) / n
+
+
 GRIDS: dict[str, Callable[[SDE, int, float], Tensor]] = {
-    "uniform": uniform, "quadratic": quadratic, "logsnr": logsnr, "karras": karras,
+    "uniform": uniform, "quadratic": quadratic, "logsnr": logsnr, "karras": karras, "sinh": sinh, "strided": strided,
+    "strided_leading": partial(strided, spacing="leading"), "strided_trailing": partial(strided, spacing="trailing"),
 }
 
 
 def make_grid(grid: str | Sequence[float], sde: SDE, steps: int, t_end: float) -> Tensor:
     """The grid of that name, or the listed times themselves, checked: ValueError unless decreasing within [t_end, 1].
 
-    Named grids have their ends set exactly, free of the rounding of lambda's inverse.
+    Those in continuous time have their ends set exactly, free of the rounding of lambda's inverse.
     """
     if isinstance(grid, str):
         if grid not in GRIDS:
@@ -48,7 +79,8 @@ def make_grid(grid: str | Sequence[float], sde: SDE, steps: int, t_end: float) -
         if not sde.t_min <= t_end < 1:
             raise ValueError(f"t_end must lie in [{sde.t_min:g}, 1) for {sde}, got {t_end} (--t_end)")
         times = GRIDS[grid](sde, steps, t_end)
-        times[0], times[-1] = 1.0, t_end
+        if not grid.startswith("strided"):
+            times[0], times[-1] = 1.0, t_end
     else:
         times = torch.as_tensor(grid, dtype=torch.float64)
     if not (times.ndim == 1 and len(times) > 1 and bool((times.diff() < 0).all())

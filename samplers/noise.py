@@ -28,8 +28,9 @@ class NoiseStream:
     """
 
     def __init__(self, seeds: Sequence[Seed], stream: int = STEPS):
+        self.seeds = list(seeds)
         self._generators = []
-        for seed in seeds:
+        for seed in self.seeds:
             first, second = seed if isinstance(seed, tuple) else (int(seed), 0)
             if not (0 <= first < 2**64 and 0 <= second < 2**64):
                 raise ValueError(f"a seed must lie in [0, 2**64), got {seed} (--seed)")

@@ -66,7 +66,8 @@ def test_cifar_configs_train_sample_and_score_shrunk_by_flags_alone(name, comman
     code, out, err = command(*where, "--mode", "train", data, *SMALL)
     assert code == 0, err
     assert str(tmp_path / "run" / "checkpoints" / "step_00000004.pt") in out
-    code, out, err = command(*where, "--mode", "sample", "--num_samples", 3, "--steps", 4)
+    code, out, err = command(*where, "--mode", "sample", "--num_samples", 3, "--steps", 4, "--sampler",
+                             "euler_maruyama")
     assert code == 0, err
     with np.load(tmp_path / "run/samples/euler_maruyama.npz") as arrays:
         assert arrays["x"].shape == (3, 3, 32, 32) and np.isfinite(arrays["x"]).all()
@@ -79,6 +80,10 @@ def test_cifar_configs_train_sample_and_score_shrunk_by_flags_alone(name, comman
 
 @pytest.mark.parametrize("sampler, options", [("euler_maruyama", ["--steps=5", "--grid=logsnr", "--eta=0.5"]),
                                               ("euler_maruyama", ["--grid=1,0.5,0.1", "--denoise"]),
+                                              ("dpm_solver", ["--order=3", "--steps=20", "--grid=logsnr"]),
+                                              ("predictor_corrector", ["--steps=3", "--snr=0.2", "--corrector_steps=2"]),
+                                              ("ddim", ["--steps=4", "--eta=0.5", "--t_end=0.01"]),
+                                              ("edm", ["--steps=4", "--churn=2"]), ("auto", ["--steps=8"]),
                                               ("ode", ["--rtol=1e-2", "--atol=1e-2", "--method=bosh3"])])
 def test_a_run_folder_alone_is_enough_to_sample(sampler, options, command, digits_run):
     code, out, err = command("--workdir", digits_run, "--mode", "sample", "--sampler", sampler, "--num_samples", 5,
@@ -86,8 +91,8 @@ def test_a_run_folder_alone_is_enough_to_sample(sampler, options, command, digit
     assert code == 0, err
     described = json.loads((digits_run / f"samples/{sampler}.json").read_text())
     assert described["num_samples"] == 5 and described["nfe"] > 0
-    if sampler == "euler_maruyama":
-        assert described["nfe"] == (5 if "--steps=5" in options else 3)
+    expected = {"--steps=5": 5, "--denoise": 3, "--steps=20": 20, "--snr=0.2": 9, "--steps=8": 8, "--churn=2": 7}
+    assert described["nfe"] == next((expected[word] for word in options if word in expected), described["nfe"])
     assert Image.open(digits_run / f"samples/{sampler}.png").size == (3 * 42 + 2, 2 * 42 + 2)
     assert f"{described['nfe']:g} evaluations" in out
 
@@ -96,7 +101,7 @@ def test_samples_do_not_depend_on_the_batch_size(command, digits_run):
     drawn = []
     for batch_size in (2, 6):
         assert command("--workdir", digits_run, "--mode", "sample", "--num_samples", 6, "--steps", 4, "--seed", 3,
-                       "--batch_size", batch_size)[0] == 0
+                       "--batch_size", batch_size, "--sampler", "euler_maruyama")[0] == 0
         drawn.append(np.load(digits_run / "samples/euler_maruyama.npz")["x"])
     np.testing.assert_allclose(*drawn, atol=1e-4)
 
@@ -106,7 +111,7 @@ def test_points_are_drawn_over_the_data_with_their_trajectory(command, tmp_path)
     settings = ["--config.training.steps=5", "--config.data.size=500", "--config.model.width=16"]
     assert command(*where, "--mode", "train", *settings)[0] == 0
     for sampler in SAMPLERS:
-        options = ["--steps", 10] if sampler == "euler_maruyama" else ["--rtol", 1e-2, "--atol", 1e-2]
+        options = ["--steps", 16] if sampler != "ode" else ["--rtol", 1e-2, "--atol", 1e-2]
         code, _, err = command(*where, "--mode", "sample", "--sampler", sampler, "--num_samples", 50, *options)
         assert code == 0, err
         for suffix in ("", "_trajectory"):
@@ -183,7 +188,10 @@ def test_a_mistake_before_training_is_one_clear_line_and_writes_nothing(words, p
     (["--mode", "sample", "--t_end", "0"], ["t_end", "--t_end"]),
     (["--mode", "sample", "--grid", "1,x"], ["--grid", "1,x", "logsnr"]),
     (["--mode", "sample", "--grid", "0.1,0.5"], ["decrease", "--grid"]),
-    (["--mode", "sample", "--eta", "-1"], ["--eta", "-1"]),
+    (["--mode", "sample", "--eta", "-1", "--sampler", "euler_maruyama"], ["--eta", "-1"]),
+    (["--mode", "sample", "--eta", "2", "--sampler", "ddim"], ["--eta", "[0, 1]"]),
+    (["--mode", "sample", "--order", "3", "--sampler", "dpm_solver", "--steps", "2"], ["order 3", "at least 3 steps"]),
+    (["--mode", "sample", "--snr", "0.1"], ["'auto'", "snr", "data_std"]),
     (["--mode", "sample", "--precision", "fp8"], ["'fp8'", "auto, fp32, bf16"]),
     (["--mode", "sample", "--probes", "3"], ["--probes", "likelihood"]),
     (["--mode", "likelihood", "--divergence", "exakt"], ["'exakt'", "exact, hutchinson"]),

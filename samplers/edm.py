@@ -1,0 +1,78 @@
+"""EDM's stochastic Heun sampler (Karras et al. 2022, algorithms 1 and 2), in z = x / alpha and s = sigma / alpha.
+
+Any SDE's flow is dz/ds = eps there, and ends at s = 0, where z is the data.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.denoiser import ScoreModel
+from samplers.base import CountedModel, GridSampler
+from samplers.grids import make_grid
+from samplers.noise import NoiseStream
+
+
+@dataclass(frozen=True, kw_only=True)
+class EDM(GridSampler):
+    """Order 2; 2 steps - 1 evaluations: `steps` noise levels from t = 1 to t_end, then 0.
+
+    churn     S_churn: noise added over all steps, in units of each level; 0 is deterministic
+    s_min     noise is added where s_min <= s <= s_max
+    s_max
+    s_noise   its standard deviation, relative to what would keep the marginals
+    """
+
+    steps: int = 18
+    grid: str | Sequence[float] = "karras"
+    churn: float = 0.0
+    s_min: float = 0.0
+    s_max: float = math.inf
+    s_noise: float = 1.0
+    order = 2
+
+    def __post_init__(self) -> None:
+        if self.denoise:
+            raise ValueError("edm ends at the data already; leave out --denoise")
+        if self.churn < 0 or self.s_noise < 0 or not 0 <= self.s_min <= self.s_max:
+            raise ValueError("need churn and s_noise not negative and 0 <= s_min <= s_max, got "
+                             f"{self.churn}, {self.s_noise}, {self.s_min}, {self.s_max} (--churn, --s_noise, --s_min, "
+                             "--s_max)")
+
+    @property
+    def stochastic(self) -> bool:
+        return self.churn > 0
+
+    def times(self, model: ScoreModel) -> Tensor:
+        t_end = model.sde.t_sample if self.t_end is None else self.t_end
+        if isinstance(self.grid, str) and self.steps == 1:
+            levels = torch.ones(1, dtype=torch.float64)
+        else:
+            levels = make_grid(self.grid, model.sde, self.steps - 1 if isinstance(self.grid, str) else 0, t_end)
+        return torch.cat([levels, torch.zeros(1, dtype=torch.float64)])
+
+    def solve(self, model: CountedModel, x: Tensor, times: Tensor, noise: NoiseStream | None) -> Iterator[Tensor]:
+        sde = model.sde
+        alpha = [*sde.alpha(times[:-1]).tolist(), 1.0]
+        levels = [*torch.exp(-sde.half_log_snr(times[:-1])).tolist(), 0.0]
+        n = len(levels) - 1
+        z = x / alpha[0]
+        for i in range(n):
+            level, t, scale = levels[i], times[i], alpha[i]
+            if noise is not None and self.s_min <= level <= self.s_max:
+                gamma = min(self.churn / n, math.sqrt(2) - 1)
+                raised = min(level * (1 + gamma), levels[0])
+                z = z + math.sqrt(raised**2 - level**2) * self.s_noise * noise.normal(z)
+                level, t = raised, sde.time(torch.tensor(-math.log(raised), dtype=torch.float64))
+                scale = float(sde.alpha(t))
+            h = levels[i + 1] - level
+            slope = model.eps(z * scale, t)
+            moved = torch.add(z, slope, alpha=h)
+            if i < n - 1:
+                slope = slope + model.eps(moved * alpha[i + 1], times[i + 1])
+                moved = torch.add(z, slope, alpha=h / 2)
+            z = moved
+            yield z * alpha[i + 1]

@@ -1,0 +1,103 @@
+"""Linear multistep rules for the probability-flow ODE, one evaluation a step; shared by DPM-Solver, UniPC and Adams.
+
+In lambda = log(alpha/sigma) the flow is semi-linear: with a prediction m, linear in x and eps, that a trained network
+changes slowly along the flow, x at the next time is the exact solution of the linear part plus an integral of m, which
+a rule replaces by a combination of the last values of m (Lu et al. 2022; Hochbruck and Ostermann 2010):
+
+    x_(i+1) = keep x_i + sum_j predict_j m_(i-j)
+
+A corrector then uses m at the predicted point, which the next step needs anyway, to improve x_(i+1) at no cost:
+
+    x_(i+1) <- keep x_i + correct_0 m_(i+1) + sum_j correct_(j+1) m_(i-j)
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from samplers.base import CountedModel, GridSampler
+from samplers.noise import NoiseStream
+from sde_lib.sde import SDE
+
+PREDICTIONS = ("noise", "data")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A grid as float64 arrays (steps + 1,): alpha, sigma and half log-SNR lambda at its times."""
+
+    alpha: np.ndarray
+    sigma: np.ndarray
+    lam: np.ndarray
+
+    @classmethod
+    def of(cls, sde: SDE, times: Tensor) -> "Schedule":
+        return cls(sde.alpha(times).numpy(), sde.sigma(times).numpy(), sde.half_log_snr(times).numpy())
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The coefficients of one step, newest m first; `correct` is empty where there is no corrector."""
+
+    keep: float
+    predict: Sequence[float]
+    correct: Sequence[float] = ()
+    noise: float = 0.0
+
+
+def combine(keep: float, x: Tensor, weights: Sequence[float], history: Sequence[Tensor]) -> Tensor:
+    """keep x + sum_j weights_j history_j."""
+    x = x.mul(keep)
+    for weight, m in zip(weights, history, strict=False):
+        x.add_(m, alpha=weight)
+    return x
+
+
+def run_rules(model: CountedModel, x: Tensor, times: Tensor, rules: Sequence[Rule], of_x: np.ndarray,
+              of_eps: np.ndarray, noise: NoiseStream | None = None) -> Iterator[Tensor]:
+    """Take the steps of `rules` with m = of_x x + of_eps eps, coefficients at each time, yielding every state."""
+    history: list[Tensor] = []
+    depth = max(max(len(rule.predict), len(rule.correct)) for rule in rules)
+    before, last = x, None
+    for i, rule in enumerate(rules):
+        eps = model.eps(x, times[i])
+        m = eps if of_x[i] == 0 and of_eps[i] == 1 else eps.mul(float(of_eps[i])).add_(x, alpha=float(of_x[i]))
+        history = [m, *history[:depth - 1]]
+        if last is not None and last.correct:
+            x = combine(last.keep, before, last.correct, history)
+        before, last = x, rule
+        x = combine(rule.keep, x, rule.predict, history)
+        if noise is not None and rule.noise:
+            x.add_(noise.normal(x), alpha=rule.noise)
+        yield x
+
+
+def prediction(kind: str, s: Schedule) -> tuple[np.ndarray, np.ndarray]:
+    """of_x and of_eps of the prediction: eps itself ("noise") or x_0 = (x - sigma eps) / alpha ("data")."""
+    if kind == "noise":
+        return np.zeros_like(s.alpha), np.ones_like(s.alpha)
+    return 1 / s.alpha, -s.sigma / s.alpha
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultistepSampler(GridSampler):
+    """A deterministic rule on a grid; a subclass says what its rules and its prediction are."""
+
+    steps: int = 20
+    grid: str | Sequence[float] = "logsnr"
+    stochastic = False
+
+    @abstractmethod
+    def rules(self, s: Schedule) -> list[Rule]:
+        """One rule for each step of the grid."""
+
+    @abstractmethod
+    def predicts(self, s: Schedule) -> tuple[np.ndarray, np.ndarray]:
+        """of_x and of_eps of the prediction at each time of the grid."""
+
+    def solve(self, model: CountedModel, x: Tensor, times: Tensor, noise: NoiseStream | None) -> Iterator[Tensor]:
+        s = Schedule.of(model.sde, times)
+        yield from run_rules(model, x, times, self.rules(s), *self.predicts(s), noise)

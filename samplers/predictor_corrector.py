@@ -1,0 +1,124 @@
+"""Predictor-corrector samplers and annealed Langevin dynamics (Song et al. 2021, appendix G; Song and Ermon 2019).
+
+After a predictor's step to time s, corrector steps of Langevin dynamics on p_s:
+
+    x <- x + e score(x, s) + sqrt(2 e) z
+    langevin   e = 2 a^2 snr^2 / (mean square of score)      (algorithms 4 and 5, where it is |z|^2 / |score|^2)
+    annealed   e = 2 a^2 (snr sigma_s)^2
+
+a = alpha_t / alpha_s is 1 for VE and the sqrt(alpha_i) of the chain on the sampler's grid for VP. The paper takes norms
+averaged over the batch; here the mean square is that of each sample, so that a sample does not depend on the company it
+keeps, with PSEUDO elements of 1 / sigma_s^2 added, which pictures do not feel and points need: the score of a point may
+be near zero by chance, and its step would be without bound.
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from models.denoiser import ScoreModel
+from samplers.base import CountedModel, GridSampler
+from samplers.noise import NoiseStream
+from samplers.one_step import Ancestral, EulerMaruyama, OneStepSampler, ReverseDiffusion, transition
+from sde_lib.sde import expand_as
+
+PREDICTORS: dict[str, OneStepSampler] = {
+    "reverse_diffusion": ReverseDiffusion(),
+    "euler_maruyama": EulerMaruyama(),
+    "ancestral": Ancestral(),
+}
+CORRECTORS = ("langevin", "annealed")
+PSEUDO = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Corrected(GridSampler):
+    """Steps of a predictor, or of none, each followed by corrector steps."""
+
+    steps: int = 1000
+    corrector: str = "langevin"
+    corrector_steps: int = 1
+    snr: float = 0.16
+    order = 1
+    stochastic = True
+
+    def __post_init__(self) -> None:
+        if self.corrector not in CORRECTORS:
+            raise ValueError(f"unknown corrector {self.corrector!r}; choose from {', '.join(CORRECTORS)} (--corrector)")
+        if self.corrector_steps < 0:
+            raise ValueError(f"corrector_steps must not be negative, got {self.corrector_steps} (--corrector_steps)")
+        if not 0 < self.snr < float("inf"):
+            raise ValueError(f"snr must be positive, got {self.snr} (--snr)")
+
+    @abstractmethod
+    def predictor_steps(self, model: CountedModel, times: Tensor) -> list[tuple[float, float, float]] | None:
+        """keep, of_eps and of_noise of each step of the predictor, or None."""
+
+    def solve(self, model: CountedModel, x: Tensor, times: Tensor, noise: NoiseStream | None) -> Iterator[Tensor]:
+        assert noise is not None
+        predictor = self.predictor_steps(model, times)
+        chain = transition(model.sde, times)[0].square().tolist()
+        sigma = model.sde.sigma(times).tolist()
+        for i in range(len(times) - 1):
+            if predictor is not None:
+                keep, of_eps, of_noise = predictor[i]
+                x = x.mul(keep).add_(model.eps(x, times[i]), alpha=of_eps).add_(noise.normal(x), alpha=of_noise)
+            for _ in range(self.corrector_steps):
+                x = self._correct(model, x, times[i + 1], chain[i], sigma[i + 1], noise)
+            yield x
+
+    def _correct(self, model: CountedModel, x: Tensor, t: Tensor, chain: float, sigma: float,
+                 noise: NoiseStream) -> Tensor:
+        eps, z = model.eps(x, t), noise.normal(x)
+        if self.corrector == "annealed":
+            size = 2 * chain * (self.snr * sigma) ** 2
+            return x.add(eps, alpha=-size / sigma).add_(z, alpha=(2 * size) ** 0.5)
+        squares = eps.flatten(1).square()
+        mean_square = (squares.sum(1) + PSEUDO) / (squares.shape[1] + PSEUDO)      # of sigma score
+        step = expand_as(2 * chain * (self.snr * sigma) ** 2 / mean_square, x)
+        return x - step / sigma * eps + (2 * step).sqrt() * z
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictorCorrector(_Corrected):
+    """1 + corrector_steps evaluations a step.
+
+    predictor        "reverse_diffusion", "euler_maruyama" or "ancestral", with their defaults
+    corrector        "langevin" or "annealed"
+    corrector_steps  after each step of the predictor
+    snr              the corrector's signal-to-noise ratio r
+    """
+
+    predictor: str = "reverse_diffusion"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.predictor not in PREDICTORS:
+            raise ValueError(f"unknown predictor {self.predictor!r}; choose from {', '.join(PREDICTORS)} (--predictor)")
+
+    def times(self, model: ScoreModel) -> Tensor:
+        times = super().times(model)
+        PREDICTORS[self.predictor].coefficients(model.sde, times)      # refuses what it cannot do
+        return times
+
+    def predictor_steps(self, model: CountedModel, times: Tensor) -> list[tuple[float, float, float]]:
+        columns = (c.tolist() for c in PREDICTORS[self.predictor].coefficients(model.sde, times))
+        return list(zip(*columns, strict=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Langevin(_Corrected):
+    """Annealed Langevin dynamics: corrector steps alone at each time of the grid (Song and Ermon 2019, algorithm 1).
+
+    Options as PredictorCorrector's; meant for VE, whose levels differ by noise alone.
+    """
+
+    steps: int = 200
+    grid: str = "logsnr"
+    corrector: str = "annealed"
+    corrector_steps: int = 5
+
+    def predictor_steps(self, model: CountedModel, times: Tensor) -> None:
+        return None
