@@ -30,7 +30,8 @@ $(VENV)/installed: requirements.lock
 demo: setup
 	@echo "1/4 Training a U-Net on 1,437 digits (goes on where it stopped, if it was stopped) ..."
 	@$(DEMO) --mode train
-	@echo "2/4 Sampling by Euler-Maruyama and by the probability-flow ODE ..."
+	@echo "2/4 Sampling in 20 evaluations, by the reverse-time SDE in 500, and by the adaptive probability-flow ODE ..."
+	@$(DEMO) --mode sample --sampler auto --steps 20 --num_samples 100
 	@$(DEMO) --mode sample --sampler euler_maruyama --steps 500 --num_samples 100
 	@$(DEMO) --mode sample --sampler ode --num_samples 100
 	@echo "3/4 Bits/dim of the 360 held-out digits ..."

@@ -32,7 +32,7 @@ def karras(sde: SDE, steps: int, t_end: float, rho: float = 7.0) -> Tensor:
     return sde.time(-rho * torch.linspace(first, last, steps + 1, dtype=torch.float64).log())
 
 
-def sinh(sde: SDE, steps: int, t_end: float, width: float = 1.0, centre: float = 0.0) -> Tensor:
+def sinh(sde: SDE, steps: int, t_end: float, width: float = 0.8, centre: float = 0.0) -> Tensor:
     """Equal steps in asinh((lambda - centre) / width): densest where signal and noise are of one size.
 
     There most of what the score depends on changes; far from there the flow is nearly that of one Gaussian.
