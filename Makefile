@@ -50,6 +50,7 @@ lint: setup
 
 bench: setup
 	@echo "Measuring; results go to benchmarks/results/ ..."
+	@$(PY) -m benchmarks.samplers
 	@$(PY) -m benchmarks.train_step
 
 docs: setup

@@ -110,7 +110,9 @@ class Denoiser(ScoreModel):
         if self.input_std is not None:
             variance = self.sde.alpha(t).square() * self.input_std**2 + self.sde.sigma(t).square()
             h = h * expand_as(variance.rsqrt(), h)
-        with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
+        if self.autocast is None:
+            return self.network(h.to(own.dtype), time).to(x.dtype)
+        with torch.autocast(x.device.type, self.autocast):
             return self.network(h.to(own.dtype), time).to(x.dtype)
 
     def predict(self, x: Tensor, t: float | Tensor, kind: str) -> Tensor:

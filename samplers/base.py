@@ -75,7 +75,10 @@ class Sampler(ABC):
 
     @abstractmethod
     def solve(self, model: CountedModel, x: Tensor, times: Tensor, noise: NoiseStream | None) -> Iterator[Tensor]:
-        """Yield the state at times[1], times[2], ... , starting from x at times[0]."""
+        """Yield the state at times[1], times[2], ... , starting from x at times[0], which stays as it is.
+
+        A state that was yielded may be changed in place by the next step.
+        """
 
     @torch.no_grad()
     def __call__(self, model: ScoreModel, x_T: Tensor, seeds: Sequence[Seed] | None = None, trajectory: bool = False,
@@ -83,7 +86,8 @@ class Sampler(ABC):
         """Carry x_T (batch, *event) from the first time of the grid to the last.
 
         seeds     one for each sample, for stochastic samplers (noise.py); ValueError where they are missing
-        callback  called after each step as callback(step, t, x), steps counted from 1
+        callback  called after each step as callback(step, t, x), steps counted from 1; x is the sampler's own, to be
+                  copied by who keeps it
 
         Raises ArithmeticError where the state stops being finite, naming the step and its time.
         """
@@ -111,7 +115,7 @@ class Sampler(ABC):
         for step, state in enumerate(self.solve(counted, x, times, self._noise(x, seeds)), start=1):
             if not keep:
                 states.clear()
-            states.append(state)
+            states.append(state.clone() if keep else state)
             if callback is not None:
                 callback(step, float(times[step]), state)
         return states, counted.nfe

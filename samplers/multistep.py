@@ -48,9 +48,9 @@ class Rule:
     noise: float = 0.0
 
 
-def combine(keep: float, x: Tensor, weights: Sequence[float], history: Sequence[Tensor]) -> Tensor:
-    """keep x + sum_j weights_j history_j."""
-    x = x.mul(keep)
+def combine(keep: float, x: Tensor, weights: Sequence[float], history: Sequence[Tensor], reuse: bool) -> Tensor:
+    """keep x + sum_j weights_j history_j, in the memory of x where it may be reused."""
+    x = x.mul_(keep) if reuse else x.mul(keep)
     for weight, m in zip(weights, history, strict=False):
         x.add_(m, alpha=weight)
     return x
@@ -67,9 +67,9 @@ def run_rules(model: CountedModel, x: Tensor, times: Tensor, rules: Sequence[Rul
         m = eps if of_x[i] == 0 and of_eps[i] == 1 else eps.mul(float(of_eps[i])).add_(x, alpha=float(of_x[i]))
         history = [m, *history[:depth - 1]]
         if last is not None and last.correct:
-            x = combine(last.keep, before, last.correct, history)
+            x = combine(last.keep, before, last.correct, history, reuse=i > 1)
         before, last = x, rule
-        x = combine(rule.keep, x, rule.predict, history)
+        x = combine(rule.keep, x, rule.predict, history, reuse=i > 0 and not rule.correct)
         if noise is not None and rule.noise:
             x.add_(noise.normal(x), alpha=rule.noise)
         yield x

@@ -51,8 +51,13 @@ class OneStepSampler(GridSampler):
 
     def solve(self, model: CountedModel, x: Tensor, times: Tensor, noise: NoiseStream | None) -> Iterator[Tensor]:
         keep, of_eps, of_noise = (c.tolist() for c in self.coefficients(model.sde, times))
+        eps = model.eps(x, times[0])
+        x = x.mul(keep[0])      # a tensor of our own, for all further steps
         for i in range(len(keep)):
-            x = x.mul(keep[i]).add_(model.eps(x, times[i]), alpha=of_eps[i])
+            if i:
+                eps = model.eps(x, times[i])
+                x.mul_(keep[i])
+            x.add_(eps, alpha=of_eps[i])
             if noise is not None:
                 x.add_(noise.normal(x), alpha=of_noise[i])
             yield x
