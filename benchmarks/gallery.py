@@ -18,15 +18,15 @@ from samplers import SAMPLERS, make_sampler, prior_sample, sample_seeds
 ROOT = Path(__file__).parents[1]
 BUDGETS = (10, 20, 50, 200)
 PER_STEP = {"edm": 2, "heun": 2, "rk4": 4, "predictor_corrector": 2, "langevin": 5}      # evaluations
-TOLERANCES = {10: 0.5, 20: 0.1, 50: 3e-3, 200: 3e-5}      # of the adaptive ODE, about these many evaluations
-BROWNIAN_STEPS = {10: 4, 20: 8, 50: 32, 200: 128}
+TOLERANCES = {10: 0.5, 20: 0.03, 50: 1e-3, 200: 1.5e-5}      # of the adaptive ODE, about these many evaluations
+BROWNIAN_STEPS = {10: 8, 20: 16, 50: 64, 200: 256}      # powers of two
 
 
 def options(name: str, budget: int) -> dict[str, Any]:
     if name == "ode":
         return {"rtol": TOLERANCES[budget], "atol": TOLERANCES[budget]}
     if name == "torchsde":
-        return {"steps": BROWNIAN_STEPS[budget], "method": "srk"}
+        return {"steps": BROWNIAN_STEPS[budget], "method": "euler"}
     per_step = PER_STEP.get(name, 1)
     return {"steps": (budget + per_step // 2) // per_step}
 
@@ -37,7 +37,7 @@ def main() -> None:
 
     model = load_denoiser(ROOT / "runs" / "vp_digits")
     seeds = sample_seeds(0, 0, 8)
-    figure, axes = pyplot.subplots(len(SAMPLERS), len(BUDGETS), figsize=(11, 0.82 * len(SAMPLERS)),
+    figure, axes = pyplot.subplots(len(SAMPLERS), len(BUDGETS), figsize=(11, 0.5 * len(SAMPLERS)),
                                    constrained_layout=True)
     for row, name in zip(axes, SAMPLERS, strict=True):
         for axis, budget in zip(row, BUDGETS, strict=True):

@@ -21,11 +21,13 @@ class EMA:
             raise ValueError(f"EMA decay must lie in [0, 1), got {decay} (--config.training.ema_decay)")
         self.decay, self.updates = decay, 0
         self.module = copy.deepcopy(network).eval().requires_grad_(False)
+        self._parameters, self._buffers = tuple(self.module.parameters()), list(self.module.buffers())
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(list(self.module.parameters()), list(network.parameters()), 1 - decay)
-        for mine, theirs in zip(self.module.buffers(), network.buffers(), strict=True):
-            mine.copy_(theirs)
+        torch._foreach_lerp_(self._parameters, tuple(network.parameters()), 1 - decay)
+        if self._buffers:
+            for mine, theirs in zip(self._buffers, network.buffers(), strict=True):
+                mine.copy_(theirs)

@@ -125,8 +125,11 @@ class Objective:
     def loss(self, denoiser: Denoiser, x0: Tensor, t: Tensor, weight: Tensor, eps: Tensor) -> Tensor:
         """weight * mean over elements of (eps_theta(x_t, t) - eps)^2, (batch,), for x0 and eps (batch, *event)."""
         alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)
+        x_t = torch.addcmul(expand_as(alpha, x0) * x0, expand_as(sigma, x0), eps)
+        output = denoiser(x_t, t)
+        if denoiser.parametrization.name == "eps":
+            return (output - eps).square().flatten(1).mean(1) * weight.to(x0)
         of_x0, of_eps = denoiser.parametrization.target(alpha, sigma)
-        target = expand_as(of_x0, x0) * x0 + expand_as(of_eps, x0) * eps
-        output = denoiser(self.sde.perturb(x0, t, eps), t)
+        target = torch.addcmul(expand_as(of_x0, x0) * x0, expand_as(of_eps, x0), eps)
         scale = denoiser.parametrization.eps(alpha, sigma)[1].square() * weight.to(t)
         return (output - target).square().flatten(1).mean(1) * scale.to(x0.dtype)

@@ -167,7 +167,8 @@ class Trainer:
         if training.channels_last or (training.channels_last is None and prefers_channels_last(device)):
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.objective = build_objective(self.denoiser, training)
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=0.0, betas=(training.beta1, training.beta2),
+        self.parameters = list(self.network.parameters())
+        self.optimizer = torch.optim.Adam(self.parameters, lr=0.0, betas=(training.beta1, training.beta2),
                                           eps=training.adam_eps, fused=device.type != "mps")
         self.ema = EMA(self.network, training.ema_decay)
         self.averaged = self.denoiser.with_network(self.ema.module)
@@ -215,7 +216,7 @@ class Trainer:
         training = self.config.training
         loss = self.objective.loss(self.denoiser, x0, t, weight, eps).mean()
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), training.grad_clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, training.grad_clip)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(training, self.step)
         self.optimizer.step()
