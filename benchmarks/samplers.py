@@ -44,10 +44,9 @@ Problem = tuple[ScoreModel, Tensor]
 
 
 def mixture_2d(sde: SDE) -> Problem:
-    with np.load(ROOT / "tests" / "oracles" / "gmm2_vp_linear_small.npz") as arrays:
-        mu, var, weights = (torch.from_numpy(arrays[k]) for k in ("mu", "var", "weights"))
-    x_T = prior_sample(sde.prior_std, (2, 1, 1), sample_seeds(0, 0, 64), dtype=torch.float64)
-    return GaussianMixture(sde, mu, var, weights), x_T
+    with np.load(ROOT / "tests" / "oracles" / "gmm2_vp_linear.npz") as arrays:
+        mu, var, weights, x_T = (torch.from_numpy(arrays[k]) for k in ("mu", "var", "weights", "x_T"))
+    return GaussianMixture(sde, mu, var, weights), x_T * sde.prior_std
 
 
 def mixture_16d(sde: SDE, seed: int = 0) -> Problem:

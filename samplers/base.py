@@ -15,32 +15,42 @@ from torch import Tensor
 from models.denoiser import ScoreModel, evaluation_mode
 from samplers.grids import make_grid
 from samplers.noise import NoiseStream, Seed
+from sde_lib.sde import expand_as
 
 Callback = Callable[[int, float, Tensor], None]      # (step, t, x)
 
 
 @dataclass(frozen=True)
 class Result:
-    """x (batch, *event) at the last time; nfe, evaluations of the network; where asked, the trajectory.
+    """x (batch, *event) at the last time; nfe, evaluations of the network; where asked, how it came there.
 
     times (n,) and trajectory (n, batch, *event) include both ends; a final denoising step is not a part of them.
+    predictions are the x_0 predicted by each evaluation, (nfe without denoising, batch, *event), in their order.
     """
 
     x: Tensor
     nfe: int
     times: Tensor
     trajectory: Tensor | None = None
+    predictions: Tensor | None = None
 
 
 class CountedModel:
-    """A score model that counts its evaluations in `nfe`."""
+    """A score model that counts its evaluations in `nfe` and, if asked to, keeps the x_0 that each of them predicts."""
 
-    def __init__(self, model: ScoreModel):
+    def __init__(self, model: ScoreModel, keep: bool = False):
         self.model, self.sde, self.nfe = model, model.sde, 0
+        self.predictions: list[Tensor] | None = [] if keep else None
 
     def predict(self, x: Tensor, t: float | Tensor, kind: str) -> Tensor:
         self.nfe += 1
-        return self.model.predict(x, t, kind)
+        output = self.model.predict(x, t, kind)
+        if self.predictions is not None:
+            alpha, sigma = expand_as(self.sde.alpha(t), x), expand_as(self.sde.sigma(t), x)
+            x0 = {"x0": lambda: output.clone(), "eps": lambda: (x - sigma * output) / alpha,
+                  "score": lambda: (x + sigma**2 * output) / alpha}[kind]()
+            self.predictions.append(x0)
+        return output
 
     def eps(self, x: Tensor, t: float | Tensor) -> Tensor:
         return self.predict(x, t, "eps")
@@ -82,10 +92,11 @@ class Sampler(ABC):
 
     @torch.no_grad()
     def __call__(self, model: ScoreModel, x_T: Tensor, seeds: Sequence[Seed] | None = None, trajectory: bool = False,
-                 callback: Callback | None = None) -> Result:
+                 callback: Callback | None = None, predictions: bool = False) -> Result:
         """Carry x_T (batch, *event) from the first time of the grid to the last.
 
         seeds     one for each sample, for stochastic samplers (noise.py); ValueError where they are missing
+        trajectory, predictions  keep the state at every time, and the x_0 predicted by every evaluation
         callback  called after each step as callback(step, t, x), steps counted from 1; x is the sampler's own, to be
                   copied by who keeps it
 
@@ -93,13 +104,16 @@ class Sampler(ABC):
         """
         times = self.times(model)
         with evaluation_mode(model):
-            states, nfe = self._run(model, x_T, times, seeds, trajectory, callback)
+            counted = CountedModel(model, predictions)
+            states = self._run(counted, x_T, times, seeds, trajectory, callback)
+            nfe = counted.nfe
             x = states[-1]
             if not bool(x.isfinite().all()):
                 self._report_failure(model, x_T, times, seeds)
             if self.denoise:
                 x, nfe = model.x0(x, times[-1]), nfe + 1
-        return Result(x, nfe, times, torch.stack(states) if trajectory else None)
+        return Result(x, nfe, times, torch.stack(states) if trajectory else None,
+                      torch.stack(counted.predictions) if counted.predictions is not None else None)
 
     def _noise(self, x_T: Tensor, seeds: Sequence[Seed] | None) -> NoiseStream | None:
         if not self.stochastic:
@@ -108,17 +122,16 @@ class Sampler(ABC):
             raise ValueError(f"{type(self).__name__} is stochastic: pass seeds, one for each of the {len(x_T)} samples")
         return NoiseStream(seeds)
 
-    def _run(self, model: ScoreModel, x: Tensor, times: Tensor, seeds: Sequence[Seed] | None, keep: bool,
-             callback: Callback | None) -> tuple[list[Tensor], int]:
-        counted = CountedModel(model)
+    def _run(self, model: CountedModel, x: Tensor, times: Tensor, seeds: Sequence[Seed] | None, keep: bool,
+             callback: Callback | None) -> list[Tensor]:
         states = [x]
-        for step, state in enumerate(self.solve(counted, x, times, self._noise(x, seeds)), start=1):
+        for step, state in enumerate(self.solve(model, x, times, self._noise(x, seeds)), start=1):
             if not keep:
                 states.clear()
             states.append(state.clone() if keep else state)
             if callback is not None:
                 callback(step, float(times[step]), state)
-        return states, counted.nfe
+        return states
 
     def _report_failure(self, model: ScoreModel, x_T: Tensor, times: Tensor, seeds: Sequence[Seed] | None) -> None:
         """Run once more, looking at every step; the loop itself never waits for the device."""
@@ -130,7 +143,7 @@ class Sampler(ABC):
                                       f"{len(times) - 1}, at t = {t:.6g}; nothing was kept")
 
         check(0, float(times[0]), x_T)
-        self._run(model, x_T, times, seeds, False, check)
+        self._run(CountedModel(model), x_T, times, seeds, False, check)
         raise ArithmeticError("the samples were not finite, but a second run was: the model is not deterministic")
 
 

@@ -1,6 +1,5 @@
 """Fixtures that several test files share."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,6 @@ from models import GaussianMixture
 from sde_lib import VESDE, VPSDE, CosineVPSDE, SubVPSDE
 
 SDES = {"vp": VPSDE(), "cosine": CosineVPSDE(), "subvp": SubVPSDE(), "ve": VESDE()}
-SHARED_ORACLES = Path(__file__).parents[2] / "shared" / "oracles"
 
 
 @pytest.fixture(params=SDES)
@@ -21,11 +19,8 @@ def any_sde(request):
 
 @pytest.fixture
 def oracle():
-    """The shared ground truth, or a skip with the reason where a clone does not have it."""
-    path = Path(os.environ.get("SCOREFIELD_ORACLES", SHARED_ORACLES)) / "gmm2_vp_linear.npz"
-    if not path.exists():
-        pytest.skip(f"no oracle file {path}; set SCOREFIELD_ORACLES to the folder that has it")
-    with np.load(path) as arrays:
+    """Ground truth: a 2-D mixture, exact scores, and end points of the reference implementations (oracles/README.md)."""
+    with np.load(Path(__file__).parent / "oracles" / "gmm2_vp_linear.npz") as arrays:
         return {key: torch.from_numpy(arrays[key]) for key in arrays}
 
 

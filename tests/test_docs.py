@@ -20,7 +20,7 @@ def examples(language):
                 yield pytest.param(code, id=f"{page.stem}-{i}")
 
 
-@pytest.mark.parametrize("code", examples("python"))
+@pytest.mark.parametrize("code", list(examples("python")))
 def test_a_python_example_runs_as_shown(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "example", "exec"), {})
@@ -33,7 +33,7 @@ def commands():
             yield pytest.param(line.partition("#")[0], id=f"{page.stem}:{line[15:70]}")
 
 
-@pytest.mark.parametrize("line", commands())
+@pytest.mark.parametrize("line", list(commands()))
 def test_a_command_line_has_only_flags_and_files_that_exist(line):
     words, overrides = main.split_overrides(shlex.split(line)[1:])
     given = dict(re.match(r"--(\w+)(?:=(.*))?$", word).groups() for word in words if word.startswith("--"))

@@ -11,7 +11,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Nor
 from models import GaussianMixture
 from sde_lib import SDE, VESDE, VPSDE
 
-ORACLE = Path(__file__).parents[1] / "oracles" / "gmm2_vp_linear_small.npz"
+ORACLE = Path(__file__).parents[1] / "oracles" / "gmm2_vp_linear.npz"
 MEANS = torch.tensor([[-2.0, 0.5, 1.0], [1.5, -1.0, 0.0], [0.0, 2.0, -0.5]], dtype=torch.float64)
 VARIANCES = torch.tensor([0.3, 0.0, 1.2], dtype=torch.float64)      # the second a point mass
 WEIGHTS = torch.tensor([2.0, 1.0, 5.0], dtype=torch.float64)

@@ -79,6 +79,21 @@ def test_the_trajectory_includes_both_ends_and_the_callback_sees_every_step(samp
     assert seen[-1][1] == result.times[-1] == (0 if isinstance(sampler, EDM) else mixture.sde.t_sample)
 
 
+def test_predictions_are_the_data_predicted_by_each_evaluation(sampler, mixture):
+    seen = []
+
+    class Watching(ScoreModel):
+        sde = mixture.sde
+
+        def predict(self, x, t, kind):
+            seen.append(mixture.x0(x.clone(), t))
+            return mixture.predict(x, t, kind)
+
+    result = sampler(Watching(), start(mixture), seeds=range(6), predictions=True)
+    assert len(result.predictions) == result.nfe
+    torch.testing.assert_close(result.predictions, torch.stack(seen), rtol=1e-6, atol=1e-6)
+
+
 def test_the_start_is_left_as_it_was(sampler, mixture):
     x_T = start(mixture)
     before = x_T.clone()
