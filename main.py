@@ -4,6 +4,7 @@ Flags are absl's, the config an ml_collections ConfigDict; `python main.py --hel
 """
 
 import json
+import math
 import os
 import sys
 import textwrap
@@ -98,7 +99,7 @@ Every mode
 Mode sample
   --sampler NAME  --num_samples N  --precision fp32|bf16|auto, and what the sampler takes, with its defaults:
 {takes}
-  and all of them --t_end T (the SDE's own), --denoise (end with a denoising step), and, but for ode, --grid NAME:
+  and --t_end T (the SDE's own); --denoise (end with a denoising step; not edm); --grid NAME (not ode and torchsde):
     {', '.join(GRIDS)}, or times such as 1,0.5,0.1
 
 Mode likelihood
@@ -119,6 +120,8 @@ class Command:
     def __init__(self, overrides: list[tuple[str, str]]):
         if FLAGS.mode is None:
             raise ValueError("say what to do with --mode train, sample, likelihood or report (--help shows more)")
+        if FLAGS.mode != "train" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ValueError(f"--mode {FLAGS.mode} runs in one process; torchrun is for --mode train")
         if FLAGS.config is None and FLAGS.workdir is None:
             raise ValueError("give --config FILE or the --workdir of a run (--help shows more)")
         self._refuse_flags_of_other_modes()
@@ -176,23 +179,37 @@ class Command:
             if data[field] is not None and (len(dataset.shape) != 3 or data[field] != actual):
                 raise ValueError(f"data set {dataset.name!r} has examples of shape {dataset.shape}; "
                                  f"--config.data.{field}={data[field]} does not fit")
-        if data.size is not None and dataset.levels is not None:
-            raise ValueError(f"data set {dataset.name!r} is not synthetic and takes no --config.data.size")
+        points, files = dataset.levels is None, dataset.name in ("cifar10", "fashion_mnist", "folder")
+        for field, given, taken in (("size", data.size is not None, points), ("seed", data.seed != 0, points),
+                                    ("flip", data.flip is True, not points), ("path", data.path != "", files),
+                                    ("dequantize", data.dequantize, not points)):
+            if given and not taken:
+                raise ValueError(f"data set {dataset.name!r} takes no --config.data.{field}")
         return dataset
 
 
 def from_stored(stored: dict[str, Any]) -> ConfigDict:
     """The config of a run from its config.json, with the types of configs/default.py."""
     config = get_default_config()
-    for section, fields in config.items():
-        for field in fields:
-            value = stored[section].get(field)
-            fields[field] = tuple(value) if isinstance(value, list) else value
+    try:
+        for section, fields in config.items():
+            for field in fields:
+                value = stored[section][field]
+                fields[field] = tuple(value) if isinstance(value, list) else value
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"config.json is damaged or of another version: {error} (--workdir)") from None
     return config
 
 
-def write_json(path: Path, content: Any) -> None:
-    write_atomically(path, lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a mapping; numbers that are not finite, which JSON does not know, become null."""
+
+    def known(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: known(v) for k, v in value.items()}
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    write_atomically(path, lambda file: file.write((json.dumps(known(content), indent=2) + "\n").encode()))
 
 
 def train(command: Command) -> None:
@@ -201,7 +218,9 @@ def train(command: Command) -> None:
     dataset = command.dataset()
     resolved = config.to_dict() | {"config": command.name, "shape": list(dataset.shape), "levels": dataset.levels}
     experiment = {f: v for f, v in all_fields(resolved).items() if not f.startswith("training.")}
-    command.refuse_other_experiment(experiment, besides=("data.path",))
+    first = os.environ.get("RANK", "0") == "0"
+    if first:      # it alone, since under torchrun the others may already see what it writes
+        command.refuse_other_experiment(experiment, besides=("data.path",))
     denoiser = build_denoiser(config, dataset.shape)        # finds what is wrong before anything is written
     build_objective(denoiser, config.training)
     autocast_dtype(config.training.precision, command.device)
@@ -210,7 +229,7 @@ def train(command: Command) -> None:
         raise ValueError(f"--config.training.batch_size={config.training.batch_size} must be divisible by "
                          f"the number of processes, {processes}")
     checkpoint = newest_checkpoint(run)
-    if os.environ.get("RANK", "0") == "0":
+    if first:
         run.mkdir(parents=True, exist_ok=True)
         write_json(run / "config.json", resolved)
         parameters = sum(p.numel() for p in denoiser.parameters())
@@ -262,10 +281,10 @@ def sample(command: Command) -> None:
     denoiser = load_denoiser(command.run, FLAGS.ema, command.device)
     denoiser.autocast = autocast_dtype(FLAGS.precision, command.device)
     sampler.times(denoiser)                                 # refuses a grid that does not fit
-    samples = draw(denoiser, sampler, shape, FLAGS.num_samples, FLAGS.seed, FLAGS.batch_size,
-                   command.device, trajectory=points)
     stem = command.run / "samples" / FLAGS.sampler
     stem.parent.mkdir(exist_ok=True)
+    samples = draw(denoiser, sampler, shape, FLAGS.num_samples, FLAGS.seed, FLAGS.batch_size,
+                   command.device, trajectory=points)
     write_atomically(stem.with_suffix(".npz"), lambda file: np.savez_compressed(file, x=samples.x.numpy()))
     plots.save_png(stem.with_suffix(".png"), picture(samples.x, levels, command.config.data))
     written = [".npz", ".png", ".json"]
@@ -297,10 +316,10 @@ def likelihood(command: Command) -> None:
         raise ValueError("--probes belongs to --divergence hutchinson")
     dataset, data = command.dataset(), command.config.data
     denoiser = load_denoiser(command.run, FLAGS.ema, command.device)
-    result = score(denoiser, dataset, data.low, data.high, FLAGS.split, FLAGS.num_images, FLAGS.seed,
-                   FLAGS.batch_size, command.device, **settings)
     path = command.run / "likelihood" / "summary.json"
     path.parent.mkdir(exist_ok=True)
+    result = score(denoiser, dataset, data.low, data.high, FLAGS.split, FLAGS.num_images, FLAGS.seed,
+                   FLAGS.batch_size, command.device, **settings)
     write_json(path, {
         "bits_per_dim": result.mean, "standard_error": result.standard_error, "nfe": result.nfe,
         "seconds": round(result.seconds, 3), "num_images": len(result.bits_per_dim), "split": FLAGS.split,

@@ -9,6 +9,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from configs.default import get_config
+
 HERE = Path(__file__).parent
 
 
@@ -24,8 +26,13 @@ def nearest(word: str, words: Iterable[str]) -> str:
 
 
 def load_config(path: str) -> ConfigDict:
-    """The config that get_config() of a Python file returns; FileNotFoundError or ValueError where there is none."""
+    """The config that get_config() of a Python file returns; FileNotFoundError or ValueError where there is none.
+
+    A path such as configs/vp_digits.py means the file beside this one where the current folder has none.
+    """
     file = Path(path)
+    if not file.is_file() and file.parent == Path("configs"):
+        file = HERE / file.name
     if not file.is_file():
         raise FileNotFoundError(f"no config file {path!r}{nearest(file.stem, config_names())}; there are "
                                 f"configs/{{{','.join(config_names())}}}.py (--config)")
@@ -53,8 +60,8 @@ def override(config: ConfigDict, field: str, text: str) -> None:
         raise ValueError(f"{field!r} is a section, not a field; it has {', '.join(section)} (--config.{field})")
     kind = parent.get_type(name)
     try:
-        parent[name] = _parse(text, kind)
-    except (ValueError, TypeError, SyntaxError):
+        parent[name] = None if text == "None" and all_fields(get_config())[field] is None else _parse(text, kind)
+    except (ValueError, TypeError, SyntaxError, OverflowError):
         raise ValueError(f"--config.{field} must be of type {kind.__name__}, got {text!r}") from None
 
 
@@ -62,8 +69,6 @@ _BOOLS = {"true": True, "1": True, "false": False, "0": False}
 
 
 def _parse(text: str, kind: type) -> Any:
-    if text == "None":
-        return None
     if kind is str:
         return text
     if kind is bool:

@@ -34,16 +34,16 @@ def draw(model: ScoreModel, sampler: Sampler, shape: tuple[int, ...], n: int, se
     """n samples; sample i depends on (seed, i), not on batch_size (under adaptive solvers: up to their tolerance)."""
     start, parts, evaluations = time.perf_counter(), [], 0
     first = None
-    steps = getattr(sampler, "steps", None)
+    steps = len(sampler.times(model)) - 1
     batches = range(0, n, batch_size)
-    with tqdm(total=len(batches) * (steps or 1), unit="step", disable=None if progress else True) as bar:
+    with tqdm(total=len(batches) * steps, unit="step", disable=None if progress else True) as bar:
         def advance(step: int, t: float, x: Tensor) -> None:
             bar.update()
 
         for begin in batches:
             seeds = sample_seeds(seed, begin, min(begin + batch_size, n))
             x_T = prior_sample(model.sde.prior_std, shape, seeds, device)
-            result = sampler(model, x_T, seeds, trajectory and begin == 0, advance if steps else None)
+            result = sampler(model, x_T, seeds, trajectory and begin == 0, advance)
             first = first or result
             parts.append(result.x.cpu())
             evaluations += result.nfe * len(seeds)

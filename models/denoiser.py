@@ -17,13 +17,14 @@ from sde_lib.sde import SDE, as_time, expand_as
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Dropout off within, the model's mode restored after."""
-    training = model.training
+    """Dropout off within; after, each module is in the mode that it was in."""
+    training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         yield
     finally:
-        model.train(training)
+        for module in training:
+            module.training = True
 
 
 class ScoreModel(nn.Module):
@@ -97,8 +98,9 @@ class Denoiser(ScoreModel):
         self.autocast: torch.dtype | None = None
 
     def with_network(self, network: nn.Module) -> "Denoiser":
-        """The same view of another network."""
-        return Denoiser(network, self.sde, self.parametrization.name, self.time_input, self.input_std)
+        """The same view of another network, in that network's mode."""
+        other = Denoiser(network, self.sde, self.parametrization.name, self.time_input, self.input_std)
+        return other.train(network.training)
 
     def forward(self, x: Tensor, t: float | Tensor) -> Tensor:
         """The network's raw output F at (x, t), in the dtype of x."""

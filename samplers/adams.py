@@ -26,9 +26,9 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
 
 @dataclass(frozen=True, kw_only=True)
 class ExponentialAdams(MultistepSampler):
-    """order: of the predictor, 1 to 5; the corrector has one more. data_std: sqrt(v), the Gaussian's spread, or inf.
-
-    correct  False leaves the predictor alone
+    """order     of the predictor, 1 to 5; the corrector, and with it the method, has one more
+    data_std  sqrt(v), the spread of the Gaussian against which the flow is measured
+    correct   False leaves the predictor alone
     """
 
     order: int = 2
@@ -51,6 +51,8 @@ class ExponentialAdams(MultistepSampler):
 
     def rules(self, s: Schedule) -> list[Rule]:
         n, scale = len(s.lam) - 1, s.alpha * self._spread(s)
+        if n < self.order:
+            raise ValueError(f"order {self.order} needs at least {self.order} steps, got {n} (--order, --steps)")
         rules = []
         for i in range(n):
             depth = min(self.order, i + 1)

@@ -45,6 +45,8 @@ class CountedModel:
     def predict(self, x: Tensor, t: float | Tensor, kind: str) -> Tensor:
         self.nfe += 1
         output = self.model.predict(x, t, kind)
+        if output.data_ptr() == x.data_ptr():      # a model that returns its input, which samplers change in place
+            output = output.clone()
         if self.predictions is not None:
             alpha, sigma = expand_as(self.sde.alpha(t), x), expand_as(self.sde.sigma(t), x)
             x0 = {"x0": lambda: output.clone(), "eps": lambda: (x - sigma * output) / alpha,
@@ -112,6 +114,9 @@ class Sampler(ABC):
                 self._report_failure(model, x_T, times, seeds)
             if self.denoise:
                 x, nfe = model.x0(x, times[-1]), nfe + 1
+                if not bool(x.isfinite().all()):
+                    raise ArithmeticError(f"the data predicted by the denoising step at t = {float(times[-1]):.6g} are not "
+                                          "finite; nothing was kept")
         return Result(x, nfe, times, torch.stack(states) if trajectory else None,
                       torch.stack(counted.predictions) if counted.predictions is not None else None)
 
@@ -159,5 +164,16 @@ class GridSampler(Sampler):
     grid: str | Sequence[float] = field(default="uniform")
 
     def times(self, model: ScoreModel) -> Tensor:
+        self._refuse_ignored()
         t_end = model.sde.t_sample if self.t_end is None else self.t_end
         return make_grid(self.grid, model.sde, self.steps, t_end)
+
+    def _refuse_ignored(self) -> None:
+        """ValueError where the grid settles what another option asks for."""
+        if not isinstance(self.grid, str):
+            if self.steps not in (type(self).steps, len(self.grid) - 1):
+                raise ValueError(f"a list of {len(self.grid)} times fixes the steps; leave out steps={self.steps} (--steps)")
+            if self.t_end not in (None, self.grid[-1]):
+                raise ValueError(f"a list of times fixes the end; leave out t_end={self.t_end} (--t_end)")
+        elif self.grid in ("strided_leading", "strided_trailing") and self.t_end is not None:
+            raise ValueError(f"grid {self.grid!r} fixes the end; leave out t_end={self.t_end} (--t_end)")

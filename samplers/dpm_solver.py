@@ -86,6 +86,17 @@ class DPMSolver(MultistepSampler):
         if not (0 < self.rtol < 1 and 0 < self.atol < 1 and self.max_evaluations > 0):
             raise ValueError("rtol and atol must lie in (0, 1) and max_evaluations above 0 (--rtol, --atol)")
 
+        self._refuse_options_of_other_methods()
+
+    def _refuse_options_of_other_methods(self) -> None:
+        adaptive, multistep = self.method == "adaptive", self.method in ("multistep", "sde")
+        unused = {"steps": adaptive, "grid": adaptive, "rtol": not adaptive, "atol": not adaptive,
+                  "max_evaluations": not adaptive, "lower_order_final": not multistep,
+                  "published": not (self.method == "multistep" and self.order == 3)}
+        for option, ignored in unused.items():
+            if ignored and getattr(self, option) != getattr(type(self), option):
+                raise ValueError(f"method {self.method!r} of order {self.order} takes no {option!r} (--{option})")
+
     def predicts(self, s: Schedule) -> tuple[np.ndarray, np.ndarray]:
         return prediction(self.kind, s)
 
@@ -105,9 +116,12 @@ class DPMSolver(MultistepSampler):
         t_end = model.sde.t_sample if self.t_end is None else self.t_end
         if self.method == "adaptive":
             return make_grid([1.0, t_end], model.sde, 1, t_end)
-        named = isinstance(self.grid, str)
-        if self.method == "singlestep" and named:
-            return make_grid(self.grid, model.sde, len(self.orders()) if self.steps > 0 else 0, t_end)
+        self._refuse_ignored()
+        if self.method == "singlestep" and isinstance(self.grid, str):
+            if self.steps < self.order:
+                raise ValueError(f"order {self.order} needs at least {self.order} evaluations, got {self.steps} "
+                                 "(--order, --steps)")
+            return make_grid(self.grid, model.sde, len(self.orders()), t_end)
         times = make_grid(self.grid, model.sde, self.steps, t_end)
         if self.method != "singlestep" and len(times) - 1 < self.order:
             raise ValueError(f"order {self.order} needs at least {self.order} steps, got {len(times) - 1} "

@@ -47,6 +47,9 @@ class EDM(GridSampler):
         return self.churn > 0
 
     def times(self, model: ScoreModel) -> Tensor:
+        self._refuse_ignored()
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps} (--steps)")
         t_end = model.sde.t_sample if self.t_end is None else self.t_end
         if isinstance(self.grid, str) and self.steps == 1:
             levels = torch.ones(1, dtype=torch.float64)

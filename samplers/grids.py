@@ -56,7 +56,7 @@ def strided(sde: SDE, steps: int, t_end: float, spacing: str = "linspace") -> Te
     elif spacing == "trailing":
         indices = torch.arange(n, 0, -n / (steps + 1), dtype=torch.float64)[:steps + 1].round() - 1
     else:
-        indices = torch.linspace(n - 1, round(t_end * n) - 1, steps + 1, dtype=torch.float64).round()
+        indices = torch.linspace(n - 1, max(round(t_end * n), 1) - 1, steps + 1, dtype=torch.float64).round()
     return (indices.double() + 1) / n
 
 

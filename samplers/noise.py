@@ -58,7 +58,10 @@ class NoiseStream:
         draws = np.empty(like.shape, dtype=dtype)
         for generator, row in zip(self._generators, draws, strict=True):
             fill(generator, dtype=dtype, out=row)
-        return torch.from_numpy(draws).to(like)
+        noise = torch.from_numpy(draws)
+        if like.device.type == "cuda":      # pinned, so that the copy waits for nothing
+            return noise.pin_memory().to(like.device, like.dtype, non_blocking=True)
+        return noise.to(like)
 
 
 def prior_sample(prior_std: float, event_shape: Sequence[int], seeds: Sequence[Seed],

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from models.denoiser import evaluation_mode
 from samplers.base import CountedModel, GridSampler
 from samplers.noise import NoiseStream
 from sde_lib.sde import SDE
@@ -164,8 +165,9 @@ def ddim_invert(model, x: Tensor, sampler: DDIM) -> Tensor:
         raise ValueError("only deterministic DDIM can be inverted; set eta to 0 (--eta)")
     times = sampler.times(model).flip(0)
     keep, of_eps, _ = (c.tolist() for c in sampler.coefficients(model.sde, times))
-    for i in range(len(keep)):
-        x = x.mul(keep[i]).add_(model.eps(x, times[i]), alpha=of_eps[i])
+    with evaluation_mode(model):
+        for i in range(len(keep)):
+            x = x.mul(keep[i]).add_(model.eps(x, times[i]), alpha=of_eps[i])
     return x
 
 

@@ -164,17 +164,17 @@ class _Curve:
         self.coefficients = torch.from_numpy(PchipInterpolator(times.numpy(), values.numpy()).c.copy())
 
     def _cell(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        t = t.double()
+        t = (t.cpu() if t.device.type == "mps" else t).double()      # MPS has no float64
         cell = ((t - self.start) / self.step).long().clamp(0, self.coefficients.shape[1] - 1)
         return self.coefficients.to(t.device)[:, cell], t - (self.start + self.step * cell.double())
 
     def value(self, t: Tensor) -> Tensor:
         (c3, c2, c1, c0), u = self._cell(t)
-        return (((c3 * u + c2) * u + c1) * u + c0).to(t.dtype)
+        return (((c3 * u + c2) * u + c1) * u + c0).to(t)
 
     def slope(self, t: Tensor) -> Tensor:
         (c3, c2, c1, _), u = self._cell(t)
-        return ((3 * c3 * u + 2 * c2) * u + c1).to(t.dtype)
+        return ((3 * c3 * u + 2 * c2) * u + c1).to(t)
 
 
 class DDPMChainSDE(VariancePreserving):

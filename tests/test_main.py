@@ -153,6 +153,12 @@ DIGITS = ["--config", ROOT / "configs/vp_digits.py"]
     (["--mode", "train", *DIGITS, "--config.training=3"], ["section", "batch_size"]),
     (["--mode", "train", *DIGITS, "--config.training.batch_size=big"], ["training.batch_size", "int", "'big'"]),
     (["--mode", "train", *DIGITS, "--config.training.batch_size=-3"], ["training.batch_size", "above 0", "-3"]),
+    (["--mode", "train", *DIGITS, "--config.training.learning_rate=nan"], ["float", "'nan'"]),
+    (["--mode", "train", *DIGITS, "--config.training.learning_rate=None"], ["float", "'None'"]),
+    (["--mode", "train", *DIGITS, "--config.training.steps=1e400"], ["training.steps", "int"]),
+    (["--mode", "train", *DIGITS, "--device", "cpu:abc"], ["'cpu:abc'", "--device"]),
+    (["--mode", "train", *DIGITS, "--config.data.path=/tmp"], ["'digits'", "--config.data.path"]),
+    (["--mode", "train", "--config", ROOT / "configs/vp_swiss_roll.py", "--config.data.flip=true"], ["--config.data.flip"]),
     (["--mode", "train", *DIGITS, "--config.training.steps=0"], ["--config.training.steps"]),
     (["--mode", "train", *DIGITS, "--config.training.ema_decay=1.5"], ["--config.training.ema_decay", "[0, 1)"]),
     (["--mode", "train", *DIGITS, "--config.training.weighting=simpel"], ["simpel", "simple, likelihood, uniform"]),
@@ -235,8 +241,27 @@ def test_damaged_files_of_a_run_are_one_clear_line(command, tmp_path):
     refused(command("--workdir", run, "--mode", "sample"), str(checkpoint), "damaged")
     checkpoint.write_bytes(content[:1000])
     refused(command(*where, "--mode", "train", *SMALL), str(checkpoint), "truncated")
+    (run / "config.json").write_text("{}")
+    refused(command("--workdir", run, "--mode", "sample"), "config.json", "damaged")
     (run / "config.json").write_text("{")
     refused(command("--workdir", run, "--mode", "sample"), "config.json", "damaged")
+
+
+def test_sampling_under_torchrun_is_refused(command, digits_run, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refused(command("--workdir", digits_run, "--mode", "sample"), "one process", "--mode train")
+
+
+def test_every_summary_is_valid_json(command, digits_run):
+    assert command("--workdir", digits_run, "--mode", "sample", "--sampler", "edm", "--steps", 3)[0] == 0
+    assert command("--workdir", digits_run, "--mode", "likelihood", "--num_images", 1, "--rtol", 0.1, "--atol", 0.1)[0] == 0
+
+    def refuse(word):
+        raise AssertionError(word)
+
+    edm = json.loads((digits_run / "samples/edm.json").read_text(), parse_constant=refuse)
+    assert edm["settings"]["s_max"] is None
+    assert json.loads((digits_run / "likelihood/summary.json").read_text(), parse_constant=refuse)["standard_error"] is None
 
 
 def test_ctrl_c_leaves_a_run_that_the_same_command_finishes(tmp_path):

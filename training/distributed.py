@@ -71,4 +71,10 @@ def local_device(device: str) -> torch.device:
     if device == "cuda" and "LOCAL_RANK" in os.environ:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
-    return torch.device(device)
+    try:
+        found = torch.device(device)
+        if found.type == "cuda":
+            torch.cuda.get_device_properties(found)
+    except (RuntimeError, AssertionError):
+        raise ValueError(f"device {device!r} does not exist here (--device)") from None
+    return found

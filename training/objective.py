@@ -132,4 +132,4 @@ class Objective:
         of_x0, of_eps = denoiser.parametrization.target(alpha, sigma)
         target = torch.addcmul(expand_as(of_x0, x0) * x0, expand_as(of_eps, x0), eps)
         scale = denoiser.parametrization.eps(alpha, sigma)[1].square() * weight.to(t)
-        return (output - target).square().flatten(1).mean(1) * scale.to(x0.dtype)
+        return (output - target).square().flatten(1).mean(1) * scale.to(x0)

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from data import Dataset, batch_indices, dequantize, random_flip, to_unit
 from models.build import build_denoiser
-from models.denoiser import Denoiser
+from models.denoiser import Denoiser, evaluation_mode
 from models.ema import EMA
 from models.serialization import newest_checkpoint, read_state
 from training.checkpoint import write_atomically, write_checkpoint
@@ -124,12 +124,13 @@ def held_out_loss(denoiser: Denoiser, objective: Objective, dataset: Dataset, co
     n, total = min(limit, len(dataset.test)), 0.0
     generator = torch.Generator().manual_seed(0)
     times, weights = objective.draw_times(n, generator)
-    for part in torch.arange(n).split(config.training.batch_size):
-        shape = (len(part), *dataset.shape)
-        u = torch.rand(shape, generator=generator) if config.data.dequantize else None
-        x0 = as_reals(dataset.test[part], u, dataset.levels, config.data).to(device)
-        eps = torch.randn(shape, generator=generator).to(device)
-        total += float(objective.loss(denoiser, x0, times[part], weights[part], eps).sum())
+    with evaluation_mode(denoiser):
+        for part in torch.arange(n).split(config.training.batch_size):
+            shape = (len(part), *dataset.shape)
+            u = torch.rand(shape, generator=generator) if config.data.dequantize else None
+            x0 = as_reals(dataset.test[part], u, dataset.levels, config.data).to(device)
+            eps = torch.randn(shape, generator=generator).to(device)
+            total += float(objective.loss(denoiser, x0, times[part], weights[part], eps).sum())
     return total / n
 
 

@@ -115,6 +115,32 @@ def test_a_score_that_turns_nan_is_reported_with_step_and_time():
         make_sampler("ode")(Broken(), torch.zeros(6, 2))
 
 
+def test_a_denoising_step_that_is_not_finite_is_an_error():
+    class Broken(ScoreModel):
+        sde = VPSDE()
+
+        def predict(self, x, t, kind):
+            return torch.full_like(x, torch.nan) if kind == "x0" else torch.zeros_like(x)
+
+    with pytest.raises(ArithmeticError, match="denoising step"):
+        make_sampler("ddim", denoise=True)(Broken(), torch.zeros(6, 2))
+
+
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if name not in ("ode", "torchsde", "ancestral")])
+def test_a_model_that_returns_its_input_gives_what_one_that_copies_it_does(name):
+    class Identity(ScoreModel):
+        def __init__(self, copy):
+            super().__init__()
+            self.sde, self.copy = SubVPSDE(), copy
+
+        def predict(self, x, t, kind):
+            return x.clone() if self.copy else x
+
+    x_T = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
+    same, copied = (make_sampler(name, steps=10)(Identity(copy), x_T, seeds=range(3)).x for copy in (False, True))
+    assert torch.equal(same, copied)
+
+
 def test_an_unknown_sampler_or_option_is_refused_with_what_exists():
     with pytest.raises(ValueError, match="did you mean 'euler_maruyama'.*ode"):
         make_sampler("euler_maruama")

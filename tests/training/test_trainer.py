@@ -11,6 +11,7 @@ import torch
 from configs.default import get_config
 from data import load_dataset
 from models.serialization import newest_checkpoint, read_state
+from samplers import make_sampler
 from sde_lib import VPSDE
 from training import Objective
 from training.checkpoint import write_atomically, write_checkpoint
@@ -78,6 +79,17 @@ def test_training_lowers_the_loss_and_the_average_follows(tmp_path, digits):
     assert [line["step"] for line in lines] == list(range(2, 121, 2))
     assert lines[-1]["held_out_loss"] == pytest.approx(after, rel=1e-6)
     assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_the_held_out_loss_is_without_dropout_also_after_a_preview(tmp_path, digits):
+    config = small_config()
+    config.model.dropout = 0.5
+    trainer = Trainer(config, digits, tmp_path, CPU)
+    make_sampler("ddim", steps=2)(trainer.averaged, torch.zeros(1, 1, 8, 8))
+    for p in trainer.averaged.parameters():
+        p.data.add_(0.01)
+    losses = [held_out_loss(trainer.averaged, trainer.objective, digits, config, CPU) for _ in range(2)]
+    assert losses[0] == losses[1] and not trainer.averaged.network.training
 
 
 @pytest.mark.parametrize("sde", ["vp", "cosine", "sigmoid", "subvp", "ve", "ddpm", "smld"])
