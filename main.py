@@ -44,7 +44,7 @@ flags.DEFINE_bool("ema", True, "use the averaged weights")
 flags.DEFINE_integer("batch_size", 128, "of sampling and likelihood; results do not depend on it", lower_bound=1)
 flags.DEFINE_bool("debug", False, "show the traceback of an error")
 flags.DEFINE_string("sampler", "auto", "which sampler")
-flags.DEFINE_integer("num_samples", 64, "how many samples", lower_bound=1)
+flags.DEFINE_integer("num_samples", 64, "how many samples", lower_bound=1, upper_bound=10_000_000)
 flags.DEFINE_string("precision", "fp32", "of the network in sampling: fp32, bf16, auto")
 # What samplers take, a flag each; `points` is for the trajectories that this file draws.
 SAMPLER_FLAGS = sorted({option for name in SAMPLERS for option in sampler_options(name)} - {"points"})
@@ -122,6 +122,8 @@ class Command:
             raise ValueError("say what to do with --mode train, sample, likelihood or report (--help shows more)")
         if FLAGS.mode != "train" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ValueError(f"--mode {FLAGS.mode} runs in one process; torchrun is for --mode train")
+        if FLAGS.workdir == "":
+            raise ValueError("--workdir must name a folder, got ''")
         if FLAGS.config is None and FLAGS.workdir is None:
             raise ValueError("give --config FILE or the --workdir of a run (--help shows more)")
         self._refuse_flags_of_other_modes()
@@ -229,6 +231,13 @@ def train(command: Command) -> None:
         raise ValueError(f"--config.training.batch_size={config.training.batch_size} must be divisible by "
                          f"the number of processes, {processes}")
     checkpoint = newest_checkpoint(run)
+    trained = int(checkpoint.stem.removeprefix("step_")) if checkpoint else 0
+    if trained >= config.training.steps:
+        message = f"{checkpoint} is at step {trained} already; to train on, raise --config.training.steps"
+        if trained > config.training.steps:
+            raise ValueError(f"{message}, which is {config.training.steps}")
+        print(message)
+        return
     if first:
         run.mkdir(parents=True, exist_ok=True)
         write_json(run / "config.json", resolved)
@@ -279,7 +288,7 @@ def sample(command: Command) -> None:
         options["points"] = 65
     sampler = make_sampler(FLAGS.sampler, **options)
     denoiser = load_denoiser(command.run, FLAGS.ema, command.device)
-    denoiser.autocast = autocast_dtype(FLAGS.precision, command.device)
+    denoiser.autocast = autocast_dtype(FLAGS.precision, command.device, "--precision")
     sampler.times(denoiser)                                 # refuses a grid that does not fit
     stem = command.run / "samples" / FLAGS.sampler
     stem.parent.mkdir(exist_ok=True)

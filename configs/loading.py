@@ -62,7 +62,7 @@ def override(config: ConfigDict, field: str, text: str) -> None:
     try:
         parent[name] = None if text == "None" and all_fields(get_config())[field] is None else _parse(text, kind)
     except (ValueError, TypeError, SyntaxError, OverflowError):
-        raise ValueError(f"--config.{field} must be of type {kind.__name__}, got {text!r}") from None
+        raise ValueError(f"--config.{field} must be of type {kind.__name__} and finite, got {text!r}") from None
 
 
 _BOOLS = {"true": True, "1": True, "false": False, "0": False}

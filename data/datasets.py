@@ -125,12 +125,12 @@ def _folder(config: Any) -> Dataset:
     whose index in sorted order is divisible by 10.
     """
     path, size, channels = config.path, config.image_size, config.channels
-    _require(size is not None and size >= 1, "image_size", size, "1 or more")
-    _require(channels in (1, 3), "channels", channels, "1 (grey) or 3 (RGB)")
     _require(bool(path), "path", path, "a folder of pictures")
     root = Path(path).expanduser()
     if not root.is_dir():
         raise FileNotFoundError(f"--config.data.path={path!r} is no folder; give a folder of pictures")
+    _require(size is not None and size >= 1, "image_size", size, "1 or more")
+    _require(channels in (1, 3), "channels", channels, "1 (grey) or 3 (RGB)")
     if (root / "train").is_dir() and (root / "test").is_dir():
         train, test = readers.find_pictures(root / "train"), readers.find_pictures(root / "test")
     else:

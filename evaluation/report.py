@@ -1,6 +1,7 @@
 """The table of what a run's folder holds: training, samples, likelihood; as Markdown."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ def report(run: Path) -> str:
 
 def _training(run: Path) -> list[tuple[str, ...]]:
     path = run / "stats.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    text = path.read_text() if path.exists() else ""
+    lines = [_parse(line, path) for line in text.splitlines(keepends=True) if line.endswith("\n")]
     if not lines:
         return []
     held_out = next((f", held out {line['held_out_loss']:.4f}" for line in reversed(lines) if "held_out_loss" in line),
@@ -28,10 +30,17 @@ def _training(run: Path) -> list[tuple[str, ...]]:
     return [("training", figure, "", f"{lines[-1]['seconds']:.0f}", str(path))]
 
 
+def _parse(text: str, path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error})") from None
+
+
 def _samples(run: Path) -> list[tuple[str, ...]]:
     found: list[tuple[dict[str, Any], Path]] = [
-        (json.loads(path.read_text()), path) for path in sorted((run / "samples").glob("*.json"))]
-    return [(f"{s['sampler']}", f"{s['num_samples']} samples", f"{s['nfe']:g}", f"{s['seconds']:.1f}",
+        (_parse(path.read_text(), path), path) for path in sorted((run / "samples").glob("*.json"))]
+    return [(f"{s['sampler']}", f"{s['num_samples']} samples", f"{s['nfe']:.4g}", f"{s['seconds']:.1f}",
              str(path.with_suffix(".png"))) for s, path in found]
 
 
@@ -39,6 +48,7 @@ def _likelihood(run: Path) -> list[tuple[str, ...]]:
     path = run / "likelihood" / "summary.json"
     if not path.exists():
         return []
-    s = json.loads(path.read_text())
-    figure = f"{s['bits_per_dim']:.4f} +- {s['standard_error']:.4f} bits/dim, {s['num_images']} {s['split']} examples"
-    return [("likelihood", figure, f"{s['nfe']:g}", f"{s['seconds']:.1f}", str(path))]
+    s = _parse(path.read_text(), path)
+    figure = (f"{s['bits_per_dim']:.4f} +- {s['standard_error'] or math.nan:.4f} bits/dim, {s['num_images']} {s['split']} "
+              "examples")
+    return [("likelihood", figure, f"{s['nfe']:.4g}", f"{s['seconds']:.1f}", str(path))]

@@ -48,6 +48,9 @@ def log_prob(model: ScoreModel, x: Tensor, divergence: str = "exact", rtol: floa
         raise ValueError(f"unknown divergence {divergence!r}; choose from {', '.join(DIVERGENCES)} (--divergence)")
     if probes < 1:
         raise ValueError(f"probes must be at least 1, got {probes} (--probes)")
+    if x.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"x must be float32 or float64, got {x.dtype}: less makes the ODE's right-hand side too rough for "
+                         "adaptive steps")
     if not bool(x.isfinite().all()):
         raise ValueError("x holds values that are not finite")
     if getattr(model, "autocast", None) is not None:

@@ -73,9 +73,12 @@ def read_config(run: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{run} is not the folder of a run: it has no config.json (--workdir)")
     try:
-        return json.loads(path.read_text())
+        config = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error})") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} is damaged (it holds no mapping)")
+    return config
 
 
 def load_denoiser(path: str | Path, ema: bool = True, device: torch.device | str = "cpu") -> Denoiser:

@@ -1,6 +1,7 @@
 """Reading checkpoints: nothing but tensors and plain values is ever unpickled, and what was altered is refused."""
 
 import hashlib
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def read_state(path: Path) -> dict[str, Any]:
         try:
             state = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:      # the reader of damaged archives raises errors of every type
-            raise ValueError(f"checkpoint {path} is truncated, damaged or none ({' '.join(str(error).split())[:100]}); "
+            raise ValueError(f"checkpoint {path} is truncated, damaged or none ({textwrap.shorten(str(error), 100)}); "
                              f"{advice}") from None
     written = state.pop(DIGEST, None) if isinstance(state, dict) else None
     if written is None:

@@ -40,7 +40,7 @@ class ExponentialAdams(MultistepSampler):
         if not 1 <= self.order <= 5:
             raise ValueError(f"order must lie between 1 and 5, got {self.order} (--order)")
         if not 0 <= self.data_std < float("inf"):
-            raise ValueError(f"data_std must not be negative, got {self.data_std} (--data_std)")
+            raise ValueError(f"data_std must lie in [0, inf), got {self.data_std} (--data_std)")
 
     def _spread(self, s: Schedule) -> np.ndarray:
         return np.sqrt(self.data_std**2 + np.exp(-2 * s.lam))

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from models.denoiser import ScoreModel
 from samplers.base import CountedModel
-from samplers.grids import make_grid
+from samplers.grids import MAX_STEPS, make_grid
 from samplers.multistep import MultistepSampler, Rule, Schedule, prediction
 from samplers.noise import NoiseStream
 
@@ -118,9 +118,9 @@ class DPMSolver(MultistepSampler):
             return make_grid([1.0, t_end], model.sde, 1, t_end)
         self._refuse_ignored()
         if self.method == "singlestep" and isinstance(self.grid, str):
-            if self.steps < self.order:
-                raise ValueError(f"order {self.order} needs at least {self.order} evaluations, got {self.steps} "
-                                 "(--order, --steps)")
+            if not self.order <= self.steps <= MAX_STEPS:
+                raise ValueError(f"order {self.order} needs at least {self.order} evaluations and at most {MAX_STEPS}, "
+                                 f"got {self.steps} (--order, --steps)")
             return make_grid(self.grid, model.sde, len(self.orders()), t_end)
         times = make_grid(self.grid, model.sde, self.steps, t_end)
         if self.method != "singlestep" and len(times) - 1 < self.order:

@@ -37,8 +37,8 @@ class EDM(GridSampler):
     def __post_init__(self) -> None:
         if self.denoise:
             raise ValueError("edm ends at the data already; leave out --denoise")
-        if self.churn < 0 or self.s_noise < 0 or not 0 <= self.s_min <= self.s_max:
-            raise ValueError("need churn and s_noise not negative and 0 <= s_min <= s_max, got "
+        if not (0 <= self.churn < math.inf and 0 <= self.s_noise < math.inf and 0 <= self.s_min <= self.s_max):
+            raise ValueError("need churn and s_noise finite and not negative and 0 <= s_min <= s_max, got "
                              f"{self.churn}, {self.s_noise}, {self.s_min}, {self.s_max} (--churn, --s_noise, --s_min, "
                              "--s_max)")
 

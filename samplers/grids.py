@@ -9,6 +9,8 @@ from torch import Tensor
 
 from sde_lib.sde import SDE
 
+MAX_STEPS = 1_000_000
+
 
 def uniform(sde: SDE, steps: int, t_end: float) -> Tensor:
     """Equal steps in t."""
@@ -74,8 +76,8 @@ def make_grid(grid: str | Sequence[float], sde: SDE, steps: int, t_end: float) -
     if isinstance(grid, str):
         if grid not in GRIDS:
             raise ValueError(f"unknown grid {grid!r}; choose from {', '.join(GRIDS)} (--grid)")
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, got {steps} (--steps)")
+        if not 1 <= steps <= MAX_STEPS:
+            raise ValueError(f"steps must be at least 1 and at most {MAX_STEPS}, got {steps} (--steps)")
         if not sde.t_min <= t_end < 1:
             raise ValueError(f"t_end must lie in [{sde.t_min:g}, 1) for {sde}, got {t_end} (--t_end)")
         times = GRIDS[grid](sde, steps, t_end)

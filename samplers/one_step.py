@@ -74,8 +74,8 @@ class EulerMaruyama(OneStepSampler):
     eta: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.eta < float("inf"):
-            raise ValueError(f"eta must not be negative, got {self.eta} (--eta)")
+        if not 0 <= self.eta <= 100:
+            raise ValueError(f"eta must lie in [0, 100], got {self.eta} (--eta)")
 
     @property
     def stochastic(self) -> bool:

@@ -49,8 +49,8 @@ class _Corrected(GridSampler):
             raise ValueError(f"unknown corrector {self.corrector!r}; choose from {', '.join(CORRECTORS)} (--corrector)")
         if self.corrector_steps < 0:
             raise ValueError(f"corrector_steps must not be negative, got {self.corrector_steps} (--corrector_steps)")
-        if not 0 < self.snr < float("inf"):
-            raise ValueError(f"snr must be positive, got {self.snr} (--snr)")
+        if not 0 < self.snr <= 100:
+            raise ValueError(f"snr must lie in (0, 100], got {self.snr} (--snr)")
 
     @abstractmethod
     def predictor_steps(self, model: CountedModel, times: Tensor) -> list[tuple[float, float, float]] | None:

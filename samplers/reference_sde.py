@@ -86,8 +86,8 @@ class ReferenceSDE(Sampler):
             raise ValueError(f"unknown method {self.method!r}; choose from {', '.join(METHODS)} (--method)")
         if not (0 < self.steps <= 2**DEPTH and self.steps.bit_count() == 1):
             raise ValueError(f"steps of torchsde must be a power of two, at most {2**DEPTH}, got {self.steps} (--steps)")
-        if not 0 < self.eta < float("inf"):
-            raise ValueError(f"eta must be positive, got {self.eta}; without noise use the sampler 'ode' (--eta)")
+        if not 0 < self.eta <= 100:
+            raise ValueError(f"eta must lie in (0, 100], got {self.eta}; without noise use the sampler 'ode' (--eta)")
 
     @property
     def order(self) -> float:

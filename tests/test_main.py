@@ -125,9 +125,11 @@ def test_points_are_drawn_over_the_data_with_their_trajectory(command, tmp_path)
 def test_training_again_goes_on_and_a_finished_run_stays_as_it_is(command, digits_run):
     where = ["--config", ROOT / "configs/vp_digits.py", "--mode", "train", "--workdir", digits_run, *SMALL]
     code, out, _ = command(*where)
-    assert code == 0 and "goes on from" in out and "step_00000004.pt" in out
+    assert code == 0 and "at step 4 already" in out and "wrote" not in out
+    refused(command(*where, "--config.training.steps=3"), "at step 4 already", "--config.training.steps")
+    assert json.loads((digits_run / "config.json").read_text())["training"]["steps"] == 4
     code, out, _ = command(*where, "--config.training.steps=6")
-    assert code == 0 and "step_00000006.pt" in out
+    assert code == 0 and "goes on from" in out and "step_00000006.pt" in out
 
 
 def refused(result, *parts):
@@ -145,6 +147,8 @@ DIGITS = ["--config", ROOT / "configs/vp_digits.py"]
 @pytest.mark.parametrize("words, parts", [
     ([], ["--mode", "--help"]),
     (["--mode", "train"], ["--config"]),
+    (["--mode", "train", *DIGITS, "--workdir", ""], ["--workdir"]),
+    (["--mode", "train", *DIGITS, "--config.data.dataset=folder", "--config.data.path=/nope"], ["'/nope'", "no folder"]),
     (["--mode", "trian", *DIGITS], ["--mode", "train", "likelihood"]),
     (["--stepz", "3", "--mode", "sample", *DIGITS], ["stepz", "steps"]),
     (["extra", "--mode", "train", *DIGITS], ["extra"]),
@@ -188,6 +192,11 @@ def test_a_mistake_before_training_is_one_clear_line_and_writes_nothing(words, p
     (["--mode", "sample", "--sampler", "ddpmm"], ["'ddpmm'", "euler_maruyama", "--sampler"]),
     (["--mode", "sample", "--sampler", "ode", "--steps", "5"], ["'ode'", "steps", "rtol"]),
     (["--mode", "sample", "--steps", "0"], ["steps must be at least 1", "--steps"]),
+    (["--mode", "sample", "--steps", "3000000000"], ["at most 1000000", "--steps"]),
+    (["--mode", "sample", "--sampler", "dpm_solver", "--method", "singlestep", "--steps", "99999999999999999999"],
+     ["at most 1000000", "--steps"]),
+    (["--mode", "sample", "--num_samples", "99999999999999"], ["--num_samples"]),
+    (["--mode", "sample", "--sampler", "euler_maruyama", "--eta", "1e30"], ["--eta", "[0, 100]"]),
     (["--mode", "sample", "--steps", "5.5"], ["--steps", "5.5"]),
     (["--mode", "sample", "--num_samples", "-4"], ["--num_samples", "-4"]),
     (["--mode", "sample", "--seed", "-4"], ["--seed", "-4"]),
@@ -198,7 +207,7 @@ def test_a_mistake_before_training_is_one_clear_line_and_writes_nothing(words, p
     (["--mode", "sample", "--eta", "2", "--sampler", "ddim"], ["--eta", "[0, 1]"]),
     (["--mode", "sample", "--order", "3", "--sampler", "dpm_solver", "--steps", "2"], ["order 3", "at least 3 steps"]),
     (["--mode", "sample", "--snr", "0.1"], ["'auto'", "snr", "data_std"]),
-    (["--mode", "sample", "--precision", "fp8"], ["'fp8'", "auto, fp32, bf16"]),
+    (["--mode", "sample", "--precision", "fp8"], ["'fp8'", "auto, fp32, bf16", "(--precision)"]),
     (["--mode", "sample", "--probes", "3"], ["--probes", "likelihood"]),
     (["--mode", "likelihood", "--divergence", "exakt"], ["'exakt'", "exact, hutchinson"]),
     (["--mode", "likelihood", "--rtol", "0"], ["--rtol"]),
@@ -240,7 +249,9 @@ def test_damaged_files_of_a_run_are_one_clear_line(command, tmp_path):
     checkpoint.write_bytes(content)
     refused(command("--workdir", run, "--mode", "sample"), str(checkpoint), "damaged")
     checkpoint.write_bytes(content[:1000])
-    refused(command(*where, "--mode", "train", *SMALL), str(checkpoint), "truncated")
+    refused(command(*where, "--mode", "train", *SMALL, "--config.training.steps=6"), str(checkpoint), "truncated")
+    (run / "config.json").write_text("[]")
+    refused(command("--workdir", run, "--mode", "sample"), "config.json", "damaged")
     (run / "config.json").write_text("{}")
     refused(command("--workdir", run, "--mode", "sample"), "config.json", "damaged")
     (run / "config.json").write_text("{")

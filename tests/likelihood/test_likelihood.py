@@ -114,6 +114,9 @@ def test_settings_that_cannot_be_are_refused(settings, message):
 def test_input_that_is_not_finite_and_reduced_precision_are_refused():
     with pytest.raises(ValueError, match="not finite"):
         log_prob(denoiser(), torch.full((4, 2, 3), torch.nan))
+    for dtype in (torch.bfloat16, torch.int64):
+        with pytest.raises(ValueError, match="float32 or float64"):
+            log_prob(denoiser(), torch.ones(4, 2, 3, dtype=dtype))
     model = denoiser()
     model.autocast = torch.bfloat16
     with pytest.raises(ValueError, match="precision"):
