@@ -8,20 +8,23 @@ from torch import Tensor
 
 from models.denoiser import ScoreModel
 from samplers.base import CountedModel, Sampler
+from samplers.fixed_ode import SCALINGS
 from samplers.noise import NoiseStream
 from sde_lib.integrate import MAX_EVALUATIONS, METHODS, check_tolerances, integrate
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProbabilityFlow(Sampler):
-    """dx/dt = f x - g^2/2 score, to the given tolerances; the evaluations are counted as they come.
+    """The flow to the given tolerances; the evaluations are counted as they come.
 
+    scaling          "x": dx/dt = f x - g^2/2 score. "ve": dz/dc = eps in z = x/alpha, c = sigma/alpha (fixed_ode.py)
     method           "dopri5", "dopri8", "bosh3", "fehlberg2" or "adaptive_heun"
     rtol, atol       relative and absolute tolerance of the RMS error of a step, over the whole batch
     max_evaluations  ArithmeticError beyond that many
     points           times at which the trajectory is recorded, equally spaced in t, both ends included
     """
 
+    scaling: str = "x"
     method: str = "dopri5"
     rtol: float = 1e-5
     atol: float = 1e-5
@@ -35,6 +38,8 @@ class ProbabilityFlow(Sampler):
 
     def __post_init__(self) -> None:
         check_tolerances(self.method, self.rtol, self.atol, self.max_evaluations)
+        if self.scaling not in SCALINGS:
+            raise ValueError(f"unknown scaling {self.scaling!r}; choose from {', '.join(SCALINGS)} (--scaling)")
         if self.points < 2:
             raise ValueError(f"a trajectory has at least 2 points, got {self.points}")
 
@@ -45,9 +50,19 @@ class ProbabilityFlow(Sampler):
         return torch.linspace(1.0, t_end, self.points, dtype=torch.float64)
 
     def solve(self, model: CountedModel, x: Tensor, times: Tensor, noise: NoiseStream | None) -> Iterator[Tensor]:
-        def field(t: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return (model.sde.reverse_drift(state[0], t, model.score(state[0], t), eta=0.0),)
+        sde, end = model.sde, float(times[-1])
 
-        states, _ = integrate(field, (x,), times.tolist(), self.method, self.rtol, self.atol, self.max_evaluations)
-        for (state,) in states[1:]:
-            yield state
+        def in_x(t: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return (sde.reverse_drift(state[0], t, model.score(state[0], t), eta=0.0),)
+
+        def in_z(c: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            t = sde.time(-torch.as_tensor(float(c), dtype=torch.float64).log()).clamp(end, 1.0)
+            return (model.eps(state[0] * float(sde.alpha(t)), t),)
+
+        clock, scale = times, torch.ones_like(times)
+        if self.scaling == "ve":
+            clock, scale = torch.exp(-sde.half_log_snr(times)), sde.alpha(times)
+        states, _ = integrate(in_x if self.scaling == "x" else in_z, (x / float(scale[0]),), clock.tolist(), self.method,
+                              self.rtol, self.atol, self.max_evaluations)
+        for (state,), alpha in zip(states[1:], scale[1:].tolist(), strict=True):
+            yield state * alpha

@@ -11,18 +11,20 @@ def mixture_of(oracle):
     return GaussianMixture(VPSDE(), oracle["mu"], oracle["var"], oracle["weights"])
 
 
+@pytest.mark.parametrize("scaling", ["x", "ve"])
 @pytest.mark.parametrize("t_end", [1e-3, 1e-4])
-def test_it_ends_where_the_reference_solution_ends(oracle, t_end):
-    sampler = make_sampler("ode", t_end=t_end, rtol=1e-10, atol=1e-10)
+def test_it_ends_where_the_reference_solution_ends(oracle, t_end, scaling):
+    sampler = make_sampler("ode", t_end=t_end, rtol=1e-10, atol=1e-10, scaling=scaling)
     result = sampler(mixture_of(oracle), oracle["x_T"])
     assert float((result.x - oracle[f"ode|t_end={t_end:g}"]).abs().max()) < 1e-8
 
 
-def test_it_maps_gaussians_by_their_standard_deviations(any_sde):
+@pytest.mark.parametrize("scaling", ["x", "ve"])
+def test_it_maps_gaussians_by_their_standard_deviations(scaling, any_sde):
     """For Gaussian data the flow is linear: x(t) = x(1) sqrt(V(t) / V(1))."""
     model = GaussianMixture(any_sde, torch.zeros(1, 3), torch.tensor([0.3]))
     x_T = prior_sample(any_sde.prior_std, (3,), range(5), dtype=torch.float64)
-    result = make_sampler("ode", rtol=1e-9, atol=1e-9, points=5)(model, x_T, trajectory=True)
+    result = make_sampler("ode", rtol=1e-9, atol=1e-9, points=5, scaling=scaling)(model, x_T, trajectory=True)
     variance = any_sde.alpha(result.times).square() * 0.3 + any_sde.sigma(result.times).square()
     exact = x_T * (variance / variance[0]).sqrt()[:, None, None]
     torch.testing.assert_close(result.trajectory, exact, rtol=1e-6, atol=1e-6)
@@ -59,7 +61,8 @@ def test_tolerances_beyond_the_precision_are_an_error_in_one_line(mixture):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("settings, flag", [({"method": "rk45"}, "--method"), ({"rtol": 0.0}, "--rtol"),
+@pytest.mark.parametrize("settings, flag", [({"method": "rk45"}, "--method"), ({"scaling": "log"}, "--scaling"),
+                                            ({"rtol": 0.0}, "--rtol"),
                                             ({"atol": -1.0}, "--atol"), ({"max_evaluations": 0}, "--max_evaluations")])
 def test_settings_out_of_range_are_refused(settings, flag):
     with pytest.raises(ValueError, match=flag):
