@@ -23,7 +23,7 @@ from data import DATASETS, Dataset, load_dataset, quantize
 from evaluation import draw, plots, score
 from evaluation.report import report
 from likelihood import DIVERGENCES
-from models import build_denoiser, load_denoiser
+from models import load_denoiser
 from models.build import read_config
 from models.serialization import newest_checkpoint
 from samplers import GRIDS, SAMPLERS, make_sampler, sampler_options
@@ -32,7 +32,7 @@ from sde_lib.integrate import METHODS
 from training.checkpoint import write_atomically
 from training.distributed import local_device
 from training.precision import autocast_dtype
-from training.trainer import Interrupted, Trainer, build_objective
+from training.trainer import Interrupted, Trainer
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("config", None, "a config file, such as configs/vp_digits.py")
@@ -223,28 +223,10 @@ def train(command: Command) -> None:
     first = os.environ.get("RANK", "0") == "0"
     if first:      # it alone, since under torchrun the others may already see what it writes
         command.refuse_other_experiment(experiment, besides=("data.path",))
-    denoiser = build_denoiser(config, dataset.shape)        # finds what is wrong before anything is written
-    build_objective(denoiser, config.training)
-    autocast_dtype(config.training.precision, command.device)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if config.training.batch_size % processes:
         raise ValueError(f"--config.training.batch_size={config.training.batch_size} must be divisible by "
                          f"the number of processes, {processes}")
-    checkpoint = newest_checkpoint(run)
-    trained = int(checkpoint.stem.removeprefix("step_")) if checkpoint else 0
-    if trained >= config.training.steps:
-        message = f"{checkpoint} is at step {trained} already; to train on, raise --config.training.steps"
-        if trained > config.training.steps:
-            raise ValueError(f"{message}, which is {config.training.steps}")
-        print(message)
-        return
-    if first:
-        run.mkdir(parents=True, exist_ok=True)
-        write_json(run / "config.json", resolved)
-        parameters = sum(p.numel() for p in denoiser.parameters())
-        print(f"{dataset.name}: {len(dataset.train)} examples of shape {dataset.shape}, {len(dataset.test)} held out; "
-              f"{denoiser.sde}; {parameters:,} parameters; {command.device}"
-              + (f"; goes on from {checkpoint}" if checkpoint else ""), flush=True)
 
     sampler = make_sampler("euler_maruyama", steps=config.training.sample_steps)
 
@@ -253,8 +235,22 @@ def train(command: Command) -> None:
         samples = draw(model, sampler, dataset.shape, n, seed=0, batch_size=n, device=command.device, progress=False)
         return picture(samples.x, dataset.levels, config.data)
 
-    start = time.perf_counter()
+    # Setting up reads the newest checkpoint and finds what is wrong before anything is written.
     trainer = Trainer(config, dataset, run, command.device, preview)
+    if trainer.step >= config.training.steps:
+        message = f"{trainer.checkpoint} is at step {trainer.step} already; to train on, raise --config.training.steps"
+        if trainer.step > config.training.steps:
+            raise ValueError(f"{message}, which is {config.training.steps}")
+        print(message)
+        return
+    if first:
+        run.mkdir(parents=True, exist_ok=True)
+        write_json(run / "config.json", resolved)
+        parameters = sum(p.numel() for p in trainer.parameters)
+        print(f"{dataset.name}: {len(dataset.train)} examples of shape {dataset.shape}, {len(dataset.test)} held out; "
+              f"{trainer.denoiser.sde}; {parameters:,} parameters; {command.device}"
+              + (f"; goes on from {trainer.checkpoint}" if trainer.checkpoint else ""), flush=True)
+    start = time.perf_counter()
     try:
         checkpoint = trainer.train()
     except Interrupted as stopped:

@@ -66,7 +66,8 @@ class Score:
     @property
     def standard_error(self) -> float:
         """Of the mean: spread of data, dequantisation and probes together; NaN for a single example."""
-        return float(self.bits_per_dim.std()) / math.sqrt(len(self.bits_per_dim))
+        n = len(self.bits_per_dim)
+        return float(self.bits_per_dim.std()) / math.sqrt(n) if n > 1 else math.nan
 
 
 def score(model: ScoreModel, dataset: Dataset, low: float, high: float, split: str = "test", n: int | None = None,

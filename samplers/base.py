@@ -81,6 +81,10 @@ class Sampler(ABC):
     def stochastic(self) -> bool:
         """Whether it draws noise, and so needs seeds."""
 
+    def end(self, model: ScoreModel) -> float:
+        """t_end, or where the model's SDE lets samplers stop."""
+        return model.sde.t_sample if self.t_end is None else self.t_end
+
     @abstractmethod
     def times(self, model: ScoreModel) -> Tensor:
         """The times at which states come out, float64, from first to last; ValueError where they cannot be."""
@@ -164,12 +168,10 @@ class GridSampler(Sampler):
     grid: str | Sequence[float] = field(default="uniform")
 
     def times(self, model: ScoreModel) -> Tensor:
-        self._refuse_ignored()
-        t_end = model.sde.t_sample if self.t_end is None else self.t_end
-        return make_grid(self.grid, model.sde, self.steps, t_end)
+        return self.grid_of(model, self.steps)
 
-    def _refuse_ignored(self) -> None:
-        """ValueError where the grid settles what another option asks for."""
+    def grid_of(self, model: ScoreModel, steps: int) -> Tensor:
+        """The grid of that many steps; ValueError also where the grid settles what another option asks for."""
         if not isinstance(self.grid, str):
             if self.steps not in (type(self).steps, len(self.grid) - 1):
                 raise ValueError(f"a list of {len(self.grid)} times fixes the steps; leave out steps={self.steps} (--steps)")
@@ -177,3 +179,4 @@ class GridSampler(Sampler):
                 raise ValueError(f"a list of times fixes the end; leave out t_end={self.t_end} (--t_end)")
         elif self.grid in ("strided_leading", "strided_trailing") and self.t_end is not None:
             raise ValueError(f"grid {self.grid!r} fixes the end; leave out t_end={self.t_end} (--t_end)")
+        return make_grid(self.grid, model.sde, steps, self.end(model))

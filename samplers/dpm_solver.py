@@ -85,7 +85,6 @@ class DPMSolver(MultistepSampler):
             raise ValueError("the adaptive method has order 2 or 3 (--order)")
         if not (0 < self.rtol < 1 and 0 < self.atol < 1 and self.max_evaluations > 0):
             raise ValueError("rtol and atol must lie in (0, 1) and max_evaluations above 0 (--rtol, --atol)")
-
         self._refuse_options_of_other_methods()
 
     def _refuse_options_of_other_methods(self) -> None:
@@ -113,16 +112,14 @@ class DPMSolver(MultistepSampler):
         return [self.order] * full + ([rest] if rest else [])
 
     def times(self, model: ScoreModel) -> Tensor:
-        t_end = model.sde.t_sample if self.t_end is None else self.t_end
         if self.method == "adaptive":
-            return make_grid([1.0, t_end], model.sde, 1, t_end)
-        self._refuse_ignored()
+            return make_grid("uniform", model.sde, 1, self.end(model))
         if self.method == "singlestep" and isinstance(self.grid, str):
             if not self.order <= self.steps <= MAX_STEPS:
                 raise ValueError(f"order {self.order} needs at least {self.order} evaluations and at most {MAX_STEPS}, "
                                  f"got {self.steps} (--order, --steps)")
-            return make_grid(self.grid, model.sde, len(self.orders()), t_end)
-        times = make_grid(self.grid, model.sde, self.steps, t_end)
+            return self.grid_of(model, len(self.orders()))
+        times = self.grid_of(model, self.steps)
         if self.method != "singlestep" and len(times) - 1 < self.order:
             raise ValueError(f"order {self.order} needs at least {self.order} steps, got {len(times) - 1} "
                              "(--order, --steps)")

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from models.denoiser import ScoreModel
 from samplers.base import CountedModel, GridSampler
-from samplers.grids import make_grid
 from samplers.noise import NoiseStream
 
 
@@ -47,14 +46,12 @@ class EDM(GridSampler):
         return self.churn > 0
 
     def times(self, model: ScoreModel) -> Tensor:
-        self._refuse_ignored()
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps} (--steps)")
-        t_end = model.sde.t_sample if self.t_end is None else self.t_end
         if isinstance(self.grid, str) and self.steps == 1:
             levels = torch.ones(1, dtype=torch.float64)
         else:
-            levels = make_grid(self.grid, model.sde, self.steps - 1 if isinstance(self.grid, str) else 0, t_end)
+            levels = self.grid_of(model, self.steps - 1)
         return torch.cat([levels, torch.zeros(1, dtype=torch.float64)])
 
     def solve(self, model: CountedModel, x: Tensor, times: Tensor, noise: NoiseStream | None) -> Iterator[Tensor]:

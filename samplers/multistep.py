@@ -18,7 +18,6 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from models.denoiser import ScoreModel
 from samplers.base import CountedModel, GridSampler
 from samplers.noise import NoiseStream
 from sde_lib.sde import SDE
@@ -93,16 +92,11 @@ class MultistepSampler(GridSampler):
 
     @abstractmethod
     def rules(self, s: Schedule) -> list[Rule]:
-        """One rule for each step of the grid."""
+        """One rule for each step of the grid; ValueError where there can be none."""
 
     @abstractmethod
     def predicts(self, s: Schedule) -> tuple[np.ndarray, np.ndarray]:
         """of_x and of_eps of the prediction at each time of the grid."""
-
-    def times(self, model: ScoreModel) -> Tensor:
-        times = super().times(model)
-        self.rules(Schedule.of(model.sde, times))      # refuses what cannot be
-        return times
 
     def solve(self, model: CountedModel, x: Tensor, times: Tensor, noise: NoiseStream | None) -> Iterator[Tensor]:
         s = Schedule.of(model.sde, times)

@@ -9,6 +9,7 @@ from torch import Tensor
 from models.denoiser import ScoreModel
 from samplers.base import CountedModel, Sampler
 from samplers.fixed_ode import SCALINGS
+from samplers.grids import make_grid
 from samplers.noise import NoiseStream
 from sde_lib.integrate import MAX_EVALUATIONS, METHODS, check_tolerances, integrate
 
@@ -44,10 +45,7 @@ class ProbabilityFlow(Sampler):
             raise ValueError(f"a trajectory has at least 2 points, got {self.points}")
 
     def times(self, model: ScoreModel) -> Tensor:
-        t_end = model.sde.t_sample if self.t_end is None else self.t_end
-        if not model.sde.t_min <= t_end < 1:
-            raise ValueError(f"t_end must lie in [{model.sde.t_min:g}, 1) for {model.sde}, got {t_end} (--t_end)")
-        return torch.linspace(1.0, t_end, self.points, dtype=torch.float64)
+        return make_grid("uniform", model.sde, self.points - 1, self.end(model))
 
     def solve(self, model: CountedModel, x: Tensor, times: Tensor, noise: NoiseStream | None) -> Iterator[Tensor]:
         sde, end = model.sde, float(times[-1])

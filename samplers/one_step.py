@@ -45,19 +45,11 @@ class OneStepSampler(GridSampler):
     def coefficients(self, sde: SDE, times: Tensor) -> Coefficients:
         """keep, of_eps and of_noise of every step of the grid, float64; ValueError for an SDE that cannot be."""
 
-    def times(self, model) -> Tensor:
-        times = super().times(model)
-        self.coefficients(model.sde, times)
-        return times
-
     def solve(self, model: CountedModel, x: Tensor, times: Tensor, noise: NoiseStream | None) -> Iterator[Tensor]:
         keep, of_eps, of_noise = (c.tolist() for c in self.coefficients(model.sde, times))
-        eps = model.eps(x, times[0])
-        x = x.mul(keep[0])      # a tensor of our own, for all further steps
         for i in range(len(keep)):
-            if i:
-                eps = model.eps(x, times[i])
-                x.mul_(keep[i])
+            eps = model.eps(x, times[i])
+            x = x.mul_(keep[i]) if i else x.mul(keep[i])      # a tensor of our own from the first step on
             x.add_(eps, alpha=of_eps[i])
             if noise is not None:
                 x.add_(noise.normal(x), alpha=of_noise[i])
@@ -163,12 +155,9 @@ def ddim_invert(model, x: Tensor, sampler: DDIM) -> Tensor:
     """
     if sampler.stochastic:
         raise ValueError("only deterministic DDIM can be inverted; set eta to 0 (--eta)")
-    times = sampler.times(model).flip(0)
-    keep, of_eps, _ = (c.tolist() for c in sampler.coefficients(model.sde, times))
     with evaluation_mode(model):
-        for i in range(len(keep)):
-            x = x.mul(keep[i]).add_(model.eps(x, times[i]), alpha=of_eps[i])
-    return x
+        *_, latent = sampler.solve(CountedModel(model), x, sampler.times(model).flip(0), None)
+    return latent
 
 
 def slerp(a: Tensor, b: Tensor, weight: float) -> Tensor:

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from models.denoiser import ScoreModel
 from samplers.base import CountedModel, GridSampler
 from samplers.noise import NoiseStream
 from samplers.one_step import Ancestral, EulerMaruyama, OneStepSampler, ReverseDiffusion, transition
@@ -97,11 +96,6 @@ class PredictorCorrector(_Corrected):
         super().__post_init__()
         if self.predictor not in PREDICTORS:
             raise ValueError(f"unknown predictor {self.predictor!r}; choose from {', '.join(PREDICTORS)} (--predictor)")
-
-    def times(self, model: ScoreModel) -> Tensor:
-        times = super().times(model)
-        PREDICTORS[self.predictor].coefficients(model.sde, times)      # refuses what it cannot do
-        return times
 
     def predictor_steps(self, model: CountedModel, times: Tensor) -> list[tuple[float, float, float]]:
         columns = (c.tolist() for c in PREDICTORS[self.predictor].coefficients(model.sde, times))

@@ -94,7 +94,7 @@ class ReferenceSDE(Sampler):
         return METHODS[self.method]
 
     def times(self, model: ScoreModel) -> Tensor:
-        return make_grid("uniform", model.sde, self.steps, model.sde.t_sample if self.t_end is None else self.t_end)
+        return make_grid("uniform", model.sde, self.steps, self.end(model))
 
     def solve(self, model: CountedModel, x: Tensor, times: Tensor, noise: NoiseStream | None) -> Iterator[Tensor]:
         assert noise is not None
