@@ -1,6 +1,7 @@
-"""Likelihoods of a score model: log p(x) by the probability-flow ODE, bits per dimension."""
+"""Likelihoods of a score model: log p(x) by the probability-flow ODE, lower bounds, bits per dimension."""
 
 from likelihood.bits import bits_per_dim
-from likelihood.ode import DIVERGENCES, LogProb, log_prob
+from likelihood.elbo import Bound, chain_elbo, elbo
+from likelihood.ode import DIVERGENCES, METHODS, PROBE_KINDS, LogProb, log_prob
 
-__all__ = ["DIVERGENCES", "LogProb", "bits_per_dim", "log_prob"]
+__all__ = ["DIVERGENCES", "METHODS", "PROBE_KINDS", "Bound", "LogProb", "bits_per_dim", "chain_elbo", "elbo", "log_prob"]

@@ -2,84 +2,161 @@
 
 By the instantaneous change of variables (Chen et al. 2018), along dx/dt = F(x, t) = f x - g^2/2 score,
 
-    log p_0(x) = log p_1(x(1)) + int_0^1 div F(x(t), t) dt
+    log p_0(x) = log p_1(x(1)) + int_0^1 div F(x(t), t) dt,       div F = D f - g^2/2 div score
+
+solved by one of torchdiffeq's adaptive methods, or on a fixed budget by the exponential method of exponential.py.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from likelihood.divergence import with_exact_divergence, with_hutchinson_divergence
+from likelihood.exponential import STEPS, Field, exponential_flow
 from models.denoiser import ScoreModel, evaluation_mode
 from samplers.noise import PROBES, NoiseStream, Seed
-from sde_lib.integrate import MAX_EVALUATIONS, integrate
+from sde_lib import integrate as adaptive
 
 DIVERGENCES = ("exact", "hutchinson")
+PROBE_KINDS = ("rademacher", "gaussian")
+METHODS = (*adaptive.METHODS, "exponential")
 
 
 @dataclass(frozen=True)
 class LogProb:
     """value: log p(x) in nats, (batch,). latent: x(1), (batch, *event). nfe: evaluations of the network.
 
-    probe_error: standard error of value over the probes, (batch,), where there were several.
+    probe_error   standard error of value over the probes, (batch,), where there were several
+    solver_error  estimate of what the steps left of error in value, (batch,), from method "exponential"; rather too
+                  large than too small (docs/likelihood.md)
     """
 
     value: Tensor
     latent: Tensor
     nfe: int
     probe_error: Tensor | None = None
+    solver_error: Tensor | None = None
 
 
-def log_prob(model: ScoreModel, x: Tensor, divergence: str = "exact", rtol: float = 1e-5, atol: float = 1e-5,
-             method: str = "dopri5", t_min: float | None = None, probes: int = 1,
-             seeds: Sequence[Seed] | None = None, max_evaluations: int = MAX_EVALUATIONS) -> LogProb:
+def log_prob(model: ScoreModel, x: Tensor, divergence: str = "exact", rtol: float | None = None,
+             atol: float | None = None, method: str = "dopri5", t_min: float | None = None, probes: int = 1,
+             seeds: Sequence[Seed] | None = None, max_evaluations: int | None = None, steps: int | None = None,
+             probe_kind: str = "rademacher", prior: Callable[[Tensor], Tensor] | None = None) -> LogProb:
     """log-density of x (batch, *event) under the probability flow from t_min (the SDE's, unless given) to 1.
 
     divergence  "exact", D products with the Jacobian an evaluation, or "hutchinson": unbiased, with `probes`
-                Rademacher vectors a sample, which stay the same along the trajectory
+                random vectors a sample, "rademacher" or "gaussian", which stay the same along the trajectory
     seeds       one for each sample, for "hutchinson"; what sample i gets depends on its seed alone
+    method      an adaptive method of torchdiffeq with rtol, atol (1e-5) and at most max_evaluations (10,000), or
+                "exponential" with exactly `steps` evaluations (30)
+    prior       log-density (batch,) of the latent at t = 1; the SDE's Gaussian unless given
 
-    One forward of the network serves drift and divergence, and counts once. Raises ValueError for unusable input (NaN,
-    bf16 arithmetic, missing seeds), ArithmeticError where the ODE cannot be solved.
+    The state has the dtype of x, the network its own. One forward of the network serves drift and divergence, and
+    counts once. Raises ValueError for unusable input (NaN, an event that does not fit the network, bf16 arithmetic,
+    missing seeds, settings of another method), ArithmeticError where the ODE cannot be solved.
     """
-    if divergence not in DIVERGENCES:
-        raise ValueError(f"unknown divergence {divergence!r}; choose from {', '.join(DIVERGENCES)} (--divergence)")
-    if probes < 1:
-        raise ValueError(f"probes must be at least 1, got {probes} (--probes)")
-    if x.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"x must be float32 or float64, got {x.dtype}: less makes the ODE's right-hand side too rough for "
-                         "adaptive steps")
-    if not bool(x.isfinite().all()):
-        raise ValueError("x holds values that are not finite")
-    if getattr(model, "autocast", None) is not None:
-        raise ValueError("likelihoods need a network in its own precision: reduced precision makes the ODE's "
-                         "right-hand side too rough for adaptive steps; set denoiser.autocast = None")
-    vectors = None
-    if divergence == "hutchinson":
-        if seeds is None or len(seeds) != len(x):
-            raise ValueError(f"the Hutchinson estimator needs seeds, one for each of the {len(x)} samples")
-        noise = NoiseStream(seeds, PROBES)
-        vectors = torch.stack([noise.rademacher(x) for _ in range(probes)])
     sde = model.sde
     start = sde.t_min if t_min is None else t_min
     if not 0 < start < 1:
         raise ValueError(f"t_min must lie in (0, 1), got {start} (--t_min)")
+    if method not in METHODS:
+        raise ValueError(f"unknown ODE method {method!r}; choose from {', '.join(METHODS)} (--method)")
+    foreign = {"steps": steps} if method != "exponential" else {
+        "rtol": rtol, "atol": atol, "max_evaluations": max_evaluations}
+    for name, value in foreign.items():
+        if value is not None:
+            raise ValueError(f"method {method!r} takes no {name} (--{name})")
+    check_input(model, x)
+    vectors = _probes(x, divergence, probes, probe_kind, seeds)
+    evaluations = 0
 
-    def field(t: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        def drift(y: Tensor) -> Tensor:
-            return sde.reverse_drift(y, t, model.score(y, t), eta=0.0)
+    def trace(field: Field, y: Tensor) -> tuple[Tensor, Tensor]:
+        nonlocal evaluations
+        evaluations += 1
+        with _fitting(y, evaluations):
+            if vectors is None:
+                value, exact = with_exact_divergence(field, y)
+                values = value, exact[None]
+            else:
+                values = with_hutchinson_divergence(field, y, vectors)
+        if not all(bool(part.isfinite().all()) for part in values):
+            raise _NotFinite
+        return values
 
-        if vectors is None:
-            value, trace = with_exact_divergence(drift, state[0])
-            return value, trace[None]
-        return with_hutchinson_divergence(drift, state[0], vectors)
+    reached = start
 
-    integral = x.new_zeros(1 if vectors is None else probes, len(x))
+    def flow(t: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        nonlocal reached
+        y, reached = state[0], float(t)
+        score, div_score = trace(lambda z: model.score(z, t), y)
+        linear, weight = sde.drift(t).to(y.dtype), sde.g2(t).to(y.dtype) / 2
+        return linear * y - weight * score, linear * y[0].numel() - weight * div_score
+
     with evaluation_mode(model), torch.no_grad():
-        states, nfe = integrate(field, (x, integral), [start, 1.0], method, rtol, atol, max_evaluations)
-    latent, integral = states[-1]
-    values = sde.prior_log_prob(latent) + integral
-    error = values.std(0) / probes**0.5 if probes > 1 and vectors is not None else None
-    return LogProb(values.mean(0), latent, nfe, error)
+        try:
+            if method == "exponential":
+                latent, change, error = exponential_flow(model, x, STEPS if steps is None else steps, start, trace)
+            else:
+                integral = x.new_zeros(1 if vectors is None else probes, len(x))
+                states, _ = adaptive.integrate(
+                    flow, (x, integral), [start, 1.0], method, 1e-5 if rtol is None else rtol,
+                    1e-5 if atol is None else atol,
+                    adaptive.MAX_EVALUATIONS if max_evaluations is None else max_evaluations)
+                (latent, change), error = states[-1], None
+        except _NotFinite:
+            where = f"at t = {reached:.4g}, " if method != "exponential" else ""
+            raise ArithmeticError(f"the score or its divergence is not finite {where}in evaluation {evaluations} "
+                                  f"(method {method}); the weights or the data may be damaged") from None
+    values = (prior or sde.prior_log_prob)(latent) + change
+    if not bool(values.isfinite().all()):
+        raise ArithmeticError(f"log p(x) is not finite after {evaluations} evaluations (method {method})")
+    spread = values.std(0) / probes**0.5 if probes > 1 and vectors is not None else None
+    return LogProb(values.mean(0), latent, evaluations, spread, error)
+
+
+def check_input(model: ScoreModel, x: Tensor) -> None:
+    """ValueError unless x is finite, float32 or float64, and the network computes in its own precision."""
+    if x.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"x must be float32 or float64, got {x.dtype}: less makes the ODE's right-hand side too rough for "
+                         "adaptive steps")
+    finite = x.flatten(1).isfinite().all(1)
+    if not bool(finite.all()):
+        raise ValueError(f"x holds values that are not finite (example {int((~finite).nonzero()[0])} of the batch)")
+    if getattr(model, "autocast", None) is not None:
+        raise ValueError("likelihoods need a network in its own precision: reduced precision makes the ODE's "
+                         "right-hand side too rough for adaptive steps; set denoiser.autocast = None")
+
+
+class _NotFinite(Exception):
+    pass
+
+
+@contextmanager
+def _fitting(x: Tensor, evaluation: int) -> Iterator[None]:
+    """The network's complaint about the shape of x, on the first evaluation, as a ValueError of one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        if evaluation > 1 or isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise ValueError(f"events of shape {tuple(x.shape[1:])} do not fit the network: "
+                         f"{str(error).splitlines()[0][:150]}") from error
+
+
+def _probes(x: Tensor, divergence: str, probes: int, kind: str, seeds: Sequence[Seed] | None) -> Tensor | None:
+    if divergence not in DIVERGENCES:
+        raise ValueError(f"unknown divergence {divergence!r}; choose from {', '.join(DIVERGENCES)} (--divergence)")
+    if kind not in PROBE_KINDS:
+        raise ValueError(f"unknown kind of probes {kind!r}; choose from {', '.join(PROBE_KINDS)} (--probe_kind)")
+    if probes < 1:
+        raise ValueError(f"probes must be at least 1, got {probes} (--probes)")
+    if divergence == "exact":
+        return None
+    if seeds is None or len(seeds) != len(x):
+        raise ValueError(f"the Hutchinson estimator needs seeds, one for each of the {len(x)} samples")
+    noise = NoiseStream(seeds, PROBES)
+    draw = noise.rademacher if kind == "rademacher" else noise.normal
+    return torch.stack([draw(x) for _ in range(probes)])

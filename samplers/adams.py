@@ -57,21 +57,23 @@ class ExponentialAdams(MultistepSampler):
         for i in range(n):
             depth = min(self.order, i + 1)
             earlier = s.lam[i - depth + 1:i + 1][::-1]
-            predict = scale[i + 1] * self._integrals(s.lam[i], s.lam[i + 1], earlier)
+            predict = scale[i + 1] * exponential_weights(s.lam[i], s.lam[i + 1], earlier, self.data_std)
             correct: Sequence[float] = ()
             if self.correct and i < n - 1:
                 nodes = np.concatenate([s.lam[i + 1:i + 2], earlier])
-                correct = (scale[i + 1] * self._integrals(s.lam[i], s.lam[i + 1], nodes)).tolist()
+                weights = exponential_weights(s.lam[i], s.lam[i + 1], nodes, self.data_std)
+                correct = (scale[i + 1] * weights).tolist()
             rules.append(Rule(float(scale[i + 1] / scale[i]), predict.tolist(), correct))
         return rules
 
-    def _integrals(self, start: float, end: float, nodes: np.ndarray) -> np.ndarray:
-        """Integral over [start, end] of e^-lambda / R^2 times each Lagrange polynomial of the nodes."""
-        half = (end - start) / 2
-        lam = (start + end) / 2 + half * _NODES
-        weight = half * _WEIGHTS * np.exp(-lam) / (self.data_std**2 + np.exp(-2 * lam))
-        basis = np.ones((len(nodes), len(lam)))
-        for j, node in enumerate(nodes):
-            for other in np.delete(nodes, j):
-                basis[j] *= (lam - other) / (node - other)
-        return basis @ weight
+
+def exponential_weights(start: float, end: float, nodes: np.ndarray, data_std: float) -> np.ndarray:
+    """The integral over [start, end] of e^-lambda / R^2 times each Lagrange polynomial of the nodes (n,), (n,)."""
+    half = (end - start) / 2
+    lam = (start + end) / 2 + half * _NODES
+    weight = half * _WEIGHTS * np.exp(-lam) / (data_std**2 + np.exp(-2 * lam))
+    basis = np.ones((len(nodes), len(lam)))
+    for j, node in enumerate(nodes):
+        for other in np.delete(nodes, j):
+            basis[j] *= (lam - other) / (node - other)
+    return basis @ weight

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 Seed = int | tuple[int, int]
-PRIOR, STEPS, DEQUANTIZATION, PROBES = range(4)      # streams of one seed, which never overlap
+PRIOR, STEPS, DEQUANTIZATION, PROBES, BOUND = range(5)      # streams of one seed, which never overlap
 
 
 def sample_seeds(seed: int, start: int, stop: int) -> list[Seed]:

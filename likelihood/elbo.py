@@ -1,0 +1,245 @@
+"""Lower bounds on log p: of the reverse-time SDE in continuous time, and of a discrete chain.
+
+Continuous time (Song et al. 2021, "Maximum Likelihood Training of Score-Based Diffusion Models", theorem 3; Kingma et
+al. 2021, equations 11 to 19), with lambda the half log-SNR, for which g^2 dt / (2 sigma^2) = -dlambda:
+
+    log p(x) >= - KL(q(x_1 given x) || N(0, prior_std^2 I))                                   prior
+                - int_lambda(1)^lambda(t_min) E ||eps - eps_theta(x_t, t)||^2 dlambda         diffusion
+                + E log N(x; x_t / alpha, (sigma / alpha)^2 I) at t_min                       decoder
+
+The integral is the mean of one draw in each of many equal intervals of lambda. Where the error ||eps - eps_theta||^2
+is m on average it moves with ||eps||^2, whose mean D is known, and m / D is the best multiple of ||eps||^2 - D to take
+off (exactly so where the network recovers the noise in all but m directions). m is read off the two draws before, so
+that no multiple depends on the noise it multiplies: unbiased, with uncorrelated draws. In few dimensions, where two draws
+say little, it leans on the m / D of data N(0, I), (alpha^2 / (alpha^2 + sigma^2))^2 = sigmoid(2 lambda)^2.
+
+A chain (Ho et al. 2020, equation 5) bounds the probability of integers: L_T and L_(t-1) are divergences between
+Gaussians, L_0 is the discretised Gaussian of their equation 13; or the density of real x, with the Gaussian itself.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.denoiser import ScoreModel, evaluation_mode
+from samplers.noise import BOUND, NoiseStream, Seed
+from sde_lib.chain import Chain
+from sde_lib.sde import expand_as
+
+VARIANCES = ("beta", "beta_tilde")
+PSEUDO_DIMENSIONS = 16.0      # how many dimensions of a draw the guess m / D = sigmoid(2 lambda)^2 is worth
+
+
+@dataclass(frozen=True)
+class Bound:
+    """value: an unbiased estimate of a lower bound on log p, in nats, (batch,). nfe: evaluations of the network a sample.
+
+    error     standard error of value over the draws, (batch,); None where there was one draw
+    terms     the parts that add up to value, each (batch,): "prior" and "diffusion", at most 0 on average, "decoder"
+    per_step  of a chain: the parts that add up to "diffusion", (steps - 1, batch), from the data's end to the noise's
+    """
+
+    value: Tensor
+    error: Tensor | None
+    terms: dict[str, Tensor]
+    nfe: int
+    per_step: Tensor | None = None
+
+
+def elbo(model: ScoreModel, x: Tensor, draws: int = 32, seeds: Sequence[Seed] | None = None,
+         t_min: float | None = None) -> Bound:
+    """The bound in continuous time on log p(x) in nats, for real x (batch, *event).
+
+    draws  evaluations a sample, an even number: one in each of as many equal intervals of lambda, at its own place
+    seeds  one for each sample; what sample i gets depends on its seed alone
+    t_min  where the decoder takes over (the SDE's own t_min unless given)
+
+    p is the density of what the reverse-time SDE and the decoder generate, which equals that of the probability flow
+    only where the score is exact. The error bar takes neighbouring intervals for repetitions of one draw, so it is
+    somewhat too large. Raises ValueError for unusable input, ArithmeticError for a prediction that is not finite.
+    """
+    if draws < 2 or draws % 2:
+        raise ValueError(f"draws must be an even number of at least 2, got {draws} (--draws)")
+    _refuse_rough(x.dtype)
+    if not bool(x.isfinite().all()):
+        raise ValueError("x holds values that are not finite")
+    sde, d = model.sde, x[0].numel()
+    start = sde.t_min if t_min is None else t_min
+    if not 0 < start < 1:
+        raise ValueError(f"t_min must lie in (0, 1), got {start} (--t_min)")
+    noise = _noise(model, seeds, len(x))
+    last, first = sde.half_log_snr(1.0), sde.half_log_snr(start)
+    jitter = noise.uniform(torch.empty(len(x), draws, dtype=torch.float64)).T
+    strata = (torch.arange(draws, dtype=torch.float64)[:, None] + jitter) / draws
+    times = sde.time(last + (first - last) * strata).clamp(start, 1.0)          # (draws, batch), from noise to data
+
+    errors, excesses = [], []                                                   # of ||eps||^2 over its mean
+    with evaluation_mode(model), torch.no_grad():
+        for t in times:
+            eps = noise.normal(x)
+            errors.append(_squares(eps - model.eps(sde.perturb(x, t, eps), t)))
+            excesses.append(_squares(eps) - d)
+    error, excess = torch.stack(errors), torch.stack(excesses)                  # (draws, batch)
+    _refuse_non_finite(error, times)
+    gaussian = torch.sigmoid(2 * sde.half_log_snr(times)).square().to(x)
+    before = F.pad(error.unflatten(0, (-1, 2)).sum(1), (0, 0, 1, -1)).repeat_interleave(2, 0)
+    known = (2 * d * (torch.arange(draws) > 1)[:, None]).to(x)                  # dimensions in `before`; none at first
+    integrand = error - (before + PSEUDO_DIMENSIONS * gaussian) / (known + PSEUDO_DIMENSIONS) * excess
+
+    span = float(first - last)
+    mean, std = sde.marginal(x, 1.0)
+    terms = {
+        "prior": -gaussian_kl(mean, std.square(), sde.prior_std**2),
+        "diffusion": -span * integrand.mean(0),
+        "decoder": x.new_full((len(x),), d * (float(first) - 0.5 * math.log(2 * math.pi * math.e))),
+    }
+    spread = span / draws * (integrand[::2] - integrand[1::2]).square().sum(0).sqrt()
+    return Bound(terms["prior"] + terms["diffusion"] + terms["decoder"], spread, terms, draws)
+
+
+def chain_elbo(model: ScoreModel, k: Tensor, levels: int | None, chain: Chain | None = None, steps: int | None = None,
+               variance: str = "beta", low: float = -1.0, high: float = 1.0, dequantized: bool = False,
+               clip_x0: bool = False, draws: int = 1, seeds: Sequence[Seed] | None = None,
+               dtype: torch.dtype = torch.float32) -> Bound:
+    """The bound of a chain on log P(k) in nats, for integer levels k (batch, *event) in 0 .. levels - 1.
+
+    levels       None: k is real, and the bound is on its log-density. That suits a model of dequantised data, whose
+                 mass fills each level's cell; the discretised decoder makes it pay for hitting the cell's centre
+    chain        index i of it stands at t = (i + 1) / chain.steps of the model's SDE; None: the chain that the SDE was
+                 made of, or 1000 marginals of the SDE
+    steps        generate in so many steps, evenly spaced over the chain's indices, both ends included; None: all
+    variance     of the reverse step from i to j: "beta", that of q(x_i given x_j), or "beta_tilde", that of
+                 q(x_j given x_i, x_0). The latter is 0 where j is the data, so there that of the step before
+                 stands in, as in Ho et al. 2020 and Nichol and Dhariwal 2021
+    dequantized  level k means low + (high - low)(k + 1/2) / levels instead of low + (high - low) k / (levels - 1)
+    clip_x0      confine the predicted x_0 to [low, high]
+    draws        independent repetitions, each of one draw a step; two or more have an error bar
+    seeds        one for each sample; what sample i gets depends on its seed alone
+    dtype        of the states x_i, float32 or float64 (that of k, where it is real)
+
+    Raises ValueError for unusable input, ArithmeticError for a prediction that is not finite.
+    """
+    if levels is None:
+        _refuse_rough(k.dtype)
+        if not bool(k.isfinite().all()):
+            raise ValueError("k holds values that are not finite")
+    else:
+        _refuse_levels(k, levels, low, high)
+    if variance not in VARIANCES:
+        raise ValueError(f"unknown variance {variance!r}; choose from {', '.join(VARIANCES)} (--variance)")
+    if draws < 1:
+        raise ValueError(f"draws must be at least 1, got {draws} (--draws)")
+    _refuse_rough(dtype)
+    sde = model.sde
+    chain = Chain.from_sde(sde, getattr(sde, "steps", 1000)) if chain is None else chain
+    steps = chain.steps if steps is None else steps
+    if not 2 <= steps <= chain.steps:
+        raise ValueError(f"steps must lie in 2 .. {chain.steps}, got {steps} (--steps)")
+    noise = _noise(model, seeds, len(k))
+    kept = torch.linspace(0, chain.steps - 1, steps, dtype=torch.float64).round().long()
+    times, chain = chain.times[kept], Chain(chain.alpha[kept], chain.sigma[kept])
+
+    if levels is None:
+        x = k
+    else:
+        width = (high - low) / (levels if dequantized else levels - 1)
+        x = (low + width * (k.double().cpu() + 0.5 * dequantized)).to(k.device, dtype)
+    prior = -gaussian_kl(*chain.marginal(x, steps - 1), sde.prior_std**2)
+    samples = []
+    with evaluation_mode(model), torch.no_grad():
+        for _ in range(draws):
+            parts = []
+            for i, t in enumerate(times):
+                mean, q_variance = chain.marginal(x, i)
+                x_i = mean + expand_as(q_variance.sqrt(), x) * noise.normal(x)
+                x0 = model.x0(x_i, t)
+                x0 = x0.clamp(low, high) if clip_x0 else x0
+                if i:      # the mean of the posterior is linear in x_0, so this is the difference of two of them
+                    shift, tilde = chain.posterior(x - x0, torch.zeros_like(x), i)
+                    beta = chain.transition(x, i, i - 1)[1]
+                    parts.append(-gaussian_kl(shift, tilde, beta if variance == "beta" else tilde))
+                else:
+                    v = q_variance if variance == "beta" else chain.posterior(x, x, 1)[1]
+                    if levels is None:
+                        constant = x[0].numel() * math.log(2 * math.pi * float(v))
+                        parts.append(-0.5 * (_squares(x - x0) / float(v) + constant))
+                    else:
+                        parts.append(discretised_log_prob(k, x0, float(v.sqrt()), levels, low, high, dequantized))
+            samples.append(torch.stack(parts))
+    all_parts = torch.stack(samples)                                # (draws, steps, batch)
+    _refuse_non_finite(all_parts.sum(0), times[:, None].expand(-1, len(x)))
+
+    decoder, per_step = all_parts.mean(0)[0], all_parts.mean(0)[1:]
+    terms = {"prior": prior, "diffusion": per_step.sum(0), "decoder": decoder}
+    error = all_parts.sum(1).std(0) / draws**0.5 if draws > 1 else None
+    return Bound(prior + terms["diffusion"] + decoder, error, terms, steps * draws, per_step)
+
+
+def gaussian_kl(shift: Tensor, variance: Tensor, other: float | Tensor) -> Tensor:
+    """KL(N(m, v I) || N(m', v' I)) in nats, (batch,), for shift m - m' (batch, *event) and scalars v and v'.
+
+    1/2 [ ||m - m'||^2 / v' + D (v/v' - 1 - log(v/v')) ]
+    """
+    excess = variance / other - 1
+    return 0.5 * (_squares(shift) / float(other) + shift[0].numel() * float(excess - excess.log1p()))
+
+
+def discretised_log_prob(k: Tensor, mean: Tensor, std: float, levels: int, low: float = -1.0, high: float = 1.0,
+                         dequantized: bool = False) -> Tensor:
+    """log P(k) in nats, (batch,), for N(mean, std^2 I) gathered into levels (Ho et al. 2020, equation 13).
+
+    k and mean (batch, *event). Neighbouring levels meet half-way between their centres; the outer ones go on to
+    infinity. Worked out in float64 on the CPU, as not every accelerator has it, and in the lower tail, where the
+    distribution function keeps its relative accuracy.
+    """
+    width = (high - low) / (levels if dequantized else levels - 1)
+    edges = low + width * (torch.arange(levels + 1, dtype=torch.float64) - (0.0 if dequantized else 0.5))
+    edges[0], edges[-1] = -math.inf, math.inf
+    k, centre = k.long().cpu(), mean.double().cpu()
+    a, b = (edges[k] - centre) / std, (edges[k + 1] - centre) / std
+    upper = a + b > 0
+    a, b = torch.where(upper, -b, a), torch.where(upper, -a, b)
+    log_b = torch.special.log_ndtr(b)
+    log_p = log_b + torch.log(-torch.expm1(torch.special.log_ndtr(a) - log_b))
+    return log_p.flatten(1).sum(1).to(mean)
+
+
+def _squares(x: Tensor) -> Tensor:
+    return x.flatten(1).square().sum(1)
+
+
+def _noise(model: ScoreModel, seeds: Sequence[Seed] | None, n: int) -> NoiseStream:
+    if getattr(model, "autocast", None) is not None:
+        raise ValueError("likelihoods need a network in its own precision: reduced precision loosens the bound; "
+                         "set denoiser.autocast = None")
+    if seeds is None or len(seeds) != n:
+        given = "none" if seeds is None else len(seeds)
+        raise ValueError(f"a bound needs seeds, one for each of the {n} samples, got {given} (--seed)")
+    return NoiseStream(seeds, BOUND)
+
+
+def _refuse_levels(k: Tensor, levels: int, low: float, high: float) -> None:
+    if levels < 2:
+        raise ValueError(f"levels must be at least 2, got {levels} (--config.data.levels)")
+    if not low < high:
+        raise ValueError(f"need low < high, got {low} and {high} (--config.data.low, --config.data.high)")
+    if k.is_floating_point() or k.is_complex() or k.dtype == torch.bool:
+        raise ValueError(f"k must hold integers, got {k.dtype}")
+    if k.min() < 0 or k.max() >= levels:
+        raise ValueError(f"k must lie in 0 .. {levels - 1}, got {int(k.min())} .. {int(k.max())} (--config.data.levels)")
+
+
+def _refuse_rough(dtype: torch.dtype) -> None:
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"x must be float32 or float64, got {dtype}: less is too rough for a likelihood")
+
+
+def _refuse_non_finite(parts: Tensor, times: Tensor) -> None:
+    """ArithmeticError naming the time of the first of `parts` (draws or steps, batch) that is not finite."""
+    bad = ~parts.isfinite().cpu()
+    if bool(bad.any()):
+        raise ArithmeticError(f"the network's prediction is not finite at t = {float(times[bad][0]):.3g}")
