@@ -35,7 +35,7 @@ demo: setup
 	@$(DEMO) --mode sample --sampler euler_maruyama --steps 500 --num_samples 100
 	@$(DEMO) --mode sample --sampler ode --num_samples 100
 	@echo "3/4 Bits/dim of the 360 held-out digits ..."
-	@$(DEMO) --mode likelihood --rtol 1e-3 --atol 1e-3
+	@$(DEMO) --mode likelihood --method exponential
 	@echo "4/4 What $(RUN) now holds:"
 	@$(DEMO) --mode report
 
@@ -51,6 +51,7 @@ lint: setup
 bench: setup
 	@echo "Measuring; results go to benchmarks/results/ ..."
 	@$(PY) -m benchmarks.samplers
+	@$(PY) -m benchmarks.likelihood
 	@$(PY) -m benchmarks.train_step
 
 docs: setup

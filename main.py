@@ -3,6 +3,7 @@
 Flags are absl's, the config an ml_collections ConfigDict; `python main.py --help` shows them. One function a mode.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -19,20 +20,23 @@ from ml_collections import ConfigDict
 
 from configs.default import get_config as get_default_config
 from configs.loading import all_fields, config_names, load_config, override, validate
-from data import DATASETS, Dataset, load_dataset, quantize
-from evaluation import draw, plots, score
+from data import DATASETS, Dataset, load_dataset, load_images, quantize
+from evaluation import Evaluation, Score, auroc, draw, plots
+from evaluation.likelihood import ESTIMATORS, write_csv
 from evaluation.report import report
-from likelihood import DIVERGENCES
-from models import load_denoiser
+from likelihood import DIVERGENCES, METHODS, PROBE_KINDS
+from likelihood.elbo import VARIANCES
+from models import Denoiser, load_denoiser
 from models.build import read_config
 from models.serialization import newest_checkpoint
 from samplers import GRIDS, SAMPLERS, make_sampler, sampler_options
 from sde_lib import SDES
-from sde_lib.integrate import METHODS
 from training.checkpoint import write_atomically
-from training.distributed import local_device
-from training.precision import autocast_dtype
+from training.distributed import World, connect, local_device
+from training.precision import autocast_dtype, prefers_channels_last
 from training.trainer import Interrupted, Trainer
+
+SPLITS = ("train", "test")
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("config", None, "a config file, such as configs/vp_digits.py")
@@ -57,14 +61,26 @@ for _option in SAMPLER_FLAGS:
 flags.DEFINE_string("divergence", "hutchinson", "hutchinson or exact")
 flags.DEFINE_integer("probes", None, "probes of the Hutchinson estimator")
 flags.DEFINE_float("t_min", None, "where the likelihood's ODE starts")
-flags.DEFINE_enum("split", "test", ["train", "test"], "which examples to score")
+flags.DEFINE_string("probe_kind", None, "distribution of the probes")
+flags.DEFINE_enum("estimator", "ode", list(ESTIMATORS), "what computes the likelihood")
+flags.DEFINE_integer("draws", 1, "dequantisations of each example", lower_bound=1)
+flags.DEFINE_integer("bound_draws", None, "draws of the estimators elbo and chain_elbo", lower_bound=1)
+flags.DEFINE_bool("float64", False, "the likelihood's state in float64")
+flags.DEFINE_string("images", None, "a folder of pictures or an .npz to score instead of the run's own data")
+flags.DEFINE_string("compare", None, "train, test, a folder or an .npz: a second set to score")
+flags.DEFINE_enum("split", "test", SPLITS, "which examples to score")
 flags.DEFINE_integer("num_images", None, "score the first so many examples", lower_bound=1)
 
+ESTIMATOR_FLAGS = {
+    "ode": ("method", "rtol", "atol", "max_evaluations", "steps", "divergence", "probes", "probe_kind", "t_min", "draws"),
+    "elbo": ("bound_draws", "t_min", "draws"),
+    "chain_elbo": ("bound_draws", "variance", "steps", "draws"),
+}
 MODE_FLAGS = {
     "train": (),
     "sample": ("sampler", "num_samples", "precision", "seed", "ema", "batch_size", *SAMPLER_FLAGS),
-    "likelihood": ("rtol", "atol", "method", "divergence", "probes", "t_min", "split", "num_images",
-                   "max_evaluations", "seed", "ema", "batch_size"),
+    "likelihood": ("estimator", *sorted({flag for names in ESTIMATOR_FLAGS.values() for flag in names}), "float64",
+                   "split", "images", "compare", "num_images", "seed", "ema", "batch_size"),
     "report": (),
 }
 
@@ -81,7 +97,7 @@ Scorefield: score-based generative models, trained, sampled and scored.
 
   python main.py --config configs/vp_digits.py --mode train
   python main.py --config configs/vp_digits.py --mode sample --sampler dpm_solver++ --steps 20 --num_samples 64
-  python main.py --config configs/vp_digits.py --mode likelihood --rtol 1e-3 --atol 1e-3
+  python main.py --config configs/vp_digits.py --mode likelihood --method exponential
 
 Every mode
   --config FILE         configs/{{{','.join(config_names())}}}.py
@@ -90,7 +106,7 @@ Every mode
                         data (--config.data.dataset, --config.data.path): {', '.join(DATASETS)}
   --mode MODE           train        train, or go on where the folder's run stopped
                         sample       writes samples/<sampler>.png, .npz (array x) and .json
-                        likelihood   writes likelihood/summary.json: bits/dim, standard error, evaluations
+                        likelihood   writes likelihood/summary.json, .csv and .png: bits/dim, standard error, evaluations
                         report       prints the table of what the folder holds
   --workdir DIR         the run's folder; runs/<config's name> unless given. It is enough without --config
   --device DEVICE       auto (cuda, else mps, else cpu), or one of them
@@ -103,11 +119,14 @@ Mode sample
     {', '.join(GRIDS)}, or times such as 1,0.5,0.1
 
 Mode likelihood
-  --rtol --atol --max_evaluations as above  --method {'|'.join(METHODS)}
-  --divergence {'|'.join(DIVERGENCES)}  --probes N  --t_min T
-  --split test|train  --num_images N
+  --estimator ode     --method {'|'.join(METHODS)}
+                      --rtol --atol --max_evaluations as above; --steps N (30) instead with --method exponential
+                      --divergence {'|'.join(DIVERGENCES)}  --probes N  --probe_kind {'|'.join(PROBE_KINDS)}  --t_min T
+              elbo    --bound_draws N --t_min T  chain_elbo  --bound_draws N --steps N --variance {'|'.join(VARIANCES)}
+  --draws K (dequantisations of each example)  --[no]float64  --split test|train  --num_images N
+  --images PATH         a folder of pictures or an .npz, instead of the split    --compare test|train|PATH  a second set
 
-Under torchrun, mode train shares each batch between the processes."""
+Under torchrun the processes share the work: mode train each batch, mode likelihood the batches."""
 
 
 class Command:
@@ -120,8 +139,8 @@ class Command:
     def __init__(self, overrides: list[tuple[str, str]]):
         if FLAGS.mode is None:
             raise ValueError("say what to do with --mode train, sample, likelihood or report (--help shows more)")
-        if FLAGS.mode != "train" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise ValueError(f"--mode {FLAGS.mode} runs in one process; torchrun is for --mode train")
+        if FLAGS.mode not in ("train", "likelihood") and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ValueError(f"--mode {FLAGS.mode} runs in one process; torchrun is for --mode train and likelihood")
         if FLAGS.workdir == "":
             raise ValueError("--workdir must name a folder, got ''")
         if FLAGS.config is None and FLAGS.workdir is None:
@@ -285,6 +304,7 @@ def sample(command: Command) -> None:
     sampler = make_sampler(FLAGS.sampler, **options)
     denoiser = load_denoiser(command.run, FLAGS.ema, command.device)
     denoiser.autocast = autocast_dtype(FLAGS.precision, command.device, "--precision")
+    arrange(denoiser, command.device)
     sampler.times(denoiser)                                 # refuses a grid that does not fit
     stem = command.run / "samples" / FLAGS.sampler
     stem.parent.mkdir(exist_ok=True)
@@ -306,6 +326,12 @@ def sample(command: Command) -> None:
           f"wrote {stem}{{{','.join(written)}}}")
 
 
+def arrange(denoiser: Denoiser, device: torch.device) -> None:
+    """The network's weights in the memory format that is fastest for its precision."""
+    if prefers_channels_last(device, denoiser.autocast):
+        denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
 def parse_times(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(word) for word in text.split(","))
@@ -314,24 +340,150 @@ def parse_times(text: str) -> tuple[float, ...]:
                          ) from None
 
 
+def likelihood_settings(command: Command) -> dict[str, Any]:
+    """What the estimator takes of the command line; ValueError for flags that are not its own."""
+    own = ESTIMATOR_FLAGS[FLAGS.estimator]
+    for name in sorted({flag for names in ESTIMATOR_FLAGS.values() for flag in names} - set(own)):
+        if FLAGS[name].present:
+            takers = " and ".join(estimator for estimator, names in ESTIMATOR_FLAGS.items() if name in names)
+            raise ValueError(f"--estimator {FLAGS.estimator} takes no --{name}; it belongs to --estimator {takers}")
+    settings = command.given(*(name for name in own if name != "draws"))
+    if FLAGS.estimator == "ode":
+        for name in ("probes", "probe_kind"):
+            if FLAGS.divergence == "exact" and name in settings:
+                raise ValueError(f"--{name} belongs to --divergence hutchinson")
+    if FLAGS.images is not None and FLAGS["split"].present:
+        raise ValueError("--images are scored instead of a split; leave out --split, or give it to --compare")
+    if FLAGS.images in ("", *SPLITS) or FLAGS.compare == "":
+        raise ValueError(f"--images={FLAGS.images!r} must be a folder of pictures or an .npz, and --compare one too or "
+                         f"{' or '.join(SPLITS)}")
+    if FLAGS.float64 and command.device.type == "mps":
+        raise ValueError("device 'mps' has no float64; leave out --float64 or choose another --device")
+    return settings
+
+
 def likelihood(command: Command) -> None:
-    """Bits/dim of held-out data: likelihood/summary.json in the run's folder."""
-    settings = command.given("rtol", "atol", "method", "divergence", "probes", "t_min", "max_evaluations")
-    if FLAGS.divergence == "exact" and FLAGS.probes is not None:
-        raise ValueError("--probes belongs to --divergence hutchinson")
-    dataset, data = command.dataset(), command.config.data
+    """Bits/dim of a split or of a user's images: likelihood/summary.json, .csv and .png in the run's folder.
+
+    Batches that are done stay in likelihood/partial until all are, so a killed evaluation goes on where it stopped, and
+    the processes of torchrun meet there.
+    """
+    settings, checkpoint = likelihood_settings(command), newest_checkpoint(command.run)
     denoiser = load_denoiser(command.run, FLAGS.ema, command.device)
-    path = command.run / "likelihood" / "summary.json"
-    path.parent.mkdir(exist_ok=True)
-    result = score(denoiser, dataset, data.low, data.high, FLAGS.split, FLAGS.num_images, FLAGS.seed,
-                   FLAGS.batch_size, command.device, **settings)
-    write_json(path, {
-        "bits_per_dim": result.mean, "standard_error": result.standard_error, "nfe": result.nfe,
-        "seconds": round(result.seconds, 3), "num_images": len(result.bits_per_dim), "split": FLAGS.split,
-        "settings": settings, "seed": FLAGS.seed, "ema": FLAGS.ema, "checkpoint": str(newest_checkpoint(command.run)),
-    })
-    print(f"{len(result.bits_per_dim)} {FLAGS.split} examples: {result.mean:.4f} +- {result.standard_error:.4f} "
-          f"bits/dim, {result.nfe:g} evaluations, {result.seconds:.1f} s; wrote {path}")
+    arrange(denoiser, command.device)
+    assert checkpoint is not None
+    identity = likelihood_identity(command, settings, checkpoint)
+    world = World(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+    sources = [FLAGS.images or FLAGS.split, *([FLAGS.compare] if FLAGS.compare else [])]
+    evaluations, names = [], []
+    for source in sources:
+        dataset, files = scored_data(command, source)
+        key = hashlib.sha256(json.dumps([identity, place(source)], sort_keys=True).encode()).hexdigest()[:16]
+        # A model of dequantised data fills each level's cell: there the chain's bound is that of the density.
+        dense = dataset.levels is None or command.config.data.dequantize
+        more = {"discrete": not dense} if FLAGS.estimator == "chain_elbo" else {}
+        evaluations.append(Evaluation(
+            denoiser, dataset, command.config.data.low, command.config.data.high, "train" if source == "train" else "test",
+            FLAGS.num_images, FLAGS.seed, FLAGS.batch_size, command.device, True, FLAGS.draws, FLAGS.estimator,
+            FLAGS.float64, command.run / "likelihood" / "partial" / key, world, **settings, **more))
+        names.append(files)
+    meet(world, [e.folder for e in evaluations if e.folder], command.device)
+
+    steps, note = getattr(denoiser.sde, "steps", None), None
+    if steps is not None and FLAGS.estimator != "chain_elbo":
+        start = f"1/{steps}" if FLAGS.t_min is None else f"{FLAGS.t_min:g}"
+        note = f"trained on a discrete chain of {steps} steps, scored through the chain's SDE, t from {start}"
+    for e in evaluations:
+        if world.first and e.resumed:
+            print(f"goes on: {e.resumed} of {len(e.units)} batches were done", flush=True)
+        try:
+            e.run()
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(e.kept()) from None
+    if world.first:
+        write_scores([e.result() for e in evaluations], sources, names, {
+            "estimator": FLAGS.estimator, "levels": evaluations[0].dataset.levels, "settings": settings,
+            "float64": FLAGS.float64, "batch_size": FLAGS.batch_size, "seed": FLAGS.seed, "ema": FLAGS.ema,
+            "checkpoint": str(checkpoint), "processes": world.size, **({"note": note} if note else {}),
+        }, command.run / "likelihood")
+        for e in evaluations:
+            e.clear()
+
+
+def likelihood_identity(command: Command, settings: dict[str, Any], checkpoint: Path) -> list[Any]:
+    """All that a score depends on but the data, whose contents each batch remembers."""
+    with open(checkpoint, "rb") as file:
+        weights = hashlib.file_digest(file, "sha256").hexdigest()
+    results = {k: v for k, v in settings.items() if k != "max_evaluations"}      # which may be raised on the way
+    return [weights, command.stored, command.device.type, results, FLAGS.estimator, FLAGS.draws, FLAGS.float64,
+            FLAGS.seed, FLAGS.ema, FLAGS.batch_size, FLAGS.num_images]
+
+
+def scored_data(command: Command, source: str) -> tuple[Dataset, list[str] | None]:
+    """A split's data set, or the images at a path with their file names; ValueError where they do not fit the network."""
+    stored, data = command.stored, command.config.data
+    assert stored is not None
+    if source not in SPLITS:
+        flag = "--images" if source == FLAGS.images else "--compare"
+        return load_images(source, tuple(stored["shape"]), stored["levels"], data.low, data.high, data.dequantize, flag)
+    dataset = command.dataset()
+    if (list(dataset.shape), dataset.levels) != (stored["shape"], stored["levels"]):
+        raise ValueError(f"data set {dataset.name!r} has examples of shape {dataset.shape} and {dataset.levels} levels, the "
+                         f"run's network takes {tuple(stored['shape'])} and {stored['levels']} (--config.data.path)")
+    return dataset, None
+
+
+def place(source: str) -> str:
+    """The absolute path of images; a split's name stays."""
+    return source if source in SPLITS else str(Path(source).expanduser().resolve())
+
+
+def write_scores(scores: list[Score], sources: list[str], names: list[list[str] | None], described: dict[str, Any],
+                 folder: Path) -> None:
+    """The .csv, .png and .json of one or two scored sets, and a line of each."""
+    labels = [source if source in SPLITS else f"images_{Path(place(source)).stem}" for source in sources]
+    name = "_".join([FLAGS.estimator] * (FLAGS.estimator != "ode") + ["_vs_".join(labels)])
+    stem = folder / ("summary" if name == "test" else name)
+    folder.mkdir(exist_ok=True)
+    rows = [({"set": source} if len(scores) > 1 else {}) | row
+            for score, source, files in zip(scores, sources, names, strict=True) for row in score.rows(files)]
+    write_csv(Path(f"{stem}.csv"), rows)
+    titles = labels if len(set(labels)) == len(labels) else sources
+    plots.save_png(Path(f"{stem}.png"), plots.histogram(
+        {title: score.bits_per_dim for title, score in zip(titles, scores, strict=True)}, "bits/dim"))
+    first, compared = scores[0], {}
+    if len(scores) > 1:
+        compared = {"compare": {"source": sources[1], **scores[1].summary()},
+                    "auroc": auroc(first.bits_per_dim, scores[1].bits_per_dim)}
+    write_json(Path(f"{stem}.json"), first.summary() | {"images" if FLAGS.images else "split": sources[0]}
+               | compared | described)
+    for score, source in zip(scores, sources, strict=True):
+        iw = score.bits_per_dim_iw
+        tighter = "" if iw is None else f" ({float(iw.mean()):.4f} importance-weighted)"
+        what = f"{source} examples" if source in SPLITS else f"examples of {source}"
+        print(f"{len(score.bits_per_dim)} {what}: {score.mean:.4f} +- {score.standard_error:.4f} bits/dim{tighter}, "
+              f"{score.nfe:g} evaluations, {score.seconds:.1f} s")
+    notes = [described["note"]] if "note" in described else []
+    notes += [f"AUROC {compared['auroc']:.4f}"] if compared else []
+    print("; ".join([*notes, f"wrote {stem}{{.csv,.png,.json}}"]))
+
+
+def meet(world: World, folders: list[Path], device: torch.device) -> None:
+    """Under torchrun, wait until all have read what is done, before any adds to it; ValueError where they do not agree.
+
+    The group is left again at once: one may work far longer than another, and a group gives up waiting after minutes.
+    """
+    if world.size == 1:
+        return
+    group = connect(device)
+    if group.first:
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+    group.any(False, device)
+    apart = group.any(not all(folder.is_dir() for folder in folders), device)
+    group.leave()
+    if apart:
+        raise ValueError("the processes of torchrun must share the run's folder and see one newest checkpoint (--workdir)")
 
 
 def show_report(command: Command) -> None:
@@ -373,8 +525,8 @@ def run() -> None:
         return
     try:
         main(sys.argv)
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
+    except KeyboardInterrupt as stopped:
+        print(": ".join(["\ninterrupted", *map(str, filter(None, stopped.args))]), file=sys.stderr)
         sys.exit(130)
     except torch.OutOfMemoryError as error:
         sys.exit(f"error: out of memory on the device ({str(error).splitlines()[0]}); lower --batch_size, or in "

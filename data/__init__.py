@@ -1,8 +1,8 @@
 """Data sets and the maps between integer levels and the reals. Knows nothing of the other packages."""
 
-from data.datasets import DATASETS, Dataset, load_dataset
+from data.datasets import DATASETS, Dataset, load_dataset, load_images
 from data.points import mixture_parameters
-from data.transforms import batch_indices, dequantize, quantize, random_flip, to_unit
+from data.transforms import batch_indices, dequantize, quantize, random_flip, require_within, to_unit
 
 __all__ = [
     "DATASETS",
@@ -10,8 +10,10 @@ __all__ = [
     "batch_indices",
     "dequantize",
     "load_dataset",
+    "load_images",
     "mixture_parameters",
     "quantize",
     "random_flip",
+    "require_within",
     "to_unit",
 ]

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data import points, readers
+from data import points, readers, transforms
 
 
 class Examples(Protocol):
@@ -67,6 +67,63 @@ def _require(valid: bool, field: str, value: Any, allowed: str) -> None:
 def _place(config: Any, default: str) -> Path:
     cache = os.environ.get("SCOREFIELD_DATA") or "~/.cache/scorefield"
     return Path(config.path or os.path.join(cache, default)).expanduser()
+
+
+def load_images(path: str, shape: tuple[int, ...], levels: int | None, low: float, high: float, dequantized: bool,
+                flag: str) -> tuple[Dataset, list[str] | None]:
+    """Examples for a model of events `shape` from a user's path, as a data set whose splits are the same, and their names.
+
+    A folder   every picture below it, cropped and resized as those of data set "folder"; the names are their paths
+    An .npz    one array, or `x`, `arr_0` or `images`. Integers are levels 0 .. levels - 1 of shape (N, C, H, W),
+               (N, H, W, C) or, of one channel, (N, H, W). Floats are what `--mode sample` writes, (N, *shape): points,
+               or images in [low, high], which are quantised as its pictures are; they may leave it by a quarter
+
+    `flag` is how the user gave the path. Raises FileNotFoundError where nothing is there, ValueError for what is damaged,
+    of another shape, not finite or outside its levels, naming the file, the example and the value.
+    """
+    place = Path(path).expanduser()
+    if not place.exists():
+        raise FileNotFoundError(f"{flag}={path!r} does not exist; give a folder of pictures or an .npz")
+    if place.is_dir():
+        if levels != 256 or len(shape) != 3 or shape[1] != shape[2] or shape[0] not in (1, 3):
+            raise ValueError(f"{flag}={path!r}: pictures have 256 levels and 1 or 3 channels, the model's examples "
+                             f"{levels or 'no'} levels and shape {shape}; give an .npz")
+        files = readers.find_pictures(place)
+        if not files:
+            raise FileNotFoundError(f"{flag}={path!r} holds no pictures ({', '.join(readers.PICTURE_SUFFIXES)})")
+        pictures = readers.open_pictures(files, shape[1], shape[0], flag)
+        return (Dataset(place.name, pictures, pictures, shape, levels, False),
+                [str(file.relative_to(place)) for file in files])
+    x = _examples(readers.read_array(place, flag), f"{flag}={path!r}", shape, levels, low, high, dequantized)
+    return Dataset(place.stem, x, x, shape, levels, False), None
+
+
+def _examples(array: np.ndarray, name: str, shape: tuple[int, ...], levels: int | None, low: float, high: float,
+              dequantized: bool) -> Tensor:
+    if array.dtype.kind not in "iuf" or (array.dtype.kind != "f" and levels is None):
+        raise ValueError(f"{name} is an array of {array.dtype}; the model takes floats"
+                         + (f" or integer levels 0 .. {levels - 1}" if levels else ""))
+    integer, given = array.dtype.kind != "f", tuple(array.shape)
+    if integer and given[1:] == (*shape[1:], *shape[:1]) != shape:
+        array = array.transpose(0, 3, 1, 2)
+    elif integer and (1, *given[1:]) == shape:
+        array = array[:, None]
+    if array.shape[:1] in ((), (0,)) or array.shape[1:] != shape:
+        raise ValueError(f"{name} is an array of shape {given}, the model takes (N, {', '.join(map(str, shape))})")
+    dtype = np.uint8 if array.dtype == np.uint8 else np.int64 if integer else np.float32
+    with np.errstate(over="ignore"):      # what float32 cannot hold becomes infinite, and is refused
+        x = torch.from_numpy(np.ascontiguousarray(array, dtype))
+    if levels is None:
+        limit = float(np.finfo(np.float32).max)
+        transforms.require_within(x, -limit, limit, name, "examples must be finite")
+        return x
+    if integer:
+        transforms.require_within(x, 0, levels - 1, name, f"the model's levels are 0 .. {levels - 1}")
+        return x.to(torch.uint8)
+    slack = (high - low) / 4      # a sampler's last noise leaves the interval by less, bytes as floats by more
+    transforms.require_within(x, low - slack, high + slack, name, f"floats must lie in the model's [{low:g}, {high:g}], "
+                              "as --mode sample writes them")
+    return transforms.quantize(x, levels, low, high, dequantized)
 
 
 def _digits(config: Any) -> Dataset:

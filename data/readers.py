@@ -28,13 +28,13 @@ _CIFAR10_BATCHES = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
 
 
 @contextmanager
-def _damage_named(file: Path) -> Iterator[None]:
+def _damage_named(file: Path, flag: str = "--config.data.path") -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the parsers of damaged input raise errors of every type
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the system's own error, such as no permission
-        raise ValueError(f"--config.data.path: {file} is damaged or unsuited ({_line(error)})") from error
+        raise ValueError(f"{flag}: {file} is damaged or unsuited ({_line(error)})") from error
 
 
 def _line(error: Exception) -> str:
@@ -156,9 +156,10 @@ def find_pictures(folder: Path) -> list[Path]:
     return sorted(f for f in files if not f.name.startswith(".") and f.is_file())
 
 
-def open_pictures(files: Sequence[Path], size: int, channels: int) -> Tensor | PictureFiles:
+def open_pictures(files: Sequence[Path], size: int, channels: int,
+                  flag: str = "--config.data.path") -> Tensor | PictureFiles:
     """All pictures decoded now, which finds a broken one now, or on access where they would fill memory."""
-    pictures = PictureFiles(files, size, channels)
+    pictures = PictureFiles(files, size, channels, flag)
     fits = len(files) * channels * size**2 <= EAGER_BYTES
     return pictures[torch.arange(len(files))] if fits else pictures
 
@@ -168,11 +169,12 @@ class PictureFiles:
 
     Each is turned upright (EXIF), made RGB or grey, its transparency dropped, cropped to its central square
     and resized by Lanczos's filter, antialiased; a square of that size already stays as it is.
-    Raises ValueError for a picture that is broken, too large for Pillow's guard, or grey in over 8 bits.
+    Raises ValueError for a picture that is broken, too large for Pillow's guard, or grey in over 8 bits; it names
+    the file and `flag`, the one by which the user gave its place.
     """
 
-    def __init__(self, files: Sequence[Path], size: int, channels: int):
-        self.files, self.size, self.channels = files, size, channels
+    def __init__(self, files: Sequence[Path], size: int, channels: int, flag: str = "--config.data.path"):
+        self.files, self.size, self.channels, self.flag = files, size, channels, flag
 
     def __len__(self) -> int:
         return len(self.files)
@@ -188,9 +190,25 @@ class PictureFiles:
         return pictures
 
     def _decode(self, file: Path) -> Tensor:
-        with _damage_named(file), Image.open(file) as opened:
+        with _damage_named(file, self.flag), Image.open(file) as opened:
             if opened.mode.startswith(("I", "F")):  # conversion would clip these to white
                 raise ValueError(f"mode {opened.mode} has over 8 bits a channel")
             picture = ImageOps.exif_transpose(opened).convert("RGB" if self.channels == 3 else "L")
             picture = ImageOps.fit(picture, (self.size, self.size), Image.Resampling.LANCZOS)
             return _channels_first(picture)
+
+
+ARRAY_NAMES = ("x", "arr_0", "images")
+
+
+def read_array(file: Path, flag: str) -> np.ndarray:
+    """The one array of an .npz, or else that of the first name of ARRAY_NAMES that is there.
+
+    Raises ValueError for a file that is damaged or would run code, or whose arrays have other names.
+    """
+    with _damage_named(file, flag), np.load(file) as arrays:
+        names = list(arrays.files)
+        name = next((name for name in (*ARRAY_NAMES, *names[:1] * (len(names) == 1)) if name in names), None)
+        if name is not None:
+            return arrays[name]
+    raise ValueError(f"{flag}: {file} holds the arrays {', '.join(names) or '(none)'}; name one {' or '.join(ARRAY_NAMES)}")

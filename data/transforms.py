@@ -50,6 +50,14 @@ def _place(k: Tensor, cells: int, low: float, high: float) -> Tensor:
     return low + (high - low) * (k / cells)
 
 
+def require_within(x: Tensor, low: float, high: float, name: str, allowed: str, first: int = 0) -> None:
+    """ValueError with the index, counted from `first`, and the value where x (N, *event) is NaN or leaves [low, high]."""
+    bad = ~((x >= low) & (x <= high)).flatten(1)
+    if bool(bad.any()):
+        i = int(bad.any(1).nonzero()[0])
+        raise ValueError(f"{name}: example {first + i} holds {x[i].flatten()[bad[i]][0].item()}; {allowed}")
+
+
 def random_flip(x: Tensor, generator: torch.Generator) -> Tensor:
     """Images x (batch, ..., width), each mirrored left to right with probability 1/2; one draw per image."""
     coin = torch.rand(len(x), generator=generator, device=generator.device) < 0.5

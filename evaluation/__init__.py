@@ -1,5 +1,6 @@
 """Samples, scores and pictures of a trained model."""
 
-from evaluation.evaluate import Samples, Score, draw, score
+from evaluation.evaluate import Samples, draw
+from evaluation.likelihood import Evaluation, Score, auroc, score
 
-__all__ = ["Samples", "Score", "draw", "score"]
+__all__ = ["Evaluation", "Samples", "Score", "auroc", "draw", "score"]

@@ -1,7 +1,7 @@
 """Pictures: grids of images, points over data, trajectories of points."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +55,20 @@ def trajectory_panels(trajectory: Tensor, times: Sequence[float], panels: int = 
     axes[-1].set_title(f"{min(paths, trajectory.shape[1])} paths")
     for axis in axes:
         axis.set(aspect="equal", xlim=(-reach, reach), ylim=(-reach, reach))
+    return _render(figure)
+
+
+def histogram(sets: Mapping[str, Tensor], xlabel: str) -> Tensor:
+    """Values (N,) of each named set in one histogram with common bins, each with its mean; a picture (3, height, width)."""
+    figure, axes = _figure(1)
+    everything = np.concatenate([values.numpy() for values in sets.values()])
+    bins = np.histogram_bin_edges(everything, min(60, max(10, len(everything) // 8)))
+    for i, (name, values) in enumerate(sets.items()):
+        axes[0].hist(values.numpy(), bins, alpha=0.6, color=f"C{i}", label=f"{name} ({len(values)})",
+                     weights=np.full(len(values), 1 / len(values)))
+        axes[0].axvline(float(values.mean()), color=f"C{i}", ls="--")
+    axes[0].set(xlabel=xlabel, ylabel="share of the examples")
+    axes[0].legend()
     return _render(figure)
 
 

@@ -45,10 +45,13 @@ def _samples(run: Path) -> list[tuple[str, ...]]:
 
 
 def _likelihood(run: Path) -> list[tuple[str, ...]]:
-    path = run / "likelihood" / "summary.json"
-    if not path.exists():
-        return []
-    s = _parse(path.read_text(), path)
-    figure = (f"{s['bits_per_dim']:.4f} +- {s['standard_error'] or math.nan:.4f} bits/dim, {s['num_images']} {s['split']} "
-              "examples")
-    return [("likelihood", figure, f"{s['nfe']:.4g}", f"{s['seconds']:.1f}", str(path))]
+    return [_score(_parse(path.read_text(), path), path) for path in sorted((run / "likelihood").glob("*.json"))]
+
+
+def _score(s: dict[str, Any], path: Path) -> tuple[str, ...]:
+    what = "examples of " + s["images"] if s.get("images") else f"{s['split']} examples"
+    figure = f"{s['bits_per_dim']:.4f} +- {s['standard_error'] or math.nan:.4f} bits/dim, {s['num_images']} {what}"
+    if "compare" in s:
+        figure += f"; {s['compare']['bits_per_dim']:.4f} of {s['compare']['source']}, AUROC {s['auroc']:.4f}"
+    name = "likelihood" if path.stem == "summary" else f"likelihood {path.stem}"
+    return (name, figure, f"{s['nfe']:.4g}", f"{s['seconds']:.1f}", str(path))

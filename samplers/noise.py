@@ -50,8 +50,11 @@ class NoiseStream:
         return self._draw(like, lambda generator, **out: generator.random(**out))
 
     def rademacher(self, like: Tensor) -> Tensor:
-        """The next draw of every stream, -1 or 1 with equal probability, in the shape, dtype and place of `like`."""
-        return (self.uniform(like) < 0.5).to(like).mul_(2).sub_(1)
+        """The next draw of every stream, -1 or 1 with equal probability, in the shape, dtype and place of `like`.
+
+        The same signs in every dtype.
+        """
+        return (self.uniform(like.float()) < 0.5).to(like).mul_(2).sub_(1)
 
     def _draw(self, like: Tensor, fill: Callable[..., Any]) -> Tensor:
         dtype = np.float64 if like.dtype == torch.float64 else np.float32

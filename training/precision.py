@@ -18,9 +18,9 @@ def autocast_dtype(precision: str, device: torch.device, flag: str = "--config.t
     return torch.bfloat16 if precision == "bf16" else None
 
 
-def prefers_channels_last(device: torch.device) -> bool:
-    """Whether convolutions are faster in channels_last: on NVIDIA GPUs and on CPUs with AMX, not with AVX-512 alone."""
-    return device.type == "cuda" or (device.type == "cpu" and _cpu("amx_bf16"))
+def prefers_channels_last(device: torch.device, autocast: torch.dtype | None) -> bool:
+    """Whether convolutions are faster in channels_last: not those in bf16 on a CPU without AMX, nor on MPS."""
+    return device.type == "cuda" or (device.type == "cpu" and (autocast is None or _cpu("amx_bf16")))
 
 
 def _multiplies_bf16(device: torch.device) -> bool:

@@ -164,8 +164,10 @@ class Trainer:
         self.world = connect(device)
         torch.manual_seed(training.seed)
         self.denoiser = build_denoiser(config, dataset.shape).to(device)
+        self.denoiser.autocast = autocast_dtype(training.precision, device)
         self.network = self.denoiser.network
-        if training.channels_last or (training.channels_last is None and prefers_channels_last(device)):
+        wanted = training.channels_last
+        if prefers_channels_last(device, self.denoiser.autocast) if wanted is None else wanted:
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.objective = build_objective(self.denoiser, training)
         self.parameters = list(self.network.parameters())
@@ -177,7 +179,6 @@ class Trainer:
         self.checkpoint = newest_checkpoint(run)
         if self.checkpoint is not None:
             self._restore(read_state(self.checkpoint))
-        self.denoiser.autocast = autocast_dtype(training.precision, device)
         if training.compile:
             self.network.compile()
         self.denoiser.network = self.world.wrap(self.network, device)
