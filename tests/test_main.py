@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from PIL import Image
 
 import main
 from configs.loading import config_names, load_config
+from evaluation import Evaluation
 from samplers import SAMPLERS
 
 ROOT = Path(__file__).parents[1]
@@ -211,6 +213,14 @@ def test_a_mistake_before_training_is_one_clear_line_and_writes_nothing(words, p
     (["--mode", "sample", "--probes", "3"], ["--probes", "likelihood"]),
     (["--mode", "likelihood", "--divergence", "exakt"], ["'exakt'", "exact, hutchinson"]),
     (["--mode", "likelihood", "--rtol", "0"], ["--rtol"]),
+    (["--mode", "likelihood", "--steps", "30"], ["'dopri5' takes no steps", "--steps"]),
+    (["--mode", "likelihood", "--method", "exponential", "--rtol", "0.1"], ["takes no rtol", "--rtol"]),
+    (["--mode", "likelihood", "--divergence", "exact", "--probes", "3"], ["--probes", "hutchinson"]),
+    (["--mode", "likelihood", "--estimator", "elbo", "--rtol", "0.1"], ["--estimator elbo takes no --rtol"]),
+    (["--mode", "likelihood", "--estimator", "elbo", "--bound_draws", "3"], ["even", "--bound_draws"]),
+    (["--mode", "likelihood", "--images", "/nowhere"], ["--images", "/nowhere", "does not exist"]),
+    (["--mode", "likelihood", "--images", "/tmp", "--split", "train"], ["--images", "--split"]),
+    (["--mode", "likelihood", "--compare", "tset"], ["--compare", "tset"]),
     (["--mode", "likelihood", "--max_evaluations", "5"], ["more than 5 evaluations", "--max_evaluations"]),
     (["--mode", "likelihood", "--config.model.width=16"], ["another experiment", "model.width", "8", "16"]),
     (["--mode", "train", "--config.model.width=16"], ["another experiment", "model.width"]),
@@ -261,6 +271,105 @@ def test_damaged_files_of_a_run_are_one_clear_line(command, tmp_path):
 def test_sampling_under_torchrun_is_refused(command, digits_run, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     refused(command("--workdir", digits_run, "--mode", "sample"), "one process", "--mode train")
+
+
+SCORE = ["--mode", "likelihood", "--method", "exponential", "--steps", 8, "--batch_size", 4]
+
+
+def test_a_score_has_a_row_an_example_a_summary_and_a_histogram(command, digits_run):
+    code, out, err = command("--workdir", digits_run, *SCORE, "--num_images", 10, "--draws", 2, "--probes", 2)
+    assert code == 0 and "10 test examples" in out, err
+    stem = digits_run / "likelihood/summary"
+    summary = json.loads(stem.with_suffix(".json").read_text())
+    rows = np.genfromtxt(stem.with_suffix(".csv"), delimiter=",", names=True)
+    assert len(rows) == 10 and rows["bits_per_dim"].mean() == pytest.approx(summary["bits_per_dim"])
+    assert set(summary["standard_error_parts"]) == {"data", "dequantization", "probes"}
+    assert summary["nfe"] == 16 and summary["draws"] == 2 and summary["solver_error"] > 0
+    with Image.open(stem.with_suffix(".png")) as histogram:
+        assert min(histogram.size) > 200
+    assert not (digits_run / "likelihood/partial").exists()
+
+
+def test_two_processes_score_as_one_to_the_bit(tmp_path, digits_run):
+    for processes in (1, 2):
+        shutil.copytree(digits_run, tmp_path / str(processes))
+        launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29627"] if processes == 2 else []
+        subprocess.run([sys.executable, *launcher, "main.py", "--workdir", str(tmp_path / str(processes)), *map(str, SCORE),
+                        "--num_images", "14"], check=True, cwd=ROOT, capture_output=True, timeout=120,
+                       env=os.environ | {"OMP_NUM_THREADS": "1"})
+    one, two = ((tmp_path / str(processes) / "likelihood/summary.csv").read_bytes() for processes in (1, 2))
+    assert one == two
+    assert json.loads((tmp_path / "2/likelihood/summary.json").read_text())["processes"] == 2
+
+
+def test_a_killed_evaluation_goes_on(command, digits_run, monkeypatch):
+    where = ["--workdir", digits_run, *SCORE, "--num_images", 12, "--seed", 5]
+    assert command(*where)[0] == 0
+    whole = (digits_run / "likelihood/summary.csv").read_bytes()
+    evaluate, done = Evaluation._evaluate, []
+
+    def kill(self, unit):
+        if len(done) == 1:
+            raise KeyboardInterrupt
+        done.append(unit)
+        return evaluate(self, unit)
+
+    monkeypatch.setattr(Evaluation, "_evaluate", kill)
+    assert command(*where)[0] == 130
+    monkeypatch.setattr(Evaluation, "_evaluate", evaluate)
+    code, out, err = command(*where, "--seed", 6)      # another seed is another evaluation
+    assert code == 0 and "goes on" not in out, err
+    code, out, err = command(*where)
+    assert code == 0 and "goes on: 1 of 3 batches were done" in out, err
+    assert (digits_run / "likelihood/summary.csv").read_bytes() == whole
+
+
+def test_images_of_ones_own_and_a_second_set(command, digits_run, tmp_path):
+    k = np.random.default_rng(0).integers(0, 17, (6, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "noise.npz", k)
+    code, out, err = command("--workdir", digits_run, *SCORE, "--num_images", 6, "--compare", tmp_path / "noise.npz")
+    assert code == 0 and "AUROC" in out, err
+    stem = digits_run / "likelihood/test_vs_images_noise"
+    summary = json.loads(stem.with_suffix(".json").read_text())
+    assert 0 <= summary["auroc"] <= 1 and summary["compare"]["num_images"] == 6 and stem.with_suffix(".png").exists()
+    code, out, err = command("--workdir", digits_run, *SCORE, "--images", tmp_path / "noise.npz")
+    assert code == 0 and (digits_run / "likelihood/images_noise.csv").exists(), err
+    assert "images_noise" in command("--workdir", digits_run, "--mode", "report")[1]
+    np.savez(tmp_path / "noise.npz", np.full((6, 8, 8), 17, np.uint8))
+    refused(command("--workdir", digits_run, *SCORE, "--images", tmp_path / "noise.npz"), "17", "levels are 0 .. 16")
+
+
+def test_a_folder_of_pictures_is_scored_by_name(command, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    for i in range(3):
+        pixels = np.random.default_rng(i).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"pictures/{i}.png")
+    write_cifar10(tmp_path / "data", num_train=200, num_test=20)
+    where = ["--workdir", tmp_path / "run"]
+    assert command("--config", ROOT / "configs/vp_cifar10.py", *where, "--mode", "train",
+                   f"--config.data.path={tmp_path / 'data'}", *SMALL)[0] == 0
+    code, out, err = command(*where, *SCORE, "--images", tmp_path / "pictures")
+    assert code == 0, err
+    lines = (tmp_path / "run/likelihood/images_pictures.csv").read_text().splitlines()
+    assert [line.split(",")[1] for line in lines] == ["file", "0.png", "1.png", "2.png"]
+
+
+@pytest.mark.parametrize("estimator, options", [("elbo", ["--bound_draws", 4]), ("chain_elbo", ["--steps", 5])])
+def test_bounds_are_scored_by_a_flag(estimator, options, command, digits_run):
+    code, _, err = command("--workdir", digits_run, "--mode", "likelihood", "--estimator", estimator, *options,
+                           "--num_images", 4)
+    assert code == 0, err
+    summary = json.loads((digits_run / f"likelihood/{estimator}_test.json").read_text())
+    assert np.isfinite(summary["bits_per_dim"]) and summary["estimator"] == estimator and summary["nfe"] in (4, 5)
+
+
+def test_a_run_on_a_chain_is_scored_through_its_sde_and_says_so(command, tmp_path):
+    where = ["--workdir", tmp_path / "run"]
+    assert command("--config", ROOT / "configs/vp_digits.py", "--config.sde.name=ddpm", *where, "--mode", "train",
+                   *SMALL)[0] == 0
+    code, out, err = command(*where, *SCORE, "--num_images", 4)
+    assert code == 0 and "discrete chain of 1000 steps" in out and "1/1000" in out, err
+    assert "chain" in json.loads((tmp_path / "run/likelihood/summary.json").read_text())["note"]
 
 
 def test_every_summary_is_valid_json(command, digits_run):
