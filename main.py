@@ -45,7 +45,7 @@ flags.DEFINE_string("workdir", None, "the run's folder")
 flags.DEFINE_string("device", "auto", "auto, cuda, mps or cpu")
 flags.DEFINE_integer("seed", 0, "of samples, dequantisation and probes", lower_bound=0)
 flags.DEFINE_bool("ema", True, "use the averaged weights")
-flags.DEFINE_integer("batch_size", 128, "of sampling and likelihood; results do not depend on it", lower_bound=1)
+flags.DEFINE_integer("batch_size", 128, "of sampling and likelihood; adaptive steps depend on it", lower_bound=1)
 flags.DEFINE_bool("debug", False, "show the traceback of an error")
 flags.DEFINE_string("sampler", "auto", "which sampler")
 flags.DEFINE_integer("num_samples", 64, "how many samples", lower_bound=1, upper_bound=10_000_000)
@@ -348,10 +348,6 @@ def likelihood_settings(command: Command) -> dict[str, Any]:
             takers = " and ".join(estimator for estimator, names in ESTIMATOR_FLAGS.items() if name in names)
             raise ValueError(f"--estimator {FLAGS.estimator} takes no --{name}; it belongs to --estimator {takers}")
     settings = command.given(*(name for name in own if name != "draws"))
-    if FLAGS.estimator == "ode":
-        for name in ("probes", "probe_kind"):
-            if FLAGS.divergence == "exact" and name in settings:
-                raise ValueError(f"--{name} belongs to --divergence hutchinson")
     if FLAGS.images is not None and FLAGS["split"].present:
         raise ValueError("--images are scored instead of a split; leave out --split, or give it to --compare")
     if FLAGS.images in ("", *SPLITS) or FLAGS.compare == "":

@@ -142,8 +142,7 @@ def usual_way(model: Denoiser, x: Tensor, probe: Tensor, tolerance: float) -> tu
 
 def speed(n: int = 64, rounds: int = 3) -> None:
     model, x, seeds = digits(n)
-    usual = load_denoiser(RUN)
-    if prefers_channels_last(torch.device("cpu"), None):      # as `--mode likelihood` does
+    if prefers_channels_last(torch.device("cpu"), None):      # as `--mode likelihood` does; for both ways
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     probe = NoiseStream(seeds, PROBES).rademacher(x)
     exact = log_prob(model, x.double(), "hutchinson", rtol=1e-7, atol=1e-7, seeds=seeds).value
@@ -156,7 +155,7 @@ def speed(n: int = 64, rounds: int = 3) -> None:
         for i in range(len(labels)):
             begin = time.perf_counter()
             if i == 0:
-                value, count = usual_way(usual, x, probe, 1e-5)
+                value, count = usual_way(model, x, probe, 1e-5)
             else:
                 result = log_prob(model, x, "hutchinson", seeds=seeds, **ours[i - 1])
                 value, count = result.value, result.nfe

@@ -202,11 +202,15 @@ ARRAY_NAMES = ("x", "arr_0", "images")
 
 
 def read_array(file: Path, flag: str) -> np.ndarray:
-    """The one array of an .npz, or else that of the first name of ARRAY_NAMES that is there.
+    """The array of an .npy, the one array of an .npz, or else that of the first name of ARRAY_NAMES that is there.
 
     Raises ValueError for a file that is damaged or would run code, or whose arrays have other names.
     """
-    with _damage_named(file, flag), np.load(file) as arrays:
+    with _damage_named(file, flag):
+        loaded = np.load(file)
+    if isinstance(loaded, np.ndarray):
+        return loaded
+    with _damage_named(file, flag), loaded as arrays:
         names = list(arrays.files)
         name = next((name for name in (*ARRAY_NAMES, *names[:1] * (len(names) == 1)) if name in names), None)
         if name is not None:

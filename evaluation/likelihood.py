@@ -63,6 +63,7 @@ class Score:
     evaluations    (n,): of the network, for all draws of an example together
     dimensions     D, and `offset` the bits/dim of log p = 0
     seconds        of work, summed over batches, whichever run or process did them
+    terms          (K, n) each: the named parts that add up to log_prob, of a bound
     exact          whether log_prob is free of an estimator's own noise
     """
 
@@ -73,6 +74,7 @@ class Score:
     dimensions: int
     offset: float
     seconds: float
+    terms: dict[str, Tensor]
     exact: bool
 
     @property
@@ -132,6 +134,8 @@ class Score:
             "standard_error_parts": self.standard_error_parts,
             **({"bits_per_dim_iw": float(tighter.mean())} if tighter is not None else {}),
             **({"solver_error": self._scale * float(solver.mean())} if solver is not None else {}),
+            **({"terms": {name: -self._scale * float(term.mean()) for name, term in self.terms.items()}
+                | {"offset": self.offset}} if self.terms else {}),
             "nfe": self.nfe, "seconds": round(self.seconds, 3), "num_images": len(self.bits_per_dim),
             "draws": len(self.log_prob),
         }
@@ -143,6 +147,7 @@ class Score:
             "bits_per_dim": self.bits_per_dim, "log_prob_nats": self.log_prob.mean(0),
             "dequantization_std": self.draw_bits.std(0) if draws > 1 else None,
             "probe_error": None if self.probe_error is None else self._scale * self.probe_error.norm(dim=0) / draws,
+            "solver_error": None if self.solver_error is None else self._scale * self.solver_error.mean(0),
             "bits_per_dim_iw": self.bits_per_dim_iw, "nfe": self.evaluations,
         }
         return [{"index": i, **({"file": names[i]} if names else {}),
@@ -173,13 +178,14 @@ def auroc(typical: Tensor, other: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Part:
-    """One draw of one batch: log p (batch,) in nats with its errors, evaluations an example, seconds."""
+    """One draw of one batch: log p (batch,) in nats with its errors and terms, evaluations an example, seconds."""
 
     value: np.ndarray
     error: np.ndarray | None
     solver_error: np.ndarray | None
     nfe: int
     seconds: float
+    terms: dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -194,19 +200,19 @@ class Task:
     high: float
 
 
-Estimate = tuple[Tensor, Tensor | None, Tensor | None, int]
+Estimate = tuple[Tensor, Tensor | None, Tensor | None, int, dict[str, Tensor]]
 
 
 def _ode(model: ScoreModel, task: Task, **settings: Any) -> Estimate:
     result = log_prob(model, task.x, seeds=task.seeds, **settings)
-    return result.value, result.probe_error, result.solver_error, result.nfe
+    return result.value, result.probe_error, result.solver_error, result.nfe, {}
 
 
 def _elbo(model: ScoreModel, task: Task, bound_draws: int = 32, **settings: Any) -> Estimate:
     if bound_draws < 2 or bound_draws % 2:
         raise ValueError(f"elbo takes an even number of draws of at least 2, got {bound_draws} (--bound_draws)")
     bound = elbo(model, task.x, draws=bound_draws, seeds=task.seeds, **settings)
-    return bound.value, bound.error, None, bound.nfe
+    return bound.value, bound.error, None, bound.nfe, bound.terms
 
 
 def _chain_elbo(model: ScoreModel, task: Task, bound_draws: int = 1, discrete: bool = True,
@@ -214,10 +220,10 @@ def _chain_elbo(model: ScoreModel, task: Task, bound_draws: int = 1, discrete: b
     k, levels = (task.k.to(task.x.device), task.levels) if discrete else (task.x, None)
     bound = chain_elbo(model, k, levels, low=task.low, high=task.high, draws=bound_draws, seeds=task.seeds,
                        dtype=task.x.dtype, **settings)
-    return bound.value, bound.error, None, bound.nfe
+    return bound.value, bound.error, None, bound.nfe, bound.terms
 
 
-# log p (batch,) in nats, its standard error, the solver's error, evaluations: from a model, a task and settings.
+# log p (batch,) in nats, its standard error, the solver's error, evaluations, terms: from a model, a task and settings.
 # "chain_elbo" is of the integers themselves unless told otherwise, all others of their dequantisation.
 ESTIMATORS: dict[str, Callable[..., Estimate]] = {"ode": _ode, "elbo": _elbo, "chain_elbo": _chain_elbo}
 
@@ -305,11 +311,16 @@ class Evaluation:
 
         log_prob, evaluations = joined(lambda p: p.value), joined(lambda p: np.full(len(p.value), float(p.nfe)))
         assert log_prob is not None and evaluations is not None
+
+        def named(term: str) -> Callable[[Part], np.ndarray | None]:
+            return lambda part: part.terms.get(term)
+
+        terms = {name: term for name in self.parts[self.units[0]].terms if (term := joined(named(name))) is not None}
         dimensions = math.prod(self.dataset.shape)
         levels = None if self.discrete else self.dataset.levels
         offset = float(bits_per_dim(torch.zeros(()).double(), dimensions, levels, self.low, self.high))
         return Score(log_prob, joined(lambda p: p.error), joined(lambda p: p.solver_error), evaluations.sum(0), dimensions,
-                     offset, sum(part.seconds for part in self.parts.values()), self.exact)
+                     offset, sum(part.seconds for part in self.parts.values()), terms, self.exact)
 
     def clear(self) -> None:
         """Remove the folder: its results are elsewhere now."""
@@ -360,13 +371,14 @@ class Evaluation:
             x = dequantize(k, u.double() if self.float64 else u, levels, self.low, self.high)
         x = x.to(self.device, torch.float64 if self.float64 else None)
         seeds = sample_seeds((self.seed + draw * GOLDEN) % 2**64, begin, end)
-        *tensors, nfe = self.estimator(self.model, Task(x, k, seeds, levels, self.low, self.high), **self.settings)
+        *tensors, nfe, terms = self.estimator(self.model, Task(x, k, seeds, levels, self.low, self.high), **self.settings)
         value, error, solver_error = (t if t is None else t.detach().cpu().double().numpy() for t in tensors)
         assert value is not None
         if not np.isfinite(value).all():
             bad = int(np.flatnonzero(~np.isfinite(value))[0])
             raise ArithmeticError(f"the log-likelihood of example {begin + bad} is {value[bad]}; the score may be NaN")
-        return Part(value, error, solver_error, nfe, time.perf_counter() - start)
+        return Part(value, error, solver_error, nfe, time.perf_counter() - start,
+                    {name: term.detach().cpu().double().numpy() for name, term in terms.items()})
 
     def _path(self, begin: int, draw: int) -> Path:
         assert self.folder is not None
@@ -376,7 +388,8 @@ class Evaluation:
         if self.folder is None:
             return
         begin, end, draw = unit
-        arrays = {name: value for name, value in vars(part).items() if value is not None}
+        arrays = {name: value for name, value in vars(part).items() if value is not None and name != "terms"}
+        arrays |= {f"term_{name}": value for name, value in part.terms.items()}
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self._path(begin, draw),
                          lambda file: np.savez(file, digest=self._data(begin, end)[1], **arrays))
@@ -390,10 +403,12 @@ class Evaluation:
             with np.load(self._path(begin, draw)) as arrays:
                 stored = {name: arrays[name] for name in arrays.files}      # checks each array's checksum
             digest, nfe, seconds = (stored.pop(name).item() for name in ("digest", "nfe", "seconds"))
-            part = Part(stored.pop("value"), stored.pop("error", None), stored.pop("solver_error", None), nfe, seconds)
+            part = Part(stored.pop("value"), stored.pop("error", None), stored.pop("solver_error", None), nfe, seconds,
+                        {name.removeprefix("term_"): value for name, value in stored.items()})
         except Exception:      # the parsers of damaged files raise errors of every type
             return None
-        right = all(a is None or a.shape == (end - begin,) for a in (part.value, part.error, part.solver_error))
+        right = all(a is None or a.shape == (end - begin,)
+                    for a in (part.value, part.error, part.solver_error, *part.terms.values()))
         return part if right and digest == self._data(begin, end)[1] else None
 
 

@@ -17,6 +17,8 @@ def with_exact_divergence(field: Field, x: Tensor, chunk: int = 32) -> tuple[Ten
     value, x = _forward(field, x)
     d = x[0].numel()
     divergence = x.new_zeros(len(x))
+    if not value.requires_grad:      # a constant field
+        return value, divergence
     for start in range(0, d, chunk):
         stop = min(start + chunk, d)
         basis = torch.zeros(stop - start, d, dtype=x.dtype, device=x.device)
@@ -30,6 +32,8 @@ def with_exact_divergence(field: Field, x: Tensor, chunk: int = 32) -> tuple[Ten
 def with_hutchinson_divergence(field: Field, x: Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
     """field(x) (batch, *event) and v^T J v (number of probes, batch), for probes (number, batch, *event)."""
     value, x = _forward(field, x)
+    if not value.requires_grad:
+        return value, x.new_zeros(len(probes), len(x))
     estimates = []
     for i, probe in enumerate(probes):
         product, = torch.autograd.grad(value, x, probe, retain_graph=i + 1 < len(probes))

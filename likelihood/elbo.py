@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from likelihood.checks import check_input, fitting, start_time
 from models.denoiser import ScoreModel, evaluation_mode
 from samplers.noise import BOUND, NoiseStream, Seed
 from sde_lib.chain import Chain
@@ -64,14 +65,10 @@ def elbo(model: ScoreModel, x: Tensor, draws: int = 32, seeds: Sequence[Seed] | 
     """
     if draws < 2 or draws % 2:
         raise ValueError(f"draws must be an even number of at least 2, got {draws} (--draws)")
-    _refuse_rough(x.dtype)
-    if not bool(x.isfinite().all()):
-        raise ValueError("x holds values that are not finite")
+    check_input(model, x)
     sde, d = model.sde, x[0].numel()
-    start = sde.t_min if t_min is None else t_min
-    if not 0 < start < 1:
-        raise ValueError(f"t_min must lie in (0, 1), got {start} (--t_min)")
-    noise = _noise(model, seeds, len(x))
+    start = start_time(sde, t_min)
+    noise = _noise(seeds, len(x))
     last, first = sde.half_log_snr(1.0), sde.half_log_snr(start)
     jitter = noise.uniform(torch.empty(len(x), draws, dtype=torch.float64)).T
     strata = (torch.arange(draws, dtype=torch.float64)[:, None] + jitter) / draws
@@ -81,7 +78,9 @@ def elbo(model: ScoreModel, x: Tensor, draws: int = 32, seeds: Sequence[Seed] | 
     with evaluation_mode(model), torch.no_grad():
         for t in times:
             eps = noise.normal(x)
-            errors.append(_squares(eps - model.eps(sde.perturb(x, t, eps), t)))
+            with fitting(x):
+                predicted = model.eps(sde.perturb(x, t, eps), t)
+            errors.append(_squares(eps - predicted))
             excesses.append(_squares(eps) - d)
     error, excess = torch.stack(errors), torch.stack(excesses)                  # (draws, batch)
     _refuse_non_finite(error, times)
@@ -123,23 +122,18 @@ def chain_elbo(model: ScoreModel, k: Tensor, levels: int | None, chain: Chain | 
 
     Raises ValueError for unusable input, ArithmeticError for a prediction that is not finite.
     """
-    if levels is None:
-        _refuse_rough(k.dtype)
-        if not bool(k.isfinite().all()):
-            raise ValueError("k holds values that are not finite")
-    else:
+    if levels is not None:
         _refuse_levels(k, levels, low, high)
     if variance not in VARIANCES:
         raise ValueError(f"unknown variance {variance!r}; choose from {', '.join(VARIANCES)} (--variance)")
     if draws < 1:
         raise ValueError(f"draws must be at least 1, got {draws} (--draws)")
-    _refuse_rough(dtype)
     sde = model.sde
     chain = Chain.from_sde(sde, getattr(sde, "steps", 1000)) if chain is None else chain
     steps = chain.steps if steps is None else steps
     if not 2 <= steps <= chain.steps:
         raise ValueError(f"steps must lie in 2 .. {chain.steps}, got {steps} (--steps)")
-    noise = _noise(model, seeds, len(k))
+    noise = _noise(seeds, len(k))
     kept = torch.linspace(0, chain.steps - 1, steps, dtype=torch.float64).round().long()
     times, chain = chain.times[kept], Chain(chain.alpha[kept], chain.sigma[kept])
 
@@ -148,6 +142,7 @@ def chain_elbo(model: ScoreModel, k: Tensor, levels: int | None, chain: Chain | 
     else:
         width = (high - low) / (levels if dequantized else levels - 1)
         x = (low + width * (k.double().cpu() + 0.5 * dequantized)).to(k.device, dtype)
+    check_input(model, x)
     prior = -gaussian_kl(*chain.marginal(x, steps - 1), sde.prior_std**2)
     samples = []
     with evaluation_mode(model), torch.no_grad():
@@ -156,7 +151,8 @@ def chain_elbo(model: ScoreModel, k: Tensor, levels: int | None, chain: Chain | 
             for i, t in enumerate(times):
                 mean, q_variance = chain.marginal(x, i)
                 x_i = mean + expand_as(q_variance.sqrt(), x) * noise.normal(x)
-                x0 = model.x0(x_i, t)
+                with fitting(x):
+                    x0 = model.x0(x_i, t)
                 x0 = x0.clamp(low, high) if clip_x0 else x0
                 if i:      # the mean of the posterior is linear in x_0, so this is the difference of two of them
                     shift, tilde = chain.posterior(x - x0, torch.zeros_like(x), i)
@@ -212,10 +208,7 @@ def _squares(x: Tensor) -> Tensor:
     return x.flatten(1).square().sum(1)
 
 
-def _noise(model: ScoreModel, seeds: Sequence[Seed] | None, n: int) -> NoiseStream:
-    if getattr(model, "autocast", None) is not None:
-        raise ValueError("likelihoods need a network in its own precision: reduced precision loosens the bound; "
-                         "set denoiser.autocast = None")
+def _noise(seeds: Sequence[Seed] | None, n: int) -> NoiseStream:
     if seeds is None or len(seeds) != n:
         given = "none" if seeds is None else len(seeds)
         raise ValueError(f"a bound needs seeds, one for each of the {n} samples, got {given} (--seed)")
@@ -229,13 +222,8 @@ def _refuse_levels(k: Tensor, levels: int, low: float, high: float) -> None:
         raise ValueError(f"need low < high, got {low} and {high} (--config.data.low, --config.data.high)")
     if k.is_floating_point() or k.is_complex() or k.dtype == torch.bool:
         raise ValueError(f"k must hold integers, got {k.dtype}")
-    if k.min() < 0 or k.max() >= levels:
+    if k.numel() and (k.min() < 0 or k.max() >= levels):
         raise ValueError(f"k must lie in 0 .. {levels - 1}, got {int(k.min())} .. {int(k.max())} (--config.data.levels)")
-
-
-def _refuse_rough(dtype: torch.dtype) -> None:
-    if dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"x must be float32 or float64, got {dtype}: less is too rough for a likelihood")
 
 
 def _refuse_non_finite(parts: Tensor, times: Tensor) -> None:

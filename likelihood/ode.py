@@ -7,13 +7,13 @@ By the instantaneous change of variables (Chen et al. 2018), along dx/dt = F(x, 
 solved by one of torchdiffeq's adaptive methods, or on a fixed budget by the exponential method of exponential.py.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from likelihood.checks import check_input, fitting, start_time
 from likelihood.divergence import with_exact_divergence, with_hutchinson_divergence
 from likelihood.exponential import STEPS, Field, exponential_flow
 from models.denoiser import ScoreModel, evaluation_mode
@@ -42,13 +42,13 @@ class LogProb:
 
 
 def log_prob(model: ScoreModel, x: Tensor, divergence: str = "exact", rtol: float | None = None,
-             atol: float | None = None, method: str = "dopri5", t_min: float | None = None, probes: int = 1,
+             atol: float | None = None, method: str = "dopri5", t_min: float | None = None, probes: int | None = None,
              seeds: Sequence[Seed] | None = None, max_evaluations: int | None = None, steps: int | None = None,
-             probe_kind: str = "rademacher", prior: Callable[[Tensor], Tensor] | None = None) -> LogProb:
+             probe_kind: str | None = None, prior: Callable[[Tensor], Tensor] | None = None) -> LogProb:
     """log-density of x (batch, *event) under the probability flow from t_min (the SDE's, unless given) to 1.
 
-    divergence  "exact", D products with the Jacobian an evaluation, or "hutchinson": unbiased, with `probes`
-                random vectors a sample, "rademacher" or "gaussian", which stay the same along the trajectory
+    divergence  "exact", D products with the Jacobian an evaluation, or "hutchinson": unbiased, with `probes` (1)
+                random vectors a sample, "rademacher" (the default) or "gaussian", the same along the trajectory
     seeds       one for each sample, for "hutchinson"; what sample i gets depends on its seed alone
     method      an adaptive method of torchdiffeq with rtol, atol (1e-5) and at most max_evaluations (10,000), or
                 "exponential" with exactly `steps` evaluations (30)
@@ -59,9 +59,7 @@ def log_prob(model: ScoreModel, x: Tensor, divergence: str = "exact", rtol: floa
     missing seeds, settings of another method), ArithmeticError where the ODE cannot be solved.
     """
     sde = model.sde
-    start = sde.t_min if t_min is None else t_min
-    if not 0 < start < 1:
-        raise ValueError(f"t_min must lie in (0, 1), got {start} (--t_min)")
+    start = start_time(sde, t_min)
     if method not in METHODS:
         raise ValueError(f"unknown ODE method {method!r}; choose from {', '.join(METHODS)} (--method)")
     foreign = {"steps": steps} if method != "exponential" else {
@@ -76,12 +74,16 @@ def log_prob(model: ScoreModel, x: Tensor, divergence: str = "exact", rtol: floa
     def trace(field: Field, y: Tensor) -> tuple[Tensor, Tensor]:
         nonlocal evaluations
         evaluations += 1
-        with _fitting(y, evaluations):
-            if vectors is None:
-                value, exact = with_exact_divergence(field, y)
-                values = value, exact[None]
-            else:
-                values = with_hutchinson_divergence(field, y, vectors)
+
+        def fitted(z: Tensor) -> Tensor:
+            with fitting(z):
+                return field(z)
+
+        if vectors is None:
+            value, exact = with_exact_divergence(fitted, y)
+            values = value, exact[None]
+        else:
+            values = with_hutchinson_divergence(fitted, y, vectors)
         if not all(bool(part.isfinite().all()) for part in values):
             raise _NotFinite
         return values
@@ -100,7 +102,7 @@ def log_prob(model: ScoreModel, x: Tensor, divergence: str = "exact", rtol: floa
             if method == "exponential":
                 latent, change, error = exponential_flow(model, x, STEPS if steps is None else steps, start, trace)
             else:
-                integral = x.new_zeros(1 if vectors is None else probes, len(x))
+                integral = x.new_zeros(1 if vectors is None else len(vectors), len(x))
                 states, _ = adaptive.integrate(
                     flow, (x, integral), [start, 1.0], method, 1e-5 if rtol is None else rtol,
                     1e-5 if atol is None else atol,
@@ -113,50 +115,30 @@ def log_prob(model: ScoreModel, x: Tensor, divergence: str = "exact", rtol: floa
     values = (prior or sde.prior_log_prob)(latent) + change
     if not bool(values.isfinite().all()):
         raise ArithmeticError(f"log p(x) is not finite after {evaluations} evaluations (method {method})")
-    spread = values.std(0) / probes**0.5 if probes > 1 and vectors is not None else None
+    spread = values.std(0) / len(values)**0.5 if len(values) > 1 else None
     return LogProb(values.mean(0), latent, evaluations, spread, error)
-
-
-def check_input(model: ScoreModel, x: Tensor) -> None:
-    """ValueError unless x is finite, float32 or float64, and the network computes in its own precision."""
-    if x.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"x must be float32 or float64, got {x.dtype}: less makes the ODE's right-hand side too rough for "
-                         "adaptive steps")
-    finite = x.flatten(1).isfinite().all(1)
-    if not bool(finite.all()):
-        raise ValueError(f"x holds values that are not finite (example {int((~finite).nonzero()[0])} of the batch)")
-    if getattr(model, "autocast", None) is not None:
-        raise ValueError("likelihoods need a network in its own precision: reduced precision makes the ODE's "
-                         "right-hand side too rough for adaptive steps; set denoiser.autocast = None")
 
 
 class _NotFinite(Exception):
     pass
 
 
-@contextmanager
-def _fitting(x: Tensor, evaluation: int) -> Iterator[None]:
-    """The network's complaint about the shape of x, on the first evaluation, as a ValueError of one line."""
-    try:
-        yield
-    except RuntimeError as error:
-        if evaluation > 1 or isinstance(error, torch.OutOfMemoryError):
-            raise
-        raise ValueError(f"events of shape {tuple(x.shape[1:])} do not fit the network: "
-                         f"{str(error).splitlines()[0][:150]}") from error
-
-
-def _probes(x: Tensor, divergence: str, probes: int, kind: str, seeds: Sequence[Seed] | None) -> Tensor | None:
+def _probes(x: Tensor, divergence: str, probes: int | None, kind: str | None,
+            seeds: Sequence[Seed] | None) -> Tensor | None:
+    """The vectors (probes, batch, *event) of the Hutchinson estimator; None for the exact trace."""
     if divergence not in DIVERGENCES:
         raise ValueError(f"unknown divergence {divergence!r}; choose from {', '.join(DIVERGENCES)} (--divergence)")
-    if kind not in PROBE_KINDS:
+    if kind is not None and kind not in PROBE_KINDS:
         raise ValueError(f"unknown kind of probes {kind!r}; choose from {', '.join(PROBE_KINDS)} (--probe_kind)")
-    if probes < 1:
+    if probes is not None and probes < 1:
         raise ValueError(f"probes must be at least 1, got {probes} (--probes)")
     if divergence == "exact":
+        for name, value in (("probes", probes), ("probe_kind", kind)):
+            if value is not None:
+                raise ValueError(f"divergence 'exact' takes no {name}; --{name} belongs to --divergence hutchinson")
         return None
     if seeds is None or len(seeds) != len(x):
         raise ValueError(f"the Hutchinson estimator needs seeds, one for each of the {len(x)} samples")
     noise = NoiseStream(seeds, PROBES)
-    draw = noise.rademacher if kind == "rademacher" else noise.normal
-    return torch.stack([draw(x) for _ in range(probes)])
+    draw = noise.normal if kind == "gaussian" else noise.rademacher
+    return torch.stack([draw(x) for _ in range(probes or 1)])

@@ -106,6 +106,7 @@ def test_bounds_score_through_the_same_door():
     common = {"progress": False, "batch_size": 4}
     bound = score(MODEL, noise(), -1.0, 1.0, estimator="elbo", bound_draws=16, **common)
     assert bound.nfe == 16 and bound.probe_error is not None
+    assert sum(bound.summary()["terms"].values()) == pytest.approx(bound.mean)
     assert abs(bound.mean - exact.mean) < 4 * bound.standard_error
     dense = score(MODEL, noise(), -1.0, 1.0, estimator="chain_elbo", steps=100, discrete=False, **common)
     integers = score(MODEL, noise(), -1.0, 1.0, estimator="chain_elbo", steps=100, **common)

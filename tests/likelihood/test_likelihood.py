@@ -6,7 +6,7 @@ import torch
 from scipy.integrate import quad
 from torch import nn
 
-from likelihood import bits_per_dim, log_prob
+from likelihood import bits_per_dim, chain_elbo, elbo, log_prob
 from likelihood.divergence import with_exact_divergence, with_hutchinson_divergence
 from likelihood.exponential import quadrature
 from models import MLP, Denoiser, GaussianMixture
@@ -108,6 +108,8 @@ def test_a_hutchinson_estimate_is_the_quadratic_form_of_its_probe():
 @pytest.mark.parametrize("settings, message", [
     ({"divergence": "exakt"}, "exact, hutchinson"), ({"divergence": "hutchinson"}, "seeds"),
     ({"divergence": "hutchinson", "seeds": range(3)}, "one for each of the 4"), ({"probes": 0}, "--probes"),
+    ({"probes": 2}, "'exact' takes no probes"), ({"probe_kind": "gaussian"}, "'exact' takes no probe_kind"),
+    ({"t_min": 1e-6}, "--t_min"),
     ({"t_min": 0.0}, "--t_min"), ({"rtol": -1.0}, "--rtol"), ({"method": "rk45"}, "exponential"),
     ({"steps": 30}, "takes no steps"), ({"method": "exponential", "rtol": 1e-3}, "takes no rtol"),
     ({"method": "exponential", "steps": 7}, "--steps"), ({"probe_kind": "uniform"}, "--probe_kind"),
@@ -262,6 +264,31 @@ def test_a_score_that_is_not_finite_is_named(settings):
 def test_an_ode_that_needs_too_many_evaluations_says_where_it_stands():
     with pytest.raises(ArithmeticError, match=r"more than 20 evaluations: stopped at t = .* \(rtol=1e-06, atol=1e-06"):
         log_prob(denoiser(), torch.randn(4, 2, 3), rtol=1e-6, atol=1e-6, max_evaluations=20)
+
+
+@pytest.mark.parametrize("shape", [(0, 2, 3), (4,), (2, 0)])
+def test_an_empty_batch_or_event_is_refused(shape):
+    for likelihood in (log_prob, elbo, lambda m, x, seeds: chain_elbo(m, x, None, seeds=seeds)):
+        with pytest.raises(ValueError, match="something in it"):
+            likelihood(denoiser(), torch.zeros(shape), seeds=range(shape[0]))
+
+
+def test_a_bound_names_an_event_that_does_not_fit_too():
+    for bound in (elbo, lambda m, x, seeds: chain_elbo(m, x, None, seeds=seeds)):
+        with pytest.raises(ValueError, match=r"events of shape \(3, 3\) do not fit the network"):
+            bound(denoiser(), torch.randn(4, 3, 3), seeds=range(4))
+
+
+class Constant(nn.Module):
+    def forward(self, x, time):
+        return torch.zeros_like(x)
+
+
+@pytest.mark.parametrize("settings", [{}, {"divergence": "hutchinson", "seeds": range(4)}])
+def test_a_constant_network_has_no_divergence(settings):
+    result = log_prob(Denoiser(Constant(), VPSDE()), torch.randn(4, 3).double(), rtol=1e-8, atol=1e-8, **settings)
+    log_alpha = float(VPSDE().log_alpha(1.0) - VPSDE().log_alpha(1e-5))
+    torch.testing.assert_close(result.value, VPSDE().prior_log_prob(result.latent) + 3 * log_alpha)
 
 
 def test_an_event_that_does_not_fit_the_network_is_named():
