@@ -44,6 +44,15 @@ def get_config() -> ConfigDict:
         "attention_resolutions": placeholder(tuple),
         "dropout": placeholder(float),
         "layers": placeholder(int),
+        "block": placeholder(str),              # from here on for "ncsnpp": biggan, ddpm
+        "embedding": placeholder(str),          # of time: positional, fourier
+        "fourier_scale": placeholder(float),
+        "fir": placeholder(bool),               # resample with the filter (1, 3, 3, 1)
+        "skip_rescale": placeholder(bool),
+        "progressive_input": placeholder(str),  # none, input_skip, residual
+        "progressive": placeholder(str),        # none, output_skip
+        "combine": placeholder(str),            # sum, cat
+        "centred": placeholder(bool),           # False: data in [0, 1], of which the network sees 2 x - 1
     })
     config.training = ConfigDict({
         "steps": 800_000,

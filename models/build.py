@@ -3,6 +3,7 @@
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +12,26 @@ from torch import nn
 
 from models.denoiser import Denoiser
 from models.mlp import MLP
+from models.ncsnpp import NCSNpp
+from models.score_sde import load_score_sde
 from models.serialization import newest_checkpoint, read_state
 from models.unet import UNet
 from sde_lib import SDES
 from sde_lib.sde import SDE
 
 
-def unet(shape: Sequence[int], **settings: Any) -> UNet:
+def of_pictures(network: Callable[..., nn.Module], shape: Sequence[int], **settings: Any) -> nn.Module:
+    """A network of square pictures for events of `shape`; ValueError where these are no such."""
     if len(shape) != 3 or shape[1] != shape[2]:
         raise ValueError(f"a U-Net needs square pictures (channels, size, size), the data are {tuple(shape)} "
                          "(--config.model.network)")
-    return UNet(image_size=shape[1], channels=shape[0], **settings)
+    return network(image_size=shape[1], channels=shape[0], **settings)
 
 
 # A network's constructor, called with the event shape and the settings of config.model; and the class that takes them.
 NETWORKS: dict[str, tuple[Callable[..., nn.Module], type[nn.Module]]] = {
-    "unet": (unet, UNet),
+    "unet": (partial(of_pictures, UNet), UNet),
+    "ncsnpp": (partial(of_pictures, NCSNpp), NCSNpp),
     "mlp": (MLP, MLP),
 }
 
@@ -82,9 +87,10 @@ def read_config(run: Path) -> dict[str, Any]:
 
 
 def load_denoiser(path: str | Path, ema: bool = True, device: torch.device | str = "cpu") -> Denoiser:
-    """The trained denoiser of a run's folder, in evaluation mode and without gradients.
+    """The trained denoiser of a run's folder or a published file, in evaluation mode and without gradients.
 
-    path  a folder that `--mode train` has written
+    path  a folder that `--mode train` has written, or a .pth of score_sde_pytorch (models/score_sde.py, where what such a
+          file does not tell can be given)
     ema   the averaged weights, or else the raw ones
 
     Raises FileNotFoundError where there is no run or no checkpoint, ValueError for a damaged one.
@@ -92,6 +98,8 @@ def load_denoiser(path: str | Path, ema: bool = True, device: torch.device | str
     from ml_collections import ConfigDict
 
     run = Path(path)
+    if run.is_file():
+        return load_score_sde(run, ema).denoiser.to(device)
     config = ConfigDict(read_config(run))
     checkpoint = newest_checkpoint(run)
     if checkpoint is None:

@@ -61,7 +61,7 @@ TIME_INPUTS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "999t": lambda sde, t: 999 * t,                      # Song et al. 2021, for t in [0, 1]
     "index": lambda sde, t: sde.steps * t - 1,           # a chain's own labels 0 .. steps - 1, between them too
     "sigma": lambda sde, t: sde.sigma(t),
-    "log_sigma": lambda sde, t: sde.sigma(t).log(),
+    "log_sigma": lambda sde, t: sde.sigma(t.double() if t.device.type != "mps" else t).log(),
     "half_log_snr": lambda sde, t: sde.half_log_snr(t),
 }
 

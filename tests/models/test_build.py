@@ -11,6 +11,7 @@ import torch
 from ml_collections import ConfigDict
 
 from configs import default
+from configs.loading import load_config
 from models import MLP, UNet, build_denoiser, build_sde, load_denoiser
 from models.serialization import digest, newest_checkpoint, read_state
 from sde_lib import SDES, VESDE, VPSDE, CosineVPSDE
@@ -322,3 +323,14 @@ def test_a_config_read_back_from_json_builds_the_same_denoiser():
     again = ConfigDict(json.loads(json.dumps(config.to_dict())))
     first, second = (build_denoiser(c, (1, 8, 8)) for c in (config, again))
     assert str(first.network) == str(second.network) and repr(first.sde) == repr(second.sde)
+
+
+@pytest.mark.parametrize("name, parameters", [
+    ("vp_cifar10", 35_746_307), ("vp_cifar10_ddpmpp", 61_804_419), ("subvp_cifar10_ddpmpp", 61_804_419),
+    ("vp_cifar10_ncsnpp", 62_693_251), ("ve_cifar10_ncsnpp", 62_758_915), ("vp_cifar10_ddpmpp_deep", 106_632_579),
+    ("ve_cifar10_ncsnpp_deep", 107_587_075),
+])
+def test_the_configs_of_published_networks_have_their_size(name, parameters):
+    with torch.device("meta"):
+        denoiser = build_denoiser(load_config(f"{Path(__file__).parents[2]}/configs/{name}.py"), (3, 32, 32))
+    assert sum(p.numel() for p in denoiser.parameters()) == parameters

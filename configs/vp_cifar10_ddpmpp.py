@@ -1,0 +1,9 @@
+"""CIFAR-10 by the VP SDE and DDPM++ (Song et al. 2021, appendix H): 61.8M parameters."""
+
+from configs import vp_cifar10
+
+
+def get_config():
+    config = vp_cifar10.get_config()
+    config.model.network = "ncsnpp"
+    return config
