@@ -24,7 +24,7 @@ from data import DATASETS, Dataset, load_dataset, load_images, quantize
 from evaluation import Evaluation, Score, auroc, draw, plots
 from evaluation.likelihood import ESTIMATORS, write_csv
 from evaluation.report import report
-from likelihood import DIVERGENCES, METHODS, PROBE_KINDS
+from likelihood import CLOCKS, DIVERGENCES, METHODS, PROBE_KINDS
 from likelihood.elbo import VARIANCES
 from models import Denoiser, load_denoiser
 from models.build import read_config
@@ -61,6 +61,7 @@ for _option in SAMPLER_FLAGS:
 flags.DEFINE_string("divergence", "hutchinson", "hutchinson or exact")
 flags.DEFINE_integer("probes", None, "probes of the Hutchinson estimator")
 flags.DEFINE_float("t_min", None, "where the likelihood's ODE starts")
+flags.DEFINE_string("clock", None, "what the adaptive solver steps in")
 flags.DEFINE_string("probe_kind", None, "distribution of the probes")
 flags.DEFINE_enum("estimator", "ode", list(ESTIMATORS), "what computes the likelihood")
 flags.DEFINE_integer("draws", 1, "dequantisations of each example", lower_bound=1)
@@ -72,7 +73,8 @@ flags.DEFINE_enum("split", "test", SPLITS, "which examples to score")
 flags.DEFINE_integer("num_images", None, "score the first so many examples", lower_bound=1)
 
 ESTIMATOR_FLAGS = {
-    "ode": ("method", "rtol", "atol", "max_evaluations", "steps", "divergence", "probes", "probe_kind", "t_min", "draws"),
+    "ode": ("method", "rtol", "atol", "max_evaluations", "steps", "divergence", "probes", "probe_kind", "t_min", "draws",
+            "clock"),
     "elbo": ("bound_draws", "t_min", "draws"),
     "chain_elbo": ("bound_draws", "variance", "steps", "draws"),
 }
@@ -120,7 +122,8 @@ Mode sample
 
 Mode likelihood
   --estimator ode     --method {'|'.join(METHODS)}
-                      --rtol --atol --max_evaluations as above; --steps N (30) instead with --method exponential
+                      --rtol --atol --max_evaluations as above  --clock {'|'.join(CLOCKS)}
+                      or, with --method exponential, --steps N (30)
                       --divergence {'|'.join(DIVERGENCES)}  --probes N  --probe_kind {'|'.join(PROBE_KINDS)}  --t_min T
               elbo    --bound_draws N --t_min T  chain_elbo  --bound_draws N --steps N --variance {'|'.join(VARIANCES)}
   --draws K (dequantisations of each example)  --[no]float64  --split test|train  --num_images N

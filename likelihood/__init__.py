@@ -2,6 +2,7 @@
 
 from likelihood.bits import bits_per_dim
 from likelihood.elbo import Bound, chain_elbo, elbo
-from likelihood.ode import DIVERGENCES, METHODS, PROBE_KINDS, LogProb, log_prob
+from likelihood.ode import CLOCKS, DIVERGENCES, METHODS, PROBE_KINDS, LogProb, log_prob
 
-__all__ = ["DIVERGENCES", "METHODS", "PROBE_KINDS", "Bound", "LogProb", "bits_per_dim", "chain_elbo", "elbo", "log_prob"]
+__all__ = ["CLOCKS", "DIVERGENCES", "METHODS", "PROBE_KINDS", "Bound", "LogProb", "bits_per_dim", "chain_elbo", "elbo",
+           "log_prob"]

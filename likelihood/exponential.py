@@ -19,6 +19,7 @@ parts leaves one integral to subtract from log p, whose integrand the nodes alre
     log p(x) = [log p by the states and the quadrature]  -  int d . ds
 """
 
+import math
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -30,6 +31,7 @@ from torch import Tensor
 from models.denoiser import ScoreModel
 from samplers.adams import exponential_weights
 from samplers.grids import sinh
+from sde_lib.sde import SDE
 
 STEPS = 30
 PREDICTOR, CORRECTOR, QUADRATURE = 3, 4, 4      # points of the interpolations; orders, too
@@ -55,16 +57,13 @@ def exponential_flow(model: ScoreModel, x: Tensor, steps: int, t_min: float,
     spread = np.sqrt(1 + np.exp(-2 * lam))
     weights, coarse = quadrature(lam, QUADRATURE), quadrature(lam, QUADRATURE - 1)
 
-    y = x / float(alpha[0] * spread[0])
+    y = x / scale(sde, t[0])
     change = float(x[0].numel() * np.log(alpha[-1] * spread[-1] / (alpha[0] * spread[0])))
     integral = coarser = correction = x.new_zeros(())
     corrected, earlier = y, deque[Tensor](maxlen=CORRECTOR - 1)
     shift = score = torch.zeros_like(x)
     for i in range(steps):
-        at = float(alpha[i] * spread[i])
-        eps, divergence = trace(partial(model.eps, t=t[i]), y * at)
-        m = y * float(np.exp(-lam[i])) - eps * float(spread[i])
-        slope = x[0].numel() * float(np.exp(-lam[i])) - float(alpha[i] * spread[i]**2) * divergence
+        m, slope, eps = transformed(model, y, t[i], trace)
         integral, coarser = integral + float(weights[i]) * slope, coarser + float(coarse[i]) * slope
         last_shift, last_score, score = shift, score, eps * float(-spread[i] * np.exp(lam[i]))
         if i:
@@ -77,7 +76,20 @@ def exponential_flow(model: ScoreModel, x: Tensor, steps: int, t_min: float,
             nodes = lam[max(i - PREDICTOR + 1, 0):i + 1][::-1]
             y = corrected + _combine(exponential_weights(lam[i], lam[i + 1], nodes, 1.0), list(earlier))
     error = correction.abs() + (integral - coarser).mean(0).abs()
-    return corrected * float(alpha[-1] * spread[-1]), change + integral - correction, error
+    return corrected * scale(sde, t[-1]), change + integral - correction, error
+
+
+def scale(sde: SDE, t: Tensor) -> float:
+    """x / y = alpha R = sqrt(alpha^2 + sigma^2) at t."""
+    return math.hypot(float(sde.alpha(t)), float(sde.sigma(t)))
+
+
+def transformed(model: ScoreModel, y: Tensor, t: Tensor, trace: Trace) -> tuple[Tensor, Tensor, Tensor]:
+    """m (batch, *event), its divergence (probes, batch) and eps (batch, *event) at y and t, from one evaluation."""
+    alpha, noise = float(model.sde.alpha(t)), math.exp(-float(model.sde.half_log_snr(t)))
+    spread = math.sqrt(1 + noise**2)
+    eps, divergence = trace(partial(model.eps, t=t), y * (alpha * spread))
+    return y * noise - eps * spread, y[0].numel() * noise - alpha * spread**2 * divergence, eps
 
 
 def quadrature(lam: np.ndarray, points: int) -> np.ndarray:

@@ -7,6 +7,7 @@ By the instantaneous change of variables (Chen et al. 2018), along dx/dt = F(x, 
 solved by one of torchdiffeq's adaptive methods, or on a fixed budget by the exponential method of exponential.py.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from likelihood.checks import check_input, fitting, start_time
 from likelihood.divergence import with_exact_divergence, with_hutchinson_divergence
-from likelihood.exponential import STEPS, Field, exponential_flow
+from likelihood.exponential import STEPS, Field, exponential_flow, scale, transformed
 from models.denoiser import ScoreModel, evaluation_mode
 from samplers.noise import PROBES, NoiseStream, Seed
 from sde_lib import integrate as adaptive
@@ -23,6 +24,7 @@ from sde_lib import integrate as adaptive
 DIVERGENCES = ("exact", "hutchinson")
 PROBE_KINDS = ("rademacher", "gaussian")
 METHODS = (*adaptive.METHODS, "exponential")
+CLOCKS = ("t", "lambda")
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class LogProb:
 def log_prob(model: ScoreModel, x: Tensor, divergence: str = "exact", rtol: float | None = None,
              atol: float | None = None, method: str = "dopri5", t_min: float | None = None, probes: int | None = None,
              seeds: Sequence[Seed] | None = None, max_evaluations: int | None = None, steps: int | None = None,
-             probe_kind: str | None = None, prior: Callable[[Tensor], Tensor] | None = None) -> LogProb:
+             probe_kind: str | None = None, prior: Callable[[Tensor], Tensor] | None = None,
+             clock: str | None = None) -> LogProb:
     """log-density of x (batch, *event) under the probability flow from t_min (the SDE's, unless given) to 1.
 
     divergence  "exact", D products with the Jacobian an evaluation, or "hutchinson": unbiased, with `probes` (1)
@@ -52,6 +55,8 @@ def log_prob(model: ScoreModel, x: Tensor, divergence: str = "exact", rtol: floa
     seeds       one for each sample, for "hutchinson"; what sample i gets depends on its seed alone
     method      an adaptive method of torchdiffeq with rtol, atol (1e-5) and at most max_evaluations (10,000), or
                 "exponential" with exactly `steps` evaluations (30)
+    clock       of the adaptive methods: "t" (the default), or "lambda", the half log-SNR, with the state in the coordinates
+                of exponential.py: fewer evaluations at tight tolerances, coarser at loose ones
     prior       log-density (batch,) of the latent at t = 1; the SDE's Gaussian unless given
 
     The state has the dtype of x, the network its own. One forward of the network serves drift and divergence, and
@@ -63,10 +68,12 @@ def log_prob(model: ScoreModel, x: Tensor, divergence: str = "exact", rtol: floa
     if method not in METHODS:
         raise ValueError(f"unknown ODE method {method!r}; choose from {', '.join(METHODS)} (--method)")
     foreign = {"steps": steps} if method != "exponential" else {
-        "rtol": rtol, "atol": atol, "max_evaluations": max_evaluations}
+        "rtol": rtol, "atol": atol, "max_evaluations": max_evaluations, "clock": clock}
     for name, value in foreign.items():
         if value is not None:
             raise ValueError(f"method {method!r} takes no {name} (--{name})")
+    if clock not in (None, *CLOCKS):
+        raise ValueError(f"unknown clock {clock!r}; choose from {', '.join(CLOCKS)} (--clock)")
     check_input(model, x)
     vectors = _probes(x, divergence, probes, probe_kind, seeds)
     evaluations = 0
@@ -97,6 +104,17 @@ def log_prob(model: ScoreModel, x: Tensor, divergence: str = "exact", rtol: floa
         linear, weight = sde.drift(t).to(y.dtype), sde.g2(t).to(y.dtype) / 2
         return linear * y - weight * score, linear * y[0].numel() - weight * div_score
 
+    def flow_by_lambda(lam: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        nonlocal reached
+        t = sde.time(torch.tensor(float(lam), dtype=torch.float64)).clamp(start, 1.0)
+        reached, noise = float(t), math.exp(-float(lam))
+        m, div_m, _ = transformed(model, state[0], t, trace)
+        weight = noise / (1 + noise**2)
+        return weight * m, weight * div_m
+
+    ends = torch.tensor([start, 1.0], dtype=torch.float64)
+    by_lambda = clock == "lambda"
+    first, last = (scale(sde, t) for t in ends) if by_lambda else (1.0, 1.0)
     with evaluation_mode(model), torch.no_grad():
         try:
             if method == "exponential":
@@ -104,10 +122,12 @@ def log_prob(model: ScoreModel, x: Tensor, divergence: str = "exact", rtol: floa
             else:
                 integral = x.new_zeros(1 if vectors is None else len(vectors), len(x))
                 states, _ = adaptive.integrate(
-                    flow, (x, integral), [start, 1.0], method, 1e-5 if rtol is None else rtol,
+                    flow_by_lambda if by_lambda else flow, (x / first, integral),
+                    (sde.half_log_snr(ends) if by_lambda else ends).tolist(), method, 1e-5 if rtol is None else rtol,
                     1e-5 if atol is None else atol,
                     adaptive.MAX_EVALUATIONS if max_evaluations is None else max_evaluations)
-                (latent, change), error = states[-1], None
+                latent, change = states[-1][0] * last, states[-1][1] + x[0].numel() * math.log(last / first)
+                error = None
         except _NotFinite:
             where = f"at t = {reached:.4g}, " if method != "exponential" else ""
             raise ArithmeticError(f"the score or its divergence is not finite {where}in evaluation {evaluations} "

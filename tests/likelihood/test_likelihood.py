@@ -112,7 +112,8 @@ def test_a_hutchinson_estimate_is_the_quadratic_form_of_its_probe():
     ({"t_min": 1e-6}, "--t_min"),
     ({"t_min": 0.0}, "--t_min"), ({"rtol": -1.0}, "--rtol"), ({"method": "rk45"}, "exponential"),
     ({"steps": 30}, "takes no steps"), ({"method": "exponential", "rtol": 1e-3}, "takes no rtol"),
-    ({"method": "exponential", "steps": 7}, "--steps"), ({"probe_kind": "uniform"}, "--probe_kind"),
+    ({"method": "exponential", "steps": 7}, "--steps"), ({"clock": "s"}, "--clock"),
+    ({"method": "exponential", "clock": "lambda"}, "takes no clock"), ({"probe_kind": "uniform"}, "--probe_kind"),
 ])
 def test_settings_that_cannot_be_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
@@ -245,6 +246,15 @@ def test_quadrature_weights_integrate_cubics_exactly():
     for power in range(4):
         exact, _ = quad(lambda s: w(s) * s**power, lam[0], lam[-1])      # noqa: B023
         assert abs(quadrature(lam, 4) @ lam**power - exact) < 1e-10
+
+
+def test_the_clock_lambda_solves_the_same_flow(mixture):
+    x = mixture.sample(16, mixture.sde.t_min, torch.Generator().manual_seed(0))
+    settings = {"divergence": "hutchinson", "seeds": range(16), "rtol": 1e-9, "atol": 1e-9}
+    a, b = (log_prob(mixture, x, clock=clock, **settings) for clock in ("t", "lambda"))
+    torch.testing.assert_close(a.value, b.value, rtol=0, atol=1e-5)
+    torch.testing.assert_close(a.latent, b.latent, rtol=1e-5, atol=1e-5)
+    assert a.nfe != b.nfe
 
 
 # ---- bad input --------------------------------------------------------------------------------------------------------
