@@ -6,7 +6,6 @@ Flags are absl's, the config an ml_collections ConfigDict; `python main.py --hel
 import hashlib
 import json
 import math
-import os
 import sys
 import textwrap
 import time
@@ -26,14 +25,14 @@ from evaluation.likelihood import ESTIMATORS, write_csv
 from evaluation.report import report
 from likelihood import CLOCKS, DIVERGENCES, METHODS, PROBE_KINDS
 from likelihood.elbo import VARIANCES
-from models import Denoiser, load_denoiser
+from models import load_denoiser
 from models.build import read_config
 from models.serialization import newest_checkpoint
 from samplers import GRIDS, SAMPLERS, make_sampler, sampler_options
 from sde_lib import SDES
 from training.checkpoint import write_atomically
-from training.distributed import World, connect, local_device
-from training.precision import autocast_dtype, prefers_channels_last
+from training.distributed import World, connect, launched, local_device
+from training.precision import autocast_dtype, set_memory_format
 from training.trainer import Interrupted, Trainer
 
 SPLITS = ("train", "test")
@@ -142,7 +141,7 @@ class Command:
     def __init__(self, overrides: list[tuple[str, str]]):
         if FLAGS.mode is None:
             raise ValueError("say what to do with --mode train, sample, likelihood or report (--help shows more)")
-        if FLAGS.mode not in ("train", "likelihood") and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if FLAGS.mode not in ("train", "likelihood") and launched().size > 1:
             raise ValueError(f"--mode {FLAGS.mode} runs in one process; torchrun is for --mode train and likelihood")
         if FLAGS.workdir == "":
             raise ValueError("--workdir must name a folder, got ''")
@@ -242,13 +241,12 @@ def train(command: Command) -> None:
     dataset = command.dataset()
     resolved = config.to_dict() | {"config": command.name, "shape": list(dataset.shape), "levels": dataset.levels}
     experiment = {f: v for f, v in all_fields(resolved).items() if not f.startswith("training.")}
-    first = os.environ.get("RANK", "0") == "0"
-    if first:      # it alone, since under torchrun the others may already see what it writes
+    world = launched()
+    if world.first:      # it alone, since under torchrun the others may already see what it writes
         command.refuse_other_experiment(experiment, besides=("data.path",))
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if config.training.batch_size % processes:
+    if config.training.batch_size % world.size:
         raise ValueError(f"--config.training.batch_size={config.training.batch_size} must be divisible by "
-                         f"the number of processes, {processes}")
+                         f"the number of processes, {world.size}")
 
     sampler = make_sampler("euler_maruyama", steps=config.training.sample_steps)
 
@@ -265,7 +263,7 @@ def train(command: Command) -> None:
             raise ValueError(f"{message}, which is {config.training.steps}")
         print(message)
         return
-    if first:
+    if world.first:
         run.mkdir(parents=True, exist_ok=True)
         write_json(run / "config.json", resolved)
         parameters = sum(p.numel() for p in trainer.parameters)
@@ -279,7 +277,7 @@ def train(command: Command) -> None:
         print(f"\ninterrupted: {run} holds step {stopped.step} of {config.training.steps}; the same command goes on",
               file=sys.stderr)
         sys.exit(130)
-    if trainer.world.first:
+    if world.first:
         print(f"wrote {checkpoint}, {run / 'stats.jsonl'} and {run / 'tensorboard'} in "
               f"{time.perf_counter() - start:.0f} s")
 
@@ -307,7 +305,7 @@ def sample(command: Command) -> None:
     sampler = make_sampler(FLAGS.sampler, **options)
     denoiser = load_denoiser(command.run, FLAGS.ema, command.device)
     denoiser.autocast = autocast_dtype(FLAGS.precision, command.device, "--precision")
-    arrange(denoiser, command.device)
+    set_memory_format(denoiser, command.device, denoiser.autocast)
     sampler.times(denoiser)                                 # refuses a grid that does not fit
     stem = command.run / "samples" / FLAGS.sampler
     stem.parent.mkdir(exist_ok=True)
@@ -327,12 +325,6 @@ def sample(command: Command) -> None:
     })
     print(f"{FLAGS.num_samples} samples by {FLAGS.sampler}: {samples.nfe:g} evaluations each, {samples.seconds:.1f} s; "
           f"wrote {stem}{{{','.join(written)}}}")
-
-
-def arrange(denoiser: Denoiser, device: torch.device) -> None:
-    """The network's weights in the memory format that is fastest for its precision."""
-    if prefers_channels_last(device, denoiser.autocast):
-        denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def parse_times(text: str) -> tuple[float, ...]:
@@ -369,10 +361,10 @@ def likelihood(command: Command) -> None:
     """
     settings, checkpoint = likelihood_settings(command), newest_checkpoint(command.run)
     denoiser = load_denoiser(command.run, FLAGS.ema, command.device)
-    arrange(denoiser, command.device)
+    set_memory_format(denoiser, command.device, denoiser.autocast)
     assert checkpoint is not None
     identity = likelihood_identity(command, settings, checkpoint)
-    world = World(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+    world = launched()
     sources = [FLAGS.images or FLAGS.split, *([FLAGS.compare] if FLAGS.compare else [])]
     evaluations, names = [], []
     for source in sources:
@@ -382,9 +374,10 @@ def likelihood(command: Command) -> None:
         dense = dataset.levels is None or command.config.data.dequantize
         more = {"discrete": not dense} if FLAGS.estimator == "chain_elbo" else {}
         evaluations.append(Evaluation(
-            denoiser, dataset, command.config.data.low, command.config.data.high, "train" if source == "train" else "test",
-            FLAGS.num_images, FLAGS.seed, FLAGS.batch_size, command.device, True, FLAGS.draws, FLAGS.estimator,
-            FLAGS.float64, command.run / "likelihood" / "partial" / key, world, **settings, **more))
+            denoiser, dataset, command.config.data.low, command.config.data.high,
+            split="train" if source == "train" else "test", n=FLAGS.num_images, seed=FLAGS.seed,
+            batch_size=FLAGS.batch_size, device=command.device, draws=FLAGS.draws, estimator=FLAGS.estimator,
+            float64=FLAGS.float64, folder=command.run / "likelihood" / "partial" / key, world=world, **settings, **more))
         names.append(files)
     meet(world, [e.folder for e in evaluations if e.folder], command.device)
 

@@ -29,7 +29,7 @@ from models.build import read_config
 from samplers import sample_seeds
 from samplers.noise import DEQUANTIZATION, PROBES, NoiseStream
 from sde_lib import VPSDE
-from training.precision import prefers_channels_last
+from training.precision import set_memory_format
 
 RUN = ROOT / "runs" / "vp_digits"
 STEPS = (10, 15, 20, 25, 30, 40, 60)
@@ -142,8 +142,7 @@ def usual_way(model: Denoiser, x: Tensor, probe: Tensor, tolerance: float) -> tu
 
 def speed(n: int = 64, rounds: int = 3) -> None:
     model, x, seeds = digits(n)
-    if prefers_channels_last(torch.device("cpu"), None):      # as `--mode likelihood` does; for both ways
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    set_memory_format(model, torch.device("cpu"), None)      # as `--mode likelihood` does; for both ways
     probe = NoiseStream(seeds, PROBES).rademacher(x)
     exact = log_prob(model, x.double(), "hutchinson", rtol=1e-7, atol=1e-7, seeds=seeds).value
     tolerance = {"rtol": 1e-5, "atol": 1e-5}

@@ -22,50 +22,55 @@ parts leaves one integral to subtract from log p, whose integrand the nodes alre
 import math
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from models.denoiser import ScoreModel
 from samplers.adams import exponential_weights
 from samplers.grids import sinh
 from sde_lib.sde import SDE
 
 STEPS = 30
 PREDICTOR, CORRECTOR, QUADRATURE = 3, 4, 4      # points of the interpolations; orders, too
-Field = Callable[[Tensor], Tensor]
-Trace = Callable[[Field, Tensor], tuple[Tensor, Tensor]]
+# ("eps" or "score", t, x) -> that prediction (batch, *event) and its divergence (probes, batch), from one evaluation
+Trace = Callable[[str, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-def exponential_flow(model: ScoreModel, x: Tensor, steps: int, t_min: float,
-                     trace: Trace) -> tuple[Tensor, Tensor, Tensor]:
-    """Carry x (batch, *event) from t_min to 1 in `steps` evaluations, both ends among them.
+def scale(sde: SDE, t: float | Tensor) -> float:
+    """x / y = alpha R = sqrt(alpha^2 + sigma^2) at t."""
+    return math.hypot(float(sde.alpha(t)), float(sde.sigma(t)))
 
-    trace  (field, x) -> field(x) (batch, *event) and its divergence (probes, batch), from one evaluation
 
-    Returns the latent x(1) (batch, *event), the change of log p along the way (probes, batch) in nats, so that
-    log p(x) = log p_1(latent) + change, and an estimate of its error (batch,).
+def transformed(sde: SDE, t: Tensor, y: Tensor, trace: Trace) -> tuple[Tensor, Tensor, Tensor]:
+    """m (batch, *event), its divergence (probes, batch) and eps (batch, *event) at y and t, from one evaluation."""
+    alpha, noise = float(sde.alpha(t)), math.exp(-float(sde.half_log_snr(t)))
+    spread = math.sqrt(1 + noise**2)
+    eps, divergence = trace("eps", t, y * (alpha * spread))
+    return y * noise - eps * spread, y[0].numel() * noise - alpha * spread**2 * divergence, eps
+
+
+def exponential_flow(sde: SDE, y: Tensor, steps: int, t_min: float, trace: Trace) -> tuple[Tensor, Tensor, Tensor]:
+    """Carry y (batch, *event) from t_min to 1 in `steps` evaluations, both ends among them.
+
+    Returns y at 1 (batch, *event), the integral of w div m along the way (probes, batch) in nats, so that
+    log q(y at t_min) = log q(y at 1) + integral, and an estimate of its error (batch,).
     """
     if not 2 * QUADRATURE <= steps <= 10_000:
         raise ValueError(f"steps must lie between {2 * QUADRATURE} and 10000, got {steps} (--steps)")
-    sde = model.sde
     t = sinh(sde, steps - 1, t_min, width=1.0).flip(0)
     t[0], t[-1] = t_min, 1.0
-    lam, alpha = sde.half_log_snr(t).numpy(), sde.alpha(t).numpy()
-    spread = np.sqrt(1 + np.exp(-2 * lam))
+    lam = sde.half_log_snr(t).numpy()
+    of_score = -np.sqrt(1 + np.exp(-2 * lam)) * np.exp(lam)      # s = -R e^lambda eps
     weights, coarse = quadrature(lam, QUADRATURE), quadrature(lam, QUADRATURE - 1)
 
-    y = x / scale(sde, t[0])
-    change = float(x[0].numel() * np.log(alpha[-1] * spread[-1] / (alpha[0] * spread[0])))
-    integral = coarser = correction = x.new_zeros(())
+    integral = coarser = correction = y.new_zeros(())
     corrected, earlier = y, deque[Tensor](maxlen=CORRECTOR - 1)
-    shift = score = torch.zeros_like(x)
+    shift = score = torch.zeros_like(y)
     for i in range(steps):
-        m, slope, eps = transformed(model, y, t[i], trace)
+        m, slope, eps = transformed(sde, t[i], y, trace)
         integral, coarser = integral + float(weights[i]) * slope, coarser + float(coarse[i]) * slope
-        last_shift, last_score, score = shift, score, eps * float(-spread[i] * np.exp(lam[i]))
+        last_shift, last_score, score = shift, score, eps * float(of_score[i])
         if i:
             nodes = lam[max(i - CORRECTOR + 1, 0):i + 1][::-1]
             corrected = corrected + _combine(exponential_weights(lam[i - 1], lam[i], nodes, 1.0), [m, *earlier])
@@ -76,20 +81,7 @@ def exponential_flow(model: ScoreModel, x: Tensor, steps: int, t_min: float,
             nodes = lam[max(i - PREDICTOR + 1, 0):i + 1][::-1]
             y = corrected + _combine(exponential_weights(lam[i], lam[i + 1], nodes, 1.0), list(earlier))
     error = correction.abs() + (integral - coarser).mean(0).abs()
-    return corrected * scale(sde, t[-1]), change + integral - correction, error
-
-
-def scale(sde: SDE, t: Tensor) -> float:
-    """x / y = alpha R = sqrt(alpha^2 + sigma^2) at t."""
-    return math.hypot(float(sde.alpha(t)), float(sde.sigma(t)))
-
-
-def transformed(model: ScoreModel, y: Tensor, t: Tensor, trace: Trace) -> tuple[Tensor, Tensor, Tensor]:
-    """m (batch, *event), its divergence (probes, batch) and eps (batch, *event) at y and t, from one evaluation."""
-    alpha, noise = float(model.sde.alpha(t)), math.exp(-float(model.sde.half_log_snr(t)))
-    spread = math.sqrt(1 + noise**2)
-    eps, divergence = trace(partial(model.eps, t=t), y * (alpha * spread))
-    return y * noise - eps * spread, y[0].numel() * noise - alpha * spread**2 * divergence, eps
+    return corrected, integral - correction, error
 
 
 def quadrature(lam: np.ndarray, points: int) -> np.ndarray:

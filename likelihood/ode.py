@@ -16,7 +16,7 @@ from torch import Tensor
 
 from likelihood.checks import check_input, fitting, start_time
 from likelihood.divergence import with_exact_divergence, with_hutchinson_divergence
-from likelihood.exponential import STEPS, Field, exponential_flow, scale, transformed
+from likelihood.exponential import STEPS, exponential_flow, scale, transformed
 from models.denoiser import ScoreModel, evaluation_mode
 from samplers.noise import PROBES, NoiseStream, Seed
 from sde_lib import integrate as adaptive
@@ -78,69 +78,58 @@ def log_prob(model: ScoreModel, x: Tensor, divergence: str = "exact", rtol: floa
     vectors = _probes(x, divergence, probes, probe_kind, seeds)
     evaluations = 0
 
-    def trace(field: Field, y: Tensor) -> tuple[Tensor, Tensor]:
+    def trace(kind: str, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         nonlocal evaluations
         evaluations += 1
 
-        def fitted(z: Tensor) -> Tensor:
+        def field(z: Tensor) -> Tensor:
             with fitting(z):
-                return field(z)
+                return model.predict(z, t, kind)
 
         if vectors is None:
-            value, exact = with_exact_divergence(fitted, y)
-            values = value, exact[None]
+            value, exact = with_exact_divergence(field, y)
+            divergence = exact[None]
         else:
-            values = with_hutchinson_divergence(fitted, y, vectors)
-        if not all(bool(part.isfinite().all()) for part in values):
-            raise _NotFinite
-        return values
+            value, divergence = with_hutchinson_divergence(field, y, vectors)
+        if not bool(value.isfinite().all() and divergence.isfinite().all()):
+            raise ArithmeticError(f"the score or its divergence is not finite at t = {float(t):.4g}, in evaluation "
+                                  f"{evaluations} (method {method}); the weights or the data may be damaged")
+        return value, divergence
 
-    reached = start
-
-    def flow(t: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        nonlocal reached
-        y, reached = state[0], float(t)
-        score, div_score = trace(lambda z: model.score(z, t), y)
+    def by_t(t: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        y = state[0]
+        score, div_score = trace("score", t, y)
         linear, weight = sde.drift(t).to(y.dtype), sde.g2(t).to(y.dtype) / 2
         return linear * y - weight * score, linear * y[0].numel() - weight * div_score
 
-    def flow_by_lambda(lam: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        nonlocal reached
+    def by_lambda(lam: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         t = sde.time(torch.tensor(float(lam), dtype=torch.float64)).clamp(start, 1.0)
-        reached, noise = float(t), math.exp(-float(lam))
-        m, div_m, _ = transformed(model, state[0], t, trace)
+        m, div_m, _ = transformed(sde, t, state[0], trace)
+        noise = math.exp(-float(lam))
         weight = noise / (1 + noise**2)
         return weight * m, weight * div_m
 
-    ends = torch.tensor([start, 1.0], dtype=torch.float64)
-    by_lambda = clock == "lambda"
-    first, last = (scale(sde, t) for t in ends) if by_lambda else (1.0, 1.0)
+    # In lambda, by either method, the state is y = x / scale, and its volume is that of x over scale^D.
+    in_y = method == "exponential" or clock == "lambda"
+    first, last = (scale(sde, start), scale(sde, 1.0)) if in_y else (1.0, 1.0)
     with evaluation_mode(model), torch.no_grad():
-        try:
-            if method == "exponential":
-                latent, change, error = exponential_flow(model, x, STEPS if steps is None else steps, start, trace)
-            else:
-                integral = x.new_zeros(1 if vectors is None else len(vectors), len(x))
-                states, _ = adaptive.integrate(
-                    flow_by_lambda if by_lambda else flow, (x / first, integral),
-                    (sde.half_log_snr(ends) if by_lambda else ends).tolist(), method, 1e-5 if rtol is None else rtol,
-                    1e-5 if atol is None else atol,
-                    adaptive.MAX_EVALUATIONS if max_evaluations is None else max_evaluations)
-                latent, change = states[-1][0] * last, states[-1][1] + x[0].numel() * math.log(last / first)
-                error = None
-        except _NotFinite:
-            where = f"at t = {reached:.4g}, " if method != "exponential" else ""
-            raise ArithmeticError(f"the score or its divergence is not finite {where}in evaluation {evaluations} "
-                                  f"(method {method}); the weights or the data may be damaged") from None
-    values = (prior or sde.prior_log_prob)(latent) + change
+        if method == "exponential":
+            end, integral, error = exponential_flow(sde, x / first, STEPS if steps is None else steps, start, trace)
+        else:
+            ends = torch.tensor([start, 1.0], dtype=torch.float64)
+            field, span = (by_lambda, sde.half_log_snr(ends)) if clock == "lambda" else (by_t, ends)
+            zero = x.new_zeros(1 if vectors is None else len(vectors), len(x))
+            states, _ = adaptive.integrate(
+                field, (x / first, zero), span.tolist(), method, 1e-5 if rtol is None else rtol,
+                1e-5 if atol is None else atol,
+                adaptive.MAX_EVALUATIONS if max_evaluations is None else max_evaluations, clock or "t")
+            (end, integral), error = states[-1], None
+    latent = end * last
+    values = (prior or sde.prior_log_prob)(latent) + integral + x[0].numel() * math.log(last / first)
     if not bool(values.isfinite().all()):
         raise ArithmeticError(f"log p(x) is not finite after {evaluations} evaluations (method {method})")
     spread = values.std(0) / len(values)**0.5 if len(values) > 1 else None
     return LogProb(values.mean(0), latent, evaluations, spread, error)
-
-
-class _NotFinite(Exception):
-    pass
 
 
 def _probes(x: Tensor, divergence: str, probes: int | None, kind: str | None,

@@ -28,22 +28,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.unet import SelfAttention, timestep_embedding, zero_init
+from models.unet import (
+    ResidualBlock,
+    SelfAttention,
+    check_sizes,
+    group_norm,
+    timestep_embedding,
+    xavier_init,
+    zero_init,
+)
 
 BLOCKS = ("biggan", "ddpm")
 EMBEDDINGS = ("positional", "fourier")
 PROGRESSIVE = ("none", "output_skip")
 PROGRESSIVE_INPUT = ("none", "input_skip", "residual")
 COMBINE = ("sum", "cat")
-
-
-def group_norm(channels: int, groups: int | None) -> nn.GroupNorm:
-    """GroupNorm of `groups` groups, or of min(32, channels / 4); ValueError where that does not divide `channels`."""
-    number = groups or min(32, channels // 4)
-    if number < 1 or channels % number:
-        raise ValueError(f"GroupNorm with {number} groups does not fit {channels} channels; choose a width that is a "
-                         "multiple of 4, with large multipliers of 32 (--config.model.width, --config.model.multipliers)")
-    return nn.GroupNorm(number, channels, eps=1e-6)
 
 
 # ---- resampling --------------------------------------------------------------------------------------------------
@@ -53,6 +52,11 @@ def binomial_kernel() -> Tensor:
     """(1, 3, 3, 1) times itself, summing to one, as (1, 1, 4, 4): the low-pass filter of FIR resampling."""
     row = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
     return row.outer(row)[None, None]
+
+
+def _each_channel(kernel: Tensor, x: Tensor) -> dict[str, Any]:
+    """The kernel (1, 1, 4, 4) as the arguments of a convolution that filters every channel of x alone."""
+    return {"weight": kernel.to(x.dtype).expand(x.shape[1], 1, 4, 4), "groups": x.shape[1]}
 
 
 class FIRDown(nn.Module):
@@ -65,8 +69,7 @@ class FIRDown(nn.Module):
         self.register_buffer("kernel", binomial_kernel(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        kernel = self.kernel.to(x.dtype).expand(x.shape[1], 1, 4, 4)
-        return F.conv2d(x, kernel, stride=2, padding=1, groups=x.shape[1])
+        return F.conv2d(x, stride=2, padding=1, **_each_channel(self.kernel, x))
 
 
 class FIRUp(nn.Module):
@@ -79,8 +82,7 @@ class FIRUp(nn.Module):
         self.register_buffer("kernel", 4 * binomial_kernel(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        kernel = self.kernel.to(x.dtype).expand(x.shape[1], 1, 4, 4)
-        return F.conv_transpose2d(x, kernel, stride=2, padding=1, groups=x.shape[1])
+        return F.conv_transpose2d(x, stride=2, padding=1, **_each_channel(self.kernel, x))
 
 
 class MeanDown(nn.Module):
@@ -120,8 +122,7 @@ class ConvDown(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.fir:
             return self.conv(F.pad(x, (0, 1, 0, 1)))
-        kernel = self.kernel.to(x.dtype).expand(x.shape[1], 1, 4, 4)
-        return self.conv(F.conv2d(x, kernel, padding=2, groups=x.shape[1]))
+        return self.conv(F.conv2d(x, padding=2, **_each_channel(self.kernel, x)))
 
 
 class ConvUp(nn.Module):
@@ -139,8 +140,7 @@ class ConvUp(nn.Module):
             return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
         weight = self.conv.weight.flip(2, 3).transpose(0, 1)      # a correlation, written as a transposed convolution
         h = F.conv_transpose2d(x, weight, stride=2)
-        kernel = self.kernel.to(x.dtype).expand(h.shape[1], 1, 4, 4)
-        h = F.conv2d(h, kernel, padding=1, groups=h.shape[1])
+        h = F.conv2d(h, padding=1, **_each_channel(self.kernel, h))
         return h if self.conv.bias is None else h + self.conv.bias[:, None, None]
 
 
@@ -167,45 +167,6 @@ class FourierFeatures(nn.Module):
     def forward(self, time: Tensor) -> Tensor:
         angles = time.float()[:, None] * self.frequencies * (2 * math.pi)      # in this order, rounded as published
         return torch.cat([angles.sin(), angles.cos()], dim=1)
-
-
-class ResBlock(nn.Module):
-    """GroupNorm, SiLU, 3x3 convolution, twice, with the time embedding in between, plus a shortcut, times `scale`.
-
-    resample  as in BigGAN, halves or doubles both branches: the main one after its first SiLU, and the shortcut
-    """
-
-    def __init__(self, c_in: int, c_out: int, time_dim: int, groups: int | None, dropout: float, scale: float,
-                 resample: nn.Module | None = None):
-        super().__init__()
-        self.norm1 = group_norm(c_in, groups)
-        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
-        self.time = nn.Linear(time_dim, c_out)
-        self.norm2 = group_norm(c_out, groups)
-        self.dropout = nn.Dropout(dropout)
-        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
-        plain = c_in == c_out and resample is None
-        self.shortcut = nn.Identity() if plain else nn.Conv2d(c_in, c_out, 1)
-        self.resample = nn.Identity() if resample is None else resample
-        self.scale = scale
-
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        h = self.conv1(self.resample(F.silu(self.norm1(x))))
-        h = h + self.time(time)[:, :, None, None]
-        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
-        return (self.shortcut(self.resample(x)) + h) * self.scale
-
-
-class Attention(SelfAttention):
-    """Single-head self-attention over all pixels, added to its input, times `scale`."""
-
-    def __init__(self, channels: int, groups: int | None, scale: float):
-        super().__init__(channels, groups=1)
-        self.norm = group_norm(channels, groups)
-        self.scale = scale
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) * self.scale
 
 
 class Head(nn.Module):
@@ -262,7 +223,7 @@ class UpLevel(nn.Module):
 
 
 def _resampled(block: nn.Module, h: Tensor, embedding: Tensor) -> Tensor:
-    return block(h, embedding) if isinstance(block, ResBlock) else block(h)
+    return block(h, embedding) if isinstance(block, ResidualBlock) else block(h)
 
 
 def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
@@ -306,15 +267,7 @@ class NCSNpp(nn.Module):
                                      ("progressive_input", progressive_input, PROGRESSIVE_INPUT),
                                      ("progressive", progressive, PROGRESSIVE), ("combine", combine, COMBINE)):
             _one_of(name, value, allowed)
-        if width < 4 or width % 4:
-            raise ValueError(f"the width must be a multiple of 4, got {width} (--config.model.width)")
-        if num_blocks < 1 or not multipliers or min(multipliers) < 1 or not 0 <= dropout < 1:
-            raise ValueError(f"the network needs num_blocks >= 1, multipliers >= 1 and 0 <= dropout < 1, got "
-                             f"{num_blocks}, {tuple(multipliers)} and {dropout} (--config.model.*)")
-        if image_size % 2 ** (len(multipliers) - 1):
-            raise ValueError(f"a network of {len(multipliers)} levels needs an image_size divisible by "
-                             f"{2 ** (len(multipliers) - 1)}, got {image_size} "
-                             "(--config.data.image_size, --config.model.multipliers)")
+        check_sizes(image_size, width, multipliers, num_blocks, dropout)
         self.width, self.centred, self.last_label = width, centred, last_label
         self.progressive_input = progressive_input
         self.scale = math.sqrt(0.5) if skip_rescale else 1.0
@@ -322,11 +275,11 @@ class NCSNpp(nn.Module):
         widths, time_dim = [width * m for m in multipliers], 4 * width
         last = len(widths) - 1
 
-        def residual(c_in: int, c_out: int, resample: nn.Module | None = None) -> ResBlock:
-            return ResBlock(c_in, c_out, time_dim, groups, dropout, self.scale, resample)
+        def residual(c_in: int, c_out: int, resample: nn.Module | None = None) -> ResidualBlock:
+            return ResidualBlock(c_in, c_out, time_dim, groups, dropout, self.scale, resample)
 
         def attention(c: int, size: int) -> nn.Module:
-            return Attention(c, groups, self.scale) if size in attention_resolutions else nn.Identity()
+            return SelfAttention(c, groups, self.scale) if size in attention_resolutions else nn.Identity()
 
         def down(c: int) -> nn.Module:
             return residual(c, c, shrink(fir)) if block == "biggan" else ConvDown(c, c, fir)
@@ -358,7 +311,7 @@ class NCSNpp(nn.Module):
                     pyramid, c_pyramid = ConvDown(c_pyramid, c, fir), c
                 skips.append(c)
             self.down.append(DownLevel(blocks, attentions, resample, pyramid))
-        self.middle = nn.ModuleList([residual(c, c), Attention(c, groups, self.scale), residual(c, c)])
+        self.middle = nn.ModuleList([residual(c, c), SelfAttention(c, groups, self.scale), residual(c, c)])
         self.up: Any = nn.ModuleList()
         for level, w in reversed(list(enumerate(widths))):
             blocks = []
@@ -372,17 +325,13 @@ class NCSNpp(nn.Module):
 
     def _initialise(self) -> None:
         """Variance scaling over the mean fan: scale 1, 0.1 in attention, 0 at the end of every branch."""
+        xavier_init(self)
         for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        for module in self.modules():
-            if isinstance(module, ResBlock):
+            if isinstance(module, ResidualBlock):
                 zero_init(module.conv2)
                 if self.block == "ddpm" and isinstance(module.shortcut, nn.Conv2d):
                     nn.init.xavier_uniform_(module.shortcut.weight, math.sqrt(0.1))
-            elif isinstance(module, Attention):
+            elif isinstance(module, SelfAttention):
                 q_k_v = module.qkv.weight.data.chunk(3)      # each by its own fans
                 for weight in q_k_v:
                     nn.init.xavier_uniform_(weight, math.sqrt(0.1))

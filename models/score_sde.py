@@ -31,8 +31,8 @@ import torch
 from torch import Tensor, nn
 
 from models.denoiser import Denoiser
-from models.ncsnpp import ConvDown, ConvUp, Head, InputSkip, NCSNpp, ResBlock
-from models.unet import SelfAttention
+from models.ncsnpp import ConvDown, ConvUp, Head, InputSkip, NCSNpp
+from models.unet import ResidualBlock, SelfAttention
 from sde_lib import SDE, VESDE, VPSDE, SubVPSDE
 
 # ---- reading the file --------------------------------------------------------------------------------------------
@@ -144,7 +144,7 @@ class Source:
         return (ours[1], out) if self.matrix else (out, *ours[1:])
 
 
-def _block_parts(block: ResBlock, shortcut: str) -> Iterator[tuple[str, str]]:
+def _block_parts(block: ResidualBlock, shortcut: str) -> Iterator[tuple[str, str]]:
     yield from (("norm1", "GroupNorm_0"), ("conv1", "Conv_0"), ("time", "Dense_0"), ("norm2", "GroupNorm_1"),
                 ("conv2", "Conv_1"))
     if isinstance(block.shortcut, nn.Conv2d):
@@ -191,7 +191,7 @@ def sources(network: NCSNpp, negated: bool) -> dict[str, Source]:
     shortcut = "Conv_2" if network.block == "biggan" else "NIN_0"
     for index, (name, module) in enumerate(reference_order(network), first):
         here = f"all_modules.{index}"
-        if isinstance(module, ResBlock):
+        if isinstance(module, ResidualBlock):
             for mine, theirs in _block_parts(module, shortcut):
                 if theirs == "NIN_0":
                     plan[f"{name}.{mine}.weight"] = Source((f"{here}.NIN_0.W",), matrix=True)

@@ -34,39 +34,83 @@ def zero_init(module: nn.Module) -> nn.Module:
     return module
 
 
-class ResidualBlock(nn.Module):
-    """GroupNorm, SiLU, 3x3 convolution, twice, with the time embedding added in between, plus a shortcut."""
+def xavier_init(network: nn.Module) -> None:
+    """Every convolution and linear layer uniform over the mean fan, at scale 1; biases zero."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
-    def __init__(self, c_in: int, c_out: int, time_dim: int, groups: int, dropout: float):
+
+def group_norm(channels: int, groups: int | None) -> nn.GroupNorm:
+    """GroupNorm of `groups` groups, or of min(32, channels / 4); ValueError where that does not divide `channels`."""
+    number = groups or min(32, channels // 4)
+    if number < 1 or channels % number:
+        raise ValueError(f"GroupNorm with {number} groups does not fit {channels} channels; choose a width that is a "
+                         "multiple of 4, with large multipliers of 32 (--config.model.width, --config.model.multipliers)")
+    return nn.GroupNorm(number, channels, eps=1e-6)
+
+
+def check_sizes(image_size: int, width: int, multipliers: Sequence[int], num_blocks: int, dropout: float) -> None:
+    """ValueError unless a U-Net can have these."""
+    levels = max(1, len(multipliers))
+    if image_size % 2 ** (levels - 1):
+        raise ValueError(f"a U-Net of {levels} levels needs an image_size divisible by {2 ** (levels - 1)}, got "
+                         f"{image_size} (--config.data.image_size, --config.model.multipliers)")
+    if width < 4 or width % 4:
+        raise ValueError(f"the U-Net's width must be a multiple of 4, got {width} (--config.model.width)")
+    if num_blocks < 1 or not multipliers or min(multipliers) < 1 or not 0 <= dropout < 1:
+        raise ValueError(f"the U-Net needs num_blocks >= 1, multipliers >= 1 and 0 <= dropout < 1, got "
+                         f"{num_blocks}, {tuple(multipliers)} and {dropout} (--config.model.*)")
+
+
+class ResidualBlock(nn.Module):
+    """GroupNorm, SiLU, 3x3 convolution, twice, with the time embedding in between, plus a shortcut, times `scale`.
+
+    groups    of both norms, see `group_norm`
+    resample  as in BigGAN, halves or doubles both branches: the main one after its first SiLU, and the shortcut
+    """
+
+    def __init__(self, c_in: int, c_out: int, time_dim: int, groups: int | None, dropout: float, scale: float = 1.0,
+                 resample: nn.Module | None = None):
         super().__init__()
-        self.norm1 = nn.GroupNorm(groups, c_in, eps=1e-6)
+        self.norm1 = group_norm(c_in, groups)
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
         self.time = nn.Linear(time_dim, c_out)
-        self.norm2 = nn.GroupNorm(groups, c_out, eps=1e-6)
+        self.norm2 = group_norm(c_out, groups)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
-        self.shortcut = nn.Identity() if c_in == c_out else nn.Conv2d(c_in, c_out, 1)
+        plain = c_in == c_out and resample is None
+        self.shortcut = nn.Identity() if plain else nn.Conv2d(c_in, c_out, 1)
+        self.resample = nn.Identity() if resample is None else resample
+        self.scale = scale
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv1(self.resample(F.silu(self.norm1(x))))
         h = h + self.time(time)[:, :, None, None]
         h = self.conv2(self.dropout(F.silu(self.norm2(h))))
-        return self.shortcut(x) + h
+        return _scaled(self.shortcut(self.resample(x)) + h, self.scale)
 
 
 class SelfAttention(nn.Module):
-    """Single-head self-attention over all pixels, added to its input."""
+    """Single-head self-attention over all pixels, added to its input, times `scale`."""
 
-    def __init__(self, channels: int, groups: int):
+    def __init__(self, channels: int, groups: int | None, scale: float = 1.0):
         super().__init__()
-        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.norm = group_norm(channels, groups)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = nn.Conv2d(channels, channels, 1)
+        self.scale = scale
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=2)
         h = F.scaled_dot_product_attention(q, k, v)
-        return x + self.out(h.transpose(1, 2).reshape(x.shape))
+        return _scaled(x + self.out(h.transpose(1, 2).reshape(x.shape)), self.scale)
+
+
+def _scaled(x: Tensor, scale: float) -> Tensor:
+    return x if scale == 1 else x * scale      # a pass over memory saved
 
 
 class Downsample(nn.Module):
@@ -123,16 +167,9 @@ class UNet(nn.Module):
                  multipliers: Sequence[int] = (1, 2, 2, 2), num_blocks: int = 2,
                  attention_resolutions: Sequence[int] = (16,), dropout: float = 0.1):
         super().__init__()
-        if image_size % 2 ** max(0, len(multipliers) - 1):
-            raise ValueError(f"a U-Net of {len(multipliers)} levels needs an image_size divisible by "
-                             f"{2 ** (len(multipliers) - 1)}, got {image_size} "
-                             "(--config.data.image_size, --config.model.multipliers)")
-        if width < 4 or width % 4 or (width > 128 and width % 32):
-            raise ValueError("the U-Net's width must be a multiple of 4, above 128 of 32, "
-                             f"got {width} (--config.model.width)")
-        if num_blocks < 1 or not multipliers or min(multipliers) < 1 or not 0 <= dropout < 1:
-            raise ValueError(f"the U-Net needs num_blocks >= 1, multipliers >= 1 and 0 <= dropout < 1, got "
-                             f"{num_blocks}, {tuple(multipliers)} and {dropout} (--config.model.*)")
+        check_sizes(image_size, width, multipliers, num_blocks, dropout)
+        if width > 128 and width % 32:
+            raise ValueError(f"the U-Net's width above 128 must be a multiple of 32, got {width} (--config.model.width)")
         self.width = width
         groups, time_dim = min(32, width // 4), 4 * width
         widths = [width * m for m in multipliers]
@@ -169,11 +206,7 @@ class UNet(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        xavier_init(self)
         for module in self.modules():
             if isinstance(module, ResidualBlock):
                 zero_init(module.conv2)

@@ -29,8 +29,10 @@ def check_tolerances(method: str, rtol: float, atol: float, max_evaluations: int
 
 def integrate(field: Callable[[Tensor, State], State], state: State, times: Sequence[float], method: str = "dopri5",
               rtol: float = 1e-5, atol: float = 1e-5,
-              max_evaluations: int = MAX_EVALUATIONS) -> tuple[list[State], int]:
+              max_evaluations: int = MAX_EVALUATIONS, clock: str = "t") -> tuple[list[State], int]:
     """Solve d state / dt = field(t, state) through `times`, increasing or decreasing, from state at times[0].
+
+    clock  what errors call t
 
     Returns the states at all times and the number of evaluations of the field. Steps are chosen by the RMS norm of
     the error over the whole batch, and never leave [times[0], times[-1]], outside of which sigma may not exist.
@@ -57,11 +59,11 @@ def integrate(field: Callable[[Tensor, State], State], state: State, times: Sequ
         states = torchdiffeq.odeint(counted, state, t, rtol=rtol, atol=atol, method=method,
                                     options={"step_t": t[-1:], "dtype": precise})
     except _TooManyEvaluations:
-        raise ArithmeticError(f"the ODE needs more than {max_evaluations} evaluations: stopped at t = {reached:.4g} of "
+        raise ArithmeticError(f"the ODE needs more than {max_evaluations} evaluations: stopped at {clock} = {reached:.4g} of "
                               f"{times[0]:g} to {times[-1]:g} ({where}); raise --max_evaluations or the tolerances"
                               ) from None
     except AssertionError as error:
-        raise ArithmeticError(f"the ODE cannot be integrated beyond t = {reached:.4g} after {evaluations} evaluations "
+        raise ArithmeticError(f"the ODE cannot be integrated beyond {clock} = {reached:.4g} after {evaluations} evaluations "
                               f"({where}): {str(error).splitlines()[0][:60]}; the score may be NaN or the tolerances "
                               "too small for its precision") from None
     results = list(zip(*states, strict=True))

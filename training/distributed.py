@@ -48,9 +48,14 @@ class World:
             dist.destroy_process_group()
 
 
+def launched() -> World:
+    """This process among those that torchrun started, without joining them; a world of one without torchrun."""
+    return World(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+
+
 def connect(device: torch.device) -> World:
     """Join the processes that torchrun started (nccl on GPUs, gloo elsewhere); a world of one without torchrun."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if launched().size == 1:
         return World()
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")

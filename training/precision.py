@@ -1,6 +1,7 @@
 """Which arithmetic and memory format are fastest on a device."""
 
 import torch
+from torch import nn
 
 PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -21,6 +22,13 @@ def autocast_dtype(precision: str, device: torch.device, flag: str = "--config.t
 def prefers_channels_last(device: torch.device, autocast: torch.dtype | None) -> bool:
     """Whether convolutions are faster in channels_last: not those in bf16 on a CPU without AMX, nor on MPS."""
     return device.type == "cuda" or (device.type == "cpu" and (autocast is None or _cpu("amx_bf16")))
+
+
+def set_memory_format(module: nn.Module, device: torch.device, autocast: torch.dtype | None,
+                      channels_last: bool | None = None) -> None:
+    """The weights in channels_last where that is faster, or as said; convolutions then work in it."""
+    if prefers_channels_last(device, autocast) if channels_last is None else channels_last:
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _multiplies_bf16(device: torch.device) -> bool:

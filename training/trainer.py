@@ -31,7 +31,7 @@ from models.serialization import newest_checkpoint, read_state
 from training.checkpoint import write_atomically, write_checkpoint
 from training.distributed import World, connect
 from training.objective import Objective
-from training.precision import autocast_dtype, prefers_channels_last
+from training.precision import autocast_dtype, set_memory_format
 
 Preview = Callable[[Denoiser], Tensor]      # samples as a picture (3, height, width), uint8
 
@@ -166,9 +166,7 @@ class Trainer:
         self.denoiser = build_denoiser(config, dataset.shape).to(device)
         self.denoiser.autocast = autocast_dtype(training.precision, device)
         self.network = self.denoiser.network
-        wanted = training.channels_last
-        if prefers_channels_last(device, self.denoiser.autocast) if wanted is None else wanted:
-            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        set_memory_format(self.network, device, self.denoiser.autocast, training.channels_last)
         self.objective = build_objective(self.denoiser, training)
         self.parameters = list(self.network.parameters())
         self.optimizer = torch.optim.Adam(self.parameters, lr=0.0, betas=(training.beta1, training.beta2),

@@ -271,6 +271,11 @@ def test_a_score_that_is_not_finite_is_named(settings):
         log_prob(Denoiser(Broken(), VPSDE()), torch.randn(4, 2, 3), **settings)
 
 
+def test_an_ode_by_lambda_says_where_it_stands_in_lambda():
+    with pytest.raises(ArithmeticError, match=r"more than 20 evaluations: stopped at lambda = .* of 6.9\d* to -5"):
+        log_prob(denoiser(), torch.randn(4, 2, 3), rtol=1e-6, atol=1e-6, max_evaluations=20, clock="lambda")
+
+
 def test_an_ode_that_needs_too_many_evaluations_says_where_it_stands():
     with pytest.raises(ArithmeticError, match=r"more than 20 evaluations: stopped at t = .* \(rtol=1e-06, atol=1e-06"):
         log_prob(denoiser(), torch.randn(4, 2, 3), rtol=1e-6, atol=1e-6, max_evaluations=20)

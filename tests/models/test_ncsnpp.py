@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.ncsnpp import Attention, ConvDown, ConvUp, FIRDown, FIRUp, NCSNpp, ResBlock
+from models.ncsnpp import ConvDown, ConvUp, FIRDown, FIRUp, NCSNpp
+from models.unet import ResidualBlock, SelfAttention
 
 SMALL = {"image_size": 8, "channels": 2, "width": 8, "multipliers": (1, 2), "num_blocks": 1, "attention_resolutions": (4,)}
 DDPM = {"block": "ddpm", "num_blocks": 2, "skip_rescale": False}
@@ -51,7 +52,7 @@ def test_it_attends_after_every_block_on_the_way_down_and_once_a_level_on_the_wa
     network = NCSNpp(**SMALL | {"num_blocks": 3})
     sizes = []
     for module in network.modules():
-        if isinstance(module, Attention):
+        if isinstance(module, SelfAttention):
             module.register_forward_hook(lambda module, inputs, output: sizes.append(output.shape[-1]))
     network(torch.zeros(1, 2, 8, 8), torch.zeros(1))
     assert sizes == [4, 4, 4] + [4] + [4]
@@ -132,7 +133,7 @@ def test_fourier_frequencies_stay_float32_where_the_weights_are_held_in_bfloat16
 
 
 def test_skip_rescale_halves_the_variance_of_every_sum():
-    blocks = [randomised(ResBlock(8, 8, 16, None, 0.0, scale)) for scale in (1.0, math.sqrt(0.5))]
+    blocks = [randomised(ResidualBlock(8, 8, 16, None, 0.0, scale)) for scale in (1.0, math.sqrt(0.5))]
     x, time = torch.randn(2, 8, 4, 4), torch.randn(2, 16)
     with torch.no_grad():
         torch.testing.assert_close(blocks[0](x, time) / math.sqrt(2), blocks[1](x, time))
