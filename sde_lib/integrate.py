@@ -59,8 +59,8 @@ def integrate(field: Callable[[Tensor, State], State], state: State, times: Sequ
         states = torchdiffeq.odeint(counted, state, t, rtol=rtol, atol=atol, method=method,
                                     options={"step_t": t[-1:], "dtype": precise})
     except _TooManyEvaluations:
-        raise ArithmeticError(f"the ODE needs more than {max_evaluations} evaluations: stopped at {clock} = {reached:.4g} of "
-                              f"{times[0]:g} to {times[-1]:g} ({where}); raise --max_evaluations or the tolerances"
+        raise ArithmeticError(f"the ODE needs more than {max_evaluations} evaluations: stopped at {clock} = {reached:.4g} "
+                              f"of {times[0]:g} to {times[-1]:g} ({where}); raise --max_evaluations or the tolerances"
                               ) from None
     except AssertionError as error:
         raise ArithmeticError(f"the ODE cannot be integrated beyond {clock} = {reached:.4g} after {evaluations} evaluations "
