@@ -33,7 +33,8 @@ from training.precision import set_memory_format
 
 RUN = ROOT / "runs" / "vp_digits"
 STEPS = (10, 15, 20, 25, 30, 40, 60)
-ADAPTIVE = {"dopri5": (1e-1, 1e-2, 1e-3, 1e-4), "bosh3": (1e-1, 1e-2, 1e-3), "adaptive_heun": (1e-1, 1e-2, 1e-3)}
+ADAPTIVE = {"dopri5": (1e-1, 1e-2, 1e-3, 1e-4), "dopri5 by lambda": (1e-2, 1e-3, 1e-4, 1e-5), "dopri8": (1e-1, 1e-3),
+            "bosh3": (1e-1, 1e-2, 1e-3), "adaptive_heun": (1e-1, 1e-2, 1e-3), "fehlberg2": (1e-1, 1e-2, 1e-3)}
 Rows = list[dict[str, Any]]
 
 
@@ -61,7 +62,9 @@ def errors(model: Any, x: Tensor, exact: Tensor, **settings: Any) -> Rows:
     solvers = [("exponential", {"steps": n}) for n in STEPS]
     solvers += [(name, {"rtol": tol, "atol": tol}) for name, tols in ADAPTIVE.items() for tol in tols]
     for method, options in solvers:
-        result = log_prob(model, x, method=method, **options, **settings)
+        name, by_lambda, _ = method.partition(" by lambda")
+        clock = {"clock": "lambda"} if by_lambda else {}
+        result = log_prob(model, x, method=name, **options, **clock, **settings)
         error = (exact - result.value).double() / x[0].numel() / math.log(2)
         row = {"method": method, **options, "nfe": result.nfe, "mean": float(error.mean()),
                "rms": float(error.square().mean().sqrt())}

@@ -186,7 +186,7 @@ def test_a_thousand_probes_agree_with_the_exact_trace(kind):
     exact = log_prob(model, x, rtol=1e-4, atol=1e-4).value
     result = log_prob(model, x, "hutchinson", probes=1000, probe_kind=kind, seeds=range(4), rtol=1e-4, atol=1e-4)
     z = (result.value - exact) / result.probe_error
-    assert float(z.abs().max()) < 3.5 and float(z.square().mean()) < 3      # of four
+    assert float(z.abs().max()) < 3 and float(z.square().mean()) < 3      # of four
 
 
 def test_decoding_the_latent_gives_the_data_back(any_sde):
