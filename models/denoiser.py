@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.parametrization import PARAMETRIZATIONS
+from models.parametrization import make_parametrization
 from sde_lib.sde import SDE, as_time, expand_as
 
 
@@ -63,6 +63,7 @@ TIME_INPUTS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "sigma": lambda sde, t: sde.sigma(t),
     "log_sigma": lambda sde, t: sde.sigma(t.double() if t.device.type != "mps" else t).log(),
     "half_log_snr": lambda sde, t: sde.half_log_snr(t),
+    "c_noise": lambda sde, t: -sde.half_log_snr(t) / 4,  # log(sigma / alpha) / 4 (Karras et al. 2022, table 1)
 }
 
 
@@ -70,21 +71,19 @@ class Denoiser(ScoreModel):
     """A network F(x, time) read through an SDE and a parametrisation.
 
     network          maps x (batch, *event) and time (batch,) to a tensor of x's shape
-    parametrization  what its output means: "eps", "x0", "v" or "score"
+    parametrization  what its output means: "eps", "x0", "v", "score" or "edm"
     time_input       what it is told of time: a key of TIME_INPUTS
     input_std        if given, the network sees x / sqrt(alpha^2 input_std^2 + sigma^2), which has unit variance for
-                     data of that standard deviation (Karras et al. 2022, c_in); for variance-exploding SDEs
+                     data of that standard deviation (Karras et al. 2022, c_in); for variance-exploding SDEs and "edm"
     autocast         an attribute: the dtype of the network's arithmetic (torch.bfloat16), or None for its own
 
-    Raises ValueError for an unknown word, and for time_input "index" where the SDE is not a chain's.
+    Raises ValueError for an unknown word, for time_input "index" where the SDE is not a chain's, and for
+    parametrization "edm" without input_std.
     """
 
     def __init__(self, network: nn.Module, sde: SDE, parametrization: str = "eps", time_input: str = "999t",
                  input_std: float | None = None):
         super().__init__()
-        if parametrization not in PARAMETRIZATIONS:
-            raise ValueError(f"unknown parametrization {parametrization!r}; choose from {', '.join(PARAMETRIZATIONS)} "
-                             "(--config.model.parametrization)")
         if time_input not in TIME_INPUTS:
             raise ValueError(f"unknown time_input {time_input!r}; choose from {', '.join(TIME_INPUTS)} "
                              "(--config.model.time_input)")
@@ -93,7 +92,7 @@ class Denoiser(ScoreModel):
         if input_std is not None and not input_std > 0:
             raise ValueError(f"input_std must be positive, got {input_std} (--config.model.input_std)")
         self.network, self.sde = network, sde
-        self.parametrization = PARAMETRIZATIONS[parametrization]
+        self.parametrization = make_parametrization(parametrization, input_std)
         self.time_input, self.input_std = time_input, input_std
         self.autocast: torch.dtype | None = None
 

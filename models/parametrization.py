@@ -40,8 +40,30 @@ class Parametrization:
         raise ValueError(f"unknown kind of prediction {kind!r}; choose from x0, eps, v, score")
 
 
+def edm(data_std: float) -> Parametrization:
+    """The preconditioning of EDM for data of standard deviation s (Karras et al. 2022, table 1 and appendix B.6).
 
-PARAMETRIZATIONS = {
+    Theirs is for z = x / alpha at the noise level l = sigma / alpha: D(z) = c_skip z + c_out F(c_in z) is x_0, with
+    c_skip = s^2 / (l^2 + s^2), c_out = l s / sqrt(l^2 + s^2) and c_in = 1 / sqrt(l^2 + s^2). With V = alpha^2 s^2 +
+    sigma^2, the variance of x_t, c_in z is x_t / sqrt V (which is what the Denoiser's input_std does), and
+
+        x_0 = alpha s^2 / V x_t + sigma s / sqrt V F      F = (sigma x_0 - alpha s^2 eps) / (s sqrt V), of unit variance
+    """
+    s = data_std
+
+    def std(alpha: Tensor, sigma: Tensor) -> Tensor:
+        return ((alpha * s).square() + sigma.square()).sqrt()
+
+    return Parametrization(
+        "edm",
+        x0=lambda alpha, sigma: (alpha * s**2 / std(alpha, sigma).square(), sigma * s / std(alpha, sigma)),
+        eps=lambda alpha, sigma: (sigma / std(alpha, sigma).square(), -alpha * s / std(alpha, sigma)),
+        target=lambda alpha, sigma: (sigma / (s * std(alpha, sigma)), -alpha * s / std(alpha, sigma)),
+    )
+
+
+# By name, a parametrisation, or what makes it from the standard deviation of the data.
+PARAMETRIZATIONS: dict[str, Parametrization | Callable[[float], Parametrization]] = {
     p.name: p for p in (
         Parametrization(
             "eps",
@@ -68,4 +90,18 @@ PARAMETRIZATIONS = {
             target=lambda alpha, sigma: (zeros_like(sigma), -1 / sigma),
         ),
     )
-}
+} | {"edm": edm}
+
+
+def make_parametrization(name: str, data_std: float | None = None) -> Parametrization:
+    """The parametrisation of that name; ValueError for an unknown one, and for "edm" without `data_std`."""
+    if name not in PARAMETRIZATIONS:
+        raise ValueError(f"unknown parametrization {name!r}; choose from {', '.join(PARAMETRIZATIONS)} "
+                         "(--config.model.parametrization)")
+    known = PARAMETRIZATIONS[name]
+    if isinstance(known, Parametrization):
+        return known
+    if data_std is None:
+        raise ValueError(f"parametrization {name!r} needs the standard deviation of the data "
+                         "(--config.model.input_std)")
+    return known(data_std)

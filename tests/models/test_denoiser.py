@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from models import TIME_INPUTS, Denoiser
+from models import PARAMETRIZATIONS, TIME_INPUTS, Denoiser
 from models.denoiser import evaluation_mode
 from sde_lib import VESDE, VPSDE, DDPMChain, SMLDChain
 
@@ -35,12 +35,13 @@ def normal(*shape, dtype=torch.float32):
 # What the network is told of time
 
 
-@pytest.mark.parametrize("word", ["999t", "sigma", "log_sigma", "half_log_snr"])
+@pytest.mark.parametrize("word", ["999t", "sigma", "log_sigma", "half_log_snr", "c_noise"])
 def test_the_network_is_told_of_time_in_the_words_asked_for(sde, word):
     network = Recorder()
     Denoiser(network, sde, time_input=word).eps(normal(4, 2), TIMES)
     expected = {"999t": 999 * TIMES, "sigma": sde.sigma(TIMES), "log_sigma": sde.sigma(TIMES).log(),
-                "half_log_snr": sde.alpha(TIMES).log() - sde.sigma(TIMES).log()}[word]
+                "half_log_snr": sde.alpha(TIMES).log() - sde.sigma(TIMES).log(),
+                "c_noise": (sde.sigma(TIMES) / sde.alpha(TIMES)).log() / 4}[word]
     assert network.time.shape == (4,) and network.time.dtype == torch.float32
     torch.testing.assert_close(network.time.double(), expected, rtol=1e-6, atol=1e-6)
 
@@ -95,7 +96,7 @@ def test_the_scaling_of_the_input_leaves_the_meaning_of_the_output_alone():
 @pytest.mark.parametrize("event", [(), (2,), (3, 4, 4)], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_scalar_time_and_a_vector_of_it_agree_for_every_event(sde, kind, event):
-    for parametrization in KINDS:
+    for parametrization in PARAMETRIZATIONS:
         denoiser = Denoiser(Recorder(), sde, parametrization, "log_sigma", input_std=0.7)
         x = normal(3, *event)
         vector = denoiser.predict(x, torch.full((3,), 0.4, dtype=torch.float64), kind)
@@ -122,8 +123,8 @@ def test_predictions_have_the_dtype_of_x_whatever_the_network_computes_in(kind, 
 
 
 def test_a_prediction_costs_one_call_of_the_network(sde):
-    for parametrization in KINDS:
-        denoiser = Denoiser(Recorder(), sde, parametrization)
+    for parametrization in PARAMETRIZATIONS:
+        denoiser = Denoiser(Recorder(), sde, parametrization, input_std=0.7)
         for calls, kind in enumerate(KINDS, 1):
             getattr(denoiser, kind)(normal(4, 2), TIMES)
             assert denoiser.network.calls == calls
@@ -148,9 +149,11 @@ def test_another_network_is_seen_in_the_same_way():
     sde = DDPMChain.from_schedule("linear", 50).to_sde()
     first, second = Recorder(), Recorder()
     second.scale.data.fill_(2.0)
-    view = Denoiser(first, sde, "v", "index", input_std=0.5).with_network(second)
     x = normal(4, 2)
-    assert torch.equal(view.x0(x, TIMES), Denoiser(second, sde, "v", "index", input_std=0.5).x0(x, TIMES))
+    for parametrization in PARAMETRIZATIONS:
+        view = Denoiser(first, sde, parametrization, "index", input_std=0.5).with_network(second)
+        own = Denoiser(second, sde, parametrization, "index", input_std=0.5)
+        assert torch.equal(view.x0(x, TIMES), own.x0(x, TIMES))
     assert view.network is second and first.calls == 0
 
 
@@ -167,7 +170,8 @@ def test_evaluation_mode_restores_the_mode_also_after_an_error(training):
 
 
 def test_an_unknown_parametrization_lists_those_that_exist():
-    with pytest.raises(ValueError, match=r"'noise'; choose from eps, x0, v, score \(--config.model.parametrization"):
+    words = r"'noise'; choose from eps, x0, v, score, edm \(--config.model.parametrization"
+    with pytest.raises(ValueError, match=words):
         Denoiser(Recorder(), VPSDE(), "noise")
 
 

@@ -7,9 +7,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from models import PARAMETRIZATIONS, Denoiser
+from models.parametrization import make_parametrization
+from sde_lib import VESDE
 
 prove = settings(deadline=None, derandomize=True, max_examples=30)
 KINDS = ["eps", "x0", "v", "score"]
+NAMES = [*KINDS, "edm"]
+STD = 0.5      # of the data, as EDM's networks assume it
 
 
 class Oracle(nn.Module):
@@ -24,10 +28,12 @@ class Oracle(nn.Module):
 
 
 def exact_cases(sde, t, seed):
-    """x_0, eps and the four predictions at t (batch,), in float64."""
+    """x_t, and the target of every parametrisation at t (batch,), in float64."""
     x0, eps = torch.randn(2, len(t), 3, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     alpha, sigma = sde.alpha(t)[:, None], sde.sigma(t)[:, None]
-    return alpha * x0 + sigma * eps, {"x0": x0, "eps": eps, "v": alpha * eps - sigma * x0, "score": -eps / sigma}
+    edm = (sigma * x0 - alpha * STD**2 * eps) / (STD * (alpha.square() * STD**2 + sigma.square()).sqrt())
+    return alpha * x0 + sigma * eps, {"x0": x0, "eps": eps, "v": alpha * eps - sigma * x0, "score": -eps / sigma,
+                                      "edm": edm}
 
 
 def relative_error(actual, exact):
@@ -39,39 +45,40 @@ def test_the_targets_are_those_of_their_names(sde):
     t = torch.linspace(sde.t_min, 1, 50, dtype=torch.float64)
     alpha, sigma = sde.alpha(t)[:, None], sde.sigma(t)[:, None]
     _, exact = exact_cases(sde, t, seed=0)
-    assert sorted(PARAMETRIZATIONS) == sorted(KINDS)
-    for name, parametrization in PARAMETRIZATIONS.items():
-        a, b = parametrization.target(alpha, sigma)
+    assert sorted(PARAMETRIZATIONS) == sorted(NAMES)
+    for name in NAMES:
+        a, b = make_parametrization(name, STD).target(alpha, sigma)
         target = a * exact["x0"] + b * exact["eps"]
-        torch.testing.assert_close(target, exact[name], rtol=1e-14, atol=0)
+        torch.testing.assert_close(target, exact[name], rtol=1e-14, atol=1e-15)
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", NAMES)
 @prove
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.integers(0, 99))
 def test_the_exact_target_gives_back_the_noise_the_data_the_score_and_v(sde, name, fractions, seed):
     t = sde.t_min ** torch.tensor(fractions, dtype=torch.float64)      # from t_min to 1, evenly in its logarithm
     x, exact = exact_cases(sde, t, seed)
-    denoiser = Denoiser(Oracle(exact[name]), sde, name)
+    denoiser = Denoiser(Oracle(exact[name]), sde, name, input_std=STD)
     for kind in KINDS:
         assert relative_error(getattr(denoiser, kind)(x, t), exact[kind]) < 1e-9, kind
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", NAMES)
 def test_float32_keeps_five_digits_where_no_small_number_divides(sde, name):
-    """eps and score for all but the network of x_0, which divides by sigma; x_0 for those of x_0 and v, v for v.
+    """eps and score for all but the network of x_0, which divides by sigma; x_0 for those of x_0, v and edm, v for the
+    last two.
 
     Elsewhere the loss is that of the formula: rounding of x_t over alpha in x_0, over sigma in eps.
     """
     t = torch.cat([torch.logspace(-5, -1, 400), torch.linspace(0.1, 1, 400)]).double().clamp(min=sde.t_min)
     x, exact = exact_cases(sde, t, seed=3)
-    denoiser = Denoiser(Oracle(exact[name].float()), sde, name)
+    denoiser = Denoiser(Oracle(exact[name].float()), sde, name, input_std=STD)
     rounding = 1e-6 * torch.maximum(x.abs(), exact["eps"].abs() * sde.sigma(t)[:, None]).amax(1, keepdim=True)
     alpha, sigma = sde.alpha(t)[:, None], sde.sigma(t)[:, None]
     for kind in KINDS:
         prediction = denoiser.predict(x.float(), t, kind)
         assert prediction.dtype == torch.float32
-        kept = {"eps": ("eps", "score"), "score": ("eps", "score"), "x0": ("x0",), "v": KINDS}[name]
+        kept = {"eps": ("eps", "score"), "score": ("eps", "score"), "x0": ("x0",), "v": KINDS, "edm": KINDS}[name]
         if kind in kept:
             assert relative_error(prediction, exact[kind]) < 1e-5, kind
         elif kind == "x0":
@@ -80,21 +87,86 @@ def test_float32_keeps_five_digits_where_no_small_number_divides(sde, name):
             assert bool(((prediction - exact["eps"]).abs() <= rounding / sigma).all())
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_slope_of_eps_in_the_output_is_the_second_coefficient(sde, name):
     t = torch.tensor([0.3, 0.9], dtype=torch.float64)
     alpha, sigma = sde.alpha(t), sde.sigma(t)
     x = torch.ones(2, 1, dtype=torch.float64)
     outputs = torch.tensor([[0.2], [0.4]], dtype=torch.float64)
-    at = Denoiser(Oracle(outputs), sde, name).eps(x, t), Denoiser(Oracle(outputs + 1), sde, name).eps(x, t)
+    at = [Denoiser(Oracle(outputs + more), sde, name, input_std=STD).eps(x, t) for more in (0, 1)]
     slope = {"eps": torch.ones_like(t), "x0": -alpha / sigma, "score": -sigma,
-             "v": alpha / (alpha.square() + sigma.square())}[name]
+             "v": alpha / (alpha.square() + sigma.square()),
+             "edm": -alpha * STD / (alpha.square() * STD**2 + sigma.square()).sqrt()}[name]
     torch.testing.assert_close((at[1] - at[0])[:, 0], slope, rtol=1e-12, atol=0)
-    torch.testing.assert_close(PARAMETRIZATIONS[name].eps(alpha, sigma)[1], slope, rtol=1e-12, atol=0)
+    torch.testing.assert_close(make_parametrization(name, STD).eps(alpha, sigma)[1], slope, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", NAMES)
 def test_an_unknown_kind_of_prediction_lists_those_that_exist(name):
     one = torch.ones(1)
     with pytest.raises(ValueError, match="'noise'; choose from x0, eps, v, score"):
-        PARAMETRIZATIONS[name].coefficients("noise", one, one)
+        make_parametrization(name, STD).coefficients("noise", one, one)
+
+
+# EDM's preconditioning
+
+
+class Wave(nn.Module):
+    """A smooth function of input and time that keeps what it was last given."""
+
+    def forward(self, x, time):
+        self.x, self.time = x, time
+        return torch.sin(3 * x + time.to(x)[:, None])
+
+
+@pytest.mark.parametrize("std", [0.5, 1.7])
+def test_edm_is_the_denoiser_of_its_paper(sde, std):
+    """Karras et al. 2022, equation 7 and table 1, in their variables z = x / alpha and level = sigma / alpha."""
+    t = torch.cat([sde.t_min * torch.ones(1), torch.linspace(max(sde.t_min, 0.01), 1, 40)]).double()
+    alpha, sigma = sde.alpha(t)[:, None], sde.sigma(t)[:, None]
+    x = (alpha * std + sigma) * torch.randn(41, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    z, level = x / alpha, sigma / alpha
+    c_skip, c_out = std**2 / (level**2 + std**2), level * std / (level**2 + std**2).sqrt()
+    c_in, c_noise = 1 / (level**2 + std**2).sqrt(), level[:, 0].log() / 4
+    denoised = c_skip * z + c_out * Wave()(c_in * z, c_noise.float())
+    denoiser = Denoiser(Wave(), sde, "edm", "c_noise", input_std=std)
+    torch.testing.assert_close(denoiser.x0(x, t), denoised, rtol=1e-6, atol=1e-7)      # time is float32
+    torch.testing.assert_close(denoiser.network.x, c_in * z, rtol=1e-12, atol=0)
+    torch.testing.assert_close(denoiser.network.time, c_noise.float(), rtol=1e-6, atol=1e-7)
+    denoised = c_skip * z + c_out * Wave()(c_in * z, denoiser.network.time)
+    score = (denoised - z) / level**2 / alpha
+    torch.testing.assert_close(sigma * denoiser.score(x, t), sigma * score, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("std", [0.5, 1.7])
+def test_edms_target_has_unit_variance_and_no_correlation_with_the_input(sde, std):
+    """For data of that standard deviation; their appendix B.6 derives the coefficients from these two facts."""
+    t = torch.linspace(sde.t_min, 1, 50, dtype=torch.float64)
+    alpha, sigma = sde.alpha(t), sde.sigma(t)
+    of_x0, of_eps = make_parametrization("edm", std).target(alpha, sigma)
+    one = torch.ones_like(t)
+    torch.testing.assert_close(of_x0.square() * std**2 + of_eps.square(), one, rtol=1e-12, atol=0)
+    covariance = of_x0 * alpha * std**2 + of_eps * sigma
+    torch.testing.assert_close(covariance / (alpha**2 * std**2 + sigma**2).sqrt(), 0 * one, rtol=0, atol=1e-15)
+
+
+def test_an_edm_network_that_answers_zero_has_the_score_of_one_gaussian(sde):
+    t = torch.linspace(sde.t_min, 1, 50, dtype=torch.float64)
+    x = torch.randn(50, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    variance = sde.alpha(t).square() * STD**2 + sde.sigma(t).square()
+    score = Denoiser(Oracle(torch.zeros(50, 3)), sde, "edm", input_std=STD).score(x, t)
+    torch.testing.assert_close(score, -x / variance[:, None], rtol=1e-12, atol=0)
+
+
+def test_edm_keeps_five_digits_in_float32_from_sigma_0002_to_80():
+    sde = VESDE(0.002, 80.0)
+    t = torch.linspace(0, 1, 500, dtype=torch.float64)
+    x, exact = exact_cases(sde, t, seed=4)
+    denoiser = Denoiser(Oracle(exact["edm"].float()), sde, "edm", input_std=STD)
+    for kind in KINDS:
+        assert relative_error(denoiser.predict(x.float(), t, kind), exact[kind]) < 1e-5, kind
+
+
+def test_edm_needs_the_standard_deviation_of_the_data():
+    with pytest.raises(ValueError, match=r"'edm' needs the standard deviation of the data \(--config.model.input_std"):
+        Denoiser(Wave(), VESDE(), "edm")

@@ -3,12 +3,20 @@ import math
 import pytest
 import torch
 from scipy.integrate import quad
+from scipy.stats import kstest, norm, truncnorm
 from torch import nn
 
 from models import PARAMETRIZATIONS, Denoiser
 from models.denoiser import TIME_INPUTS
-from sde_lib import DDPMChain, SMLDChain
+from sde_lib import VESDE, VPSDE, DDPMChain, SMLDChain
 from training.objective import TIME_SAMPLERS, WEIGHTINGS, Objective, unit_uniforms
+
+STD = 0.5      # of the data, for "edm"
+
+
+def of_error_in_f(sde, t):
+    """What a squared error of 1 in eps is as one in EDM's F: V / (alpha s)^2."""
+    return 1 + (sde.sigma(t) / (sde.alpha(t) * STD)).square()
 
 
 class Zero(nn.Module):
@@ -27,12 +35,14 @@ class Zero(nn.Module):
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_every_way_of_drawing_times_has_the_same_expected_weight(weighting, time_sampling, importance, any_sde):
     """E[w/p h(t)] = int w h dt / (1 - t_min) for a test function h, for every weighting and SDE."""
-    objective = Objective(any_sde, weighting, time_sampling, importance)
+    objective = Objective(any_sde, weighting, time_sampling, importance, data_std=STD)
     t, weight = objective.draw_times(200_000, torch.Generator().manual_seed(0))
     lowest = any_sde.t_min
     assert float(t.min()) >= lowest and float(t.max()) <= 1
 
     def h(s):        # such that w h / p has no heavy tail
+        if weighting == "edm":
+            return 1 / of_error_in_f(any_sde, s)
         return (lowest / s) ** 0.1 if importance else any_sde.sigma(s).square()
 
     def integrand(log_t):
@@ -46,7 +56,7 @@ def test_every_way_of_drawing_times_has_the_same_expected_weight(weighting, time
     assert abs(float(values.mean()) - expected) < allowed + 1e-4 * expected
 
 
-@pytest.mark.parametrize("weighting", WEIGHTINGS)
+@pytest.mark.parametrize("weighting", [w for w in WEIGHTINGS if w != "edm"])
 def test_importance_sampling_makes_the_weight_constant(weighting, any_sde):
     _, weight = Objective(any_sde, weighting, importance=True).draw_times(5000, torch.Generator().manual_seed(0))
     assert float(weight.std() / weight.mean()) < 0.02
@@ -90,15 +100,21 @@ def test_on_a_chain_times_are_its_indices_with_the_mean_weight_kept(chain, impor
 def test_the_loss_is_the_weighted_error_of_the_score(weighting, parametrization, any_sde):
     """Against its definition: lambda(t) || score_theta - grad log q(x_t given x_0) ||^2 / D with lambda = w sigma^2."""
     generator = torch.Generator().manual_seed(0)
-    denoiser = Denoiser(Zero(), any_sde, parametrization)
+    denoiser = Denoiser(Zero(), any_sde, parametrization, input_std=STD)
     x0, eps = (torch.randn(50, 3, dtype=torch.float64, generator=generator) for _ in range(2))
     t = torch.rand(50, dtype=torch.float64, generator=generator) * 0.98 + 0.01
-    objective = Objective(any_sde, weighting)
+    objective = Objective(any_sde, weighting, data_std=STD)
     loss = objective.loss(denoiser, x0, t, objective.weight(t), eps)
     x_t = any_sde.perturb(x0, t, eps)
     sigma = any_sde.sigma(t)[:, None]
     error = denoiser.score(x_t, t) + eps / sigma
-    lam = {"simple": sigma**2, "likelihood": any_sde.g2(t)[:, None], "uniform": torch.ones_like(sigma)}[weighting]
+    g2 = any_sde.g2(t)[:, None]
+    log_level = (sigma / any_sde.alpha(t)[:, None]).log()
+    ends = -any_sde.half_log_snr(torch.tensor([any_sde.t_min, 1.0], dtype=torch.float64))
+    normal = norm(-1.2, 1.2)
+    density = torch.as_tensor(normal.pdf(log_level)) * (1 - any_sde.t_min) / (normal.cdf(ends[1]) - normal.cdf(ends[0]))
+    lam = {"simple": sigma**2, "likelihood": g2, "uniform": torch.ones_like(sigma),
+           "edm": density * g2 / 2 * of_error_in_f(any_sde, t)[:, None]}[weighting]
     torch.testing.assert_close(loss, (lam * error.square()).mean(1), rtol=1e-8, atol=1e-10)
 
 
@@ -106,7 +122,7 @@ def test_the_loss_is_the_weighted_error_of_the_score(weighting, parametrization,
 @pytest.mark.parametrize("time_input", [k for k in TIME_INPUTS if k != "index"])
 def test_gradients_are_finite_at_the_smallest_time(parametrization, time_input, any_sde):
     from models import MLP
-    denoiser = Denoiser(MLP((3,), 16, 2), any_sde, parametrization, time_input)
+    denoiser = Denoiser(MLP((3,), 16, 2), any_sde, parametrization, time_input, input_std=STD)
     objective = Objective(any_sde, "likelihood", importance=True)
     t = torch.full((8,), any_sde.t_min, dtype=torch.float64)
     weight = objective.draw_times(8, torch.Generator().manual_seed(0))[1]
@@ -115,7 +131,83 @@ def test_gradients_are_finite_at_the_smallest_time(parametrization, time_input, 
 
 
 def test_unknown_words_are_refused(any_sde):
-    with pytest.raises(ValueError, match="simple, likelihood, uniform"):
+    with pytest.raises(ValueError, match="simple, likelihood, uniform, edm"):
         Objective(any_sde, "likelyhood")
     with pytest.raises(ValueError, match="uniform, low_discrepancy"):
         Objective(any_sde, time_sampling="stratified")
+
+
+# EDM's loss
+
+
+class Wave(nn.Module):
+    """A smooth function of input and time."""
+
+    def forward(self, x, time):
+        return torch.sin(2 * x + time.to(x)[:, None])
+
+
+@pytest.mark.parametrize("sde", [VPSDE(), VESDE(0.002, 80.0), VESDE(0.1, 1.0)], ids=["vp", "edm", "cut"])
+def test_edm_draws_log_normal_noise_levels(sde):
+    objective = Objective(sde, "edm", "uniform", importance=True, data_std=STD)
+    t, _ = objective.draw_times(20_000, torch.Generator().manual_seed(0))
+    ends = -sde.half_log_snr(torch.tensor([sde.t_min, 1.0], dtype=torch.float64))
+    low, high = ((ends + 1.2) / 1.2).tolist()
+    assert kstest(-sde.half_log_snr(t).numpy(), truncnorm(low, high, -1.2, 1.2).cdf).pvalue > 0.01
+
+
+@pytest.mark.parametrize("time_sampling", TIME_SAMPLERS)
+def test_edm_with_importance_is_its_papers_loss(time_sampling, any_sde):
+    """lambda(l) || D(z; l) - x_0 ||^2, lambda = (l^2 + s^2) / (l s)^2, in their z = x / alpha and l = sigma / alpha."""
+    generator = torch.Generator().manual_seed(0)
+    objective = Objective(any_sde, "edm", time_sampling, importance=True, data_std=STD)
+    t, weight = objective.draw_times(500, generator)
+    x0, eps = STD * torch.randn(500, 3, dtype=torch.float64, generator=generator), torch.randn(500, 3).double()
+    level = (any_sde.sigma(t) / any_sde.alpha(t))[:, None]
+    denoiser = Denoiser(Wave(), any_sde, "edm", "c_noise", input_std=STD)
+    z = x0 + level * eps
+    c_skip, c_out = STD**2 / (level**2 + STD**2), level * STD / (level**2 + STD**2).sqrt()
+    c_noise = (level.log()[:, 0] / 4).float()
+    denoised = c_skip * z + c_out * Wave()(z / (level**2 + STD**2).sqrt(), c_noise)
+    expected = (level**2 + STD**2) / (level * STD) ** 2 * (denoised - x0).square()
+    torch.testing.assert_close(objective.loss(denoiser, x0, t, weight, eps), expected.mean(1), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("chain", [None, DDPMChain.from_schedule("linear", 200), SMLDChain.from_schedule(200)],
+                         ids=["continuous", "ddpm", "smld"])
+def test_edms_expected_loss_is_the_same_with_and_without_importance(chain):
+    sde = VPSDE() if chain is None else chain.to_sde()
+    generator, n = torch.Generator().manual_seed(0), 100_000
+    denoiser = Denoiser(Wave(), sde, "edm", "c_noise", input_std=STD)
+    means, errors = [], []
+    for importance in (False, True):
+        objective = Objective(sde, "edm", "uniform", importance, chain and chain.steps, STD)
+        t, weight = objective.draw_times(n, generator)
+        x0, eps = torch.randn(2, n, 1, dtype=torch.float64, generator=generator)
+        loss = objective.loss(denoiser, STD * x0, t, weight, eps)
+        means.append(float(loss.mean()))
+        errors.append(float(loss.std()) / math.sqrt(n))
+    assert abs(means[0] - means[1]) < 4 * math.hypot(*errors)
+    assert errors[1] < 0.7 * errors[0]
+
+
+@pytest.mark.parametrize("chain", [DDPMChain.from_schedule("linear", 1000), SMLDChain.from_schedule(1000)],
+                         ids=["ddpm", "smld"])
+def test_on_a_chain_edm_weighs_every_error_in_f_alike(chain):
+    """Its noise levels stand closely enough for their sum to be the log-normal's integral."""
+    sde = chain.to_sde()
+    objective = Objective(sde, "edm", importance=True, steps=chain.steps, data_std=STD)
+    t, weight = objective.draw_times(4096, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(weight / of_error_in_f(sde, t), torch.ones_like(t), rtol=2e-3, atol=0)
+    levels = -sde.half_log_snr(t)
+    assert abs(float(levels.mean()) + 1.2) < 0.02 and abs(float(levels.std()) - 1.2) < 0.02
+
+
+def test_edm_needs_the_standard_deviation_of_the_data():
+    with pytest.raises(ValueError, match=r"'edm' needs the standard deviation of the data \(--config.model.input_std"):
+        Objective(VPSDE(), "edm")
+
+
+def test_edm_is_refused_where_the_sde_has_none_of_its_noise_levels():
+    with pytest.raises(ValueError, match="-1.2 .* 1.2, where VESDE.* has no time"):
+        Objective(VESDE(1e6, 1e7), "edm", data_std=STD)
