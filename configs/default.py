@@ -30,19 +30,26 @@ def get_config() -> ConfigDict:
         "sigma_max": placeholder(float),
         "s": placeholder(float),        # offset of the cosine schedule
         "span": placeholder(float),     # of the sigmoid schedule
-        "schedule": placeholder(str),   # of the "ddpm" chain: linear, cosine, sigmoid
+        "schedule": placeholder(str),   # of the "ddpm" chain: a key of sde_lib.schedules.BETAS
         "steps": placeholder(int),      # of the chains "ddpm" and "smld", in training
+        "betas": placeholder(tuple),    # of the "ddpm" chain, in place of a schedule
     })
     config.model = ConfigDict({
         "network": "unet",              # a key of models.NETWORKS
-        "parametrization": "eps",       # eps, x0, v, score
+        "parametrization": "eps",       # eps, x0, v, score, edm
         "time_input": "999t",           # a key of models.TIME_INPUTS
-        "input_std": placeholder(float),
+        "input_std": placeholder(float),        # of the data: scales the network's input to variance 1; edm needs it
         "width": placeholder(int),
         "multipliers": placeholder(tuple),
         "num_blocks": placeholder(int),
         "attention_resolutions": placeholder(tuple),
         "dropout": placeholder(float),
+        "groups": placeholder(int),             # of GroupNorm
+        "norm_eps": placeholder(float),
+        "attention_head_dim": placeholder(int),     # channels of a head; None: one head
+        "freq_shift": placeholder(int),         # of the embedding of time: 1, or 0 as diffusers' default
+        "downsample_padding": placeholder(int),     # of "unet": 0, or 1 as diffusers' default
+        "centred": placeholder(bool),           # False: data in [0, 1], of which the network sees 2 x - 1
         "layers": placeholder(int),
         "block": placeholder(str),              # from here on for "ncsnpp": biggan, ddpm
         "embedding": placeholder(str),          # of time: positional, fourier
@@ -52,7 +59,7 @@ def get_config() -> ConfigDict:
         "progressive_input": placeholder(str),  # none, input_skip, residual
         "progressive": placeholder(str),        # none, output_skip
         "combine": placeholder(str),            # sum, cat
-        "centred": placeholder(bool),           # False: data in [0, 1], of which the network sees 2 x - 1
+        "last_label": placeholder(int),         # of a chain whose labels count down: steps - 1
     })
     config.training = ConfigDict({
         "steps": 800_000,
@@ -65,9 +72,9 @@ def get_config() -> ConfigDict:
         "decay": "constant",            # after it: constant, or cosine to 0 at the last step
         "grad_clip": 1.0,               # largest norm of the gradient
         "ema_decay": 0.9999,
-        "weighting": "simple",          # simple (sigma^2), likelihood (g^2), uniform
+        "weighting": "simple",          # simple (sigma^2), likelihood (g^2), uniform, edm
         "time_sampling": "low_discrepancy",     # low_discrepancy, uniform
-        "importance": False,            # draw times in proportion to the weighting
+        "importance": False,            # draw times in proportion to the weighting; edm: its log-normal
         "precision": "auto",            # auto, fp32, bf16
         "channels_last": placeholder(bool),     # None: where it is faster
         "compile": False,

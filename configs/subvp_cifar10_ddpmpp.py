@@ -1,9 +1,9 @@
-"""CIFAR-10 by the sub-VP SDE and DDPM++ (Song et al. 2021, appendix H): 61.8M parameters."""
+"""CIFAR-10 by the sub-VP SDE and DDPM++, otherwise as vp_cifar10_ddpmpp (Song et al. 2021, appendix H)."""
 
-from configs import subvp_cifar10
+from configs import vp_cifar10_ddpmpp
 
 
 def get_config():
-    config = subvp_cifar10.get_config()
-    config.model.network = "ncsnpp"
+    config = vp_cifar10_ddpmpp.get_config()
+    config.sde.name = "subvp"
     return config

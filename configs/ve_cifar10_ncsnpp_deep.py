@@ -1,4 +1,4 @@
-"""The deep variant: eight residual blocks a level instead of four (Song et al. 2021, appendix H)."""
+"""The deep variant: eight residual blocks a level instead of four (Song et al. 2021, appendix H): 107.6M parameters."""
 
 from configs import ve_cifar10_ncsnpp
 
@@ -6,4 +6,5 @@ from configs import ve_cifar10_ncsnpp
 def get_config():
     config = ve_cifar10_ncsnpp.get_config()
     config.model.num_blocks = 8
+    config.training.steps = 950_000
     return config

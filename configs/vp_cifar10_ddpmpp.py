@@ -6,4 +6,5 @@ from configs import vp_cifar10
 def get_config():
     config = vp_cifar10.get_config()
     config.model.network = "ncsnpp"
+    config.training.steps = 1_300_000
     return config

@@ -5,7 +5,6 @@ from configs import default
 
 def get_config():
     config = default.get_config()
-    config.data.dataset = "digits"
     config.data.dequantize = True
     config.model.time_input = "half_log_snr"     # smoother in time than "999t": adaptive solvers take half the steps
     config.model.width = 32

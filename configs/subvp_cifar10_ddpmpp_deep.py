@@ -1,0 +1,9 @@
+"""CIFAR-10 by the sub-VP SDE and DDPM++ (deep), otherwise as vp_cifar10_ddpmpp_deep (Song et al. 2021, appendix H)."""
+
+from configs import vp_cifar10_ddpmpp_deep
+
+
+def get_config():
+    config = vp_cifar10_ddpmpp_deep.get_config()
+    config.sde.name = "subvp"
+    return config

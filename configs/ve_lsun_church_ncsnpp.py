@@ -1,0 +1,9 @@
+"""LSUN churches at 256x256, as ve_lsun_bedroom_ncsnpp but for sigma_max (published config of Song et al. 2021)."""
+
+from configs import ve_lsun_bedroom_ncsnpp
+
+
+def get_config():
+    config = ve_lsun_bedroom_ncsnpp.get_config()
+    config.sde.sigma_max = 380.0
+    return config

@@ -1,0 +1,97 @@
+"""The experiments of configs/: networks and settings as published, and no file that says what its parent does."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from configs.loading import all_fields, config_names, load_config
+from models import build_denoiser, build_sde
+
+FOLDER = Path(__file__).parents[1] / "configs"
+SHAPES = {"digits": (1, 8, 8), "fashion_mnist": (1, 28, 28), "cifar10": (3, 32, 32), "swiss_roll": (2,)}
+
+# Those of Song et al. 2021 to the parameter; EDM's is its published 55,733,891 but for the inputs of augmentation.
+PARAMETERS = {
+    "vp_digits": 651_041, "vp_swiss_roll": 166_786, "vp_fashion_mnist": 6_469_889, "edm_cifar10": 55_732_739,
+    "vp_cifar10": 35_746_307, "subvp_cifar10": 35_746_307, "ve_cifar10": 35_746_307,
+    "vp_cifar10_ddpmpp": 61_804_419, "vp_cifar10_ddpmpp_deep": 106_632_579,
+    "subvp_cifar10_ddpmpp": 61_804_419, "subvp_cifar10_ddpmpp_deep": 106_632_579,
+    "ve_cifar10_ddpmpp": 61_870_083, "ve_cifar10_ddpmpp_deep": 106_698_243,
+    "vp_cifar10_ncsnpp": 62_693_251, "vp_cifar10_ncsnpp_deep": 107_521_411,
+    "subvp_cifar10_ncsnpp": 62_693_251, "subvp_cifar10_ncsnpp_deep": 107_521_411,
+    "ve_cifar10_ncsnpp": 62_758_915, "ve_cifar10_ncsnpp_deep": 107_587_075, "ve_celeba64_ncsnpp": 62_693_251,
+    "ve_lsun_bedroom_ncsnpp": 65_574_549, "ve_lsun_church_ncsnpp": 65_574_549, "ve_celebahq256_ncsnpp": 65_574_549,
+    "ve_ffhq256_ncsnpp": 65_574_549, "ve_ffhq1024_ncsnpp": 105_785_896,
+}
+
+
+def load(name):
+    return load_config(str(FOLDER / f"{name}.py"))
+
+
+def shape_of(data):
+    return (data.channels, data.image_size, data.image_size) if data.dataset == "folder" else SHAPES[data.dataset]
+
+
+def test_every_config_is_listed_here():
+    assert sorted(PARAMETERS) == config_names()
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_its_network_has_its_published_size(name):
+    config = load(name)
+    with torch.device("meta"):
+        denoiser = build_denoiser(config, shape_of(config.data))
+    assert sum(p.numel() for p in denoiser.parameters()) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize(("name", "sde"), [
+    (r"vp_.*", "VPSDE(beta_min=0.1, beta_max=20.0)"), (r"subvp_.*", "SubVPSDE(beta_min=0.1, beta_max=20.0)"),
+    (r"ve_cifar10.*", "VESDE(sigma_min=0.01, sigma_max=50.0)"), (r"edm_.*", "VESDE(sigma_min=0.002, sigma_max=80.0)"),
+    (r"ve_celeba64_.*", "SMLDChainSDE(sigma_min=0.01, sigma_max=90.0, steps=1000"),
+    (r"ve_lsun_bedroom_.*", "VESDE(sigma_min=0.01, sigma_max=378.0)"),
+    (r"ve_lsun_church_.*", "VESDE(sigma_min=0.01, sigma_max=380.0)"),
+    (r"ve_(celebahq|ffhq)256_.*", "VESDE(sigma_min=0.01, sigma_max=348.0)"),
+    (r"ve_ffhq1024_.*", "VESDE(sigma_min=0.01, sigma_max=1348.0)"),
+])
+def test_its_sde_is_as_published(name, sde):
+    matching = [config for config in config_names() if re.fullmatch(name, config)]
+    assert matching and all(repr(build_sde(load(config))).startswith(sde) for config in matching)
+
+
+@pytest.mark.parametrize("name", [n for n in PARAMETERS if n.endswith(("ddpmpp", "ncsnpp", "deep"))])
+def test_its_training_is_that_of_score_sde(name):
+    """Song et al. 2021, appendix H.1 and H.3, and their published configs."""
+    config = load(name)
+    training, model, exploding, size = config.training, config.model, name.startswith("ve_"), shape_of(config.data)[1]
+    assert training.batch_size == {32: 128, 64: 128, 256: 64, 1024: 8}[size]
+    assert training.steps == (2_400_000 if size >= 256 else 950_000 if name.endswith("deep") else 1_300_000)
+    assert training.ema_decay == (0.999 if exploding and size < 1024 else 0.9999)
+    scale = 2 / (3 * size * size) if exploding else 1.0      # there the loss is half the sum over a picture
+    assert (training.learning_rate, training.warmup) == (2e-4, 5000)
+    assert (training.grad_clip, training.adam_eps) == pytest.approx((scale, 1e-8 * scale))
+    assert model.dropout == (0.0 if size >= 256 else None)      # of None, the network's own 0.1
+    assert (config.data.low, config.data.high, config.data.flip) == (0.0 if exploding else -1.0, 1.0, None)
+    assert model.centred is (False if exploding else None) and model.input_std is None
+    assert bool(model.fir) == ("ncsnpp" in name) and model.parametrization == "eps"
+    told = (None, "999t") if not exploding else ("positional", "index") if size == 64 else ("fourier", "log_sigma")
+    assert (model.embedding, model.time_input) == told
+    assert model.last_label == (999 if size == 64 else None)
+
+
+def parent_of(tree):
+    module, = (alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names)
+    return module
+
+
+@pytest.mark.parametrize("name", config_names())
+def test_it_says_only_what_differs_from_its_parent(name):
+    tree = ast.parse((FOLDER / f"{name}.py").read_text())
+    says = [target for node in ast.walk(tree) if isinstance(node, ast.Assign) for target in node.targets
+            if isinstance(target, ast.Attribute)]
+    ours, theirs = all_fields(load(name)), all_fields(load(parent_of(tree)))
+    differing = [field for field in ours if ours[field] != theirs[field]]
+    assert len(differing) == len(says) > 0
