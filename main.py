@@ -17,7 +17,6 @@ import torch
 from absl import flags
 from ml_collections import ConfigDict
 
-from configs.default import get_config as get_default_config
 from configs.loading import all_fields, config_names, load_config, override, validate
 from data import DATASETS, Dataset, load_dataset, load_images, quantize
 from evaluation import Evaluation, Score, auroc, draw, plots
@@ -25,22 +24,27 @@ from evaluation.likelihood import ESTIMATORS, write_csv
 from evaluation.report import report
 from likelihood import CLOCKS, DIVERGENCES, METHODS, PROBE_KINDS
 from likelihood.elbo import VARIANCES
-from models import load_denoiser
-from models.build import read_config
-from models.serialization import newest_checkpoint
+from models import Checkpoint, load_denoiser, read_checkpoint
+from models.formats import run as run_format
+from models.formats.run import newest_checkpoint, read_config
+from models.load import FORMATS
+from models.serialization import write_atomically
 from samplers import GRIDS, SAMPLERS, make_sampler, sampler_options
 from sde_lib import SDES
-from training.checkpoint import write_atomically
 from training.distributed import World, connect, launched, local_device
 from training.precision import autocast_dtype, set_memory_format
+from training.start import SUFFIXES, describe, from_stored, import_checkpoint, started_from, stem_of
 from training.trainer import Interrupted, Trainer
 
 SPLITS = ("train", "test")
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("config", None, "a config file, such as configs/vp_digits.py")
-flags.DEFINE_enum("mode", None, ["train", "sample", "likelihood", "report"], "what to do")
+flags.DEFINE_enum("mode", None, ["train", "sample", "likelihood", "convert", "report"], "what to do")
 flags.DEFINE_string("workdir", None, "the run's folder")
+flags.DEFINE_string("checkpoint", None, "a file, a folder or a model of the Hugging Face hub to start from")
+flags.DEFINE_string("output", None, "the file or folder to write")
+flags.DEFINE_enum("format", None, list(FORMATS), "of --output; by its suffix unless given")
 flags.DEFINE_string("device", "auto", "auto, cuda, mps or cpu")
 flags.DEFINE_integer("seed", 0, "of samples, dequantisation and probes", lower_bound=0)
 flags.DEFINE_bool("ema", True, "use the averaged weights")
@@ -77,11 +81,12 @@ ESTIMATOR_FLAGS = {
     "elbo": ("bound_draws", "t_min", "draws"),
     "chain_elbo": ("bound_draws", "variance", "steps", "draws"),
 }
-MODE_FLAGS = {
-    "train": (),
-    "sample": ("sampler", "num_samples", "precision", "seed", "ema", "batch_size", *SAMPLER_FLAGS),
-    "likelihood": ("estimator", *sorted({flag for names in ESTIMATOR_FLAGS.values() for flag in names}), "float64",
-                   "split", "images", "compare", "num_images", "seed", "ema", "batch_size"),
+MODE_FLAGS: dict[str, tuple[str, ...]] = {
+    "train": ("checkpoint",),
+    "sample": ("checkpoint", "sampler", "num_samples", "precision", "seed", "ema", "batch_size", *SAMPLER_FLAGS),
+    "likelihood": ("checkpoint", "estimator", *sorted({flag for names in ESTIMATOR_FLAGS.values() for flag in names}),
+                   "float64", "split", "images", "compare", "num_images", "seed", "ema", "batch_size"),
+    "convert": ("checkpoint", "output", "format", "ema"),
     "report": (),
 }
 
@@ -93,6 +98,7 @@ def usage() -> str:
     takes = "\n".join(textwrap.fill(f"{name:<20}" + " ".join(f"--{k}={v}" for k, v in options.items()), 118,
                                     initial_indent="    ", subsequent_indent=" " * 24, break_on_hyphens=False)
                       for name, options in shown.items())
+    configs = textwrap.fill(" ".join(config_names()), 118, initial_indent=" " * 24, subsequent_indent=" " * 24)
     return f"""\
 Scorefield: score-based generative models, trained, sampled and scored.
 
@@ -101,15 +107,19 @@ Scorefield: score-based generative models, trained, sampled and scored.
   python main.py --config configs/vp_digits.py --mode likelihood --method exponential
 
 Every mode
-  --config FILE         configs/{{{','.join(config_names())}}}.py
+  --config FILE         configs/NAME.py, and NAME one of
+{configs}
   --config.FIELD=VALUE  any field of configs/default.py, e.g. --config.training.batch_size=64
                         SDEs (--config.sde.name): {', '.join(SDES)}
                         data (--config.data.dataset, --config.data.path): {', '.join(DATASETS)}
   --mode MODE           train        train, or go on where the folder's run stopped
                         sample       writes samples/<sampler>.png, .npz (array x) and .json
                         likelihood   writes likelihood/summary.json, .csv and .png: bits/dim, standard error, evaluations
+                        convert      writes a run or --checkpoint to --output in another format
                         report       prints the table of what the folder holds
   --workdir DIR         the run's folder; runs/<config's name> unless given. It is enough without --config
+  --checkpoint SOURCE   start from a .safetensors, a .pth of score_sde_pytorch, a folder of diffusers' UNet2DModel, or
+                        owner/name of the Hugging Face hub: it becomes the run's folder, runs/<its name> unless given
   --device DEVICE       auto (cuda, else mps, else cpu), or one of them
   --seed N  --[no]ema  --batch_size N  --[no]debug
 
@@ -128,6 +138,9 @@ Mode likelihood
   --draws K (dequantisations of each example)  --[no]float64  --split test|train  --num_images N
   --images PATH         a folder of pictures or an .npz, instead of the split    --compare test|train|PATH  a second set
 
+Mode convert
+  --output PATH         a new .safetensors, .pth or folder   --format {'|'.join(FORMATS)}  --[no]ema
+
 Under torchrun the processes share the work: mode train each batch, mode likelihood the batches."""
 
 
@@ -138,23 +151,27 @@ class Command:
     config holds, and what the command line says besides must agree with it; only where the data lie may differ.
     """
 
+    checkpoint: Checkpoint | None = None      # that of --checkpoint, just read
+
     def __init__(self, overrides: list[tuple[str, str]]):
         if FLAGS.mode is None:
-            raise ValueError("say what to do with --mode train, sample, likelihood or report (--help shows more)")
+            raise ValueError("say what to do with --mode train, sample, likelihood, convert or report (--help shows more)")
         if FLAGS.mode not in ("train", "likelihood") and launched().size > 1:
             raise ValueError(f"--mode {FLAGS.mode} runs in one process; torchrun is for --mode train and likelihood")
         if FLAGS.workdir == "":
             raise ValueError("--workdir must name a folder, got ''")
-        if FLAGS.config is None and FLAGS.workdir is None:
-            raise ValueError("give --config FILE or the --workdir of a run (--help shows more)")
+        if FLAGS.config is None and not FLAGS.workdir and not FLAGS.checkpoint:
+            raise ValueError("give --config FILE, the --workdir of a run or a --checkpoint (--help shows more)")
         self._refuse_flags_of_other_modes()
         self.name = Path(FLAGS.config).stem if FLAGS.config else None
-        self.run = Path(FLAGS.workdir or f"runs/{self.name}")
+        self.run = Path(FLAGS.workdir or f"runs/{stem_of(FLAGS.checkpoint) if FLAGS.checkpoint else self.name}")
         if self.run.exists() and not self.run.is_dir():
             raise ValueError(f"{self.run} is not a folder (--workdir)")
         self.stored = read_config(self.run) if (self.run / "config.json").exists() else None
         given = load_config(FLAGS.config) if FLAGS.config else None
-        if FLAGS.mode == "train" and given is not None:
+        if FLAGS.checkpoint:
+            self._start_from_checkpoint(given, overrides)
+        elif FLAGS.mode == "train" and given is not None:
             self.config = given
         elif self.stored is not None:
             self.config = from_stored(self.stored)
@@ -165,12 +182,31 @@ class Command:
             raise FileNotFoundError(f"{self.run} holds no run; train first with --mode train, or give its --workdir")
         for field, text in overrides:
             override(self.config, field, text)
-        if FLAGS.mode != "train":
+        if FLAGS.mode != "train" and self.stored is not None:
             self.refuse_other_experiment(all_fields(self.config), besides=("data.path",))
         validate(self.config)
-        if self.name is None and self.stored is not None:
+        if (self.name is None or FLAGS.checkpoint) and self.stored is not None:
             self.name = self.stored["config"]
         self.device = local_device(FLAGS.device)
+
+    def _start_from_checkpoint(self, given: ConfigDict | None, overrides: list[tuple[str, str]]) -> None:
+        """Make the run's folder of --checkpoint, unless it was made of it before; in mode convert only read it."""
+        source = FLAGS.checkpoint
+        if FLAGS.mode != "convert" and self.stored is not None:
+            if not started_from(self.stored, self.run, source, trained_on=FLAGS.mode == "train"):
+                raise ValueError(f"{self.run} does not hold {source} as it is now; choose another --workdir, or leave out "
+                                 "--checkpoint to take what the run holds")
+        else:
+            self.checkpoint = import_checkpoint(source, given, overrides)
+            self.stored = self.checkpoint.config
+            if FLAGS.mode != "convert":
+                if launched().size > 1:
+                    raise ValueError(f"{source} is not a run yet; under torchrun start from one that --mode convert "
+                                     "--format run has written (--workdir)")
+                run_format.write(self.checkpoint, self.run)
+                print(f"wrote {self.run} from {source}: {describe(self.checkpoint)}", flush=True)
+                self.stored = read_config(self.run)
+        self.config = from_stored(self.stored)
 
     def _refuse_flags_of_other_modes(self) -> None:
         for name in sorted({flag for names in MODE_FLAGS.values() for flag in names}):
@@ -209,19 +245,6 @@ class Command:
             if given and not taken:
                 raise ValueError(f"data set {dataset.name!r} takes no --config.data.{field}")
         return dataset
-
-
-def from_stored(stored: dict[str, Any]) -> ConfigDict:
-    """The config of a run from its config.json, with the types of configs/default.py."""
-    config = get_default_config()
-    try:
-        for section, fields in config.items():
-            for field in fields:
-                value = stored[section][field]
-                fields[field] = tuple(value) if isinstance(value, list) else value
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"config.json is damaged or of another version: {error} (--workdir)") from None
-    return config
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -265,7 +288,8 @@ def train(command: Command) -> None:
         return
     if world.first:
         run.mkdir(parents=True, exist_ok=True)
-        write_json(run / "config.json", resolved)
+        origin = {"origin": command.stored["origin"]} if command.stored and "origin" in command.stored else {}
+        write_json(run / "config.json", resolved | origin)
         parameters = sum(p.numel() for p in trainer.parameters)
         print(f"{dataset.name}: {len(dataset.train)} examples of shape {dataset.shape}, {len(dataset.test)} held out; "
               f"{trainer.denoiser.sde}; {parameters:,} parameters; {command.device}"
@@ -478,12 +502,31 @@ def meet(world: World, folders: list[Path], device: torch.device) -> None:
         raise ValueError("the processes of torchrun must share the run's folder and see one newest checkpoint (--workdir)")
 
 
+def convert(command: Command) -> None:
+    """Write a run or --checkpoint to --output: a .safetensors, a .pth, a folder of diffusers or of a run."""
+    if not FLAGS.output:
+        raise ValueError("say where to with --output: a .safetensors, a .pth, or a folder with --format diffusers or run")
+    output = Path(FLAGS.output).expanduser()
+    kind = FLAGS.format or SUFFIXES.get(output.suffix)
+    if kind is None:
+        raise ValueError(f"--output={FLAGS.output!r} does not tell its format; give --format {', '.join(FORMATS)}")
+    if SUFFIXES.get(output.suffix, kind) != kind or (kind in SUFFIXES.values() and output.suffix not in SUFFIXES):
+        ends = {kind: f"a name that ends in {suffix}" for suffix, kind in SUFFIXES.items()}
+        raise ValueError(f"--format {kind} writes {ends.get(kind, 'a folder')}, got --output={FLAGS.output!r}")
+    if output.exists() and (output.is_file() or any(output.iterdir())):
+        raise ValueError(f"{output} is there already; choose another --output")
+    checkpoint = command.checkpoint or read_checkpoint(command.run)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    FORMATS[kind].write(checkpoint, output, FLAGS.ema)
+    print(f"wrote {output} ({kind}) from {describe(checkpoint)}")
+
+
 def show_report(command: Command) -> None:
     """Print the table of what the run's folder holds."""
     print(report(command.run))
 
 
-MODES = {"train": train, "sample": sample, "likelihood": likelihood, "report": show_report}
+MODES = {"train": train, "sample": sample, "likelihood": likelihood, "convert": convert, "report": show_report}
 
 
 def split_overrides(argv: list[str]) -> tuple[list[str], list[tuple[str, str]]]:

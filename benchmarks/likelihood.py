@@ -25,7 +25,7 @@ from benchmarks.samplers import RESULTS, ROOT, mixture_2d, mixture_16d
 from data import dequantize, load_dataset
 from likelihood import bits_per_dim, chain_elbo, elbo, log_prob
 from models import Denoiser, GaussianMixture, load_denoiser
-from models.build import read_config
+from models.formats.run import read_config
 from samplers import sample_seeds
 from samplers.noise import DEQUANTIZATION, PROBES, NoiseStream
 from sde_lib import VPSDE

@@ -44,9 +44,9 @@ from tqdm import tqdm
 from data import Dataset, dequantize, require_within
 from likelihood import bits_per_dim, chain_elbo, elbo, log_prob
 from models import ScoreModel
+from models.serialization import write_atomically
 from samplers import sample_seeds
 from samplers.noise import DEQUANTIZATION, NoiseStream, Seed
-from training.checkpoint import write_atomically
 from training.distributed import World
 
 GOLDEN = 0x9E3779B97F4A7C15      # odd, so that the draws of one example have 2^64 different seeds

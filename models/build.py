@@ -1,10 +1,8 @@
-"""From a config to a denoiser, and from what a run left on disk to a trained one."""
+"""From a config to a denoiser."""
 
 import inspect
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,8 +11,6 @@ from torch import nn
 from models.denoiser import Denoiser
 from models.mlp import MLP
 from models.ncsnpp import NCSNpp
-from models.score_sde import load_score_sde
-from models.serialization import newest_checkpoint, read_state
 from models.unet import UNet
 from sde_lib import SDES
 from sde_lib.sde import SDE
@@ -60,7 +56,8 @@ def given_settings(section: Mapping[str, Any], taker: Callable[..., Any], beside
 def build_sde(config: Any) -> SDE:
     """The SDE of config.sde; ValueError for a name or setting that does not exist."""
     make = choose("SDE", SDES, config.sde.name, "--config.sde.name")
-    return make(**given_settings(config.sde, make, ["name"], "sde", config.sde.name))
+    with torch.device("cpu"):      # a chain computes when it is made, also for a network without weights (device "meta")
+        return make(**given_settings(config.sde, make, ["name"], "sde", config.sde.name))
 
 
 def build_denoiser(config: Any, shape: Sequence[int]) -> Denoiser:
@@ -69,46 +66,5 @@ def build_denoiser(config: Any, shape: Sequence[int]) -> Denoiser:
     make, taker = choose("network", NETWORKS, model.network, "--config.model.network")
     own = ["network", "parametrization", "time_input", "input_std"]
     network = make(tuple(shape), **given_settings(model, taker, own, "model", model.network))
-    return Denoiser(network, build_sde(config), model.parametrization, model.time_input, model.input_std)
-
-
-def read_config(run: Path) -> dict[str, Any]:
-    """config.json of a run's folder as nested dictionaries; FileNotFoundError or ValueError with the reason."""
-    path = run / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{run} is not the folder of a run: it has no config.json (--workdir)")
-    try:
-        config = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error})") from None
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} is damaged (it holds no mapping)")
-    return config
-
-
-def load_denoiser(path: str | Path, ema: bool = True, device: torch.device | str = "cpu") -> Denoiser:
-    """The trained denoiser of a run's folder or a published file, in evaluation mode and without gradients.
-
-    path  a folder that `--mode train` has written, or a .pth of score_sde_pytorch (models/score_sde.py, where what such a
-          file does not tell can be given)
-    ema   the averaged weights, or else the raw ones
-
-    Raises FileNotFoundError where there is no run or no checkpoint, ValueError for a damaged one.
-    """
-    from ml_collections import ConfigDict
-
-    run = Path(path)
-    if run.is_file():
-        return load_score_sde(run, ema).denoiser.to(device)
-    config = ConfigDict(read_config(run))
-    checkpoint = newest_checkpoint(run)
-    if checkpoint is None:
-        raise FileNotFoundError(f"{run} has no checkpoint yet; train first (--mode train)")
-    denoiser = build_denoiser(config, config.shape)
-    state = read_state(checkpoint)
-    try:
-        denoiser.network.load_state_dict(state["ema" if ema else "network"])
-    except (KeyError, RuntimeError) as error:
-        raise ValueError(f"checkpoint {checkpoint} does not fit {run / 'config.json'}: {' '.join(str(error).split())}"
-                         ) from None
-    return denoiser.to(device).eval().requires_grad_(False)
+    return Denoiser(network, build_sde(config), model.parametrization, model.time_input,
+                    model.get("input_std"))

@@ -32,6 +32,7 @@ from models.unet import (
     ResidualBlock,
     SelfAttention,
     check_sizes,
+    check_switch,
     group_norm,
     timestep_embedding,
     xavier_init,
@@ -172,9 +173,9 @@ class FourierFeatures(nn.Module):
 class Head(nn.Module):
     """GroupNorm, SiLU and a 3x3 convolution to a picture."""
 
-    def __init__(self, c_in: int, channels: int, groups: int | None):
+    def __init__(self, c_in: int, channels: int, groups: int | None, eps: float = 1e-6):
         super().__init__()
-        self.norm = group_norm(c_in, groups)
+        self.norm = group_norm(c_in, groups, eps)
         self.conv = nn.Conv2d(c_in, channels, 3, padding=1)
 
     def forward(self, h: Tensor) -> Tensor:
@@ -252,6 +253,7 @@ class NCSNpp(nn.Module):
     groups                 of every GroupNorm; None: a quarter of its channels, at most 32
     centred                False: data lie in [0, 1] and the network sees 2 x - 1
     last_label             if given, positional time counts down from it, as the published SMLD networks do
+    norm_eps, attention_head_dim, freq_shift    as for UNet
 
     Raises ValueError for an unknown word and where the sizes do not fit.
     """
@@ -261,14 +263,16 @@ class NCSNpp(nn.Module):
                  attention_resolutions: Sequence[int] = (16,), dropout: float = 0.1, block: str = "biggan",
                  embedding: str = "positional", fourier_scale: float = 16.0, fir: bool = False,
                  skip_rescale: bool = True, progressive_input: str = "none", progressive: str = "none",
-                 combine: str = "sum", groups: int | None = None, centred: bool = True, last_label: int | None = None):
+                 combine: str = "sum", groups: int | None = None, centred: bool = True, last_label: int | None = None,
+                 norm_eps: float = 1e-6, attention_head_dim: int | None = None, freq_shift: int = 1):
         super().__init__()
         for name, value, allowed in (("block", block, BLOCKS), ("embedding", embedding, EMBEDDINGS),
                                      ("progressive_input", progressive_input, PROGRESSIVE_INPUT),
                                      ("progressive", progressive, PROGRESSIVE), ("combine", combine, COMBINE)):
             _one_of(name, value, allowed)
         check_sizes(image_size, width, multipliers, num_blocks, dropout)
-        self.width, self.centred, self.last_label = width, centred, last_label
+        check_switch("freq_shift", freq_shift)
+        self.width, self.centred, self.last_label, self.freq_shift = width, centred, last_label, freq_shift
         self.progressive_input = progressive_input
         self.scale = math.sqrt(0.5) if skip_rescale else 1.0
         self.block, self.fir = block, fir
@@ -276,10 +280,13 @@ class NCSNpp(nn.Module):
         last = len(widths) - 1
 
         def residual(c_in: int, c_out: int, resample: nn.Module | None = None) -> ResidualBlock:
-            return ResidualBlock(c_in, c_out, time_dim, groups, dropout, self.scale, resample)
+            return ResidualBlock(c_in, c_out, time_dim, groups, dropout, self.scale, resample, norm_eps)
+
+        def attend(c: int) -> nn.Module:
+            return SelfAttention(c, groups, self.scale, norm_eps, attention_head_dim)
 
         def attention(c: int, size: int) -> nn.Module:
-            return SelfAttention(c, groups, self.scale) if size in attention_resolutions else nn.Identity()
+            return attend(c) if size in attention_resolutions else nn.Identity()
 
         def down(c: int) -> nn.Module:
             return residual(c, c, shrink(fir)) if block == "biggan" else ConvDown(c, c, fir)
@@ -311,14 +318,14 @@ class NCSNpp(nn.Module):
                     pyramid, c_pyramid = ConvDown(c_pyramid, c, fir), c
                 skips.append(c)
             self.down.append(DownLevel(blocks, attentions, resample, pyramid))
-        self.middle = nn.ModuleList([residual(c, c), SelfAttention(c, groups, self.scale), residual(c, c)])
+        self.middle = nn.ModuleList([residual(c, c), attend(c), residual(c, c)])
         self.up: Any = nn.ModuleList()
         for level, w in reversed(list(enumerate(widths))):
             blocks = []
             for _ in range(num_blocks + 1):
                 blocks.append(residual(c + skips.pop(), w))
                 c = w
-            head = Head(c, channels, groups) if progressive == "output_skip" or level == 0 else None
+            head = Head(c, channels, groups, norm_eps) if progressive == "output_skip" or level == 0 else None
             self.up.append(UpLevel(blocks, attention(c, image_size >> level), head, up(c) if level else None))
         self.fourier = FourierFeatures(width, fourier_scale) if embedding == "fourier" else None
         self._initialise()
@@ -344,7 +351,8 @@ class NCSNpp(nn.Module):
         if self.fourier is not None:
             waves = self.fourier(time)
         else:
-            waves = timestep_embedding(time if self.last_label is None else self.last_label - time, self.width)
+            label = time if self.last_label is None else self.last_label - time
+            waves = timestep_embedding(label, self.width, self.freq_shift)
         return F.silu(self.time(waves.to(self.conv_in.weight.dtype)))
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Reading checkpoints: nothing but tensors and plain values is ever unpickled, and what was altered is refused."""
+"""What all formats share: a digest of contents, and files that are there whole or not at all."""
 
 import hashlib
-import textwrap
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,25 +39,14 @@ def digest(state: Any) -> str:
     return hasher.hexdigest()
 
 
-def newest_checkpoint(run: Path) -> Path | None:
-    """The checkpoint of the highest step in a run's folder, or None."""
-    return max((run / "checkpoints").glob("step_*.pt"), default=None)
-
-
-def read_state(path: Path) -> dict[str, Any]:
-    """What a checkpoint file holds, on the CPU, after comparing it with its digest: torch itself reads flipped bytes in
-    silence. Raises ValueError for a truncated, altered or foreign file.
-    """
-    advice = "delete it to go on from the one before"
-    with open(path, "rb") as file:      # what the system refuses is its own error
-        try:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:      # the reader of damaged archives raises errors of every type
-            raise ValueError(f"checkpoint {path} is truncated, damaged or none ({textwrap.shorten(str(error), 100)}); "
-                             f"{advice}") from None
-    written = state.pop(DIGEST, None) if isinstance(state, dict) else None
-    if written is None:
-        raise ValueError(f"checkpoint {path} was not written by Scorefield: it has no checksum; {advice}")
-    if written != digest(state):
-        raise ValueError(f"checkpoint {path} is damaged: it does not match its checksum; {advice}")
-    return state
+def write_atomically(path: Path, write: Any) -> None:
+    """Call write(file) on a temporary file beside `path`, bring it to disk, and rename it to `path`."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -15,14 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def timestep_embedding(time: Tensor, dim: int) -> Tensor:
+def timestep_embedding(time: Tensor, dim: int, freq_shift: int = 1) -> Tensor:
     """Sinusoidal embedding of `time` (batch,), in the network's units (0 to about 1000), as float32 (batch, dim).
 
-    Frequencies fall geometrically from 1 to 1/10000 (Vaswani et al. 2017, as used by Ho et al. 2020); sines
-    first, then cosines.
+    Frequencies fall geometrically from 1 to 1/10000 (Vaswani et al. 2017, as used by Ho et al. 2020), which with
+    `freq_shift` 0 the next one would be; sines first, then cosines.
     """
     half = dim // 2
-    frequencies = torch.exp(-math.log(10000.0) / (half - 1) * torch.arange(half, device=time.device))
+    frequencies = torch.exp(-math.log(10000.0) / (half - freq_shift) * torch.arange(half, device=time.device))
     angles = time.float()[:, None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
@@ -43,13 +43,13 @@ def xavier_init(network: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
 
 
-def group_norm(channels: int, groups: int | None) -> nn.GroupNorm:
+def group_norm(channels: int, groups: int | None, eps: float = 1e-6) -> nn.GroupNorm:
     """GroupNorm of `groups` groups, or of min(32, channels / 4); ValueError where that does not divide `channels`."""
     number = groups or min(32, channels // 4)
     if number < 1 or channels % number:
         raise ValueError(f"GroupNorm with {number} groups does not fit {channels} channels; choose a width that is a "
                          "multiple of 4, with large multipliers of 32 (--config.model.width, --config.model.multipliers)")
-    return nn.GroupNorm(number, channels, eps=1e-6)
+    return nn.GroupNorm(number, channels, eps=eps)
 
 
 def check_sizes(image_size: int, width: int, multipliers: Sequence[int], num_blocks: int, dropout: float) -> None:
@@ -65,20 +65,26 @@ def check_sizes(image_size: int, width: int, multipliers: Sequence[int], num_blo
                          f"{num_blocks}, {tuple(multipliers)} and {dropout} (--config.model.*)")
 
 
+def check_switch(name: str, value: int) -> None:
+    """ValueError unless `value` is 0 or 1."""
+    if value not in (0, 1):
+        raise ValueError(f"the U-Net's {name} is 0 or 1, got {value} (--config.model.{name})")
+
+
 class ResidualBlock(nn.Module):
     """GroupNorm, SiLU, 3x3 convolution, twice, with the time embedding in between, plus a shortcut, times `scale`.
 
-    groups    of both norms, see `group_norm`
+    groups, eps    of both norms, see `group_norm`
     resample  as in BigGAN, halves or doubles both branches: the main one after its first SiLU, and the shortcut
     """
 
     def __init__(self, c_in: int, c_out: int, time_dim: int, groups: int | None, dropout: float, scale: float = 1.0,
-                 resample: nn.Module | None = None):
+                 resample: nn.Module | None = None, eps: float = 1e-6):
         super().__init__()
-        self.norm1 = group_norm(c_in, groups)
+        self.norm1 = group_norm(c_in, groups, eps)
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
         self.time = nn.Linear(time_dim, c_out)
-        self.norm2 = group_norm(c_out, groups)
+        self.norm2 = group_norm(c_out, groups, eps)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
         plain = c_in == c_out and resample is None
@@ -94,18 +100,27 @@ class ResidualBlock(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Single-head self-attention over all pixels, added to its input, times `scale`."""
+    """Self-attention over all pixels in heads of `head_dim` channels, or one; added to its input, times `scale`."""
 
-    def __init__(self, channels: int, groups: int | None, scale: float = 1.0):
+    def __init__(self, channels: int, groups: int | None, scale: float = 1.0, eps: float = 1e-6,
+                 head_dim: int | None = None):
         super().__init__()
-        self.norm = group_norm(channels, groups)
+        if head_dim is not None and (head_dim < 1 or channels % head_dim):
+            raise ValueError(f"attention to {channels} channels cannot have heads of {head_dim} channels; choose a number "
+                             "that divides them (--config.model.attention_head_dim)")
+        self.heads = channels // (head_dim or channels)
+        self.norm = group_norm(channels, groups, eps)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = nn.Conv2d(channels, channels, 1)
         self.scale = scale
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=2)
-        h = F.scaled_dot_product_attention(q, k, v)
+        if self.heads == 1:
+            h = F.scaled_dot_product_attention(q, k, v)
+        else:
+            q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))
+            h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         return _scaled(x + self.out(h.transpose(1, 2).reshape(x.shape)), self.scale)
 
 
@@ -114,14 +129,16 @@ def _scaled(x: Tensor, scale: float) -> Tensor:
 
 
 class Downsample(nn.Module):
-    """Halves height and width by a strided convolution, padded below and to the right as TensorFlow's SAME."""
+    """Halves height and width by a strided convolution, padded by `padding` on all sides, or with 0 below and to the
+    right as TensorFlow's SAME.
+    """
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, padding: int = 0):
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=padding)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
+        return self.conv(x if any(self.conv.padding) else F.pad(x, (0, 1, 0, 1)))
 
 
 class Upsample(nn.Module):
@@ -160,26 +177,42 @@ class UNet(nn.Module):
     attention_resolutions  resolutions with self-attention; the middle always has it
     dropout                inside residual blocks
 
-    GroupNorm has 32 groups, or width / 4 if that is less. Raises ValueError where the sizes do not fit.
+    and, for networks trained elsewhere, which differ in details:
+
+    groups                 of every GroupNorm; None: 32, or width / 4 if that is less
+    norm_eps               of every GroupNorm
+    attention_head_dim     channels of a head of attention; None: one head of all
+    freq_shift             of the embedding of time, see `timestep_embedding`: 0 or 1
+    downsample_padding     1: convolutions that halve the picture are padded on all sides; 0: below and to the right
+    centred                False: data lie in [0, 1] and the network sees 2 x - 1
+
+    Raises ValueError where the sizes do not fit.
     """
 
     def __init__(self, image_size: int = 32, channels: int = 3, width: int = 128,
                  multipliers: Sequence[int] = (1, 2, 2, 2), num_blocks: int = 2,
-                 attention_resolutions: Sequence[int] = (16,), dropout: float = 0.1):
+                 attention_resolutions: Sequence[int] = (16,), dropout: float = 0.1, groups: int | None = None,
+                 norm_eps: float = 1e-6, attention_head_dim: int | None = None, freq_shift: int = 1,
+                 downsample_padding: int = 0, centred: bool = True):
         super().__init__()
         check_sizes(image_size, width, multipliers, num_blocks, dropout)
-        if width > 128 and width % 32:
+        check_switch("freq_shift", freq_shift)
+        check_switch("downsample_padding", downsample_padding)
+        if groups is None and width > 128 and width % 32:
             raise ValueError(f"the U-Net's width above 128 must be a multiple of 32, got {width} (--config.model.width)")
-        self.width = width
-        groups, time_dim = min(32, width // 4), 4 * width
+        self.width, self.freq_shift, self.centred = width, freq_shift, centred
+        groups, time_dim = groups or min(32, width // 4), 4 * width
         widths = [width * m for m in multipliers]
         last = len(widths) - 1
 
         def residual(c_in: int, c_out: int) -> ResidualBlock:
-            return ResidualBlock(c_in, c_out, time_dim, groups, dropout)
+            return ResidualBlock(c_in, c_out, time_dim, groups, dropout, eps=norm_eps)
+
+        def attend(c: int) -> nn.Module:
+            return SelfAttention(c, groups, eps=norm_eps, head_dim=attention_head_dim)
 
         def attention(c: int, size: int) -> nn.Module:
-            return SelfAttention(c, groups) if size in attention_resolutions else nn.Identity()
+            return attend(c) if size in attention_resolutions else nn.Identity()
 
         self.time = nn.Sequential(nn.Linear(width, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim))
         self.conv_in = nn.Conv2d(channels, width, 3, padding=1)
@@ -191,8 +224,8 @@ class UNet(nn.Module):
             c = w
             skips += [w] * (num_blocks + (level < last))
             self.down.append(Level(blocks, [attention(w, size) for _ in blocks],
-                                   Downsample(w) if level < last else None))
-        self.middle = nn.ModuleList([residual(c, c), SelfAttention(c, groups), residual(c, c)])
+                                   Downsample(w, downsample_padding) if level < last else None))
+        self.middle = nn.ModuleList([residual(c, c), attend(c), residual(c, c)])
         self.up: Any = nn.ModuleList()
         for level, w in reversed(list(enumerate(widths))):
             size = image_size >> level
@@ -201,7 +234,7 @@ class UNet(nn.Module):
                 blocks.append(residual(c + skips.pop(), w))
                 c = w
             self.up.append(Level(blocks, [attention(w, size) for _ in blocks], Upsample(w) if level else None))
-        self.norm_out = nn.GroupNorm(groups, c, eps=1e-6)
+        self.norm_out = group_norm(c, groups, norm_eps)
         self.conv_out = nn.Conv2d(c, channels, 3, padding=1)
         self._initialise()
 
@@ -215,8 +248,9 @@ class UNet(nn.Module):
         zero_init(self.conv_out)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        embedding = F.silu(self.time(timestep_embedding(time, self.width).to(self.conv_in.weight.dtype)))
-        h = self.conv_in(x)
+        waves = timestep_embedding(time, self.width, self.freq_shift)
+        embedding = F.silu(self.time(waves.to(self.conv_in.weight.dtype)))
+        h = self.conv_in(x if self.centred else 2 * x - 1)
         skips = [h]
         for level in self.down:
             for block, attention in level.pairs():

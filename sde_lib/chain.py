@@ -10,6 +10,7 @@ a = alpha_i / alpha_j and v = sigma_i^2 - a^2 sigma_j^2 for j < i,
 which for j = i - 1 are Ho et al. 2020, equations 2 and 7.
 """
 
+import inspect
 import math
 from typing import Self
 
@@ -112,9 +113,13 @@ class DDPMChain(Chain):
 
     @classmethod
     def from_schedule(cls, name: str = "linear", steps: int = 1000, **settings: float) -> Self:
-        """The chain of a schedule: "linear", "cosine" or "sigmoid" (schedules.py says what each takes)."""
+        """The chain of a schedule, a key of schedules.BETAS, with the settings that it takes."""
         if name not in schedules.BETAS:
             raise ValueError(f"unknown schedule {name!r}; choose from {', '.join(schedules.BETAS)}")
+        allowed = list(inspect.signature(schedules.BETAS[name]).parameters)[1:]
+        if foreign := [setting for setting in settings if setting not in allowed]:
+            raise ValueError(f"the schedule {name!r} takes no {foreign[0]}; it takes {', '.join(allowed)} "
+                             f"(--config.sde.{foreign[0]})")
         return cls(schedules.BETAS[name](steps, **settings))
 
     @classmethod

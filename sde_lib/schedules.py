@@ -1,4 +1,5 @@
-"""Noise schedules, as discrete lists: linear, cosine, sigmoid (betas of a DDPM chain) and geometric (sigmas of SMLD).
+"""Noise schedules, as discrete lists: linear, scaled linear, cosine, sigmoid (betas of a DDPM chain) and geometric
+(sigmas of SMLD).
 
 All return float64 tensors of shape (steps,). Their continuous-time limits are the SDEs of vp.py and ve.py, where
 beta(t) = steps * beta_i at t = (i + 1) / steps.
@@ -13,6 +14,12 @@ from torch import Tensor
 def linear_betas(steps: int, beta_min: float = 0.1, beta_max: float = 20.0) -> Tensor:
     """beta_i from beta_min/steps to beta_max/steps (Ho et al. 2020: 1e-4 to 0.02 at 1000 steps)."""
     return torch.linspace(beta_min, beta_max, _positive(steps), dtype=torch.float64) / steps
+
+
+def scaled_linear_betas(steps: int, beta_min: float = 0.1, beta_max: float = 20.0) -> Tensor:
+    """beta_i from beta_min/steps to beta_max/steps, whose square roots are equally spaced (Rombach et al. 2022)."""
+    ends = math.sqrt(beta_min), math.sqrt(beta_max)
+    return torch.linspace(*ends, _positive(steps), dtype=torch.float64).square() / steps
 
 
 def cosine_betas(steps: int, s: float = 0.008, max_beta: float = 0.999) -> Tensor:
@@ -43,4 +50,4 @@ def _positive(steps: int) -> int:
     return steps
 
 
-BETAS = {"linear": linear_betas, "cosine": cosine_betas, "sigmoid": sigmoid_betas}
+BETAS = {"linear": linear_betas, "scaled_linear": scaled_linear_betas, "cosine": cosine_betas, "sigmoid": sigmoid_betas}

@@ -1,14 +1,20 @@
 """Fixtures that several test files share."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from absl.testing import flagsaver
+from helpers import SMALL
 
+import main
 from models import GaussianMixture
 from sde_lib import VESDE, VPSDE, CosineVPSDE, SubVPSDE
 
+ROOT = Path(__file__).parents[1]
 SDES = {"vp": VPSDE(), "cosine": CosineVPSDE(), "subvp": SubVPSDE(), "ve": VESDE()}
 
 
@@ -29,3 +35,34 @@ def mixture(any_sde):
     """A 2-D mixture of three Gaussians under each SDE."""
     return GaussianMixture(any_sde, torch.tensor([[1.0, 0.0], [-1.0, 0.5], [0.0, -1.2]]),
                            torch.tensor([0.04, 0.1, 0.02]), torch.tensor([1.0, 2.0, 1.5]))
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Runs the command line in this process: (exit code, standard output, standard error)."""
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["main.py", *map(str, words)])
+        with flagsaver.flagsaver():
+            for name in main.FLAGS:
+                main.FLAGS[name].present = 0
+            try:
+                main.run()
+                code = 0
+            except SystemExit as stop:
+                code = stop.code if isinstance(stop.code, int) else 1
+                if isinstance(stop.code, str):
+                    print(stop.code, file=sys.stderr)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def digits_run(tmp_path_factory):
+    """A run of four steps on the digits, made by the command line in a process of its own."""
+    run = tmp_path_factory.mktemp("runs") / "vp_digits"
+    subprocess.run([sys.executable, "main.py", "--config", "configs/vp_digits.py", "--mode", "train", "--workdir",
+                    str(run), *SMALL], check=True, cwd=ROOT, capture_output=True, timeout=120)
+    return run

@@ -1,4 +1,4 @@
-"""What several tests share: data sets written in their official formats."""
+"""What several tests share: data sets written in their official formats, a small checkpoint."""
 
 from __future__ import annotations
 
@@ -7,6 +7,15 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+from ml_collections import ConfigDict
+
+from models import Checkpoint, build_denoiser
+
+# A U-Net of the digits and four steps of training that take seconds.
+SMALL = ["--config.model.width=8", "--config.model.multipliers=(1,2)", "--config.model.num_blocks=1",
+         "--config.model.attention_resolutions=()", "--config.training.steps=4", "--config.training.batch_size=8",
+         "--config.training.log_every=2", "--config.training.eval_every=2", "--config.training.sample_every=4",
+         "--config.training.sample_steps=3", "--config.training.checkpoint_every=2"]
 
 
 def smooth_pictures(n: int, size: int = 32, seed: int = 0) -> np.ndarray:
@@ -50,3 +59,11 @@ def write_cifar10_archive(folder: Path | str, batches: Path) -> Path:
     with tarfile.open(path, "w:gz") as archive:
         archive.add(batches, arcname="cifar-10-batches-py")
     return path
+
+
+def small_checkpoint():
+    """A checkpoint of an MLP for points, its weights random, at step 5."""
+    config = {"sde": {"name": "vp"}, "data": {}, "training": {}, "shape": [2], "levels": None, "config": "x",
+              "model": {"network": "mlp", "parametrization": "eps", "time_input": "999t", "width": 8, "layers": 1}}
+    network = build_denoiser(ConfigDict(config), config["shape"]).network
+    return Checkpoint(config, network.state_dict(), step=5)

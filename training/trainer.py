@@ -27,8 +27,8 @@ from data import Dataset, batch_indices, dequantize, random_flip, to_unit
 from models.build import build_denoiser
 from models.denoiser import Denoiser, evaluation_mode
 from models.ema import EMA
-from models.serialization import newest_checkpoint, read_state
-from training.checkpoint import write_atomically, write_checkpoint
+from models.formats.run import newest_checkpoint, read_state, write_checkpoint
+from models.serialization import write_atomically
 from training.distributed import World, connect
 from training.objective import Objective
 from training.precision import autocast_dtype, set_memory_format
@@ -47,7 +47,7 @@ class Interrupted(Exception):
 def build_objective(denoiser: Denoiser, training: Any) -> Objective:
     """The objective of config.training; on a chain where the SDE is that of a chain."""
     return Objective(denoiser.sde, training.weighting, training.time_sampling, training.importance,
-                     steps=getattr(denoiser.sde, "steps", None))
+                     steps=getattr(denoiser.sde, "steps", None), data_std=denoiser.input_std)
 
 
 def learning_rate(training: Any, step: int) -> float:
@@ -190,7 +190,9 @@ class Trainer:
         self.step, self.seconds, self.ema.updates = state["step"], state["seconds"], state["ema_updates"]
         self.network.load_state_dict(state["network"])
         self.ema.module.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        if state["optimizer"] is not None:      # an imported checkpoint may have none; what Adam is told is the config's
+            groups = self.optimizer.state_dict()["param_groups"]
+            self.optimizer.load_state_dict(state["optimizer"] | {"param_groups": groups})
 
     def train(self) -> Path | None:
         """Train to config.training.steps; returns the last checkpoint.

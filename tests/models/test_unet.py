@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from models import UNet
-from models.unet import SelfAttention, timestep_embedding
+from models.unet import Downsample, SelfAttention, timestep_embedding
 
 SMALL = {"image_size": 8, "channels": 2, "width": 16, "multipliers": (1, 2), "num_blocks": 1,
          "attention_resolutions": (4,)}
@@ -63,15 +63,19 @@ def test_attention_sits_at_the_listed_resolutions_and_in_the_middle_only(attenti
     assert sizes == [*down, 4, *up]
 
 
-def test_self_attention_is_softmax_of_scaled_products_added_to_its_input():
+@pytest.mark.parametrize("head_dim", [None, 8, 4, 1])
+def test_self_attention_is_softmax_of_scaled_products_added_to_its_input(head_dim):
     channels = 8
-    layer = randomised(SelfAttention(channels, groups=2))
+    layer = randomised(SelfAttention(channels, groups=2, head_dim=head_dim))
     x = torch.randn(2, channels, 3, 3, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         pixels = layer.norm(x).reshape(2, channels, 9)
         weight, bias = layer.qkv.weight[:, :, 0, 0], layer.qkv.bias
         q, k, v = (weight @ pixels + bias[:, None]).split(channels, dim=1)
-        attended = torch.einsum("bqk,bck->bcq", torch.softmax(torch.einsum("bcq,bck->bqk", q, k) / channels**0.5, 2), v)
+        d = head_dim or channels
+        attended = torch.cat([
+            torch.einsum("bqk,bck->bcq", torch.softmax(torch.einsum("bcq,bck->bqk", q, k) / d**0.5, 2), v)
+            for q, k, v in zip(q.split(d, 1), k.split(d, 1), v.split(d, 1), strict=True)], dim=1)
         expected = x + (layer.out.weight[:, :, 0, 0] @ attended + layer.out.bias[:, None]).reshape(x.shape)
         torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-6)
 
@@ -83,6 +87,31 @@ def test_group_norm_has_32_groups_or_a_quarter_of_the_width():
         norms = [m for m in network.modules() if isinstance(m, nn.GroupNorm)]
         assert {norm.num_groups for norm in norms} == {groups}
         assert {norm.eps for norm in norms} == {1e-6}
+
+
+def test_groups_and_eps_of_every_norm_can_be_set():
+    network = UNet(**SMALL, groups=8, norm_eps=1e-3)
+    norms = [m for m in network.modules() if isinstance(m, nn.GroupNorm)]
+    assert {(norm.num_groups, norm.eps) for norm in norms} == {(8, 1e-3)}
+
+
+@pytest.mark.parametrize(("padding", "whole"), [(0, (0, 1)), (1, (1, 2))])
+def test_a_halved_picture_is_padded_below_and_to_the_right_or_on_all_sides(padding, whole):
+    layer = Downsample(1, padding)
+    with torch.no_grad():
+        layer.conv.weight.fill_(1.0)
+        layer.conv.bias.zero_()
+        pixels = layer(torch.ones(1, 1, 6, 6))[0, 0]      # how many pixels each of the 3 x 3 windows sees
+    assert pixels.shape == (3, 3)
+    assert [i for i in range(3) if pixels[i, i] == 9] == list(whole)
+
+
+def test_an_uncentred_network_sees_2_x_minus_1(network, batch):
+    x, time = batch
+    other = UNet(**SMALL, centred=False).eval()
+    other.load_state_dict(network.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(other((x + 1) / 2, time), network(x, time), rtol=1e-5, atol=1e-5)
 
 
 # What the output may depend on
@@ -146,6 +175,8 @@ def test_any_size_that_halves_often_enough_will_do(settings):
     ({"width": 0}, "multiple of 4"), ({"width": 30}, "multiple of 4.*got 30"), ({"width": -4}, "multiple of 4"),
     ({"width": 132}, "got 132"), ({"num_blocks": 0}, "num_blocks >= 1"), ({"multipliers": ()}, "multipliers >= 1"),
     ({"multipliers": (1, 0)}, "multipliers >= 1"), ({"dropout": 1.0}, "dropout < 1"), ({"dropout": -0.1}, "dropout"),
+    ({"freq_shift": 2}, "freq_shift is 0 or 1, got 2"), ({"downsample_padding": 2}, "downsample_padding is 0 or 1"),
+    ({"attention_head_dim": 48}, "256 channels cannot have heads of 48"), ({"groups": 7}, "7 groups"),
 ], ids=str)
 def test_sizes_that_do_not_fit_are_value_errors_that_name_the_flag(settings, match):
     with pytest.raises(ValueError, match=match) as caught:
@@ -156,13 +187,14 @@ def test_sizes_that_do_not_fit_are_value_errors_that_name_the_flag(settings, mat
 # The embedding of time
 
 
+@pytest.mark.parametrize("shift", [0, 1])
 @pytest.mark.parametrize("dim", [4, 32, 128])
-def test_the_embedding_of_time_is_sines_then_cosines_of_geometric_frequencies(dim):
+def test_the_embedding_of_time_is_sines_then_cosines_of_geometric_frequencies(dim, shift):
     times = [0.0, 0.5, 1.0, 37.25, 999.0]
-    embedding = timestep_embedding(torch.tensor(times), dim)
+    embedding = timestep_embedding(torch.tensor(times), dim, shift)
     assert embedding.shape == (5, dim) and embedding.dtype == torch.float32
     half = dim // 2
     for row, time in zip(embedding.tolist(), times, strict=True):
-        angles = [time * 10_000 ** (-i / (half - 1)) for i in range(half)]
+        angles = [time * 10_000 ** (-i / (half - shift)) for i in range(half)]
         assert row[:half] == pytest.approx([math.sin(a) for a in angles], abs=2e-4)      # 999 in float32
         assert row[half:] == pytest.approx([math.cos(a) for a in angles], abs=2e-4)

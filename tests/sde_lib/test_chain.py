@@ -17,6 +17,8 @@ from sde_lib import (
     SigmoidVPSDE,
     SMLDChain,
     SubVPSDE,
+    ddpm,
+    scaled_linear_betas,
 )
 
 prove = settings(deadline=None, derandomize=True, max_examples=100)
@@ -159,6 +161,27 @@ def test_the_linear_chain_is_that_of_ho_et_al():
         assert float(of_x) == pytest.approx(math.sqrt(1 - beta[i]) * (1 - alpha_bar[i - 1]) / kept, rel=1e-9)
         assert float(variance) == pytest.approx((1 - alpha_bar[i - 1]) / kept * beta[i], rel=1e-9)
         assert float(chain.transition(one, i, i - 1)[1]) == pytest.approx(beta[i], rel=1e-9)
+
+
+def test_the_ends_of_a_schedule_and_a_list_of_betas_make_the_registered_chain():
+    betas = scaled_linear_betas(50, 0.5, 12.0)
+    np.testing.assert_allclose(betas, np.linspace(0.01**0.5, 0.24**0.5, 50) ** 2, rtol=1e-13)
+    times = torch.arange(1, 51, dtype=torch.float64) / 50
+    expected = DDPMChain(betas).alpha
+    listed = betas.tolist()
+    for sde in (ddpm("scaled_linear", 50, 0.5, 12.0), ddpm(betas=listed), ddpm(betas=tuple(listed), steps=50)):
+        torch.testing.assert_close(sde.alpha(times), expected, rtol=1e-12, atol=0)
+        assert sde.steps == 50
+    assert float(ddpm().alpha(1.0)) == pytest.approx(float(ddpm("linear", 1000, 0.1, 20.0).alpha(1.0)))
+
+
+@pytest.mark.parametrize(("settings", "match"), [
+    ({"betas": (0.1, 0.2), "steps": 3}, "list of 2 betas"), ({"betas": (0.1, 0.2), "schedule": "linear"}, "no schedule"),
+    ({"betas": (0.1, 0.2), "beta_min": 0.1}, "no schedule, beta_min"), ({"betas": (0.1, 1.5)}, "above 0 and below 1"),
+    ({"schedule": "cosine", "beta_max": 10.0}, "'cosine' takes no beta_max; it takes s, max_beta")], ids=str)
+def test_settings_that_contradict_each_other_make_no_chain(settings, match):
+    with pytest.raises(ValueError, match=match):
+        ddpm(**settings)
 
 
 def test_the_smld_chain_walks_along_the_published_sigmas():
@@ -344,7 +367,7 @@ def test_a_previous_index_that_is_not_before_the_index_is_refused(index, previou
 
 
 def test_an_unknown_schedule_lists_those_that_exist():
-    with pytest.raises(ValueError, match="'quadratic'; choose from linear, cosine, sigmoid"):
+    with pytest.raises(ValueError, match="'quadratic'; choose from linear, scaled_linear, cosine, sigmoid"):
         DDPMChain.from_schedule("quadratic")
 
 

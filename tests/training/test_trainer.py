@@ -10,11 +10,11 @@ import torch
 
 from configs.default import get_config
 from data import load_dataset
-from models.serialization import newest_checkpoint, read_state
+from models.formats.run import newest_checkpoint, read_state, write_checkpoint
+from models.serialization import write_atomically
 from samplers import make_sampler
 from sde_lib import VPSDE
 from training import Objective
-from training.checkpoint import write_atomically, write_checkpoint
 from training.distributed import World, local_device
 from training.precision import PRECISIONS, autocast_dtype
 from training.trainer import Batches, Interrupted, Trainer, held_out_loss, learning_rate

@@ -1,4 +1,4 @@
-"""Import of checkpoints that score_sde_pytorch wrote (Song et al. 2021), raw or averaged weights, with their training state.
+"""Checkpoints of score_sde_pytorch (Song et al. 2021), both ways: raw and averaged weights, with their training state.
 
 Such a file is a pickle of {optimizer, model, ema, step}. Its network is one list of modules without names, in the order
 in which the reference runs them:
@@ -16,88 +16,30 @@ the sign is taken into the weights of the last convolutions, so that every netwo
 Nothing but tensors and plain values is unpickled; of NumPy a scalar number only, which becomes a Python float.
 """
 
-import pickle
-import re
-import textwrap
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from ml_collections import ConfigDict
 from torch import Tensor, nn
 
-from models.denoiser import Denoiser
+from models.build import build_denoiser, build_sde
+from models.checkpoint import Checkpoint, Config, Weights, merged, require_agreement, require_fit
+from models.formats.pickles import read_pickle
 from models.ncsnpp import ConvDown, ConvUp, Head, InputSkip, NCSNpp
+from models.serialization import write_atomically
 from models.unet import ResidualBlock, SelfAttention
-from sde_lib import SDE, VESDE, VPSDE, SubVPSDE
+from sde_lib import VESDE
 
 # ---- reading the file --------------------------------------------------------------------------------------------
 
 
-class _NumberType:
-    """Stands for numpy.dtype in a pickle: the type of one number, "f8" say."""
-
-    def __init__(self, code: str, align: bool = False, copy: bool = False):
-        self.type = np.dtype(code if code[:1] in ("f", "i", "u", "b") else "V")
-        if self.type.kind not in "fiub":
-            raise ValueError(f"a NumPy scalar of type {code!r:.20}")
-
-    def __setstate__(self, state: tuple) -> None:      # the byte order; the rest is None for numbers
-        if state[1] in ("<", ">"):
-            self.type = self.type.newbyteorder(state[1])
-
-
-def _number(kind: Any, data: bytes) -> float | int | bool:
-    """Stands for numpy's `scalar`: a Python number from its type and bytes."""
-    if not isinstance(kind, _NumberType) or not isinstance(data, bytes) or len(data) != kind.type.itemsize:
-        raise ValueError("a damaged NumPy scalar")
-    return np.frombuffer(data, kind.type)[0].item()
-
-
-def _latin1(text: str, encoding: str) -> bytes:
-    """Stands for codecs.encode, by which a pickle of protocol 2 writes bytes."""
-    if encoding != "latin1":
-        raise ValueError(f"bytes in the encoding {encoding!r:.20}")
-    return text.encode("latin1")
-
-
-# The only names besides torch's own that a file may use, and what is called in their place.
-_ALLOWED: list[Any] = [
-    (_number, "numpy.core.multiarray.scalar"), (_number, "numpy._core.multiarray.scalar"), (_NumberType, "numpy.dtype"),
-    (_latin1, "_codecs.encode"),
-]
-
-
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """What a file of score_sde_pytorch holds, on the CPU: {optimizer, model, ema, step}; no code of it runs.
-
-    Raises OSError where it cannot be read; ValueError for a truncated, altered or foreign file, or one that would run
-    code or asks for anything besides tensors and plain values.
-    """
-    path = Path(path)
-    with open(path, "rb") as file:
-        try:
-            if zipfile.is_zipfile(file):
-                with zipfile.ZipFile(file) as archive:
-                    if (damaged := archive.testzip()) is not None:
-                        raise ValueError(f"the checksum of {damaged} does not match")
-            file.seek(0)
-            with torch.serialization.safe_globals(_ALLOWED):
-                state = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:      # the reader of damaged archives raises errors of every type
-            text = " ".join(str(error).split()).partition("WeightsUnpickler error: ")
-            reason = (text[2] or text[0]).partition(" Please ")[0]
-            asked = re.search(r"(?:GLOBAL|class|function) ([\w.]+\.[\w.]+)", reason)
-            if isinstance(error, pickle.UnpicklingError) and asked:
-                raise ValueError(f"{path} is refused, and nothing of it was run: its pickle asks for {asked[1]}, and only "
-                                 "tensors, plain values and NumPy numbers are read; ask its author for one of those alone"
-                                 ) from None
-            raise ValueError(f"{path} is truncated, altered or no checkpoint "
-                             f"({textwrap.shorten(reason, 100) or type(error).__name__}); fetch it again") from None
+def _read_state(path: Path) -> dict[str, Any]:
+    state = read_pickle(path)
     if not isinstance(state, dict) or not {"model", "ema", "step"} <= set(state):
         found = ", ".join(map(str, list(state)[:6])) if isinstance(state, dict) else type(state).__name__
         raise ValueError(f"{path} is no checkpoint of score_sde_pytorch: expected the keys optimizer, model, ema, step, "
@@ -105,7 +47,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return state
 
 
-def model_tensors(state: Mapping[str, Any], path: str | Path) -> dict[str, Tensor]:
+def _model_tensors(state: Mapping[str, Any], path: str | Path) -> dict[str, Tensor]:
     """The tensors of the file's network in its own order, less DataParallel's `module.`; ValueError for another one."""
     model = state["model"]
     if not isinstance(model, Mapping) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in model.items()):
@@ -137,6 +79,12 @@ class Source:
         parts = [tensors[key] for key in self.keys]
         joined = torch.cat([part.T[:, :, None, None] for part in parts] if self.matrix else parts)
         return -joined if self.negated else joined
+
+    def split(self, value: Tensor) -> dict[str, Tensor]:
+        """The inverse of `read`."""
+        parts = (-value if self.negated else value).chunk(len(self.keys))
+        return {key: (part[:, :, 0, 0].T if self.matrix else part).contiguous()
+                for key, part in zip(self.keys, parts, strict=True)}
 
     def shape(self, ours: torch.Size) -> tuple[int, ...]:
         """The shape that each key should have, from that of our parameter."""
@@ -212,33 +160,15 @@ def sources(network: NCSNpp, negated: bool) -> dict[str, Source]:
     return plan
 
 
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def check_fit(network: NCSNpp, plan: Mapping[str, Source], tensors: Mapping[str, Tensor], path: str | Path) -> None:
-    """ValueError with the keys that are missing, extra or of another shape, unless the file fits the network."""
-    shapes = {name: parameter.shape for name, parameter in network.named_parameters()}
-    expected = {key: source.shape(shapes[name]) for name, source in plan.items() for key in source.keys}
-    missing = [key for key in expected if key not in tensors]
-    extra = [key for key in tensors if key not in expected and key != "sigmas"]
-    wrong = [f"{key} is {tuple(tensors[key].shape)} instead of {shape}" for key, shape in expected.items()
-             if key in tensors and tuple(tensors[key].shape) != shape]
-    found = [f"{len(names)} {word} ({_listed(names)})" for word, names in
-             (("missing", missing), ("extra", extra), ("of another shape", wrong)) if names]
-    if found:
-        raise ValueError(f"{path} does not fit the network: keys {'; '.join(found)}; pass the settings that it was trained "
-                         "with (settings=...) or fetch the file again")
-
-
 # ---- which network, which SDE ------------------------------------------------------------------------------------
 
 
 def infer_settings(tensors: Mapping[str, Tensor], path: str | Path = "the file") -> dict[str, Any]:
     """The settings of NCSNpp that the names and shapes of a file's tensors tell.
 
-    Not told, and as published unless given: the image size (attention is taken to be at 16 x 16), skip_rescale (on but
-    for DDPM blocks), groups, fir where no filtered convolution shows it (on where anything is progressive), dropout.
+    Not told, and as published unless given: the image size (attention is taken to be at 16 x 16; None without it),
+    skip_rescale (on but for DDPM blocks), groups, fir where no filtered convolution shows it (on where anything is
+    progressive), dropout.
     Raises ValueError for tensors that are no such network.
     """
     modules: dict[int, _Shapes] = {}
@@ -313,11 +243,11 @@ def _parse(modules: list[_Shapes]) -> dict[str, Any]:
         attended.append(len(levels) - 1)
     heads = sum("weight" in module and len(module["weight"]) == 1 for module in modules[up:])
     progressive = "output_skip" if heads > 1 else "none"
-    image_size = 16 << attended[0] if attended else 8 << (len(levels) - 1)
+    image_size = 16 << attended[0] if attended else None
     return {
         "image_size": image_size, "channels": channels, "width": width,
         "multipliers": tuple(level["width"] // width for level in levels), "num_blocks": num_blocks,
-        "attention_resolutions": tuple(image_size >> i for i in attended), "block": "biggan" if biggan else "ddpm",
+        "attention_resolutions": tuple((image_size or 0) >> i for i in attended), "block": "biggan" if biggan else "ddpm",
         "embedding": "fourier" if fourier else "positional", "progressive_input": progressive_input,
         "progressive": progressive, "combine": combine, "skip_rescale": biggan, "groups": None if biggan else 32,
         "fir": fir or (biggan and (progressive_input, progressive) != ("none", "none")),
@@ -331,8 +261,8 @@ def _field(config: Mapping[str, Any], section: str, name: str) -> Any:
         raise ValueError(f"the configuration has no {section}.{name}; pass one of score_sde_pytorch") from None
 
 
-def settings_of_reference(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of NCSNpp from a configuration of score_sde_pytorch as nested mappings {model, data}.
+def config_of_reference(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Our config {sde, model, data, shape} from a configuration of score_sde_pytorch {model, data, training}.
 
     Raises ValueError where it asks for what no published network uses.
     """
@@ -350,8 +280,7 @@ def settings_of_reference(config: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"a network with {name} = {model[name]!r} cannot be imported, only {allowed!r}")
     if tuple(of("fir_kernel", (1, 3, 3, 1))) != (1, 3, 3, 1):
         raise ValueError(f"cannot import the fir_kernel {model['fir_kernel']!r}, only (1, 3, 3, 1)")
-    return {
-        "image_size": data("image_size"), "channels": data("num_channels"), "centred": data("centered"),
+    settings: dict[str, Any] = {
         "width": needed("nf"), "multipliers": tuple(needed("ch_mult")), "num_blocks": needed("num_res_blocks"),
         "attention_resolutions": tuple(needed("attn_resolutions")), "dropout": needed("dropout"),
         "block": of("resblock_type", "ddpm"), "embedding": of("embedding_type", "positional"), "fir": of("fir", False),
@@ -359,107 +288,133 @@ def settings_of_reference(config: Mapping[str, Any]) -> dict[str, Any]:
         "progressive_input": of("progressive_input", "none"), "progressive": of("progressive", "none"),
         "combine": of("progressive_combine", "sum"), "groups": 32 if plain else None,
     }
+    return {"sde": _sde_of_reference(config), "model": settings, "data": {"low": -1.0 if data("centered") else 0.0},
+            "shape": [data("num_channels"), data("image_size"), data("image_size")]}
 
 
-def sde_of_reference(config: Mapping[str, Any]) -> SDE:
-    """The SDE in continuous time of a configuration of score_sde_pytorch {model, training}; ValueError for another."""
+def _sde_of_reference(config: Mapping[str, Any]) -> dict[str, Any]:
     of = partial(_field, config, "model")
     name = str(_field(config, "training", "sde")).lower()
-    if name == "vesde":
-        return VESDE(float(of("sigma_min")), float(of("sigma_max")))
-    if name in ("vpsde", "subvpsde"):
-        return (VPSDE if name == "vpsde" else SubVPSDE)(float(of("beta_min")), float(of("beta_max")))
-    raise ValueError(f"unknown SDE {name!r}; choose from vpsde, subvpsde, vesde")
+    names = {"vpsde": "vp", "subvpsde": "subvp", "vesde": "ve"}
+    if name not in names:
+        raise ValueError(f"unknown SDE {name!r}; choose from {', '.join(names)}")
+    ends = ("sigma_min", "sigma_max") if name == "vesde" else ("beta_min", "beta_max")
+    settings = {"name": names[name]} | {end: float(of(end)) for end in ends}
+    if not config["training"].get("continuous", True) and name != "subvpsde":
+        settings |= {"name": "smld" if name == "vesde" else "ddpm", "steps": int(of("num_scales"))}
+    return settings
 
 
-# ---- the import --------------------------------------------------------------------------------------------------
+# ---- the import and the export -----------------------------------------------------------------------------------
+
+EXPLODING, CHAINS = ("ve", "smld"), ("ddpm", "smld")
+FIXED = ("sigmas", "all_modules.0.W")      # never trained
+MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")      # of Adam; only the first has a sign
 
 
-@dataclass(frozen=True)
-class Imported:
-    """An imported checkpoint.
-
-    denoiser     in evaluation mode and without gradients, with the averaged or the raw weights as asked
-    settings     of its network, an NCSNpp
-    raw, averaged    both sets of weights, for its load_state_dict
-    step         updates done
-    ema_decay    of the average, and
-    ema_updates  the number of its updates
-    optimizer    state of torch.optim.Adam over network.parameters(), for its load_state_dict; None if the file has none
-    """
-
-    denoiser: Denoiser
-    settings: dict[str, Any]
-    raw: dict[str, Tensor]
-    averaged: dict[str, Tensor]
-    step: int
-    ema_decay: float
-    ema_updates: int
-    optimizer: dict[str, Any] | None
+def recognises(path: Path) -> bool:
+    """Whether `path` is a .pth."""
+    return path.suffix == ".pth" and path.is_file()
 
 
-def load_score_sde(path: str | Path, ema: bool = True, settings: Mapping[str, Any] | None = None,
-                   sde: SDE | None = None) -> Imported:
-    """A checkpoint of score_sde_pytorch as a denoiser that predicts eps, with all that training needs to go on.
+def _time_input(sde: str, embedding: str | None) -> str:
+    return "log_sigma" if embedding == "fourier" else "index" if sde in CHAINS else "999t"
 
-    path      its .pth file
-    ema       the averaged weights, or else the raw ones
-    settings  of NCSNpp, where the file does not tell them (see `infer_settings`); they go before what it tells
-    sde       that it was trained for. None: VE with the file's sigmas for a network with Fourier embedding, else VP. A
-              chain's SDE (DDPM's or SMLD's, by its own indices) for one trained in discrete time
 
-    Data lie in [0, 1] for a variance-exploding SDE, else in [-1, 1], unless settings["centred"] says otherwise.
+def _told(tensors: Mapping[str, Tensor], given: Config, path: Path) -> dict[str, Any]:
+    """What the file tells of the config, beside what is given."""
+    wanted = {k: v for k, v in given.get("model", {}).items() if v is not None}
+    data = given.get("data", {})
+    size: Any = given["shape"][-1] if "shape" in given else data.get("image_size")
+    settings: dict[str, Any] = {}
+    if {"width", "multipliers", "num_blocks"} <= set(wanted) and "shape" in given:
+        shape = list(given["shape"])
+    else:
+        settings = infer_settings(tensors, path)
+        known = settings.pop("image_size")
+        size = size or known
+        if size is None:
+            raise ValueError(f"{path} does not tell the size of its pictures; give --config.data.image_size")
+        shape = [settings.pop("channels"), size, size]      # the file tells the attention's level, not its resolution
+        settings["attention_resolutions"] = tuple(r * size // known for r in settings["attention_resolutions"])
+    embedding = wanted.get("embedding", settings.get("embedding"))
+    name = given.get("sde", {}).get("name") or ("ve" if embedding == "fourier" else "vp")
+    if embedding == "fourier" and name not in EXPLODING:
+        raise ValueError(f"{path}: a network with Fourier embedding is imported for the VE SDE only, got {name!r} "
+                         "(--config.sde.name)")
+    if embedding != "fourier" and name == "ve":
+        raise ValueError(f"{path}: a variance-exploding network with positional embedding was trained at the indices of a "
+                         "chain; say sde.name = smld (--config.sde.name=smld)")
+    sde: dict[str, Any] = {"name": name} | (_sigmas(tensors, given.get("sde", {}), name, path) if name in EXPLODING else {})
+    low = data["low"] if data.get("low") is not None else 0.0 if name in EXPLODING else -1.0
+    settings |= {"network": "ncsnpp", "parametrization": "eps", "time_input": _time_input(name, embedding),
+                 "centred": low < 0}
+    if name == "smld" and embedding != "fourier":
+        settings["last_label"] = (given["sde"].get("steps") or sde["steps"]) - 1
+    return {"sde": sde, "model": settings, "data": {"low": low, "high": 1.0}, "shape": shape, "levels": 256}
+
+
+def _sigmas(tensors: Mapping[str, Tensor], given: Config, name: str, path: Path) -> dict[str, Any]:
+    sigmas = tensors.get("sigmas")
+    if sigmas is None or sigmas.ndim != 1 or len(sigmas) < 2:
+        if given.get("sigma_min") is None or given.get("sigma_max") is None:
+            raise ValueError(f"{path} does not tell its sigma_min and sigma_max (no key sigmas); give "
+                             "--config.sde.sigma_min and --config.sde.sigma_max")
+        return {}
+    low, high = sorted((float(sigmas[0]), float(sigmas[-1])))
+    steps = {"steps": len(sigmas)} if name == "smld" else {}
+    return {"sigma_min": float(f"{low:.7g}"), "sigma_max": float(f"{high:.7g}")} | steps      # exp(log(50)) is not 50
+
+
+def read(path: Path, config: Config | None = None) -> Checkpoint:
+    """The checkpoint in a .pth, as a denoiser that predicts eps, with all that training needs to go on.
+
+    config  what the file does not tell: {"data": {"image_size"}}, "model" (see `infer_settings`) and "sde". Without it a
+            network with Fourier embedding is of the VE SDE with the file's sigmas, any other of the VP SDE; "ddpm" and
+            "smld" are for those trained in discrete time. Data lie in [0, 1] for "ve" and "smld", else in [-1, 1]
+
     Raises OSError, or ValueError of one line: a file that is truncated, altered, foreign or would run code, or keys and
     shapes that do not fit.
     """
-    path = Path(path)
-    state = read_checkpoint(path)
-    tensors = model_tensors(state, path)
-    given = dict(settings or {})
-    told = infer_settings(tensors, path) if not {"width", "multipliers", "num_blocks"} <= set(given) else {}
-    if "image_size" in given and "attention_resolutions" in told:      # the file tells the level, not the resolution
-        told["attention_resolutions"] = tuple(r * given["image_size"] // told["image_size"]
-                                              for r in told["attention_resolutions"])
-    fourier = (told | given).get("embedding") == "fourier"
-    if sde is None:
-        sde = _exploding(tensors, path) if fourier else VPSDE()
-    exploding = isinstance(sde, VESDE)
-    if fourier and not exploding:
-        raise ValueError(f"{path}: a network with Fourier embedding is imported for the VE SDE only, got {sde}")
-    discrete = hasattr(sde, "steps")
-    if exploding and not fourier and not discrete:
-        raise ValueError(f"{path}: a variance-exploding network with positional embedding was trained at the indices of a "
-                         "chain; pass sde=sde_lib.smld(...)")
-    known = {"centred": not exploding} | told | given
-    if exploding and discrete and not fourier:
-        known = {"last_label": sde.steps - 1} | known      # type: ignore[attr-defined]
+    path, given = Path(path), config or {}
+    state = _read_state(path)
+    tensors = _model_tensors(state, path)
+    told = _told(tensors, given, path)
+    fixed = ("network", "parametrization", "time_input")
+    require_agreement({"model": told["model"]}, {"model": {k: given.get("model", {}).get(k) for k in fixed}}, path)
+    resolved = merged(told, {key: given[key] for key in ("sde", "model", "data") if key in given})
     try:
-        network = NCSNpp(**known)
+        network = build_denoiser(ConfigDict(resolved), resolved["shape"]).network
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: no network has these settings: {error}") from None
-    plan = sources(network, negated=exploding)
-    check_fit(network, plan, tensors, path)
-    trainable = [key for key in tensors if key != "sigmas" and key != "all_modules.0.W"]
+    assert isinstance(network, NCSNpp)      # as agreed above
+    plan = sources(network, negated=resolved["sde"]["name"] in EXPLODING)
+    shapes = {name: parameter.shape for name, parameter in network.named_parameters()}
+    require_fit({key: source.shape(shapes[name]) for name, source in plan.items() for key in source.keys},
+                {key: tensor for key, tensor in tensors.items() if key != "sigmas"}, path,
+                "give the settings that it was trained with (--config, --config.model.*) or fetch the file again")
+    trainable = [key for key in tensors if key not in FIXED]
     shadow = dict(zip(trainable, _shadow(state["ema"], [tensors[key] for key in trainable], path), strict=True))
-    raw = {name: plan[name].read(tensors) for name, _ in network.named_parameters()}
-    averaged = {name: plan[name].read(tensors | shadow) for name, _ in network.named_parameters()}
-    network.load_state_dict(averaged if ema else raw)
-    time_input = "log_sigma" if fourier else "index" if discrete else "999t"
-    denoiser = Denoiser(network, sde, "eps", time_input).eval().requires_grad_(False)
     optimizer = _optimizer(state.get("optimizer"), network, plan, [k for k in tensors if k != "sigmas"], trainable, path)
     try:
         step, decay, updates = int(state["step"]), float(state["ema"]["decay"]), int(state["ema"].get("num_updates") or 0)
     except (TypeError, ValueError):
         raise ValueError(f"{path} is damaged: its step, ema decay or num_updates is no number") from None
-    return Imported(denoiser, known, raw, averaged, step, decay, updates, optimizer)
+    training = {"ema_decay": decay} | _adams_settings(optimizer)
+    return Checkpoint(merged(resolved, {"training": training}), _named(plan, tensors | shadow),
+                      _named(plan, tensors), step, updates, optimizer, str(path))
 
 
-def _exploding(tensors: Mapping[str, Tensor], path: Path) -> VESDE:
-    sigmas = tensors.get("sigmas")
-    if sigmas is None or sigmas.ndim != 1 or len(sigmas) < 2:
-        raise ValueError(f"{path} does not tell its sigma_min and sigma_max (no key sigmas); pass sde=VESDE(...)")
-    low, high = sorted((float(sigmas[0]), float(sigmas[-1])))
-    return VESDE(float(f"{low:.9g}"), float(f"{high:.9g}"))      # exp(log(50)) is not quite 50
+
+
+def _adams_settings(optimizer: dict[str, Any] | None) -> dict[str, float]:
+    group = {} if optimizer is None else optimizer["param_groups"][0]
+    betas, eps = group.get("betas"), group.get("eps")
+    return ({"beta1": betas[0], "beta2": betas[1]} if betas else {}) | ({"adam_eps": eps} if eps else {})
+
+
+def _named(plan: Mapping[str, Source], tensors: Mapping[str, Tensor]) -> Weights:
+    return {name: source.read(tensors) for name, source in plan.items()}
 
 
 def _shadow(ema: Any, weights: list[Tensor], path: Path) -> list[Tensor]:
@@ -488,7 +443,7 @@ def _optimizer(state: Any, network: NCSNpp, plan: Mapping[str, Source], every: l
                 continue
             first = next(iter(parts.values()))
             converted[number] = {"step": torch.as_tensor(float(first["step"]))}
-            for moment in [m for m in ("exp_avg", "exp_avg_sq", "max_exp_avg_sq") if m in first]:
+            for moment in [m for m in MOMENTS if m in first]:
                 value = plan[name].read({key: part[moment] for key, part in parts.items()})
                 if value.shape != parameter.shape:
                     raise ValueError
@@ -497,3 +452,68 @@ def _optimizer(state: Any, network: NCSNpp, plan: Mapping[str, Source], every: l
         raise ValueError(f"{path} is damaged: its `optimizer` is not Adam's over the {len(trainable)} parameters of the "
                          "network; drop that key to import the weights alone") from None
     return {"state": converted, "param_groups": [{**group, "params": list(range(len(plan)))}]}
+
+
+def write(checkpoint: Checkpoint, path: Path, ema: bool = True) -> None:
+    """A .pth that score_sde_pytorch restores: its names and order, both sets of weights and Adam's state.
+
+    ema  the averages are the averaged weights, or else the raw ones
+    Raises ValueError for a network that it does not have, and for an SDE other than its own.
+    """
+    model, name = checkpoint.config["model"], checkpoint.config["sde"]["name"]
+    if model["network"] != "ncsnpp":
+        raise ValueError(f"score_sde_pytorch has no network {model['network']!r}, only 'ncsnpp'; choose another format")
+    if name not in ("vp", "subvp", *EXPLODING, "ddpm") or checkpoint.config["sde"].get("schedule") not in (None, "linear"):
+        raise ValueError(f"score_sde_pytorch has no SDE {name!r} of schedule {checkpoint.config['sde'].get('schedule')!r}; "
+                         "choose another format")
+    expected = {"parametrization": "eps", "time_input": _time_input(name, model.get("embedding")), "input_std": None}
+    for field, value in expected.items():
+        if model.get(field) != value:
+            raise ValueError(f"in score_sde_pytorch model.{field} is {value!r}, here it is {model.get(field)!r}; choose "
+                             "another format")
+    with torch.device("meta"):
+        network = build_denoiser(ConfigDict(checkpoint.config), checkpoint.config["shape"]).network
+    assert isinstance(network, NCSNpp)
+    plan = sources(network, negated=name in EXPLODING)
+    weights = checkpoint.averaged if checkpoint.raw is None else checkpoint.raw
+    tensors, shadow = _keyed(plan, weights), _keyed(plan, checkpoint.averaged if ema else weights)
+    sde = build_sde(ConfigDict(checkpoint.config))
+    ends = (sde.sigma_max, sde.sigma_min) if isinstance(sde, VESDE) else (50.0, 0.01)
+    sigmas = torch.linspace(math.log(ends[0]), math.log(ends[1]), getattr(sde, "steps", 1000), dtype=torch.float64).exp()
+    state = {
+        "optimizer": _keyed_optimizer(checkpoint.optimizer, network, plan, list(tensors)),
+        "model": {f"module.{key}": tensor for key, tensor in {"sigmas": sigmas, **tensors}.items()},
+        "ema": {"decay": float((checkpoint.config.get("training") or {}).get("ema_decay") or 0.9999),
+                "num_updates": checkpoint.ema_updates,
+                "shadow_params": [tensor for key, tensor in shadow.items() if key not in FIXED]},
+        "step": checkpoint.step,
+    }
+    write_atomically(path, lambda file: torch.save(state, file))
+
+
+def _keyed(plan: Mapping[str, Source], values: Mapping[str, Tensor]) -> Weights:
+    """The file's tensors from ours, in the order in which the reference registers them."""
+    parts = {key: part for name, source in plan.items() for key, part in source.split(values[name]).items()}
+    place: dict[str, int] = {}
+    for key in parts:
+        place.setdefault(key.rpartition(".")[0], len(place))
+    return dict(sorted(parts.items(), key=lambda item: place[item[0].rpartition(".")[0]]))
+
+
+def _keyed_optimizer(state: dict[str, Any] | None, network: NCSNpp, plan: Mapping[str, Source], keys: list[str]
+                     ) -> dict[str, Any]:
+    """Adam's state over the file's tensors from that over ours; where there is none, that before the first step."""
+    held: dict[str, dict[str, Any]] = {}
+    group = torch.optim.Adam([nn.Parameter(torch.zeros(1))]).state_dict()["param_groups"][0]
+    if state is not None:
+        group, = state["param_groups"]
+        names = [name for name, _ in network.named_parameters()]
+        for number, entry in state["state"].items():
+            source = plan[names[number]]
+            for key in source.keys:
+                held[key] = {"step": entry["step"].clone()}
+            for moment in [m for m in MOMENTS if m in entry]:
+                for key, part in source.split(entry[moment]).items():
+                    held[key][moment] = part if moment == "exp_avg" else part.abs()
+    return {"state": {i: held[key] for i, key in enumerate(keys) if key in held},
+            "param_groups": [{**group, "params": list(range(len(keys)))}]}

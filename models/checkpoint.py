@@ -1,0 +1,104 @@
+"""A trained model between formats: what builds its denoiser, its weights, and what training needs to go on."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ml_collections import ConfigDict
+from torch import Tensor
+
+from models.build import build_denoiser
+from models.denoiser import Denoiser
+
+Weights = dict[str, Tensor]
+Config = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file or folder of any format holds, on the CPU.
+
+    config       nested, in the words of configs/default.py: at least {"sde": {"name", ...}, "model": {"network",
+                 "parametrization", "time_input", ...}, "data": {"low", "high"}}, and beside them "shape", that of an
+                 example, and "levels" (None for points). Fields that are not there take their defaults
+    averaged     the averaged weights, by the names of the network's state_dict; the only ones where `raw` is None
+    raw          the weights that training goes on with, or None
+    step         updates done
+    ema_updates  updates of the average; its decay is config["training"]["ema_decay"], where the format tells it
+    optimizer    the state of torch.optim.Adam over network.parameters(), or None
+    source       where it comes from, for messages
+    """
+
+    config: dict[str, Any]
+    averaged: Weights
+    raw: Weights | None = None
+    step: int = 0
+    ema_updates: int = 0
+    optimizer: dict[str, Any] | None = None
+    source: str = "the checkpoint"
+
+    def denoiser(self, ema: bool = True) -> Denoiser:
+        """With the averaged or the raw weights, in evaluation mode and without gradients.
+
+        Raises ValueError for a config that builds nothing, and for weights that do not fit it.
+        """
+        denoiser = build_denoiser(ConfigDict(self.config), self.config["shape"])
+        weights = self.averaged if ema or self.raw is None else self.raw
+        expected = {name: tensor.shape for name, tensor in denoiser.network.state_dict().items()}
+        require_fit(expected, weights, self.source, "its config is that of another network")
+        denoiser.network.load_state_dict(weights)
+        return denoiser.eval().requires_grad_(False)
+
+
+def merged(told: Config, given: Config | None) -> dict[str, Any]:
+    """What a file tells of a nested config, with what is given in its place.
+
+    A field of None gives nothing; a section that gives another `name` gives all that is in it.
+    """
+    result = {key: dict(value) if isinstance(value, Mapping) else value for key, value in told.items()}
+    for key, value in (given or {}).items():
+        if isinstance(value, Mapping):
+            before = result.get(key) or {}
+            other = value.get("name") not in (None, before.get("name"))
+            result[key] = merged({} if other else before, value)
+        elif value is not None:
+            result[key] = value
+    return result
+
+
+def require_agreement(stored: Config, given: Config | None, source: Any) -> None:
+    """ValueError where `given` sets a field of the SDE or the model that `stored`, the config of `source`, has otherwise."""
+    for section in ("sde", "model"):
+        there = stored.get(section) or {}
+        for field, value in ((given or {}).get(section) or {}).items():
+            if value is not None and _plain(value) != _plain(there.get(field)):
+                raise ValueError(f"{source} was trained with {section}.{field}={there.get(field)!r}, not {value!r} "
+                                 f"(--config.{section}.{field}, --config)")
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def require_fit(expected: Mapping[str, Sequence[int]], tensors: Mapping[str, Tensor], source: Any, advice: str) -> None:
+    """ValueError with the keys that are missing, extra or of another shape, and what to do, unless all fit.
+
+    expected  the shape of each key
+    """
+    missing = [key for key in expected if key not in tensors]
+    extra = [key for key in tensors if key not in expected]
+    wrong = [f"{key} is {tuple(tensors[key].shape)} instead of {tuple(shape)}" for key, shape in expected.items()
+             if key in tensors and tuple(tensors[key].shape) != tuple(shape)]
+    found = [f"{len(names)} {word} ({_listed(names)})" for word, names in
+             (("missing", missing), ("extra", extra), ("of another shape", wrong)) if names]
+    if not found:
+        return
+    prefixes = {key.removesuffix(missing[0]) for key in extra if key.endswith("." + missing[0])} if missing else set()
+    for prefix in sorted(prefixes):      # DataParallel's "module.", Lightning's "model.", torch.compile's "_orig_mod."
+        if all(prefix + key in tensors for key in missing):
+            advice = f"take the prefix {prefix!r} off the keys of the file"
+    raise ValueError(f"{source} does not fit the network: keys {'; '.join(found)}; {advice}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,1 @@
+"""Checkpoints on disk. A format is a module with recognises(path), read(path, config) and write(checkpoint, path, ema)."""

@@ -1,0 +1,77 @@
+"""Pickles of torch.save from elsewhere, of which only tensors and plain values are read, and no code runs.
+
+Of NumPy a scalar number alone is let through, which becomes a Python number: published checkpoints have such a learning
+rate. torch's own safe loader does the rest.
+"""
+
+import pickle
+import re
+import textwrap
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+
+class _NumberType:
+    """Stands for numpy.dtype in a pickle: the type of one number, "f8" say."""
+
+    def __init__(self, code: str, align: bool = False, copy: bool = False):
+        self.type = np.dtype(code if code[:1] in ("f", "i", "u", "b") else "V")
+        if self.type.kind not in "fiub":
+            raise ValueError(f"a NumPy scalar of type {code!r:.20}")
+
+    def __setstate__(self, state: tuple) -> None:      # the byte order; the rest is None for numbers
+        if state[1] in ("<", ">"):
+            self.type = self.type.newbyteorder(state[1])
+
+
+def _number(kind: Any, data: bytes) -> float | int | bool:
+    """Stands for numpy's `scalar`: a Python number from its type and bytes."""
+    if not isinstance(kind, _NumberType) or not isinstance(data, bytes) or len(data) != kind.type.itemsize:
+        raise ValueError("a damaged NumPy scalar")
+    return np.frombuffer(data, kind.type)[0].item()
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    """Stands for codecs.encode, by which a pickle of protocol 2 writes bytes."""
+    if encoding != "latin1":
+        raise ValueError(f"bytes in the encoding {encoding!r:.20}")
+    return text.encode("latin1")
+
+
+# The only names besides torch's own that a file may use, and what is called in their place.
+_ALLOWED: list[Any] = [
+    (_number, "numpy.core.multiarray.scalar"), (_number, "numpy._core.multiarray.scalar"), (_NumberType, "numpy.dtype"),
+    (_latin1, "_codecs.encode"),
+]
+
+
+def read_pickle(path: Path) -> Any:
+    """What a file of torch.save holds, on the CPU; no code of it runs.
+
+    Raises OSError where it cannot be read; ValueError for a truncated, altered or foreign file, or one that would run
+    code or asks for anything besides tensors and plain values.
+    """
+    with open(path, "rb") as file:
+        try:
+            if zipfile.is_zipfile(file):
+                with zipfile.ZipFile(file) as archive:
+                    if (damaged := archive.testzip()) is not None:
+                        raise ValueError(f"the checksum of {damaged} does not match")
+            file.seek(0)
+            with torch.serialization.safe_globals(_ALLOWED):
+                state = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:      # the reader of damaged archives raises errors of every type
+            text = " ".join(str(error).split()).partition("WeightsUnpickler error: ")
+            reason = (text[2] or text[0]).partition(" Please ")[0]
+            asked = re.search(r"(?:GLOBAL|class|function) ([\w.]*\w)", reason)
+            if isinstance(error, pickle.UnpicklingError) and asked:
+                raise ValueError(f"{path} is refused, and nothing of it was run: its pickle asks for {asked[1]}, and only "
+                                 "tensors, plain values and NumPy numbers are read; ask its author for one of those alone"
+                                 ) from None
+            raise ValueError(f"{path} is truncated, altered or no checkpoint "
+                             f"({textwrap.shorten(reason, 100) or type(error).__name__}); fetch it again") from None
+    return state

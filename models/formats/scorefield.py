@@ -1,0 +1,59 @@
+"""Scorefield's own file: one .safetensors with a set of weights, and in its metadata the config and a checksum.
+
+    config   the nested config that builds the denoiser, as JSON
+    step     updates done
+    sha256   of the weights, the config and the step together
+
+Loading it executes nothing, and what was altered is refused.
+"""
+
+import json
+import textwrap
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+
+from models.checkpoint import Checkpoint, Config, Weights, require_agreement
+from models.serialization import digest, write_atomically
+
+VERSION = "scorefield 1"
+
+
+def recognises(path: Path) -> bool:
+    """Whether `path` is a .safetensors."""
+    return path.suffix == ".safetensors" and path.is_file()
+
+
+def _sealed(metadata: dict[str, str], weights: Weights) -> dict[str, str]:
+    return metadata | {"sha256": digest([dict(sorted(metadata.items())), dict(sorted(weights.items()))])}
+
+
+def read(path: Path, config: Config | None = None) -> Checkpoint:
+    """The checkpoint in the file; ValueError where it is damaged or foreign, or contradicts `config`."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}      # noqa: SIM118, it is no mapping
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is truncated, altered or no .safetensors ({textwrap.shorten(str(error), 100)}); fetch it "
+                         "again") from None
+    if metadata.get("format") != VERSION:
+        found = metadata.get("format")
+        raise ValueError(f"{path} was not written by this version of Scorefield: its metadata say format={found!r}, not "
+                         f"{VERSION!r}; of a diffusers model give the folder that holds it")
+    if _sealed({k: v for k, v in metadata.items() if k != "sha256"}, weights) != metadata:
+        raise ValueError(f"{path} is altered: it does not match its checksum; fetch it again")
+    told = json.loads(metadata["config"])
+    require_agreement(told, config, path)
+    step = int(metadata["step"])
+    return Checkpoint(told, weights, step=step, ema_updates=step, source=str(path))
+
+
+def write(checkpoint: Checkpoint, path: Path, ema: bool = True) -> None:
+    """The averaged weights, or else the raw ones."""
+    weights = checkpoint.averaged if ema or checkpoint.raw is None else checkpoint.raw
+    weights = {name: tensor.contiguous() for name, tensor in weights.items()}
+    metadata = {"format": VERSION, "config": json.dumps(checkpoint.config), "step": str(checkpoint.step)}
+    content = safetensors.torch.save(weights, _sealed(metadata, weights))
+    write_atomically(path, lambda file: file.write(content))

@@ -1,0 +1,183 @@
+"""Checkpoints on the command line: --mode convert between the formats, and --checkpoint instead of a run of one's own."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from helpers import SMALL, write_cifar10
+
+from models import load_denoiser, read_checkpoint
+from models.formats import score_sde
+from models.ncsnpp import NCSNpp
+
+NETWORK = {"width": 8, "multipliers": (1, 2), "num_blocks": 1, "attention_resolutions": (16,)}
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def published(tmp_path):
+    """A small DDPM++ for 32 x 32 pictures as score_sde_pytorch writes it, at step 2."""
+    torch.manual_seed(0)
+    network = NCSNpp(**NETWORK)
+    keys = {key: source.shape(network.get_parameter(name).shape)
+            for name, source in score_sde.sources(network, False).items() for key in source.keys}
+    tensors = {key: 0.1 * torch.randn(shape) for key, shape in keys.items()}
+    adam = torch.optim.Adam([torch.nn.Parameter(tensor) for tensor in tensors.values()])
+    torch.save({"optimizer": adam.state_dict(), "model": {f"module.{key}": tensor for key, tensor in tensors.items()},
+                "ema": {"decay": 0.99, "num_updates": 2, "shadow_params": [0.9 * tensor for tensor in tensors.values()]},
+                "step": 2}, tmp_path / "published.pth")
+    return tmp_path / "published.pth"
+
+
+def samples(run):
+    with np.load(f"{run}/samples/auto.npz") as arrays:
+        return arrays["x"]
+
+
+SAMPLE = ["--mode", "sample", "--num_samples", 4, "--steps", 3]
+
+
+# One line from a published file
+
+
+def test_a_published_file_samples_and_scores_in_one_line_each(command, published, tmp_path):
+    code, out, err = command(*SAMPLE, "--checkpoint", published)
+    assert code == 0, err
+    assert "wrote runs/published from" in out and "VPSDE" in out and "step 2, raw and averaged weights, optimiser" in out
+    assert samples("runs/published").shape == (4, 3, 32, 32)
+    np.savez("mine.npz", x=np.zeros((2, 3, 32, 32), np.uint8))
+    code, out, err = command("--mode", "likelihood", "--checkpoint", published, "--images", "mine.npz", "--method",
+                             "exponential", "--steps", 8)
+    assert code == 0, err
+    assert "2 examples of mine.npz" in out
+
+
+def test_training_goes_on_from_a_published_file(command, published, tmp_path):
+    write_cifar10(tmp_path / "data", num_train=20, num_test=4)
+    words = ["--mode", "train", "--checkpoint", published, f"--config.data.path={tmp_path / 'data'}",
+             *[word for word in SMALL if ".model." not in word]]
+    code, out, err = command(*words)
+    assert code == 0, err
+    assert "goes on from runs/published/checkpoints/step_00000002.pt" in out
+    config = json.loads(Path("runs/published/config.json").read_text())
+    assert config["training"]["ema_decay"] == 0.99 and config["origin"]["step"] == 2
+    after = read_checkpoint("runs/published")
+    assert (after.step, after.ema_updates) == (4, 4) and float(after.optimizer["state"][0]["step"]) == 2
+    code, out, err = command(*words[:-1], "--config.training.checkpoint_every=2")      # the same again: it is done
+    assert code == 0 and "is at step 4 already" in out
+    code, out, err = command(*SAMPLE, "--checkpoint", published)      # would not be what the file holds
+    assert code == 1 and "does not hold" in err and "leave out --checkpoint" in err
+    assert command(*SAMPLE, "--workdir", "runs/published")[0] == 0
+
+
+def test_what_the_file_does_not_tell_comes_from_flags_or_a_config(command, published, tmp_path):
+    code, out, err = command(*SAMPLE, "--checkpoint", published, "--config.sde.name=subvp", "--workdir", "sub")
+    assert code == 0, err
+    assert "SubVPSDE" in out and json.loads(Path("sub/config.json").read_text())["sde"]["name"] == "subvp"
+    Path("mine.py").write_text("from configs import subvp_cifar10_ddpmpp as parent\n\n\ndef get_config():\n"
+                               "    config = parent.get_config()\n    config.model.dropout = 0.25\n    return config\n")
+    code, out, err = command(*SAMPLE, "--checkpoint", published, "--config", "mine.py", "--workdir", "mine")
+    assert code == 0, err
+    config = json.loads(Path("mine/config.json").read_text())
+    assert config["sde"]["name"] == "subvp" and config["model"]["dropout"] == 0.25 and config["model"]["width"] == 8
+
+
+def test_a_config_of_another_network_is_refused(command, published):
+    code, _, err = command(*SAMPLE, "--checkpoint", published, "--config", "configs/vp_cifar10.py")
+    assert code == 1 and "trained with model.network='ncsnpp', not 'unet'" in err and not Path("runs").exists()
+    code, _, err = command(*SAMPLE, "--checkpoint", published, "--config.model.width=16")
+    assert code == 1 and "of another shape" in err and "--config.model.*" in err and not Path("runs").exists()
+
+
+# A run in a file
+
+
+def test_a_run_in_a_file_samples_scores_and_trains_as_the_run(command, digits_run):
+    assert command("--mode", "convert", "--workdir", digits_run, "--output", "digits.safetensors")[0] == 0
+    for place in (["--workdir", digits_run], ["--checkpoint", "digits.safetensors"]):
+        code, _, err = command(*SAMPLE, *place)
+        assert code == 0, err
+        code, _, err = command("--mode", "likelihood", *place, "--method", "exponential", "--steps", 8, "--num_images", 8)
+        assert code == 0, err
+    assert np.array_equal(samples(digits_run), samples("runs/digits"))
+    scores = [json.loads((Path(run) / "likelihood/summary.json").read_text()) for run in (digits_run, "runs/digits")]
+    assert scores[0]["bits_per_dim"] == scores[1]["bits_per_dim"]
+    code, out, err = command("--mode", "train", "--checkpoint", "digits.safetensors", "--config.training.steps=6")
+    assert code == 0, err
+    assert "goes on from runs/digits/checkpoints/step_00000004.pt" in out
+
+
+def test_a_run_copied_as_a_run_goes_on_to_the_same_bits(command, digits_run, tmp_path):
+    assert command("--mode", "convert", "--workdir", digits_run, "--output", "copy", "--format", "run")[0] == 0
+    assert command("--mode", "convert", "--workdir", digits_run, "--output", "other", "--format", "run")[0] == 0
+    for run in ("copy", "other"):
+        code, _, err = command("--mode", "train", "--workdir", run, "--config.training.steps=6")
+        assert code == 0, err
+    first, second, before = (read_checkpoint(run) for run in ("copy", "other", digits_run))
+    assert all(torch.equal(first.raw[name], second.raw[name]) for name in first.raw)
+    assert float(first.optimizer["state"][0]["step"]) == float(before.optimizer["state"][0]["step"]) + 2 == 6
+
+
+def test_raw_weights_are_written_when_asked(command, digits_run):
+    assert command("--mode", "convert", "--workdir", digits_run, "--output", "raw.safetensors", "--noema")[0] == 0
+    written, run = read_checkpoint("raw.safetensors"), read_checkpoint(digits_run)
+    assert all(torch.equal(written.averaged[name], run.raw[name]) for name in run.raw)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pth", "run"])
+def test_a_published_file_in_any_format_is_the_same_denoiser(command, published, kind):
+    output = "out" if kind == "run" else f"out.{kind}"
+    more = ["--format", "run"] if kind == "run" else []
+    code, _, err = command("--mode", "convert", "--checkpoint", published, "--output", output, *more)
+    assert code == 0, err
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(load_denoiser(output).score(x, 0.5), load_denoiser(published).score(x, 0.5))
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(("words", "parts"), [
+    ([], ["--output"]), (["--output", "folder"], ["does not tell its format", "--format"]),
+    (["--output", "x.pth"], ["no network 'unet'"]),
+    (["--output", "x.bin", "--format", "scorefield"], ["ends in .safetensors"]),
+    (["--output", "x.safetensors", "--format", "run"], ["--format run writes a folder"]),
+    (["--output", "taken.safetensors"], ["is there already", "another --output"]),
+    (["--output", "x.safetensors", "--steps", "3"], ["takes no --steps"]),
+    (["--output", "x.safetensors", "--checkpoint", "none.pth"], ["there is no none.pth"]),
+], ids=str)
+def test_a_mistake_in_converting_is_one_line_and_writes_nothing(command, digits_run, words, parts, tmp_path):
+    Path("taken.safetensors").write_text("mine")
+    where = [] if "--checkpoint" in words else ["--workdir", digits_run]
+    code, out, err = command("--mode", "convert", *where, *words)
+    assert code == 1 and err.count("\n") == 1 and all(part in err for part in parts), err
+    assert [file.name for file in tmp_path.iterdir() if file != digits_run] == ["taken.safetensors"]
+
+
+def test_a_checkpoint_that_changed_since_is_not_taken_for_the_old_one(command, digits_run):
+    assert command("--mode", "convert", "--workdir", digits_run, "--output", "a.safetensors")[0] == 0
+    assert command(*SAMPLE, "--checkpoint", "a.safetensors")[0] == 0
+    weights = safetensors.torch.load_file("a.safetensors")
+    assert weights
+    Path("a.safetensors").unlink()
+    assert command("--mode", "convert", "--workdir", digits_run, "--output", "a.safetensors", "--noema")[0] == 0
+    code, _, err = command(*SAMPLE, "--checkpoint", "a.safetensors")
+    assert code == 1 and "does not hold a.safetensors as it is now" in err
+
+
+def test_a_file_with_code_in_it_makes_no_run(command, tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return Path.mkdir, (tmp_path / "ran",)
+
+    torch.save({"model": Payload(), "ema": {}, "step": 0}, "evil.pth")
+    code, _, err = command(*SAMPLE, "--checkpoint", "evil.pth")
+    assert code == 1 and "refused, and nothing of it was run" in err
+    assert not (tmp_path / "ran").exists() and not Path("runs").exists()
