@@ -89,6 +89,19 @@ def test_what_the_file_does_not_tell_comes_from_flags_or_a_config(command, publi
     assert config["sde"]["name"] == "subvp" and config["model"]["dropout"] == 0.25 and config["model"]["width"] == 8
 
 
+def test_the_command_line_goes_before_the_file(command, published):
+    code, _, err = command(*SAMPLE, "--checkpoint", published, "--config.training.ema_decay=0.5")
+    assert code == 0, err
+    assert json.loads(Path("runs/published/config.json").read_text())["training"]["ema_decay"] == 0.5
+
+
+def test_under_torchrun_a_file_is_converted_first(command, published, monkeypatch):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    code, _, err = command("--mode", "train", "--checkpoint", published)
+    assert code == 1 and "--mode convert --format run" in err and not Path("runs").exists()
+
+
 def test_a_config_of_another_network_is_refused(command, published):
     code, _, err = command(*SAMPLE, "--checkpoint", published, "--config", "configs/vp_cifar10.py")
     assert code == 1 and "trained with model.network='ncsnpp', not 'unet'" in err and not Path("runs").exists()

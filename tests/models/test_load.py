@@ -139,6 +139,22 @@ def test_a_run_keeps_all_that_training_needs(checkpoint, tmp_path):
         assert torch.equal(back.averaged[name], weight) and torch.equal(back.raw[name], weight + 1)
 
 
+def test_a_run_is_written_with_raw_weights_when_asked(checkpoint, tmp_path):
+    raw = {k: v + 1 for k, v in checkpoint.averaged.items()}
+    full = Checkpoint(checkpoint.config, checkpoint.averaged, raw, 5)
+    run_format.write(full, tmp_path / "run", ema=False)
+    back = run_format.read(tmp_path / "run")
+    for weights in (back.averaged, back.raw):
+        assert all(torch.equal(weights[name], weight) for name, weight in raw.items())
+    for ema, weights in ((True, checkpoint.averaged), (False, raw)):
+        assert all(torch.equal(w, weights[k]) for k, w in full.denoiser(ema).network.state_dict().items())
+
+
+def test_what_is_asked_of_a_run_must_agree_with_it(places):
+    with pytest.raises(ValueError, match="trained with sde.name='vp', not 've'"):
+        load_denoiser(places["run"], config={"sde": {"name": "ve"}})
+
+
 def test_a_folder_that_holds_something_is_not_written_to(checkpoint, tmp_path):
     (tmp_path / "mine.txt").write_text("x")
     with pytest.raises(ValueError, match="is not empty; choose another folder"):

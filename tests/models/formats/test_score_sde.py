@@ -172,6 +172,15 @@ def test_a_chain_with_positional_embedding_counts_its_labels_down(write, state):
         read(write(state), {"sde": {"name": "ve"}})
 
 
+def test_a_network_trained_on_ddpms_chain_is_told_its_indices(write, state):
+    tensors = reference_tensors(NCSNpp(**SMALL))
+    state |= {"model": tensors, "optimizer": None}
+    state["ema"]["shadow_params"] = [tensors[k] for k in tensors if k != "sigmas"]
+    assert read(write(state)).config["model"]["time_input"] == "999t"
+    model = read(write(state), {"sde": {"name": "ddpm", "steps": 100}}).config["model"]
+    assert model["time_input"] == "index" and model.get("last_label") is None and model["centred"] is True
+
+
 # The weights and the training state
 
 
@@ -326,7 +335,8 @@ def test_of_numpy_only_scalar_numbers_are_read(state, write, foreign):
         read(write(state | {"extra": foreign}))
 
 
-@pytest.mark.parametrize("number", [np.float64(0.1), np.float32(0.5), np.int64(-3), np.uint8(7), np.bool_(True)], ids=repr)
+@pytest.mark.parametrize("number", [np.float64(0.1), np.float32(0.5), np.int64(-3), np.uint8(7), np.bool_(True),
+                                    np.array(0.1, ">f8")[()], np.array([2.5], ">f4").view(">f4")[0]], ids=repr)
 def test_numpy_numbers_become_pythons(state, write, number):
     state["optimizer"]["param_groups"][0]["lr"] = number
     lr = read(write(state)).optimizer["param_groups"][0]["lr"]
@@ -385,7 +395,9 @@ def test_a_file_without_an_optimiser_is_written_with_one_before_its_first_step(s
 @pytest.mark.parametrize(("change", "match"), [
     ({"model": {"network": "unet"}}, "no network 'unet'"), ({"sde": {"name": "cosine"}}, "no SDE 'cosine'"),
     ({"model": {"time_input": "half_log_snr"}}, "model.time_input is 'log_sigma'"),
-    ({"model": {"parametrization": "v"}}, "model.parametrization is 'eps'")], ids=str)
+    ({"model": {"parametrization": "v"}}, "model.parametrization is 'eps'"),
+    ({"model": {"input_std": 0.5}}, "model.input_std is None, here it is 0.5"),
+    ({"sde": {"name": "ddpm", "schedule": "cosine"}}, "schedule 'cosine'")], ids=str)
 def test_what_the_reference_does_not_have_is_not_written(state, write, tmp_path, change, match):
     imported = read(write(state))
     foreign = dataclasses.replace(imported, config=merged(imported.config, change))
@@ -399,3 +411,11 @@ def test_adams_state_is_written_back_over_the_same_parameters(state, write, tmp_
     write_back(first, tmp_path / "back.pth")
     again = read(tmp_path / "back.pth")
     assert first.optimizer["state"] and same(first.optimizer["state"], again.optimizer["state"])
+    assert (again.step, again.ema_updates) == (7, 7)
+
+
+def test_averages_are_the_raw_weights_when_asked(state, write, tmp_path):
+    imported = read(write(state))
+    write_back(imported, tmp_path / "back.pth", ema=False)
+    again = read(tmp_path / "back.pth")
+    assert same(again.averaged, imported.raw) and same(again.raw, imported.raw)
