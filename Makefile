@@ -53,6 +53,7 @@ bench: setup
 	@$(PY) -m benchmarks.samplers
 	@$(PY) -m benchmarks.likelihood
 	@$(PY) -m benchmarks.train_step
+	@$(PY) -m benchmarks.unet
 
 docs: setup
 	@echo "Running the examples of README.md and docs/ ..."

@@ -32,7 +32,7 @@ from models.serialization import write_atomically
 from samplers import GRIDS, SAMPLERS, make_sampler, sampler_options
 from sde_lib import SDES
 from training.distributed import World, connect, launched, local_device
-from training.precision import autocast_dtype, set_memory_format
+from training.precision import prepare_sampling, set_memory_format
 from training.start import SUFFIXES, describe, from_stored, import_checkpoint, started_from, stem_of
 from training.trainer import Interrupted, Trainer
 
@@ -220,7 +220,7 @@ class Command:
             if self.run.exists() and any(self.run.iterdir()):
                 raise ValueError(f"{self.run} is not empty and holds no run; choose another --workdir")
             return
-        there = all_fields(self.stored)
+        there = all_fields(from_stored(self.stored)) | all_fields(self.stored)      # with fields that came later
         other = [f for f in fields if f not in besides and fields[f] != there.get(f)]
         if other:
             differences = ", ".join(f"{f} is {there.get(f)!r} there and {fields[f]!r} here" for f in other[:3])
@@ -328,8 +328,7 @@ def sample(command: Command) -> None:
         options["points"] = 65
     sampler = make_sampler(FLAGS.sampler, **options)
     denoiser = load_denoiser(command.run, FLAGS.ema, command.device)
-    denoiser.autocast = autocast_dtype(FLAGS.precision, command.device, "--precision")
-    set_memory_format(denoiser, command.device, denoiser.autocast)
+    prepare_sampling(denoiser.network, FLAGS.precision, command.device)
     sampler.times(denoiser)                                 # refuses a grid that does not fit
     stem = command.run / "samples" / FLAGS.sampler
     stem.parent.mkdir(exist_ok=True)

@@ -78,6 +78,7 @@ def get_config() -> ConfigDict:
         "precision": "auto",            # auto, fp32, bf16
         "channels_last": placeholder(bool),     # None: where it is faster
         "compile": False,
+        "activation_checkpointing": False,      # less memory for more time
         "log_every": 100,
         "eval_every": 5000,             # held-out loss; 0: never
         "sample_every": 10_000,         # preview in TensorBoard; 0: never

@@ -11,7 +11,7 @@ from sde_lib.sde import SDE
 
 
 def check_input(model: ScoreModel, x: Tensor) -> None:
-    """ValueError unless x (batch, *event) is finite, float32 or float64, and the network computes in its own precision."""
+    """ValueError unless x (batch, *event) is finite, and x and the network's arithmetic are float32 or float64."""
     if x.ndim < 2 or not x.numel():
         raise ValueError(f"x must have the shape (batch, *event) with something in it, got {tuple(x.shape)}")
     if x.dtype not in (torch.float32, torch.float64):
@@ -19,9 +19,11 @@ def check_input(model: ScoreModel, x: Tensor) -> None:
     finite = x.flatten(1).isfinite().all(1)
     if not bool(finite.all()):
         raise ValueError(f"x holds values that are not finite (example {int((~finite).nonzero()[0])} of the batch)")
-    if getattr(model, "autocast", None) is not None:
-        raise ValueError("likelihoods need a network in its own precision: reduced precision makes the ODE's right-hand "
-                         "side too rough for adaptive steps, and loosens a bound; set denoiser.autocast = None")
+    rough = any(p.dtype in (torch.bfloat16, torch.float16) for p in model.parameters())
+    if rough or getattr(model, "autocast", None) is not None:
+        raise ValueError("likelihoods need a network in float32 or float64: reduced precision makes the ODE's right-hand "
+                         "side too rough for adaptive steps, and loosens a bound; set denoiser.autocast = None, and hold "
+                         "the weights in float32")
 
 
 def start_time(sde: SDE, t_min: float | None) -> float:

@@ -33,6 +33,7 @@ from models.unet import (
     SelfAttention,
     check_sizes,
     check_switch,
+    conv_of_doubled,
     group_norm,
     timestep_embedding,
     xavier_init,
@@ -138,7 +139,7 @@ class ConvUp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.fir:
-            return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+            return conv_of_doubled(x, self.conv)
         weight = self.conv.weight.flip(2, 3).transpose(0, 1)      # a correlation, written as a transposed convolution
         h = F.conv_transpose2d(x, weight, stride=2)
         h = F.conv2d(h, padding=1, **_each_channel(self.kernel, h))

@@ -7,12 +7,14 @@ is their CIFAR-10 network of 35,746,307 parameters.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 def timestep_embedding(time: Tensor, dim: int, freq_shift: int = 1) -> Tensor:
@@ -43,13 +45,27 @@ def xavier_init(network: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
 
 
-def group_norm(channels: int, groups: int | None, eps: float = 1e-6) -> nn.GroupNorm:
+class GroupNorm(nn.GroupNorm):
+    """GroupNorm; without gradients by way of float32 where PyTorch's kernel for bf16 takes five times as long."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled() or not self._slow(x):
+            return super().forward(x)
+        weight, bias = self.weight.float(), self.bias.float()
+        return F.group_norm(x.float(), self.num_groups, weight, bias, self.eps).to(x.dtype)
+
+    def _slow(self, x: Tensor) -> bool:      # in PyTorch 2.13, aten/src/ATen/native/cpu/group_norm_kernel.cpp
+        return (x.device.type == "cpu" and x.dtype == torch.bfloat16 and self.num_channels < 16 * self.num_groups
+                and x.shape[2] * x.shape[3] < 1024 and x.is_contiguous(memory_format=torch.channels_last))
+
+
+def group_norm(channels: int, groups: int | None, eps: float = 1e-6) -> GroupNorm:
     """GroupNorm of `groups` groups, or of min(32, channels / 4); ValueError where that does not divide `channels`."""
     number = groups or min(32, channels // 4)
     if number < 1 or channels % number:
         raise ValueError(f"GroupNorm with {number} groups does not fit {channels} channels; choose a width that is a "
                          "multiple of 4, with large multipliers of 32 (--config.model.width, --config.model.multipliers)")
-    return nn.GroupNorm(number, channels, eps=eps)
+    return GroupNorm(number, channels, eps=eps)
 
 
 def check_sizes(image_size: int, width: int, multipliers: Sequence[int], num_blocks: int, dropout: float) -> None:
@@ -115,13 +131,20 @@ class SelfAttention(nn.Module):
         self.scale = scale
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).chunk(3, dim=2)
-        if self.heads == 1:
-            h = F.scaled_dot_product_attention(q, k, v)
-        else:
-            q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))
-            h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        return _scaled(x + self.out(h.transpose(1, 2).reshape(x.shape)), self.scale)
+        q, k, v = self.qkv(self.norm(x)).flatten(2).unflatten(1, (3, self.heads, -1)).unbind(1)
+        return _scaled(x + self.out(_attended(q, k, v).reshape(x.shape)), self.scale)
+
+
+def _attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """v softmax(q^T k / sqrt d)^T, for q, k and v (batch, heads, d, tokens).
+
+    CPUs multiply matrices in bf16 3 times faster than PyTorch's fused attention there; the weights are kept for the
+    backward pass, so only where they are no larger than q.
+    """
+    if q.device.type == "cpu" and q.shape[3] <= q.shape[2]:
+        return v @ torch.softmax((q * q.shape[2] ** -0.5).mT @ k, dim=-1).mT
+    q, k, v = (x.mT if x.stride(2) == 1 else x.mT.contiguous() for x in (q, k, v))      # as fused attention needs them
+    return F.scaled_dot_product_attention(q, k, v).mT
 
 
 def _scaled(x: Tensor, scale: float) -> Tensor:
@@ -149,7 +172,38 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return conv_of_doubled(x, self.conv)
+
+
+def conv_of_doubled(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """The 3x3 convolution of x at twice its height and width, nearest neighbour.
+
+    On CPUs as a transposed convolution of x itself, whose 4x4 kernel sums the weights that meet the same pixel: 4/9 of
+    the multiplications. Where there are few pixels, its larger weights cost more than that saves.
+    """
+    if x.device.type != "cpu" or x.shape[2] * x.shape[3] < 64:
+        return conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+    meets = torch.tensor([[0, 0, 1, 1], [0, 1, 1, 0], [1, 1, 0, 0]], dtype=conv.weight.dtype, device=x.device)
+    weight = conv.weight.transpose(0, 1).flatten(2) @ torch.kron(meets, meets)
+    return F.conv_transpose2d(x, weight.unflatten(2, (4, 4)), conv.bias, stride=2, padding=1)
+
+
+def recompute_activations(network: nn.Module) -> None:
+    """Activation checkpointing (Chen et al. 2016): from now on, in training, each residual block and each attention of the
+    network keeps only its input, and the backward pass computes the rest again, with the same dropout.
+
+    Raises ValueError where the network has neither.
+    """
+    blocks = [module for module in network.modules() if isinstance(module, ResidualBlock | SelfAttention)]
+    if not blocks:
+        raise ValueError(f"{type(network).__name__} has no blocks whose activations could be computed again; set "
+                         "--config.training.activation_checkpointing=false")
+    for block in blocks:
+        block.forward = partial(_recomputed, block, block.forward)  # type: ignore[method-assign]
+
+
+def _recomputed(block: nn.Module, forward: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    return checkpoint(forward, *inputs, use_reentrant=False) if block.training else forward(*inputs)
 
 
 class Level(nn.Module):

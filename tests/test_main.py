@@ -374,6 +374,21 @@ def test_help_fits_two_screens_and_names_modes_samplers_and_configs(command):
         assert word in out, word
 
 
+def test_a_run_made_before_a_field_existed_takes_its_default(command, digits_run, tmp_path):
+    older = shutil.copytree(digits_run, tmp_path / "older")
+    stored = json.loads((older / "config.json").read_text())
+    del stored["training"]["activation_checkpointing"], stored["model"]["norm_eps"], stored["data"]["high"]
+    (older / "config.json").write_text(json.dumps(stored))
+    code, _, err = command("--mode", "sample", "--workdir", older, "--num_samples", 2, "--steps", 3)
+    assert code == 0, err
+    code, _, err = command("--mode", "train", "--config", ROOT / "configs/vp_digits.py", "--workdir", older, *SMALL)
+    assert code == 0, err
+    stored["training"]["depth"] = 3
+    (older / "config.json").write_text(json.dumps(stored))
+    code, _, err = command("--mode", "sample", "--workdir", older)
+    assert code == 1 and "it has training.depth" in err
+
+
 @pytest.mark.parametrize("name", config_names())
 def test_every_config_is_valid_and_short(name):
     path = ROOT / f"configs/{name}.py"

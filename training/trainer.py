@@ -29,9 +29,10 @@ from models.denoiser import Denoiser, evaluation_mode
 from models.ema import EMA
 from models.formats.run import newest_checkpoint, read_state, write_checkpoint
 from models.serialization import write_atomically
+from models.unet import recompute_activations
 from training.distributed import World, connect
 from training.objective import Objective
-from training.precision import autocast_dtype, set_memory_format
+from training.precision import autocast_dtype, keep_freed_memory, set_memory_format
 
 Preview = Callable[[Denoiser], Tensor]      # samples as a picture (3, height, width), uint8
 
@@ -162,6 +163,7 @@ class Trainer:
         training = config.training
         self.config, self.dataset, self.run, self.device, self.preview = config, dataset, run, device, preview
         self.world = connect(device)
+        keep_freed_memory(device)
         torch.manual_seed(training.seed)
         self.denoiser = build_denoiser(config, dataset.shape).to(device)
         self.denoiser.autocast = autocast_dtype(training.precision, device)
@@ -177,6 +179,8 @@ class Trainer:
         self.checkpoint = newest_checkpoint(run)
         if self.checkpoint is not None:
             self._restore(read_state(self.checkpoint))
+        if training.activation_checkpointing:
+            recompute_activations(self.network)
         if training.compile:
             self.network.compile()
         self.denoiser.network = self.world.wrap(self.network, device)

@@ -126,10 +126,11 @@ def test_input_that_is_not_finite_and_reduced_precision_are_refused():
     for dtype in (torch.bfloat16, torch.int64):
         with pytest.raises(ValueError, match="float32 or float64"):
             log_prob(denoiser(), torch.ones(4, 2, 3, dtype=dtype))
-    model = denoiser()
+    model, held = denoiser(), denoiser().bfloat16()
     model.autocast = torch.bfloat16
-    with pytest.raises(ValueError, match="precision"):
-        log_prob(model, torch.randn(4, 2, 3))
+    for rough in (model, held):
+        with pytest.raises(ValueError, match="precision"):
+            log_prob(rough, torch.randn(4, 2, 3))
 
 
 @pytest.mark.parametrize("levels, low, high", [(256, -1.0, 1.0), (256, 0.0, 1.0), (17, -1.0, 1.0), (2, -3.0, 5.0)])

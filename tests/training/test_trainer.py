@@ -58,6 +58,12 @@ def test_a_resumed_run_equals_one_that_never_stopped(tmp_path, digits):
     assert weights(halves)["step"] == 6 and same(weights(whole), weights(halves))
 
 
+def test_a_resumed_run_takes_adams_settings_from_its_config(tmp_path, digits):
+    Trainer(small_config(steps=3), digits, tmp_path, CPU).train()
+    group, = Trainer(small_config(beta2=0.5, adam_eps=1e-6), digits, tmp_path, CPU).optimizer.param_groups
+    assert group["betas"] == (0.9, 0.5) and group["eps"] == 1e-6
+
+
 def test_lines_of_steps_that_were_never_saved_are_dropped_on_resume(tmp_path, digits):
     config = small_config(steps=4, checkpoint_every=4, eval_every=0)
     Trainer(config, digits, tmp_path, CPU).train()
@@ -190,14 +196,15 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):
 
 
 def test_two_processes_train_as_one(tmp_path):
-    """Under torchrun with gloo: the same weights as a single process, up to the order of summation."""
+    """Under torchrun with gloo and activation checkpointing: a single process's weights, up to the order of summation."""
     script = tmp_path / "run.py"
     script.write_text(
         "import sys; sys.path[:0] = sys.argv[2:]\n"
         "from test_trainer import small_config\n"
         "import torch; from pathlib import Path\n"
         "from data import load_dataset; from training import Trainer\n"
-        "config = small_config(steps=4, checkpoint_every=4)\n"
+        "shared = sys.argv[1].endswith('two')\n"
+        "config = small_config(steps=4, checkpoint_every=4, activation_checkpointing=shared)\n"
         "config.model.dropout = 0.0\n"
         "run = Path(sys.argv[1]); run.mkdir(exist_ok=True)\n"
         "Trainer(config, load_dataset(config.data), run, torch.device('cpu')).train()\n")
@@ -217,6 +224,20 @@ def test_two_processes_train_as_one(tmp_path):
 def test_every_precision_trains(precision, tmp_path, digits):
     Trainer(small_config(steps=2, checkpoint_every=2, precision=precision), digits, tmp_path, CPU).train()
     assert all(p.dtype == torch.float32 for p in weights(tmp_path)["network"].values())
+
+
+def test_activation_checkpointing_trains_the_same_network(tmp_path, digits):
+    runs = {}
+    for on in (False, True):
+        config = small_config(activation_checkpointing=on)
+        config.model.dropout = 0.5
+        run = tmp_path / str(on)
+        run.mkdir()
+        Trainer(config, digits, run, CPU).train()
+        runs[on] = weights(run)
+    for part in ("network", "ema"):
+        for name, p in runs[False][part].items():
+            torch.testing.assert_close(runs[True][part][name], p, rtol=2e-6, atol=2e-6)
 
 
 def test_unknown_precision_and_absent_devices_are_refused():
