@@ -192,10 +192,12 @@ class Command:
     def _start_from_checkpoint(self, given: ConfigDict | None, overrides: list[tuple[str, str]]) -> None:
         """Make the run's folder of --checkpoint, unless it was made of it before; in mode convert only read it."""
         source = FLAGS.checkpoint
+        if FLAGS.mode == "convert" and FLAGS.workdir:
+            raise ValueError("--mode convert takes one of --checkpoint and --workdir")
         if FLAGS.mode != "convert" and self.stored is not None:
             if not started_from(self.stored, self.run, source, trained_on=FLAGS.mode == "train"):
-                raise ValueError(f"{self.run} does not hold {source} as it is now; choose another --workdir, or leave out "
-                                 "--checkpoint to take what the run holds")
+                raise ValueError(f"{self.run} does not hold {source} as it is now, but another run or what was trained "
+                                 f"since; choose another --workdir, or take what it holds by --workdir {self.run} alone")
         else:
             self.checkpoint = import_checkpoint(source, given, overrides)
             self.stored = self.checkpoint.config
@@ -517,7 +519,8 @@ def convert(command: Command) -> None:
     checkpoint = command.checkpoint or read_checkpoint(command.run)
     output.parent.mkdir(parents=True, exist_ok=True)
     FORMATS[kind].write(checkpoint, output, FLAGS.ema)
-    print(f"wrote {output} ({kind}) from {describe(checkpoint)}")
+    both, one = kind in ("run", "score_sde"), "averaged" if FLAGS.ema or checkpoint.raw is None else "raw"
+    print(f"wrote {output} ({kind}, {'raw and averaged' if both else one} weights) from {describe(checkpoint)}")
 
 
 def show_report(command: Command) -> None:

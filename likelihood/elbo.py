@@ -217,13 +217,14 @@ def _noise(seeds: Sequence[Seed] | None, n: int) -> NoiseStream:
 
 def _refuse_levels(k: Tensor, levels: int, low: float, high: float) -> None:
     if levels < 2:
-        raise ValueError(f"levels must be at least 2, got {levels} (--config.data.levels)")
+        raise ValueError(f"levels must be at least 2, got {levels}")
     if not low < high:
         raise ValueError(f"need low < high, got {low} and {high} (--config.data.low, --config.data.high)")
     if k.is_floating_point() or k.is_complex() or k.dtype == torch.bool:
         raise ValueError(f"k must hold integers, got {k.dtype}")
-    if k.numel() and (k.min() < 0 or k.max() >= levels):
-        raise ValueError(f"k must lie in 0 .. {levels - 1}, got {int(k.min())} .. {int(k.max())} (--config.data.levels)")
+    least, most = (int(k.min()), int(k.max())) if k.numel() else (0, 0)      # ints, since in uint8 256 is 0
+    if least < 0 or most >= levels:
+        raise ValueError(f"k must lie in 0 .. {levels - 1}, got {least} .. {most}")
 
 
 def _refuse_non_finite(parts: Tensor, times: Tensor) -> None:

@@ -27,6 +27,7 @@ class Checkpoint:
     ema_updates  updates of the average; its decay is config["training"]["ema_decay"], where the format tells it
     optimizer    the state of torch.optim.Adam over network.parameters(), or None
     source       where it comes from, for messages
+    note         what was assumed of it, for whoever reads it
     """
 
     config: dict[str, Any]
@@ -36,6 +37,7 @@ class Checkpoint:
     ema_updates: int = 0
     optimizer: dict[str, Any] | None = None
     source: str = "the checkpoint"
+    note: str = ""
 
     def denoiser(self, ema: bool = True) -> Denoiser:
         """With the averaged or the raw weights, in evaluation mode and without gradients.
@@ -92,6 +94,8 @@ def require_fit(expected: Mapping[str, Sequence[int]], tensors: Mapping[str, Ten
     found = [f"{len(names)} {word} ({_listed(names)})" for word, names in
              (("missing", missing), ("extra", extra), ("of another shape", wrong)) if names]
     if not found:
+        if bad := [key for key in expected if not bool(tensors[key].isfinite().all())]:
+            raise ValueError(f"{source} holds weights that are not finite ({_listed(bad)}); take an earlier checkpoint")
         return
     prefixes = {key.removesuffix(missing[0]) for key in extra if key.endswith("." + missing[0])} if missing else set()
     for prefix in sorted(prefixes):      # DataParallel's "module.", Lightning's "model.", torch.compile's "_orig_mod."

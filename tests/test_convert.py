@@ -8,6 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 from helpers import SMALL, write_cifar10
+from PIL import Image
 
 from models import load_denoiser, read_checkpoint
 from models.formats import score_sde
@@ -73,8 +74,18 @@ def test_training_goes_on_from_a_published_file(command, published, tmp_path):
     code, out, err = command(*words[:-1], "--config.training.checkpoint_every=2")      # the same again: it is done
     assert code == 0 and "is at step 4 already" in out
     code, out, err = command(*SAMPLE, "--checkpoint", published)      # would not be what the file holds
-    assert code == 1 and "does not hold" in err and "leave out --checkpoint" in err
+    assert code == 1 and "does not hold" in err and "by --workdir" in err
     assert command(*SAMPLE, "--workdir", "runs/published")[0] == 0
+
+
+def test_pictures_of_ones_own_are_trained_on_in_the_files_size(command, published, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    for i in range(12):
+        Image.fromarray(np.full((40, 40, 3), 20 * i, np.uint8)).save(tmp_path / "pictures" / f"{i}.png")
+    code, out, err = command("--mode", "train", "--checkpoint", published, "--config.data.dataset=folder",
+                             f"--config.data.path={tmp_path / 'pictures'}", *[w for w in SMALL if ".model." not in w])
+    assert code == 0, err
+    assert "size is guessed" in out and "10 examples of shape (3, 32, 32)" in out
 
 
 def test_what_the_file_does_not_tell_comes_from_flags_or_a_config(command, published, tmp_path):
@@ -165,6 +176,7 @@ def test_a_published_file_in_any_format_is_the_same_denoiser(command, published,
     (["--output", "taken.safetensors"], ["is there already", "another --output"]),
     (["--output", "x.safetensors", "--steps", "3"], ["takes no --steps"]),
     (["--output", "x.safetensors", "--checkpoint", "none.pth"], ["there is no none.pth"]),
+    (["--output", "x.safetensors", "--checkpoint", "taken.safetensors", "--workdir", "y"], ["one of --checkpoint"]),
 ], ids=str)
 def test_a_mistake_in_converting_is_one_line_and_writes_nothing(command, digits_run, words, parts, tmp_path):
     Path("taken.safetensors").write_text("mine")

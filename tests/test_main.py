@@ -381,7 +381,8 @@ def test_a_run_made_before_a_field_existed_takes_its_default(command, digits_run
     (older / "config.json").write_text(json.dumps(stored))
     code, _, err = command("--mode", "sample", "--workdir", older, "--num_samples", 2, "--steps", 3)
     assert code == 0, err
-    code, _, err = command("--mode", "train", "--config", ROOT / "configs/vp_digits.py", "--workdir", older, *SMALL)
+    code, _, err = command("--mode", "train", "--config", ROOT / "configs/vp_digits.py", "--workdir", older, *SMALL,
+                           "--config.training.steps=8")
     assert code == 0, err
     stored["training"]["depth"] = 3
     (older / "config.json").write_text(json.dumps(stored))

@@ -53,11 +53,11 @@ def import_checkpoint(source: str, given: ConfigDict | None, overrides: list[tup
     checkpoint = read_checkpoint(source, wanted)
     shape = checkpoint.config["shape"]
     if given is None and "dataset" not in checkpoint.config["data"]:
-        cifar = {"dataset": "cifar10"} if list(shape) == [3, 32, 32] else {
-            "dataset": "folder", "channels": shape[0], "image_size": shape[-1]}
-        complete = merged(complete, {"data": cifar})
+        complete["data"]["dataset"] = "cifar10" if list(shape) == [3, 32, 32] else "folder"
     origin = {"source": source, "modified": _modified(source), "step": checkpoint.step}
     config = merged(merged(complete, checkpoint.config), nested) | {"config": stem_of(source), "origin": origin}
+    if config["data"]["dataset"] == "folder":
+        config["data"] |= {"channels": shape[0], "image_size": shape[-1]}
     return dataclasses.replace(checkpoint, config=config)
 
 
@@ -83,4 +83,4 @@ def describe(checkpoint: Checkpoint) -> str:
     state = ", optimiser" if checkpoint.optimizer is not None else ""
     return (f"{checkpoint.config['model']['network']} of {parameters:,} parameters, examples of shape "
             f"{tuple(checkpoint.config['shape'])}, {build_sde(ConfigDict(checkpoint.config))}, step {checkpoint.step}, "
-            f"{sets}{state}")
+            f"{sets}{state}{checkpoint.note and '; '}{checkpoint.note}")

@@ -7,6 +7,7 @@ rate. torch's own safe loader does the rest.
 import pickle
 import re
 import textwrap
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -56,13 +57,17 @@ def read_pickle(path: Path) -> Any:
     code or asks for anything besides tensors and plain values.
     """
     with open(path, "rb") as file:
+        if file.read(1) not in (b"P", b"\x80"):      # a zip archive, or a pickle
+            raise ValueError(f"{path} is truncated, altered or no checkpoint (torch.save writes no such file); fetch it "
+                             "again, or give it the suffix of its own format")
         try:
             if zipfile.is_zipfile(file):
                 with zipfile.ZipFile(file) as archive:
                     if (damaged := archive.testzip()) is not None:
                         raise ValueError(f"the checksum of {damaged} does not match")
             file.seek(0)
-            with torch.serialization.safe_globals(_ALLOWED):
+            with torch.serialization.safe_globals(_ALLOWED), warnings.catch_warnings():
+                warnings.simplefilter("ignore")      # of a foreign pickle's protocol
                 state = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:      # the reader of damaged archives raises errors of every type
             text = " ".join(str(error).split()).partition("WeightsUnpickler error: ")

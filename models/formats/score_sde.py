@@ -43,7 +43,7 @@ def _read_state(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or not {"model", "ema", "step"} <= set(state):
         found = ", ".join(map(str, list(state)[:6])) if isinstance(state, dict) else type(state).__name__
         raise ValueError(f"{path} is no checkpoint of score_sde_pytorch: expected the keys optimizer, model, ema, step, "
-                         f"found {found or 'none'}")
+                         f"found {found or 'none'}; save a Lightning checkpoint or a bare state_dict anew in that layout")
     return state
 
 
@@ -401,8 +401,10 @@ def read(path: Path, config: Config | None = None) -> Checkpoint:
     except (TypeError, ValueError):
         raise ValueError(f"{path} is damaged: its step, ema decay or num_updates is no number") from None
     training = {"ema_decay": decay} | _adams_settings(optimizer)
-    return Checkpoint(merged(resolved, {"training": training}), _named(plan, tensors | shadow),
-                      _named(plan, tensors), step, updates, optimizer, str(path))
+    note = "its pictures' size is guessed from where the network attends (--config.data.image_size)"
+    return Checkpoint(merged(resolved, {"training": training}), _named(plan, tensors | shadow), _named(plan, tensors), step,
+                      updates, optimizer, str(path),
+                      "" if "shape" in given or given.get("data", {}).get("image_size") else note)
 
 
 

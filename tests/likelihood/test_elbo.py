@@ -178,6 +178,16 @@ def test_the_decoder_is_accurate_in_the_tails_and_places_levels_as_the_data_do()
             assert float(log_p) == pytest.approx(expected, rel=1e-12) and expected < -300
 
 
+def test_bytes_of_256_levels_are_taken_as_they_are():
+    k = torch.tensor([[[0, 128, 255]]], dtype=torch.uint8).expand(2, 2, 3)
+    model = denoiser()
+    for integers in (k, k.long()):
+        assert bool(chain_elbo(model, integers, 256, steps=5, seeds=range(2)).value.isfinite().all())
+    assert torch.equal(*(chain_elbo(model, i, 256, steps=5, seeds=range(2)).value for i in (k, k.long())))
+    with pytest.raises(ValueError, match="0 .. 254, got 0 .. 255"):
+        chain_elbo(model, k, 255, steps=5, seeds=range(2))
+
+
 def test_levels_stand_where_the_data_put_them():
     """A model that knows the data pays next to nothing at the decoder and a wrong placement would pay all of it."""
     k = torch.arange(9)[:, None]

@@ -39,6 +39,12 @@ def test_keys_that_differ_are_listed(changes, match):
         require_fit(EXPECTED, tensors(**changes), "x", "do this")
 
 
+def test_weights_that_are_not_finite_are_named():
+    spoilt = tensors() | {"b.weight": torch.tensor([0.0, 1.0, float("nan"), 2.0])}
+    with pytest.raises(ValueError, match=r"x holds weights that are not finite \(b.weight\); take an earlier checkpoint"):
+        require_fit(EXPECTED, spoilt, "x", "do this")
+
+
 @pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.", "unet.module."])
 def test_a_wrappers_prefix_is_named(prefix):
     wrapped = {prefix + name: value for name, value in tensors().items()}
