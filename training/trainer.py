@@ -197,6 +197,9 @@ class Trainer:
         if state["optimizer"] is not None:      # an imported checkpoint may have none; what Adam is told is the config's
             groups = self.optimizer.state_dict()["param_groups"]
             self.optimizer.load_state_dict(state["optimizer"] | {"param_groups": groups})
+            for parameter, entry in self.optimizer.state.items():      # fused Adam goes by memory, whatever the strides
+                for moment in ("exp_avg", "exp_avg_sq"):
+                    entry[moment] = torch.empty_like(parameter).copy_(entry[moment])
 
     def train(self) -> Path | None:
         """Train to config.training.steps; returns the last checkpoint.

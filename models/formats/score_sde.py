@@ -396,17 +396,32 @@ def read(path: Path, config: Config | None = None) -> Checkpoint:
     trainable = [key for key in tensors if key not in FIXED]
     shadow = dict(zip(trainable, _shadow(state["ema"], [tensors[key] for key in trainable], path), strict=True))
     optimizer = _optimizer(state.get("optimizer"), network, plan, [k for k in tensors if k != "sigmas"], trainable, path)
+    optimizer = _rescaled(optimizer, unit := 1 / _loss_ratio(resolved))
     try:
         step, decay, updates = int(state["step"]), float(state["ema"]["decay"]), int(state["ema"].get("num_updates") or 0)
     except (TypeError, ValueError):
         raise ValueError(f"{path} is damaged: its step, ema decay or num_updates is no number") from None
-    training = {"ema_decay": decay} | _adams_settings(optimizer)
+    clip = {"grad_clip": unit} if unit != 1 else {}      # theirs is 1
+    training = {"ema_decay": decay} | _adams_settings(optimizer) | clip
     note = "its pictures' size is guessed from where the network attends (--config.data.image_size)"
     return Checkpoint(merged(resolved, {"training": training}), _named(plan, tensors | shadow), _named(plan, tensors), step,
                       updates, optimizer, str(path),
                       "" if "shape" in given or given.get("data", {}).get("image_size") else note)
 
 
+def _loss_ratio(config: Config) -> float:
+    """Their loss over ours: that of their variance-exploding runs is half the sum over a picture, not the mean."""
+    return math.prod(config["shape"]) / 2 if config["sde"]["name"] in EXPLODING else 1.0
+
+
+def _rescaled(optimizer: dict[str, Any] | None, factor: float) -> dict[str, Any] | None:
+    """Adam's state for a loss `factor` times as large, with which it takes the same steps."""
+    if optimizer is None or factor == 1:
+        return optimizer
+    state = {number: entry | {m: entry[m] * (factor if m == "exp_avg" else factor**2) for m in MOMENTS if m in entry}
+             for number, entry in optimizer["state"].items()}
+    groups = [group | {"eps": group["eps"] * factor} if "eps" in group else group for group in optimizer["param_groups"]]
+    return {"state": state, "param_groups": groups}
 
 
 def _adams_settings(optimizer: dict[str, Any] | None) -> dict[str, float]:
@@ -483,7 +498,8 @@ def write(checkpoint: Checkpoint, path: Path, ema: bool = True) -> None:
     ends = (sde.sigma_max, sde.sigma_min) if isinstance(sde, VESDE) else (50.0, 0.01)
     sigmas = torch.linspace(math.log(ends[0]), math.log(ends[1]), getattr(sde, "steps", 1000), dtype=torch.float64).exp()
     state = {
-        "optimizer": _keyed_optimizer(checkpoint.optimizer, network, plan, list(tensors)),
+        "optimizer": _keyed_optimizer(_rescaled(checkpoint.optimizer, _loss_ratio(checkpoint.config)), network, plan,
+                                      list(tensors)),
         "model": {f"module.{key}": tensor for key, tensor in {"sigmas": sigmas, **tensors}.items()},
         "ema": {"decay": float((checkpoint.config.get("training") or {}).get("ema_decay") or 0.9999),
                 "num_updates": checkpoint.ema_updates,

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -56,6 +57,22 @@ def test_a_resumed_run_equals_one_that_never_stopped(tmp_path, digits):
     assert weights(halves)["step"] == 3
     Trainer(config, digits, halves, CPU).train()
     assert weights(halves)["step"] == 6 and same(weights(whole), weights(halves))
+
+
+def test_a_run_goes_on_in_another_memory_format_with_the_same_steps(tmp_path, digits):
+    def train(run, steps, channels_last):
+        config = small_config(steps=steps, channels_last=channels_last, learning_rate=1e-2)
+        config.model.dropout = 0.0      # its masks are drawn in the order of memory
+        run.mkdir(exist_ok=True)
+        Trainer(config, digits, run, CPU).train()
+        return weights(run)["network"]
+
+    before = train(tmp_path / "False", 3, False)
+    shutil.copytree(tmp_path / "False", tmp_path / "True")
+    ends = [train(tmp_path / str(channels_last), 4, channels_last) for channels_last in (False, True)]
+    for name in [n for n, weight in before.items() if weight.numel() > 500]:
+        step = ends[0][name] - before[name]
+        assert float((ends[1][name] - ends[0][name]).norm() / step.norm()) < 0.01, name
 
 
 def test_a_resumed_run_takes_adams_settings_from_its_config(tmp_path, digits):
