@@ -1,9 +1,11 @@
 """A trained model between formats: what builds its denoiser, its weights, and what training needs to go on."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from ml_collections import ConfigDict
 from torch import Tensor
 
@@ -44,10 +46,16 @@ class Checkpoint:
 
         Raises ValueError for a config that builds nothing, and for weights that do not fit it.
         """
-        denoiser = build_denoiser(ConfigDict(self.config), self.config["shape"])
         weights = self.averaged if ema or self.raw is None else self.raw
-        expected = {name: tensor.shape for name, tensor in denoiser.network.state_dict().items()}
-        require_fit(expected, weights, self.source, "its config is that of another network")
+        try:
+            with torch.device("meta"):      # a config that asks for more than the weights fill takes no memory
+                network = build_denoiser(ConfigDict(self.config), self.config["shape"]).network
+            expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
+            require_fit(expected, weights, self.source, "its config is that of another network")
+            denoiser = build_denoiser(ConfigDict(self.config), self.config["shape"])
+        except (AttributeError, LookupError, RuntimeError, TypeError) as error:
+            raise ValueError(f"{self.source}: its config builds no denoiser ({textwrap.shorten(str(error), 150)}); fetch it "
+                             "again") from None
         denoiser.network.load_state_dict(weights)
         return denoiser.eval().requires_grad_(False)
 

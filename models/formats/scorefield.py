@@ -44,9 +44,16 @@ def read(path: Path, config: Config | None = None) -> Checkpoint:
                          f"{VERSION!r}; of a diffusers model give the folder that holds it")
     if _sealed({k: v for k, v in metadata.items() if k != "sha256"}, weights) != metadata:
         raise ValueError(f"{path} is altered: it does not match its checksum; fetch it again")
-    told = json.loads(metadata["config"])
+    try:
+        told, step = json.loads(metadata["config"]), int(metadata["step"])
+        whole = step >= 0 and all(isinstance(told[section], dict) for section in ("sde", "model", "data"))
+        whole = whole and all(type(size) is int and size > 0 for size in told["shape"])
+    except (LookupError, RecursionError, TypeError, ValueError):
+        whole = False
+    if not whole:
+        raise ValueError(f"{path} was not written by Scorefield: its metadata have no config of sde, model, data and shape, "
+                         "or no step")
     require_agreement(told, config, path)
-    step = int(metadata["step"])
     return Checkpoint(told, weights, step=step, ema_updates=step, source=str(path))
 
 

@@ -79,6 +79,35 @@ def test_a_config_exchanged_with_a_tool_is_refused(path):
         scorefield.read(path)
 
 
+@pytest.mark.parametrize("change", [
+    {"config": "[" * 100_000}, {"config": "[]"}, {"config": "x"}, {"config": None}, {"step": "x"}, {"step": "-1"},
+    {"step": "9" * 5000}, {"config": json.dumps(CONFIG | {"shape": ["a"]})},
+    {"config": json.dumps(CONFIG | {"model": None})},
+    {"config": json.dumps({k: v for k, v in CONFIG.items() if k != "shape"})}], ids=range(10))
+def test_metadata_that_say_nothing_useful_are_refused_even_with_their_checksum(path, change):
+    reseal(path, change)
+    with pytest.raises(ValueError, match="was not written by Scorefield"):
+        scorefield.read(path)
+
+
+@pytest.mark.parametrize("change", [
+    {"sde": {"name": "ddpm", "steps": 10**11}}, {"model": CONFIG["model"] | {"width": 10**7}}, {"sde": {}},
+    {"model": CONFIG["model"] | {"width": "wide"}}, {"model": CONFIG["model"] | {"wdith": 8}}], ids=str)
+def test_a_config_that_builds_nothing_or_too_much_is_one_line(path, change):
+    reseal(path, {"config": json.dumps(CONFIG | change)})
+    with pytest.raises(ValueError) as caught:
+        load_denoiser(path)
+    assert "\n" not in str(caught.value)
+
+
+def reseal(path, change):
+    """Exchange metadata of a file (None: leave out) and compute its checksum anew."""
+    weights = safetensors.torch.load_file(path)
+    with safetensors.safe_open(path, "pt") as file:
+        metadata = {k: v for k, v in ({**file.metadata()} | change).items() if v is not None and k != "sha256"}
+    safetensors.torch.save_file(weights, path, scorefield._sealed(metadata, weights))
+
+
 def test_a_foreign_file_is_refused_with_what_to_do(tmp_path, checkpoint):
     path = tmp_path / "diffusion_pytorch_model.safetensors"
     safetensors.torch.save_file({"a": torch.zeros(1)}, path, {"format": "pt"})
