@@ -8,8 +8,8 @@ import torch
 from helpers import small_checkpoint
 
 from models import Checkpoint, load_denoiser
+from models.formats import diffusers, scorefield
 from models.formats import run as run_format
-from models.formats import scorefield
 from models.load import find
 
 
@@ -71,6 +71,13 @@ def test_a_folder_of_one_file_is_that_file(places):
     (places["file"].parent / "repository").mkdir()
     moved = places["file"].rename(places["file"].parent / "repository" / "model.safetensors")
     assert find(moved.parent) == (scorefield, moved)
+
+
+def test_a_config_that_says_its_class_is_no_runs(tmp_path, places):
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "config.json").write_text('{"_class_name": "UNet2DModel"}')
+    assert find(tmp_path / "unet") == (diffusers, tmp_path / "unet")
+    assert find(places["run"]) == (run_format, places["run"])
 
 
 @pytest.mark.parametrize("name", ["config.txt", "weights.ckpt"])
