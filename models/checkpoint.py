@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from ml_collections import ConfigDict
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.build import build_denoiser
 from models.denoiser import Denoiser
@@ -41,16 +41,18 @@ class Checkpoint:
     source: str = "the checkpoint"
     note: str = ""
 
+    def weights(self, ema: bool = True) -> Weights:
+        """The averaged weights, or else the raw ones where there are such."""
+        return self.averaged if ema or self.raw is None else self.raw
+
     def denoiser(self, ema: bool = True) -> Denoiser:
         """With the averaged or the raw weights, in evaluation mode and without gradients.
 
         Raises ValueError for a config that builds nothing, and for weights that do not fit it.
         """
-        weights = self.averaged if ema or self.raw is None else self.raw
+        weights = self.weights(ema)
         try:
-            with torch.device("meta"):      # a config that asks for more than the weights fill takes no memory
-                network = build_denoiser(ConfigDict(self.config), self.config["shape"]).network
-            expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
+            expected = {name: tensor.shape for name, tensor in outline(self.config).state_dict().items()}
             require_fit(expected, weights, self.source, "its config is that of another network")
             denoiser = build_denoiser(ConfigDict(self.config), self.config["shape"])
         except (AttributeError, LookupError, RuntimeError, TypeError) as error:
@@ -58,6 +60,14 @@ class Checkpoint:
                              "again") from None
         denoiser.network.load_state_dict(weights)
         return denoiser.eval().requires_grad_(False)
+
+
+def outline(config: Config) -> nn.Module:
+    """The network of a config without its weights, for names and shapes: it takes neither time nor memory, whatever its
+    size. ValueError as `build_denoiser`.
+    """
+    with torch.device("meta"):
+        return build_denoiser(ConfigDict(config), config["shape"]).network
 
 
 def merged(told: Config, given: Config | None) -> dict[str, Any]:

@@ -236,13 +236,9 @@ def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
 class NCSNpp(nn.Module):
     """(batch, channels, size, size) and time (batch,) to a tensor of the first one's shape; see the module for names.
 
-    image_size             height and width; divisible by 2 ** (levels - 1)
-    channels               of the picture
-    width                  channels of the first level
-    multipliers            width of each level as a multiple, from full resolution down
-    num_blocks             residual blocks a level (one more on the way up)
-    attention_resolutions  resolutions with self-attention; the middle always has it
-    dropout                inside residual blocks
+    image_size, channels, width, multipliers, num_blocks, attention_resolutions, dropout, norm_eps, attention_head_dim and
+    freq_shift are those of UNet, and
+
     block                  "biggan": residual blocks resample, too; "ddpm": strided convolutions do
     embedding              of time: "positional" or "fourier" (random fixed frequencies, of what is best log sigma)
     fourier_scale          standard deviation of those frequencies
@@ -254,7 +250,6 @@ class NCSNpp(nn.Module):
     groups                 of every GroupNorm; None: a quarter of its channels, at most 32
     centred                False: data lie in [0, 1] and the network sees 2 x - 1
     last_label             if given, positional time counts down from it, as the published SMLD networks do
-    norm_eps, attention_head_dim, freq_shift    as for UNet
 
     Raises ValueError for an unknown word and where the sizes do not fit.
     """

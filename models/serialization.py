@@ -1,11 +1,14 @@
-"""What all formats share: a digest of contents, and files that are there whole or not at all."""
+"""What all formats share: a digest of contents, files that are there whole or not at all, and reading of damaged ones."""
 
 import hashlib
+import json
 import os
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import torch
 from torch import Tensor
 
@@ -37,6 +40,27 @@ def digest(state: Any) -> str:
 
     add(state)
     return hasher.hexdigest()
+
+
+def read_json(path: Path, advice: str = "") -> dict[str, Any]:
+    """The mapping in a file; ValueError where it is damaged, which ends in `advice`."""
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({textwrap.shorten(str(error), 100)}){advice}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is damaged (it holds no mapping){advice}")
+    return content
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a file by name, on the CPU, and its metadata; ValueError where it is damaged."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}      # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is truncated, altered or no .safetensors ({textwrap.shorten(str(error), 100)}); fetch it "
+                         "again") from None
 
 
 def write_atomically(path: Path, write: Any) -> None:

@@ -45,8 +45,7 @@ def prepare_sampling(network: nn.Module, precision: str, device: torch.device) -
     dtype = autocast_dtype(precision, device, "--precision")
     if dtype is not None:
         network.to(dtype)
-    if prefers_channels_last(device, dtype, training=False):
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    set_memory_format(network, device, dtype, prefers_channels_last(device, dtype, training=False))
 
 
 def keep_freed_memory(device: torch.device) -> None:

@@ -41,13 +41,11 @@ def import_checkpoint(source: str, given: ConfigDict | None, overrides: list[tup
     Overrides go before all. Without a config the data are taken to be CIFAR-10 or a folder of pictures.
     """
     chosen = given or get_config()
+    nested: dict[str, Any] = {}
     for field, text in overrides:
         override(chosen, field, text)
-    named = {field: all_fields(chosen)[field] for field, _ in overrides}
-    nested: dict[str, Any] = {}
-    for field, value in named.items():
-        section, _, name = field.partition(".")
-        nested.setdefault(section, {})[name] = value
+        section, name = field.split(".")
+        nested.setdefault(section, {})[name] = chosen[section][name]
     complete = chosen.to_dict()
     wanted = nested if given is None else {section: complete[section] for section in ("sde", "model", "data")}
     checkpoint = read_checkpoint(source, wanted)

@@ -20,21 +20,18 @@ import inspect
 import json
 import math
 import re
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
-from ml_collections import ConfigDict
 from torch import Tensor, nn
 
-from models.build import NETWORKS, build_denoiser
-from models.checkpoint import Checkpoint, Config, Weights, merged, require_fit
+from models.build import NETWORKS
+from models.checkpoint import Checkpoint, Config, Weights, merged, outline, require_fit
 from models.formats.pickles import read_pickle
-from models.serialization import write_atomically
+from models.serialization import read_json, read_safetensors, write_atomically
 from sde_lib import SDES
 from sde_lib.sde import SDE
 
@@ -123,11 +120,7 @@ def _read_weights(folder: Path) -> tuple[Weights, Path]:
     """The tensors of a folder by their names, and the file that has them; ValueError as for `read`."""
     path = folder / f"{WEIGHTS}.safetensors"
     if path.is_file():
-        try:
-            return safetensors.torch.load_file(path), path
-        except safetensors.SafetensorError as error:
-            raise ValueError(f"{path} is truncated, altered or no .safetensors ({textwrap.shorten(str(error), 100)}); "
-                             "fetch it again") from None
+        return read_safetensors(path)[0], path
     path = folder / f"{WEIGHTS}.bin"
     if not path.is_file():
         found = ", ".join(sorted(file.name for file in folder.glob(f"{WEIGHTS}*"))) or "no such file"
@@ -174,7 +167,7 @@ def read(folder: Path, config: Config | None = None) -> Checkpoint:
         process["sde"] = {"name": sde}
     resolved = merged(merged(told, process), given)
     try:
-        network = build_denoiser(ConfigDict(resolved), resolved["shape"]).network
+        network = outline(resolved)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{folder}: no denoiser has these settings: {error}") from None
     tensors, path = _read_weights(place)
@@ -191,13 +184,7 @@ def read(folder: Path, config: Config | None = None) -> Checkpoint:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({textwrap.shorten(str(error), 100)}); fetch it again") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is damaged (it holds no mapping); fetch it again")
-    return content
+    return read_json(path, "; fetch it again")
 
 
 def _places(folder: Path) -> tuple[Path, Path | None]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from models.checkpoint import Checkpoint, Config, require_agreement
-from models.serialization import DIGEST, digest, write_atomically
+from models.serialization import DIGEST, digest, read_json, write_atomically
 
 
 def recognises(path: Path) -> bool:
@@ -36,13 +36,7 @@ def read_config(run: Path) -> dict[str, Any]:
     path = run / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{run} is not the folder of a run: it has no config.json (--workdir)")
-    try:
-        config = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error})") from None
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} is damaged (it holds no mapping)")
-    return config
+    return read_json(path)
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -99,9 +93,9 @@ def write(checkpoint: Checkpoint, run: Path, ema: bool = True) -> None:
     """
     if run.exists() and any(run.iterdir()):
         raise ValueError(f"{run} is not empty; choose another folder for the run")
-    raw = checkpoint.averaged if checkpoint.raw is None else checkpoint.raw
+    raw = checkpoint.weights(ema=False)
     write_checkpoint(run, checkpoint.step, {
-        "step": checkpoint.step, "seconds": 0.0, "network": raw, "ema": checkpoint.averaged if ema else raw,
+        "step": checkpoint.step, "seconds": 0.0, "network": raw, "ema": checkpoint.weights(ema),
         "ema_updates": checkpoint.ema_updates, "optimizer": checkpoint.optimizer}, keep=1)
     content = json.dumps({"config": run.name, **checkpoint.config}, indent=2)
     write_atomically(run / "config.json", lambda file: file.write(f"{content}\n".encode()))

@@ -27,8 +27,8 @@ import torch
 from ml_collections import ConfigDict
 from torch import Tensor, nn
 
-from models.build import build_denoiser, build_sde
-from models.checkpoint import Checkpoint, Config, Weights, merged, require_agreement, require_fit
+from models.build import build_sde
+from models.checkpoint import Checkpoint, Config, Weights, merged, outline, require_agreement, require_fit
 from models.formats.pickles import read_pickle
 from models.ncsnpp import ConvDown, ConvUp, Head, InputSkip, NCSNpp
 from models.serialization import write_atomically
@@ -384,7 +384,7 @@ def read(path: Path, config: Config | None = None) -> Checkpoint:
     require_agreement({"model": told["model"]}, {"model": {k: given.get("model", {}).get(k) for k in fixed}}, path)
     resolved = merged(told, {key: given[key] for key in ("sde", "model", "data") if key in given})
     try:
-        network = build_denoiser(ConfigDict(resolved), resolved["shape"]).network
+        network = outline(resolved)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: no network has these settings: {error}") from None
     assert isinstance(network, NCSNpp)      # as agreed above
@@ -488,12 +488,10 @@ def write(checkpoint: Checkpoint, path: Path, ema: bool = True) -> None:
         if model.get(field) != value:
             raise ValueError(f"in score_sde_pytorch model.{field} is {value!r}, here it is {model.get(field)!r}; choose "
                              "another format")
-    with torch.device("meta"):
-        network = build_denoiser(ConfigDict(checkpoint.config), checkpoint.config["shape"]).network
+    network = outline(checkpoint.config)
     assert isinstance(network, NCSNpp)
     plan = sources(network, negated=name in EXPLODING)
-    weights = checkpoint.averaged if checkpoint.raw is None else checkpoint.raw
-    tensors, shadow = _keyed(plan, weights), _keyed(plan, checkpoint.averaged if ema else weights)
+    tensors, shadow = _keyed(plan, checkpoint.weights(ema=False)), _keyed(plan, checkpoint.weights(ema))
     sde = build_sde(ConfigDict(checkpoint.config))
     ends = (sde.sigma_max, sde.sigma_min) if isinstance(sde, VESDE) else (50.0, 0.01)
     sigmas = torch.linspace(math.log(ends[0]), math.log(ends[1]), getattr(sde, "steps", 1000), dtype=torch.float64).exp()

@@ -8,14 +8,12 @@ Loading it executes nothing, and what was altered is refused.
 """
 
 import json
-import textwrap
 from pathlib import Path
 
-import safetensors
 import safetensors.torch
 
 from models.checkpoint import Checkpoint, Config, Weights, require_agreement
-from models.serialization import digest, write_atomically
+from models.serialization import digest, read_safetensors, write_atomically
 
 VERSION = "scorefield 1"
 
@@ -31,13 +29,7 @@ def _sealed(metadata: dict[str, str], weights: Weights) -> dict[str, str]:
 
 def read(path: Path, config: Config | None = None) -> Checkpoint:
     """The checkpoint in the file; ValueError where it is damaged or foreign, or contradicts `config`."""
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}      # noqa: SIM118, it is no mapping
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is truncated, altered or no .safetensors ({textwrap.shorten(str(error), 100)}); fetch it "
-                         "again") from None
+    weights, metadata = read_safetensors(path)
     if metadata.get("format") != VERSION:
         found = metadata.get("format")
         raise ValueError(f"{path} was not written by this version of Scorefield: its metadata say format={found!r}, not "
@@ -59,8 +51,7 @@ def read(path: Path, config: Config | None = None) -> Checkpoint:
 
 def write(checkpoint: Checkpoint, path: Path, ema: bool = True) -> None:
     """The averaged weights, or else the raw ones."""
-    weights = checkpoint.averaged if ema or checkpoint.raw is None else checkpoint.raw
-    weights = {name: tensor.contiguous() for name, tensor in weights.items()}
+    weights = {name: tensor.contiguous() for name, tensor in checkpoint.weights(ema).items()}
     metadata = {"format": VERSION, "config": json.dumps(checkpoint.config), "step": str(checkpoint.step)}
     content = safetensors.torch.save(weights, _sealed(metadata, weights))
     write_atomically(path, lambda file: file.write(content))
