@@ -11,7 +11,7 @@ from helpers import SMALL, write_cifar10
 from PIL import Image
 
 from models import load_denoiser, read_checkpoint
-from models.formats import score_sde
+from models.formats.score_sde_layout import sources
 from models.ncsnpp import NCSNpp
 
 NETWORK = {"width": 8, "multipliers": (1, 2), "num_blocks": 1, "attention_resolutions": (16,)}
@@ -28,7 +28,7 @@ def published(tmp_path):
     torch.manual_seed(0)
     network = NCSNpp(**NETWORK)
     keys = {key: source.shape(network.get_parameter(name).shape)
-            for name, source in score_sde.sources(network, False).items() for key in source.keys}
+            for name, source in sources(network, False).items() for key in source.keys}
     tensors = {key: 0.1 * torch.randn(shape) for key, shape in keys.items()}
     adam = torch.optim.Adam([torch.nn.Parameter(tensor) for tensor in tensors.values()])
     torch.save({"optimizer": adam.state_dict(), "model": {f"module.{key}": tensor for key, tensor in tensors.items()},

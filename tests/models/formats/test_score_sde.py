@@ -13,8 +13,9 @@ from ml_collections import ConfigDict
 from models import NCSNpp, build_sde, load_denoiser
 from models.checkpoint import merged
 from models.formats.pickles import read_pickle
-from models.formats.score_sde import config_of_reference, infer_settings, read, sources
+from models.formats.score_sde import config_of_reference, read
 from models.formats.score_sde import write as write_back
+from models.formats.score_sde_layout import infer_settings, sources
 
 ORACLES = Path(__file__).parents[4] / "shared" / "oracles" / "score_sde_ckpt"
 NAMES = ["ddpm_vp_small", "ddpmpp_vp_small", "ncsnpp_ve_small"]
