@@ -25,6 +25,8 @@ from evaluation.report import report
 from likelihood import CLOCKS, DIVERGENCES, METHODS, PROBE_KINDS
 from likelihood.elbo import VARIANCES
 from models import Checkpoint, load_denoiser, read_checkpoint
+from models.build import effective
+from models.checkpoint import require_agreement
 from models.formats import run as run_format
 from models.formats.run import newest_checkpoint, read_config
 from models.load import FORMATS
@@ -33,7 +35,7 @@ from samplers import GRIDS, SAMPLERS, make_sampler, sampler_options
 from sde_lib import SDES
 from training.distributed import World, connect, launched, local_device
 from training.precision import prepare_sampling, set_memory_format
-from training.start import SUFFIXES, describe, from_stored, import_checkpoint, started_from, stem_of
+from training.start import SUFFIXES, describe, from_stored, import_checkpoint, started_from, stem_of, untouched
 from training.trainer import Interrupted, Trainer
 
 SPLITS = ("train", "test")
@@ -169,46 +171,64 @@ class Command:
             raise ValueError(f"{self.run} is not a folder (--workdir)")
         self.stored = read_config(self.run) if (self.run / "config.json").exists() else None
         given = load_config(FLAGS.config) if FLAGS.config else None
-        if FLAGS.checkpoint:
-            self._start_from_checkpoint(given, overrides)
+        imported = self._checkpoint(given, overrides) if FLAGS.checkpoint else "origin" in (self.stored or {})
+        if self.checkpoint is not None:
+            self.stored = self.checkpoint.config      # the overrides are in it
+            self.config = from_stored(self.stored, FLAGS.checkpoint)
+        elif imported and self.stored is not None:
+            self.config = self._of_imported(self.stored, given)
         elif FLAGS.mode == "train" and given is not None:
             self.config = given
         elif self.stored is not None:
-            self.config = from_stored(self.stored)
+            self.config = from_stored(self.stored, self.run / "config.json")
             if self.name not in (None, self.stored["config"]):
                 raise ValueError(f"{self.run} holds a run of {self.stored['config']!r}, not {self.name!r} "
                                  "(--config, --workdir)")
         else:
             raise FileNotFoundError(f"{self.run} holds no run; train first with --mode train, or give its --workdir")
-        for field, text in overrides:
+        for field, text in overrides if self.checkpoint is None else ():
             override(self.config, field, text)
         if FLAGS.mode != "train" and self.stored is not None:
-            self.refuse_other_experiment(all_fields(self.config), besides=("data.path",))
+            self.refuse_other_experiment(all_fields(effective(self.config.to_dict())))
         validate(self.config)
-        if (self.name is None or FLAGS.checkpoint) and self.stored is not None:
+        if self.stored is not None and (self.name is None or imported):
             self.name = self.stored["config"]
         self.device = local_device(FLAGS.device)
 
-    def _start_from_checkpoint(self, given: ConfigDict | None, overrides: list[tuple[str, str]]) -> None:
-        """Make the run's folder of --checkpoint, unless it was made of it before; in mode convert only read it."""
+    def _checkpoint(self, given: ConfigDict | None, overrides: list[tuple[str, str]]) -> bool:
+        """Read --checkpoint, unless the run's folder was made of it before; True."""
         source = FLAGS.checkpoint
         if FLAGS.mode == "convert" and FLAGS.workdir:
             raise ValueError("--mode convert takes one of --checkpoint and --workdir")
-        if FLAGS.mode != "convert" and self.stored is not None:
-            if not started_from(self.stored, self.run, source, trained_on=FLAGS.mode == "train"):
-                raise ValueError(f"{self.run} does not hold {source} as it is now, but another run or what was trained "
-                                 f"since; choose another --workdir, or take what it holds by --workdir {self.run} alone")
-        else:
+        if FLAGS.mode == "convert" or self.stored is None:
+            if launched().size > 1:
+                raise ValueError(f"{source} is not a run yet; under torchrun start from one that --mode convert "
+                                 "--format run has written (--workdir)")
             self.checkpoint = import_checkpoint(source, given, overrides)
-            self.stored = self.checkpoint.config
-            if FLAGS.mode != "convert":
-                if launched().size > 1:
-                    raise ValueError(f"{source} is not a run yet; under torchrun start from one that --mode convert "
-                                     "--format run has written (--workdir)")
-                run_format.write(self.checkpoint, self.run)
-                print(f"wrote {self.run} from {source}: {describe(self.checkpoint)}", flush=True)
-                self.stored = read_config(self.run)
-        self.config = from_stored(self.stored)
+        elif not started_from(self.stored, self.run, source, trained_on=FLAGS.mode == "train"):
+            is_this = Path(source).expanduser().resolve() == self.run.resolve()
+            raise ValueError(f"{source} is a run already; give it as --workdir instead of --checkpoint" if is_this else
+                             f"{self.run} does not hold {source} as it is now, but another run or what was trained "
+                             f"since; choose another --workdir, or take what it holds by --workdir {self.run} alone")
+        return True
+
+    def _of_imported(self, stored: dict[str, Any], given: ConfigDict | None) -> ConfigDict:
+        """The config of a run that was made of a checkpoint, with the data and the training of one given beside it."""
+        config = from_stored(stored, self.run / "config.json")
+        if given is not None:
+            require_agreement(stored, effective(given.to_dict()), self.run)
+            for section in ("data", "training") if FLAGS.mode == "train" else ("data",):
+                config[section] = given[section]
+            if config.data.dataset == "folder":
+                config.data.channels, config.data.image_size = stored["shape"][0], stored["shape"][-1]
+        return config
+
+    def write_imported(self) -> None:
+        """Make the run's folder of --checkpoint, where that was just read; before anything else is written there."""
+        if self.checkpoint is not None:
+            run_format.write(self.checkpoint, self.run)
+            print(f"wrote {self.run} from {FLAGS.checkpoint}: {describe(self.checkpoint)}", flush=True)
+            self.stored = read_config(self.run)
 
     def _refuse_flags_of_other_modes(self) -> None:
         for name in sorted({flag for names in MODE_FLAGS.values() for flag in names}):
@@ -216,14 +236,21 @@ class Command:
                 modes = [mode for mode, names in MODE_FLAGS.items() if name in names]
                 raise ValueError(f"--mode {FLAGS.mode} takes no --{name}; it belongs to --mode {' and '.join(modes)}")
 
-    def refuse_other_experiment(self, fields: dict[str, Any], besides: tuple[str, ...]) -> None:
-        """ValueError where the run's folder is of another experiment, or of something that is no run at all."""
+    def refuse_other_experiment(self, fields: dict[str, Any]) -> None:
+        """ValueError where the run's folder is of another experiment, or of something that is no run at all.
+
+        Where the data lie may differ; of a checkpoint that was imported and not trained on, what is trained on, too.
+        """
         if self.stored is None:
             if self.run.exists() and any(self.run.iterdir()):
                 raise ValueError(f"{self.run} is not empty and holds no run; choose another --workdir")
             return
-        there = all_fields(from_stored(self.stored)) | all_fields(self.stored)      # with fields that came later
-        other = [f for f in fields if f not in besides and fields[f] != there.get(f)]
+        stored = from_stored(self.stored, self.run / "config.json").to_dict()      # with fields that came later
+        there = all_fields(effective(stored)) | {k: v for k, v in self.stored.items() if k in ("config", "shape", "levels")}
+        free = {"data.path"}
+        if untouched(self.stored, self.run):
+            free |= {f for f in fields if f.startswith("data.")} - {"data.low", "data.high"} | {"model.dropout", "levels"}
+        other = [f for f in fields if f not in free and fields[f] != there.get(f)]
         if other:
             differences = ", ".join(f"{f} is {there.get(f)!r} there and {fields[f]!r} here" for f in other[:3])
             raise ValueError(f"{self.run} holds another experiment: {differences}; change that or the --workdir")
@@ -265,15 +292,16 @@ def train(command: Command) -> None:
     config, run = command.config, command.run
     dataset = command.dataset()
     resolved = config.to_dict() | {"config": command.name, "shape": list(dataset.shape), "levels": dataset.levels}
-    experiment = {f: v for f, v in all_fields(resolved).items() if not f.startswith("training.")}
+    experiment = {f: v for f, v in all_fields(effective(resolved)).items() if not f.startswith("training.")}
     world = launched()
     if world.first:      # it alone, since under torchrun the others may already see what it writes
-        command.refuse_other_experiment(experiment, besides=("data.path",))
+        command.refuse_other_experiment(experiment)
     if config.training.batch_size % world.size:
         raise ValueError(f"--config.training.batch_size={config.training.batch_size} must be divisible by "
                          f"the number of processes, {world.size}")
 
     sampler = make_sampler("euler_maruyama", steps=config.training.sample_steps)
+    command.write_imported()
 
     def preview(model: Any) -> torch.Tensor:
         n = 64 if dataset.levels is not None else 2000
@@ -290,8 +318,8 @@ def train(command: Command) -> None:
         return
     if world.first:
         run.mkdir(parents=True, exist_ok=True)
-        origin = {"origin": command.stored["origin"]} if command.stored and "origin" in command.stored else {}
-        write_json(run / "config.json", resolved | origin)
+        kept = {key: value for key, value in (command.stored or {}).items() if key in ("origin", "num_scales")}
+        write_json(run / "config.json", resolved | kept)
         parameters = sum(p.numel() for p in trainer.parameters)
         print(f"{dataset.name}: {len(dataset.train)} examples of shape {dataset.shape}, {len(dataset.test)} held out; "
               f"{trainer.denoiser.sde}; {parameters:,} parameters; {command.device}"
@@ -329,6 +357,7 @@ def sample(command: Command) -> None:
     if points and FLAGS.sampler == "ode":
         options["points"] = 65
     sampler = make_sampler(FLAGS.sampler, **options)
+    command.write_imported()
     denoiser = load_denoiser(command.run, FLAGS.ema, command.device)
     prepare_sampling(denoiser.network, FLAGS.precision, command.device)
     sampler.times(denoiser)                                 # refuses a grid that does not fit
@@ -384,7 +413,9 @@ def likelihood(command: Command) -> None:
     Batches that are done stay in likelihood/partial until all are, so a killed evaluation goes on where it stopped, and
     the processes of torchrun meet there.
     """
-    settings, checkpoint = likelihood_settings(command), newest_checkpoint(command.run)
+    settings = likelihood_settings(command)
+    command.write_imported()
+    checkpoint = newest_checkpoint(command.run)
     denoiser = load_denoiser(command.run, FLAGS.ema, command.device)
     set_memory_format(denoiser, command.device, denoiser.autocast)
     assert checkpoint is not None
@@ -443,7 +474,10 @@ def scored_data(command: Command, source: str) -> tuple[Dataset, list[str] | Non
     if source not in SPLITS:
         flag = "--images" if source == FLAGS.images else "--compare"
         return load_images(source, tuple(stored["shape"]), stored["levels"], data.low, data.high, data.dequantize, flag)
-    dataset = command.dataset()
+    try:
+        dataset = command.dataset()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}; or score pictures of your own by --images") from None
     if (list(dataset.shape), dataset.levels) != (stored["shape"], stored["levels"]):
         raise ValueError(f"data set {dataset.name!r} has examples of shape {dataset.shape} and {dataset.levels} levels, the "
                          f"run's network takes {tuple(stored['shape'])} and {stored['levels']} (--config.data.path)")
@@ -517,7 +551,6 @@ def convert(command: Command) -> None:
     if output.exists() and (output.is_file() or any(output.iterdir())):
         raise ValueError(f"{output} is there already; choose another --output")
     checkpoint = command.checkpoint or read_checkpoint(command.run)
-    output.parent.mkdir(parents=True, exist_ok=True)
     FORMATS[kind].write(checkpoint, output, FLAGS.ema)
     both, one = kind in ("run", "score_sde"), "averaged" if FLAGS.ema or checkpoint.raw is None else "raw"
     print(f"wrote {output} ({kind}, {'raw and averaged' if both else one} weights) from {describe(checkpoint)}")

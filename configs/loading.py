@@ -77,9 +77,8 @@ def _parse(text: str, kind: type) -> Any:
         return _BOOLS[text.lower()]
     value = ast.literal_eval(text)
     if kind is tuple:
-        if isinstance(value, int):
-            value = (value,)
-        if not all(isinstance(v, int) for v in value):
+        value = value if isinstance(value, tuple | list) else (value,)
+        if not all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < float("inf") for v in value):
             raise ValueError
         return tuple(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or (kind is int and value != int(value)):
@@ -115,6 +114,9 @@ def validate(config: ConfigDict) -> None:
     check(_NOT_NEGATIVE, lambda v: v >= 0, "not be negative")
     check(_FRACTIONS, lambda v: 0 <= v < 1, "lie in [0, 1)")
     check(("decay",), lambda v: v in ("constant", "cosine"), "be constant or cosine")
+    for name in ("multipliers", "attention_resolutions"):
+        if not all(isinstance(number, int) for number in config.model[name] or ()):
+            raise ValueError(f"--config.model.{name} must be whole numbers, got {config.model[name]}")
     if not config.data.low < config.data.high:
         raise ValueError(f"--config.data.low must be below --config.data.high, got {config.data.low} and "
                          f"{config.data.high}")

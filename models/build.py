@@ -53,6 +53,26 @@ def given_settings(section: Mapping[str, Any], taker: Callable[..., Any], beside
     return given
 
 
+def complete_settings(taker: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """All arguments of a class or function: as given, or its defaults where that is None."""
+    parameters = inspect.signature(taker).parameters
+    return {name: p.default if given.get(name) is None else given[name] for name, p in parameters.items()
+            if p.default is not p.empty or name in given}
+
+
+def effective(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A nested config whose sections `sde` and `model` have the defaults of the classes that read them in place of None."""
+    result = dict(config)
+    networks = {name: taker for name, (_, taker) in NETWORKS.items()}
+    for section, word, takers in (("sde", "name", SDES), ("model", "network", networks)):
+        fields = config.get(section)
+        if isinstance(fields, Mapping) and (taker := takers.get(str(fields.get(word)))) is not None:
+            result[section] = {**fields, **complete_settings(taker, fields)}
+            for size in ("image_size", "channels"):      # which are the data's
+                result[section].pop(size, None)
+    return result
+
+
 def build_sde(config: Any) -> SDE:
     """The SDE of config.sde; ValueError for a name or setting that does not exist."""
     make = choose("SDE", SDES, config.sde.name, "--config.sde.name")

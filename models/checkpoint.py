@@ -9,7 +9,7 @@ import torch
 from ml_collections import ConfigDict
 from torch import Tensor, nn
 
-from models.build import build_denoiser
+from models.build import build_denoiser, effective
 from models.denoiser import Denoiser
 
 Weights = dict[str, Tensor]
@@ -45,20 +45,23 @@ class Checkpoint:
         """The averaged weights, or else the raw ones where there are such."""
         return self.averaged if ema or self.raw is None else self.raw
 
-    def denoiser(self, ema: bool = True) -> Denoiser:
-        """With the averaged or the raw weights, in evaluation mode and without gradients.
-
-        Raises ValueError for a config that builds nothing, and for weights that do not fit it.
-        """
-        weights = self.weights(ema)
+    def check(self) -> None:
+        """ValueError of one line for a config that builds nothing, and for weights that do not fit it."""
         try:
             expected = {name: tensor.shape for name, tensor in outline(self.config).state_dict().items()}
-            require_fit(expected, weights, self.source, "its config is that of another network")
-            denoiser = build_denoiser(ConfigDict(self.config), self.config["shape"])
-        except (AttributeError, LookupError, RuntimeError, TypeError) as error:
+        except ValueError as error:
+            raise ValueError(f"{self.source}: its config builds no denoiser: {error}") from None
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
             raise ValueError(f"{self.source}: its config builds no denoiser ({textwrap.shorten(str(error), 150)}); fetch it "
                              "again") from None
-        denoiser.network.load_state_dict(weights)
+        for ema in (True, False):
+            require_fit(expected, self.weights(ema), self.source, "its config is that of another network")
+
+    def denoiser(self, ema: bool = True) -> Denoiser:
+        """With the averaged or the raw weights, in evaluation mode and without gradients; ValueError as `check`."""
+        self.check()
+        denoiser = build_denoiser(ConfigDict(self.config), self.config["shape"])
+        denoiser.network.load_state_dict(self.weights(ema))
         return denoiser.eval().requires_grad_(False)
 
 
@@ -86,14 +89,36 @@ def merged(told: Config, given: Config | None) -> dict[str, Any]:
     return result
 
 
-def require_agreement(stored: Config, given: Config | None, source: Any) -> None:
-    """ValueError where `given` sets a field of the SDE or the model that `stored`, the config of `source`, has otherwise."""
-    for section in ("sde", "model"):
-        there = stored.get(section) or {}
-        for field, value in ((given or {}).get(section) or {}).items():
-            if value is not None and _plain(value) != _plain(there.get(field)):
-                raise ValueError(f"{source} was trained with {section}.{field}={there.get(field)!r}, not {value!r} "
-                                 f"(--config.{section}.{field}, --config)")
+# Fields that a config may have otherwise than the checkpoint it goes with: they change training alone.
+FREE = ("dropout",)
+
+
+def require_agreement(told: Config, given: Config | None, source: Any) -> None:
+    """ValueError with the fields of `given` that say otherwise than `told`, the config of `source`.
+
+    Compared are the SDE, the model, the ends of the data and the size of an example; a field of None says nothing, and a
+    default said aloud is what was told in silence.
+    """
+    there, here = effective(told), given or {}
+    differing = []
+    for section in ("sde", "model", "data"):
+        fields = {k: v for k, v in (here.get(section) or {}).items() if v is not None and k not in FREE}
+        if section == "data":
+            fields = {k: v for k, v in fields.items() if k in ("low", "high")}
+        for field in sorted(fields, key=lambda name: (name not in ("name", "network"), name)):
+            value = (there.get(section) or {}).get(field)
+            if _plain(fields[field]) != _plain(value):
+                differing.append((f"{section}.{field}", value, fields[field]))
+    shape, data = list(there.get("shape") or ()), here.get("data") or {}
+    sizes = [("data.channels", shape[:1], data.get("channels")), ("data.image_size", shape[-1:], data.get("image_size"))]
+    differing += [(field, size[0], value) for field, size, value in sizes if size and value not in (None, *size)]
+    if shape and "shape" in here and list(here["shape"]) != shape:
+        differing.append(("shape", shape, here["shape"]))
+    if differing:
+        words = ", ".join(f"{field}={value!r}, not {other!r}" for field, value, other in differing[:3])
+        more = f" (and {len(differing) - 3} more)" if len(differing) > 3 else ""
+        flags = ", ".join(f"--config.{field}" for field, *_ in differing[:1] if field != "shape")
+        raise ValueError(f"{source} was trained with {words}{more}" + (f" ({flags}, --config)" if flags else ""))
 
 
 def _plain(value: Any) -> Any:

@@ -4,7 +4,11 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
+from ml_collections import ConfigDict
 
+from configs.default import get_config
+from configs.loading import all_fields, nearest
+from models.build import effective
 from models.checkpoint import Checkpoint, Config
 from models.denoiser import Denoiser
 from models.formats import diffusers, hub, run, score_sde, scorefield
@@ -18,12 +22,12 @@ FORMATS: dict[str, ModuleType] = {
 def find(source: str | Path) -> tuple[ModuleType, Path]:
     """The format of a file, a folder or a repository owner/name[@revision] of the hub, and where it lies.
 
-    Raises FileNotFoundError where there is nothing, ValueError for what no format recognises, OSError where the hub
-    does not answer.
+    Raises FileNotFoundError where there is nothing, ValueError for what no format recognises and for what the hub has not,
+    OSError where it cannot be fetched from the hub.
     """
     path = Path(source).expanduser()
     if not path.exists():
-        if not hub.is_id(str(source)) or Path(path.parts[0]).exists():
+        if not hub.is_id(str(source)) or path.suffix in (".safetensors", ".pth", ".pt", ".ckpt", ".bin"):
             raise FileNotFoundError(f"there is no {source}; give a run's folder, a .safetensors, a .pth, a folder of "
                                     "diffusers, or owner/name of a model on the Hugging Face hub")
         path = hub.fetch(str(source))
@@ -36,20 +40,29 @@ def find(source: str | Path) -> tuple[ModuleType, Path]:
                      "(model_index.json, or config.json of a UNet2DModel), a .safetensors nor a .pth")
 
 
-def read_checkpoint(source: str | Path, config: Config | None = None) -> Checkpoint:
+def read_checkpoint(source: str | Path, config: Config | ConfigDict | None = None) -> Checkpoint:
     """What `source` holds, see `find`.
 
-    config  nested, in the words of configs/default.py: what a foreign file does not tell, such as {"sde": {"name":
-            "subvp"}, "data": {"image_size": 64}}; it goes before what the file tells
+    config  what a foreign file does not tell, nested, in the words of configs/default.py: such as {"sde": {"name": "subvp"},
+            "data": {"image_size": 64}}, or a whole config, whose fields of None then mean their defaults. What the file
+            does tell it may repeat, not change; `model.dropout` apart
 
-    Raises ValueError of one line for a damaged file, one that would run code, or one that does not fit.
+    Raises ValueError of one line for a damaged file, one that would run code, one that does not fit or says otherwise than
+    `config`, and a field that no config has.
     """
+    given = effective(config.to_dict()) if isinstance(config, ConfigDict) else dict(config or {})
+    fields = all_fields(get_config())
+    for field in all_fields({section: value for section, value in given.items() if section != "shape"}):
+        if field not in fields:
+            raise ValueError(f"config has no field {field!r}{nearest(field, fields)}")
     module, path = find(source)
-    return module.read(path, config)
+    checkpoint: Checkpoint = module.read(path, given)
+    checkpoint.check()
+    return checkpoint
 
 
 def load_denoiser(source: str | Path, ema: bool = True, device: torch.device | str = "cpu",
-                  config: Config | None = None) -> Denoiser:
+                  config: Config | ConfigDict | None = None) -> Denoiser:
     """The trained denoiser of `source`, in evaluation mode and without gradients; see `read_checkpoint`.
 
     source  the folder that `--mode train` has written, one of its checkpoints, a .safetensors of `--mode convert`, a .pth of

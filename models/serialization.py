@@ -3,8 +3,10 @@
 import hashlib
 import json
 import os
+import shutil
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +76,29 @@ def write_atomically(path: Path, write: Any) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path` to fill, which then is brought to disk and becomes `path`.
+
+    Raises ValueError where that is there already and not empty, or is the current folder.
+    """
+    path = path.expanduser().resolve()
+    if path == Path.cwd():
+        raise ValueError(f"{path} is the current folder; choose another one")
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError(f"{path} is not empty; choose another folder")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with open(file, "rb+") as written:
+                    os.fsync(written.fileno())
+        if path.exists():
+            path.rmdir()      # not every system renames onto an empty one
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -45,8 +45,8 @@ def geometric_sigmas(steps: int, sigma_min: float = 0.01, sigma_max: float = 50.
 
 
 def _positive(steps: int) -> int:
-    if steps < 1:
-        raise ValueError(f"a schedule needs at least 1 step, got {steps}")
+    if not 1 <= steps <= 10**6:
+        raise ValueError(f"a schedule needs 1 to {10**6:,} steps, got {steps}")
     return steps
 
 

@@ -1,6 +1,7 @@
 """The experiments of configs/: networks and settings as published, and no file that says what its parent does."""
 
 import ast
+import math
 import re
 from pathlib import Path
 
@@ -70,7 +71,8 @@ def test_its_training_is_that_of_score_sde(name):
     assert training.batch_size == {32: 128, 64: 128, 256: 64, 1024: 8}[size]
     assert training.steps == (2_400_000 if size >= 256 else 950_000 if name.endswith("deep") else 1_300_000)
     assert training.ema_decay == (0.999 if exploding and size < 1024 else 0.9999)
-    scale = 2 / (3 * size * size) if exploding else 1.0      # there the loss is half the sum over a picture
+    summed = exploding and size < 1024      # there the loss is half the sum over a picture, elsewhere the mean
+    scale = 2 / (3 * size * size) if summed else 1.0
     assert (training.learning_rate, training.warmup) == (2e-4, 5000)
     assert (training.grad_clip, training.adam_eps) == pytest.approx((scale, 1e-8 * scale))
     assert model.dropout == (0.0 if size >= 256 else None)      # of None, the network's own 0.1
@@ -80,6 +82,19 @@ def test_its_training_is_that_of_score_sde(name):
     told = (None, "999t") if not exploding else ("positional", "index") if size == 64 else ("fourier", "log_sigma")
     assert (model.embedding, model.time_input) == told
     assert model.last_label == (999 if size == 64 else None)
+
+
+def test_edm_cifar10_is_trained_as_published():
+    """Karras et al. 2022, table 1 and appendix F.2; durations there are in examples."""
+    config = load("edm_cifar10")
+    training, model, size = config.training, config.model, config.training.batch_size
+    assert (size, training.learning_rate, model.dropout, model.input_std) == (512, 1e-3, 0.13, 0.5)
+    assert size * training.steps == 200_000_000
+    assert size * training.warmup == pytest.approx(10_000_000, rel=1e-4)
+    assert size * math.log(0.5) / math.log(training.ema_decay) == pytest.approx(500_000, rel=1e-3)      # its half-life
+    assert (model.parametrization, model.time_input, training.weighting, training.importance) == (
+        "edm", "c_noise", "edm", True)
+    assert (config.data.low, config.data.high) == (-1.0, 1.0)      # the data whose standard deviation is input_std
 
 
 def parent_of(tree):

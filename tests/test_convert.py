@@ -93,7 +93,8 @@ def test_what_the_file_does_not_tell_comes_from_flags_or_a_config(command, publi
     assert code == 0, err
     assert "SubVPSDE" in out and json.loads(Path("sub/config.json").read_text())["sde"]["name"] == "subvp"
     Path("mine.py").write_text("from configs import subvp_cifar10_ddpmpp as parent\n\n\ndef get_config():\n"
-                               "    config = parent.get_config()\n    config.model.dropout = 0.25\n    return config\n")
+                               "    config = parent.get_config()\n    config.model.dropout = 0.25\n    config.model.width = 8\n"
+                               "    config.model.multipliers = (1, 2)\n    config.model.num_blocks = 1\n    return config\n")
     code, out, err = command(*SAMPLE, "--checkpoint", published, "--config", "mine.py", "--workdir", "mine")
     assert code == 0, err
     config = json.loads(Path("mine/config.json").read_text())

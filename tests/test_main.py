@@ -257,7 +257,7 @@ def test_a_score_has_a_row_an_example_a_summary_and_a_histogram(command, digits_
 def test_two_processes_score_as_one_to_the_bit(tmp_path, digits_run):
     for processes in (1, 2):
         shutil.copytree(digits_run, tmp_path / str(processes))
-        launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29627"] if processes == 2 else []
+        launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"] if processes == 2 else []
         subprocess.run([sys.executable, *launcher, "main.py", "--workdir", str(tmp_path / str(processes)), *map(str, SCORE),
                         "--num_images", "14"], check=True, cwd=ROOT, capture_output=True, timeout=120,
                        env=os.environ | {"OMP_NUM_THREADS": "1"})

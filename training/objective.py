@@ -127,7 +127,7 @@ class Objective:
             raise ValueError(f"unknown time_sampling {self.time_sampling!r}; choose from {', '.join(TIME_SAMPLERS)} "
                              "(--config.training.time_sampling)")
         if self.steps is not None and self.steps < 1:
-            raise ValueError(f"a chain needs at least 1 step, got {self.steps} (--config.training.chain_steps)")
+            raise ValueError(f"a chain needs at least 1 step, got {self.steps} (--config.sde.steps)")
         if self.weighting == "edm" and self.data_std is None:
             raise ValueError("weighting 'edm' needs the standard deviation of the data (--config.model.input_std)")
         object.__setattr__(self, "_levels", LogNormalLevels(self.sde) if self.weighting == "edm" else None)

@@ -9,69 +9,94 @@ from ml_collections import ConfigDict
 from configs.default import get_config
 from configs.loading import all_fields, override
 from models import Checkpoint, build_sde, read_checkpoint
+from models.build import effective
 from models.checkpoint import merged
 from models.formats.run import newest_checkpoint
 
 SUFFIXES = {".safetensors": "scorefield", ".pth": "score_sde"}      # of the formats that are files
 
 
-def from_stored(stored: dict[str, Any]) -> ConfigDict:
-    """The config of a run from its config.json, with the types of configs/default.py; it has what the run did not know."""
+def from_stored(stored: dict[str, Any], place: str | Path) -> ConfigDict:
+    """The config of a run from its config.json, with the types of configs/default.py; it has what the run did not know.
+
+    place  the file, for messages
+    """
     config = get_config()
     try:
         for section, fields in config.items():
             for field, value in stored[section].items():
                 fields[field] = tuple(value) if isinstance(value, list) else value
     except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"config.json is damaged or of another version: {error} (--workdir)") from None
+        raise ValueError(f"the config of {place} is damaged or of another version: {error}") from None
     if unknown := set(all_fields(config)) - set(all_fields(get_config())):
-        raise ValueError(f"config.json is damaged or of another version: it has {', '.join(sorted(unknown))} (--workdir)")
+        raise ValueError(f"the config of {place} is damaged or of another version: it has {', '.join(sorted(unknown))}")
     return config
 
 
 def stem_of(source: str) -> str:
     """A run's name for a checkpoint: checkpoint_24 of checkpoint_24.pth, ddpm-cifar10-32 of google/ddpm-cifar10-32@main."""
-    name = Path(source.partition("@")[0]).expanduser().resolve().name
+    path = Path(source).expanduser()
+    name = path.resolve().name if path.exists() else Path(source.partition("@")[0]).name
     return name.removesuffix(Path(name).suffix) if Path(name).suffix in (*SUFFIXES, ".pt") else name
 
 
 def import_checkpoint(source: str, given: ConfigDict | None, overrides: list[tuple[str, str]]) -> Checkpoint:
-    """What `source` holds, with a config that says everything: what the file tells, else the config given, else defaults.
+    """What `source` holds, with a config that says everything: what the checkpoint tells, else the config given, else
+    defaults. What it tells of the SDE and the model cannot be said otherwise; of the data and the training it can, by a
+    config as a whole and by overrides field by field.
 
-    Overrides go before all. Without a config the data are taken to be CIFAR-10 or a folder of pictures.
+    Without a config the data are taken to be CIFAR-10 or a folder of pictures, unless it tells them.
     """
     chosen = given or get_config()
-    nested: dict[str, Any] = {}
+    said: dict[str, Any] = {}
     for field, text in overrides:
         override(chosen, field, text)
         section, name = field.split(".")
-        nested.setdefault(section, {})[name] = chosen[section][name]
-    complete = chosen.to_dict()
-    wanted = nested if given is None else {section: complete[section] for section in ("sde", "model", "data")}
-    checkpoint = read_checkpoint(source, wanted)
-    shape = checkpoint.config["shape"]
-    if given is None and "dataset" not in checkpoint.config["data"]:
-        complete["data"]["dataset"] = "cifar10" if list(shape) == [3, 32, 32] else "folder"
-    origin = {"source": source, "modified": _modified(source), "step": checkpoint.step}
-    config = merged(merged(complete, checkpoint.config), nested) | {"config": stem_of(source), "origin": origin}
+        said.setdefault(section, {})[name] = chosen[section][name]
+    checkpoint = read_checkpoint(source, said if given is None else chosen)
+    told, shape, defaults = checkpoint.config, checkpoint.config["shape"], get_config().to_dict()
+    config = merged(merged(defaults, told), effective(chosen.to_dict()) if given else said)
+    dataset = (said.get("data") or {}).get("dataset")
+    if given or dataset not in (None, told["data"].get("dataset")):      # other data than it tells: nothing of those
+        config["data"] = chosen.data.to_dict()
+    elif dataset is None and "dataset" not in told["data"]:
+        config["data"]["dataset"] = "cifar10" if list(shape) == [3, 32, 32] else "folder"
+    config["data"] |= {end: told["data"][end] for end in ("low", "high")}
     if config["data"]["dataset"] == "folder":
         config["data"] |= {"channels": shape[0], "image_size": shape[-1]}
-    return dataclasses.replace(checkpoint, config=config)
+    origin = {"source": _place(source), "modified": _modified(source), "step": checkpoint.step}
+    imported = dataclasses.replace(checkpoint, config=config | {"config": stem_of(source), "origin": origin})
+    imported.check()
+    return imported
+
+
+def _place(source: str) -> str:
+    """The absolute path of a file or folder; the name of a model on the hub as it is."""
+    path = Path(source).expanduser()
+    return str(path.resolve()) if path.exists() else source
 
 
 def _modified(source: str) -> int | None:
-    """When a file was last written, in nanoseconds; None for what is no file."""
+    """When what a file or folder holds of a checkpoint was last written, in nanoseconds; None for a model on the hub."""
     path = Path(source).expanduser()
-    return path.stat().st_mtime_ns if path.is_file() else None
+    patterns = ("*.json", "*.safetensors", "*.bin", "*.pth")
+    files = [path] if path.is_file() else [*path.glob("checkpoints/*.pt")] + [
+        file for folder in ("", "unet/", "scheduler/") for pattern in patterns for file in path.glob(folder + pattern)]
+    return max((file.stat().st_mtime_ns for file in files), default=None)
 
 
 def started_from(stored: dict[str, Any], run: Path, source: str, trained_on: bool) -> bool:
     """Whether a run was made of `source` as it is now, and, unless `trained_on` is fine, holds nothing else."""
     origin = stored.get("origin")
-    if not isinstance(origin, dict) or (origin["source"], origin["modified"]) != (source, _modified(source)):
+    if not isinstance(origin, dict) or (origin.get("source"), origin.get("modified")) != (_place(source), _modified(source)):
         return False
-    newest = newest_checkpoint(run)
-    return trained_on or (newest is not None and newest.stem == f"step_{origin['step']:08d}")
+    return trained_on or untouched(stored, run)
+
+
+def untouched(stored: dict[str, Any], run: Path) -> bool:
+    """Whether a run is a checkpoint that was imported, and no step of training was added."""
+    origin, newest = stored.get("origin"), newest_checkpoint(run)
+    return isinstance(origin, dict) and newest is not None and newest.stem == f"step_{origin.get('step')!s:0>8}"
 
 
 def describe(checkpoint: Checkpoint) -> str:

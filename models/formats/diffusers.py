@@ -16,7 +16,6 @@ parametrization. A ScoreSdeVeScheduler is the SDE "ve": the network is told sigm
 logarithm, and the data lie in [0, 1].
 """
 
-import inspect
 import json
 import math
 import re
@@ -28,10 +27,10 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from models.build import NETWORKS
-from models.checkpoint import Checkpoint, Config, Weights, merged, outline, require_fit
+from models.build import NETWORKS, complete_settings
+from models.checkpoint import Checkpoint, Config, Weights, merged, outline, require_agreement, require_fit
 from models.formats.pickles import read_pickle
-from models.serialization import read_json, read_safetensors, write_atomically
+from models.serialization import new_folder, read_json, read_safetensors
 from sde_lib import SDES
 from sde_lib.sde import SDE
 
@@ -140,8 +139,8 @@ def _read_weights(folder: Path) -> tuple[Weights, Path]:
 def read(folder: Path, config: Config | None = None) -> Checkpoint:
     """The checkpoint in a folder of diffusers.
 
-    config  what the folder does not tell, or other than it tells: "shape" where sample_size is missing, "sde" where there
-            is no scheduler
+    config  what the folder does not tell: "shape" where sample_size is missing; "sde", and of "model" what the network is
+            told and gives, where there is no scheduler
 
     Raises FileNotFoundError where there is no config.json, and ValueError of one line: a file that is truncated, altered
     or would run code, a setting that no network here follows, keys or shapes that do not fit.
@@ -153,19 +152,21 @@ def read(folder: Path, config: Config | None = None) -> Checkpoint:
     size = _size(fields, given, place)
     told = {"model": _network(fields, size, place / "config.json"), "data": {"low": -1.0, "high": 1.0},
             "shape": [fields["in_channels"], size, size], "levels": 256}
-    sde = (given.get("sde") or {}).get("name")
+    sde, wanted = (given.get("sde") or {}).get("name"), given
     if scheduler is not None:
         process = _process(scheduler, fourier)
     elif sde is not None:
         time_input = "log_sigma" if fourier else "index"
         process = {"sde": {"name": sde}, "model": {"parametrization": "eps", "time_input": time_input},
                    "data": {"low": 0.0 if fourier else -1.0}}
+        untold = ("parametrization", "time_input", "input_std")
+        wanted = {"model": {k: v for k, v in (given.get("model") or {}).items() if k not in untold}}
     else:
         raise ValueError(f"{folder} has no scheduler_config.json, which tells the chain; put it beside config.json, or say "
                          "which it is (--config.sde.name=ddpm --config.sde.schedule=linear --config.sde.steps=1000)")
-    if sde not in (None, process["sde"]["name"]):      # the settings of another SDE mean nothing to this one
-        process["sde"] = {"name": sde}
-    resolved = merged(merged(told, process), given)
+    told = merged(told, process)
+    require_agreement(told, wanted, folder)
+    resolved = merged(told, given)
     try:
         network = outline(resolved)
     except (TypeError, ValueError) as error:
@@ -307,8 +308,9 @@ def _process(path: Path, fourier: bool) -> dict[str, Any]:
 def write(checkpoint: Checkpoint, folder: Path, ema: bool = True) -> None:
     """A folder laid out as google/ddpm-cifar10-32, for DDPMPipeline, or ScoreSdeVePipeline for the SDE "ve".
 
-    Weights are the averaged ones, or else the raw ones. Each file is there whole or not at all. Raises ValueError, before
-    anything is written, with the settings that UNet2DModel or the schedulers cannot express.
+    Weights are the averaged ones, or else the raw ones. The folder is there whole or not at all. Raises ValueError, before
+    anything is written, where it is there already and not empty, and with the settings that UNet2DModel or the schedulers
+    cannot express.
     """
     folder, denoiser = Path(folder), checkpoint.denoiser(ema)
     fields = _exported_network(checkpoint.config)
@@ -325,15 +327,9 @@ def write(checkpoint: Checkpoint, folder: Path, ema: bool = True) -> None:
     index = {"_class_name": pipeline, **{part: ["diffusers", kind] for part, kind in classes.items()}}
     for name, words in (("config", fields), ("scheduler_config", scheduler), ("model_index", index)):
         contents[f"{name}.json"] = f"{json.dumps({'_diffusers_version': '0.30.0'} | words, indent=2)}\n".encode()
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in contents.items():
-        write_atomically(folder / name, lambda file, content=content: file.write(content))
-
-
-def _settings(taker: Any, given: Config) -> dict[str, Any]:
-    """All arguments of a class or function: as given, else its defaults."""
-    parameters = inspect.signature(taker).parameters
-    return {name: p.default if given.get(name) is None else given[name] for name, p in parameters.items()}
+    with new_folder(folder) as temporary:
+        for name, content in contents.items():
+            (temporary / name).write_bytes(content)
 
 
 def _refusal(section: str, field: str, value: Any, reason: str) -> ValueError:
@@ -345,7 +341,8 @@ def _exported_network(config: Config) -> dict[str, Any]:
     kind = config["model"]["network"]
     if kind not in ("unet", "ncsnpp"):
         raise _refusal("model", "network", kind, "a UNet2DModel holds unet, and ncsnpp with progressive_input=input_skip")
-    settings, (channels, size, _), skip = _settings(NETWORKS[kind][1], config["model"]), config["shape"], kind == "ncsnpp"
+    settings, skip = complete_settings(NETWORKS[kind][1], config["model"]), kind == "ncsnpp"
+    channels, size, _ = config["shape"]
     widths = [settings["width"] * m for m in settings["multipliers"]]
     attended = [size >> level in settings["attention_resolutions"] for level in range(len(widths))]
     if settings["multipliers"][0] != 1:
@@ -388,7 +385,7 @@ def _exported_process(config: Config, sde: SDE, fourier: bool) -> tuple[str, dic
     ends = data.get("low", -1.0), data.get("high", 1.0)
     if ends != (0.0 if exploding else -1.0, 1.0):
         raise _refusal("data", "low", ends[0], f"diffusers' pipeline takes the data to lie in [{0 if exploding else -1}, 1]")
-    settings = _settings(SDES[name], config["sde"])
+    settings = complete_settings(SDES[name], config["sde"])
     if exploding:
         return "ScoreSdeVePipeline", {"_class_name": "ScoreSdeVeScheduler", "correct_steps": 1, "num_train_timesteps": 2000,
                                       "sampling_eps": 1e-5, "snr": 0.15, **settings}

@@ -1,11 +1,16 @@
 """Repositories of the Hugging Face hub, fetched by huggingface_hub into its cache."""
 
-import logging
+import contextlib
 import re
 import textwrap
-from pathlib import Path
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 
 PATTERN = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
+CONFIGS = ["config.json", "scheduler_config.json", "model_index.json", "unet/config.json", "scheduler/scheduler_config.json"]
+# In the order in which they are read: where a repository has one kind, the next ones are not fetched.
+WEIGHTS = ["diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin", "*.safetensors", "*.pth", "*.bin"]
+REFUSED = (401, 403, 404)      # no such repository or revision, a private one, or one with a licence to accept
 
 
 def is_id(source: str) -> bool:
@@ -13,30 +18,48 @@ def is_id(source: str) -> bool:
     return PATTERN.fullmatch(source) is not None
 
 
+def _weights(files: Sequence[str]) -> list[str]:
+    """Of a repository's files the one copy of the weights that is read: in unet/, or else beside the repository's config."""
+    folder = PurePosixPath("unet" if "unet/config.json" in files else ".")
+    there = [file for file in map(PurePosixPath, files) if file.parent == folder]
+    kinds = ([str(file) for file in there if file.match(kind)] for kind in WEIGHTS)
+    return next(filter(None, kinds), [])
+
+
 def fetch(source: str) -> Path:
     """The folder with the repository's configs and weights; of what is cached already nothing is fetched again.
 
-    Raises OSError where the hub cannot be reached, ValueError where it has no such repository or lets nobody in.
+    Raises ValueError where the hub has no such repository or lets nobody in; OSError where it cannot be fetched, for want
+    of a network, a server's answer or a place to write to, and is not cached either.
     """
     name, _, revision = source.partition("@")
+    lead = f"there is no file or folder {source!r} here, and "
     try:
         import huggingface_hub as hub
-        from huggingface_hub.errors import HfHubHTTPError
+        from huggingface_hub import constants, errors
     except ImportError:
-        raise ValueError(f"fetching {source!r} needs huggingface_hub: pip install huggingface_hub; or download its files "
-                         "and give their folder") from None
-    weights = ["*.safetensors", "*.bin", "*.pth"]
+        raise ValueError(f"{lead}fetching it as a model of the Hugging Face hub needs huggingface_hub: pip install "
+                         "huggingface_hub; or download its files and give their folder") from None
+
+    def snapshot(weights: list[str], cached: bool) -> Path:
+        return Path(hub.snapshot_download(name, revision=revision or None, allow_patterns=[*CONFIGS, *weights],
+                                          local_files_only=cached))
+
     try:
-        files = [file.rfilename for file in hub.model_info(name, revision=revision or None, timeout=20).siblings or []]
-        weights = weights[:1] if any(file.endswith(".safetensors") for file in files) else weights[1:]
-    except (HfHubHTTPError, hub.errors.HFValidationError) as error:
-        raise ValueError(f"the Hugging Face hub gives nobody or not you a model {source!r} "
-                         f"({textwrap.shorten(str(error), 150)}); see https://huggingface.co/{name}") from None
-    except Exception:       # no network: what is cached will do. The HTTP libraries' errors have no base in common
-        logging.getLogger(__name__).debug("no answer from the hub", exc_info=True)
-    try:
-        return Path(hub.snapshot_download(name, revision=revision or None, allow_patterns=["*.json", *weights]))
-    except Exception as error:
-        raise OSError(f"there is no file or folder {source!r} here, and as a model of the Hugging Face hub it cannot be "
-                      f"fetched: huggingface.co does not answer ({type(error).__name__}). With a network it is fetched "
-                      "once and kept; without one, give the path of a copy") from None
+        siblings = hub.model_info(name, revision=revision or None, timeout=20).siblings or []
+        return snapshot(_weights([file.rfilename for file in siblings]), cached=False)
+    except Exception as error:      # the HTTP libraries' errors have no base in common
+        local = isinstance(error, errors.LocalEntryNotFoundError)      # says of whatever happened that it is not cached
+        reason = error.__cause__ if local and error.__cause__ else error
+    told = textwrap.shorten(str(reason), 250)
+    status = getattr(getattr(reason, "response", None), "status_code", None)
+    if status in REFUSED or isinstance(reason, errors.HFValidationError):
+        raise ValueError(f"{lead}the Hugging Face hub has no such model, or not for you ({told}); see "
+                         f"https://huggingface.co/{name}")
+    with contextlib.suppress(OSError):
+        folder = snapshot([], cached=True)
+        if _weights([file.relative_to(folder).as_posix() for file in folder.rglob("*")]):
+            return folder
+    raise OSError(f"{lead}as a model of the Hugging Face hub it is not whole in {constants.HF_HUB_CACHE} (HF_HUB_CACHE) and "
+                  f"cannot be fetched: {type(reason).__name__}: {told}. Fetched once it is kept; without a network, give "
+                  "the path of a copy")

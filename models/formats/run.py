@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from models.checkpoint import Checkpoint, Config, require_agreement
-from models.serialization import DIGEST, digest, read_json, write_atomically
+from models.serialization import DIGEST, digest, new_folder, read_json, write_atomically
 
 
 def recognises(path: Path) -> bool:
@@ -87,15 +87,12 @@ def read(path: Path, config: Config | None = None) -> Checkpoint:
 
 
 def write(checkpoint: Checkpoint, run: Path, ema: bool = True) -> None:
-    """A run that training goes on with, in a folder that is not there yet or empty.
+    """A run that training goes on with, in a folder that is not there yet or empty, and then there whole or not at all.
 
     Where the checkpoint has one set of weights, or `ema` is not set, the average starts from the weights in training.
     """
-    if run.exists() and any(run.iterdir()):
-        raise ValueError(f"{run} is not empty; choose another folder for the run")
-    raw = checkpoint.weights(ema=False)
-    write_checkpoint(run, checkpoint.step, {
-        "step": checkpoint.step, "seconds": 0.0, "network": raw, "ema": checkpoint.weights(ema),
-        "ema_updates": checkpoint.ema_updates, "optimizer": checkpoint.optimizer}, keep=1)
-    content = json.dumps({"config": run.name, **checkpoint.config}, indent=2)
-    write_atomically(run / "config.json", lambda file: file.write(f"{content}\n".encode()))
+    state = {"step": checkpoint.step, "seconds": 0.0, "network": checkpoint.weights(ema=False),
+             "ema": checkpoint.weights(ema), "ema_updates": checkpoint.ema_updates, "optimizer": checkpoint.optimizer}
+    with new_folder(run) as temporary:
+        write_checkpoint(temporary, checkpoint.step, state, keep=1)
+        (temporary / "config.json").write_text(json.dumps({"config": run.name, **checkpoint.config}, indent=2) + "\n")

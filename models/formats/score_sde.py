@@ -15,13 +15,18 @@ import torch
 from ml_collections import ConfigDict
 from torch import Tensor, nn
 
-from models.build import build_sde
+from models.build import build_sde, effective
 from models.checkpoint import Checkpoint, Config, Weights, merged, outline, require_agreement, require_fit
 from models.formats.pickles import read_pickle
 from models.formats.score_sde_layout import Source, infer_settings, sources
 from models.ncsnpp import NCSNpp
 from models.serialization import write_atomically
 from sde_lib import VESDE
+
+EXPLODING, CHAINS = ("ve", "smld"), ("ddpm", "smld")
+FIXED = ("sigmas", "all_modules.0.W")      # never trained
+MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")      # of Adam; only the first has a sign
+WARMUP = 5000      # steps over which every published run raises its learning rate
 
 # ---- reading the file --------------------------------------------------------------------------------------------
 
@@ -59,7 +64,7 @@ def _field(config: Mapping[str, Any], section: str, name: str) -> Any:
 
 
 def config_of_reference(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Our config {sde, model, data, shape} from a configuration of score_sde_pytorch {model, data, training}.
+    """Our config {sde, model, data, shape, training} from a configuration of score_sde_pytorch {model, data, training}.
 
     Raises ValueError where it asks for what no published network uses.
     """
@@ -85,8 +90,14 @@ def config_of_reference(config: Mapping[str, Any]) -> dict[str, Any]:
         "progressive_input": of("progressive_input", "none"), "progressive": of("progressive", "none"),
         "combine": of("progressive_combine", "sum"), "groups": 32 if plain else None,
     }
-    return {"sde": _sde_of_reference(config), "model": settings, "data": {"low": -1.0 if data("centered") else 0.0},
-            "shape": [data("num_channels"), data("image_size"), data("image_size")]}
+    sde, shape = _sde_of_reference(config), [data("num_channels"), data("image_size"), data("image_size")]
+    exploding = sde["name"] in EXPLODING
+    if model.get("scale_by_sigma", exploding) != exploding:
+        raise ValueError(f"a network with scale_by_sigma = {model['scale_by_sigma']!r} under {sde['name']!r} cannot be "
+                         f"imported, only {exploding!r}")
+    summed = exploding and not config["training"].get("reduce_mean", False)
+    return {"sde": sde, "model": settings, "data": {"low": -1.0 if data("centered") else 0.0}, "shape": shape,
+            "training": {"grad_clip": 2 / math.prod(shape) if summed else 1.0}}      # in our units, see _loss_ratio
 
 
 def _sde_of_reference(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,10 +115,6 @@ def _sde_of_reference(config: Mapping[str, Any]) -> dict[str, Any]:
 
 # ---- the import and the export -----------------------------------------------------------------------------------
 
-EXPLODING, CHAINS = ("ve", "smld"), ("ddpm", "smld")
-FIXED = ("sigmas", "all_modules.0.W")      # never trained
-MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")      # of Adam; only the first has a sign
-
 
 def recognises(path: Path) -> bool:
     """Whether `path` is a .pth."""
@@ -119,15 +126,19 @@ def _time_input(sde: str, embedding: str | None) -> str:
 
 
 def _told(tensors: Mapping[str, Tensor], given: Config, path: Path) -> dict[str, Any]:
-    """What the file tells of the config, beside what is given."""
+    """What the file tells of the config, beside what is given, and the published values of what neither does."""
     wanted = {k: v for k, v in given.get("model", {}).items() if v is not None}
     data = given.get("data", {})
     size: Any = given["shape"][-1] if "shape" in given else data.get("image_size")
     settings: dict[str, Any] = {}
-    if {"width", "multipliers", "num_blocks"} <= set(wanted) and "shape" in given:
-        shape = list(given["shape"])
+    try:
+        settings = infer_settings(tensors)
+    except ValueError as error:
+        if size is None or not {"width", "multipliers", "num_blocks"} <= set(wanted):
+            raise ValueError(f"{path} does not tell its network ({error}); fetch it again, or give all settings and the "
+                             "size of the pictures to see which keys differ (--config, --config.data.image_size)") from None
+        shape = list(given.get("shape") or (data.get("channels") or 3, size, size))
     else:
-        settings = infer_settings(tensors, path)
         known = settings.pop("image_size")
         size = size or known
         if size is None:
@@ -145,22 +156,31 @@ def _told(tensors: Mapping[str, Tensor], given: Config, path: Path) -> dict[str,
     sde: dict[str, Any] = {"name": name} | (_sigmas(tensors, given.get("sde", {}), name, path) if name in EXPLODING else {})
     low = data["low"] if data.get("low") is not None else 0.0 if name in EXPLODING else -1.0
     settings |= {"network": "ncsnpp", "parametrization": "eps", "time_input": _time_input(name, embedding),
-                 "centred": low < 0}
-    if name == "smld" and embedding != "fourier":
-        settings["last_label"] = (given["sde"].get("steps") or sde["steps"]) - 1
-    return {"sde": sde, "model": settings, "data": {"low": low, "high": 1.0}, "shape": shape, "levels": 256}
+                 "centred": low < 0, "last_label": _last_label(sde, embedding)}
+    scales = tensors.get("sigmas", torch.empty(0))
+    return {"sde": sde, "model": settings, "data": {"low": low, "high": 1.0}, "shape": shape, "levels": 256,
+            **({"num_scales": len(scales)} if scales.ndim == 1 and len(scales) else {})}
+
+
+def _last_label(sde: Config, embedding: str | None) -> int | None:
+    """Of SMLD's chain, whose labels count down; a Fourier embedding is told sigma."""
+    return sde["steps"] - 1 if sde["name"] == "smld" and embedding != "fourier" else None
 
 
 def _sigmas(tensors: Mapping[str, Tensor], given: Config, name: str, path: Path) -> dict[str, Any]:
+    """The settings of a variance-exploding SDE that the file's sigmas tell, or else those given."""
     sigmas = tensors.get("sigmas")
+    fields = ("sigma_min", "sigma_max", *(["steps"] if name == "smld" else []))
     if sigmas is None or sigmas.ndim != 1 or len(sigmas) < 2:
-        if given.get("sigma_min") is None or given.get("sigma_max") is None:
-            raise ValueError(f"{path} does not tell its sigma_min and sigma_max (no key sigmas); give "
-                             "--config.sde.sigma_min and --config.sde.sigma_max")
-        return {}
-    low, high = sorted((float(sigmas[0]), float(sigmas[-1])))
-    steps = {"steps": len(sigmas)} if name == "smld" else {}
-    return {"sigma_min": float(f"{low:.7g}"), "sigma_max": float(f"{high:.7g}")} | steps      # exp(log(50)) is not 50
+        if missing := [field for field in fields if given.get(field) is None]:
+            raise ValueError(f"{path} does not tell its {' and '.join(missing)} (no key sigmas); give "
+                             + " and ".join(f"--config.sde.{field}" for field in missing))
+        return {field: given[field] for field in fields}
+    told: dict[str, Any] = dict(zip(fields, [*sorted((float(sigmas[0]), float(sigmas[-1]))), len(sigmas)], strict=False))
+    for field in ("sigma_min", "sigma_max"):      # exp(log(50)) is not 50, and the file may have it in float32
+        value, wanted = float(f"{told[field]:.7g}"), given.get(field)
+        told[field] = wanted if wanted is not None and math.isclose(wanted, value, rel_tol=1e-6) else value
+    return told
 
 
 def read(path: Path, config: Config | None = None) -> Checkpoint:
@@ -177,8 +197,10 @@ def read(path: Path, config: Config | None = None) -> Checkpoint:
     state = _read_state(path)
     tensors = _model_tensors(state, path)
     told = _told(tensors, given, path)
-    fixed = ("network", "parametrization", "time_input")
-    require_agreement({"model": told["model"]}, {"model": {k: given.get("model", {}).get(k) for k in fixed}}, path)
+    fixed = {"model": ["network", "parametrization", "time_input", "input_std", "last_label"],
+             "sde": [field for field in told["sde"] if field != "name"]}
+    require_agreement(told, {section: {field: value for field, value in given.get(section, {}).items() if field in fields}
+                             for section, fields in fixed.items()}, path)
     resolved = merged(told, {key: given[key] for key in ("sde", "model", "data") if key in given})
     try:
         network = outline(resolved)
@@ -193,13 +215,13 @@ def read(path: Path, config: Config | None = None) -> Checkpoint:
     trainable = [key for key in tensors if key not in FIXED]
     shadow = dict(zip(trainable, _shadow(state["ema"], [tensors[key] for key in trainable], path), strict=True))
     optimizer = _optimizer(state.get("optimizer"), network, plan, [k for k in tensors if k != "sigmas"], trainable, path)
-    optimizer = _rescaled(optimizer, unit := 1 / _loss_ratio(resolved))
+    unit = 1 / _loss_ratio(resolved | {"training": given.get("training")})
     try:
         step, decay, updates = int(state["step"]), float(state["ema"]["decay"]), int(state["ema"].get("num_updates") or 0)
     except (TypeError, ValueError):
         raise ValueError(f"{path} is damaged: its step, ema decay or num_updates is no number") from None
-    clip = {"grad_clip": unit} if unit != 1 else {}      # theirs is 1
-    training = {"ema_decay": decay} | _adams_settings(optimizer) | clip
+    optimizer = _rescaled(optimizer, unit)
+    training = {"ema_decay": decay, "grad_clip": unit} | _adams_settings(optimizer, step)      # theirs is clipped at 1
     note = "its pictures' size is guessed from where the network attends (--config.data.image_size)"
     return Checkpoint(merged(resolved, {"training": training}), _named(plan, tensors | shadow), _named(plan, tensors), step,
                       updates, optimizer, str(path),
@@ -207,8 +229,18 @@ def read(path: Path, config: Config | None = None) -> Checkpoint:
 
 
 def _loss_ratio(config: Config) -> float:
-    """Their loss over ours: that of their variance-exploding runs is half the sum over a picture, not the mean."""
-    return math.prod(config["shape"]) / 2 if config["sde"]["name"] in EXPLODING else 1.0
+    """Their loss over ours, which is the mean over a picture.
+
+    Of the published variance-exploding runs it is half the sum, except at 1024 x 1024 (reduce_mean). All of them clip at 1
+    in their own units; so where the config has that clip in ours, it tells which it is.
+    """
+    if config["sde"]["name"] not in EXPLODING:
+        return 1.0
+    half_sum, clip = math.prod(config["shape"]) / 2, (config.get("training") or {}).get("grad_clip")
+    for ratio in (1.0, half_sum):
+        if clip is not None and math.isclose(clip * ratio, 1):
+            return ratio
+    return 1.0 if config["shape"][-1] >= 1024 else half_sum
 
 
 def _rescaled(optimizer: dict[str, Any] | None, factor: float) -> dict[str, Any] | None:
@@ -221,10 +253,12 @@ def _rescaled(optimizer: dict[str, Any] | None, factor: float) -> dict[str, Any]
     return {"state": state, "param_groups": groups}
 
 
-def _adams_settings(optimizer: dict[str, Any] | None) -> dict[str, float]:
+def _adams_settings(optimizer: dict[str, Any] | None, step: int) -> dict[str, float]:
+    """Of config.training. While the published runs warm up, the learning rate is not yet the one to go on with."""
     group = {} if optimizer is None else optimizer["param_groups"][0]
-    betas, eps = group.get("betas"), group.get("eps")
-    return ({"beta1": betas[0], "beta2": betas[1]} if betas else {}) | ({"adam_eps": eps} if eps else {})
+    betas, eps, rate = group.get("betas"), group.get("eps"), group.get("lr")
+    return (({"beta1": betas[0], "beta2": betas[1]} if betas else {}) | ({"adam_eps": eps} if eps else {})
+            | ({"learning_rate": rate} if rate and step >= WARMUP else {}))
 
 
 def _named(plan: Mapping[str, Source], tensors: Mapping[str, Tensor]) -> Weights:
@@ -274,34 +308,51 @@ def write(checkpoint: Checkpoint, path: Path, ema: bool = True) -> None:
     ema  the averages are the averaged weights, or else the raw ones
     Raises ValueError for a network that it does not have, and for an SDE other than its own.
     """
-    model, name = checkpoint.config["model"], checkpoint.config["sde"]["name"]
-    if model["network"] != "ncsnpp":
-        raise ValueError(f"score_sde_pytorch has no network {model['network']!r}, only 'ncsnpp'; choose another format")
-    if name not in ("vp", "subvp", *EXPLODING, "ddpm") or checkpoint.config["sde"].get("schedule") not in (None, "linear"):
-        raise ValueError(f"score_sde_pytorch has no SDE {name!r} of schedule {checkpoint.config['sde'].get('schedule')!r}; "
-                         "choose another format")
-    expected = {"parametrization": "eps", "time_input": _time_input(name, model.get("embedding")), "input_std": None}
-    for field, value in expected.items():
-        if model.get(field) != value:
-            raise ValueError(f"in score_sde_pytorch model.{field} is {value!r}, here it is {model.get(field)!r}; choose "
-                             "another format")
-    network = outline(checkpoint.config)
+    config = effective(checkpoint.config)
+    _require_expressible(config)
+    network, training = outline(config), config.get("training") or {}
     assert isinstance(network, NCSNpp)
-    plan = sources(network, negated=name in EXPLODING)
+    plan = sources(network, negated=config["sde"]["name"] in EXPLODING)
     tensors, shadow = _keyed(plan, checkpoint.weights(ema=False)), _keyed(plan, checkpoint.weights(ema))
-    sde = build_sde(ConfigDict(checkpoint.config))
+    sde = build_sde(ConfigDict(config))
     ends = (sde.sigma_max, sde.sigma_min) if isinstance(sde, VESDE) else (50.0, 0.01)
-    sigmas = torch.linspace(math.log(ends[0]), math.log(ends[1]), getattr(sde, "steps", 1000), dtype=torch.float64).exp()
+    published = 2000 if config["shape"][-1] >= 256 else 1000
+    scales = getattr(sde, "steps", None) or config.get("num_scales") or published
+    sigmas = torch.linspace(math.log(ends[0]), math.log(ends[1]), scales, dtype=torch.float64).exp()
     state = {
-        "optimizer": _keyed_optimizer(_rescaled(checkpoint.optimizer, _loss_ratio(checkpoint.config)), network, plan,
-                                      list(tensors)),
+        "optimizer": _keyed_optimizer(_rescaled(checkpoint.optimizer, _loss_ratio(config)), network, plan, list(tensors),
+                                      training.get("learning_rate") or 2e-4),
         "model": {f"module.{key}": tensor for key, tensor in {"sigmas": sigmas, **tensors}.items()},
-        "ema": {"decay": float((checkpoint.config.get("training") or {}).get("ema_decay") or 0.9999),
+        "ema": {"decay": float(training.get("ema_decay") or 0.9999),
                 "num_updates": checkpoint.ema_updates,
                 "shadow_params": [tensor for key, tensor in shadow.items() if key not in FIXED]},
         "step": checkpoint.step,
     }
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda file: torch.save(state, file))
+
+
+def _require_expressible(config: Config) -> None:
+    """ValueError with the first setting of an effective config that score_sde_pytorch does not have, and what it has."""
+    sde, model, name = config["sde"], config["model"], config["sde"]["name"]
+    if model["network"] != "ncsnpp":
+        raise ValueError(f"score_sde_pytorch has no network {model['network']!r}, only 'ncsnpp'; choose another format")
+    if name not in ("vp", "subvp", *EXPLODING, "ddpm") or sde.get("schedule") not in (None, "linear") or sde.get("betas"):
+        schedule = sde.get("schedule") or sde.get("betas")
+        raise ValueError(f"score_sde_pytorch has no SDE {name!r} of schedule {schedule!r:.60}; choose another format")
+    groups = 32 if model["block"] == "ddpm" else None      # alike where every level has 128 channels or more
+    expected = {
+        "model.parametrization": "eps", "model.time_input": _time_input(name, model["embedding"]), "model.input_std": None,
+        "model.last_label": _last_label(sde, model["embedding"]), "model.norm_eps": 1e-6, "model.freq_shift": 1,
+        "model.attention_head_dim": None, "model.groups": groups, "data.low": 0.0 if name in EXPLODING else -1.0,
+        "data.high": 1.0, "model.centred": name not in EXPLODING,
+    }
+    for field, value in expected.items():
+        section, word = field.split(".")
+        found = config[section].get(word)
+        alike = field == "model.groups" and found in (None, 32) and model["width"] >= 128
+        if found != value and not alike:
+            raise ValueError(f"in score_sde_pytorch {field} is {value!r}, here it is {found!r}; choose another format")
 
 
 def _keyed(plan: Mapping[str, Source], values: Mapping[str, Tensor]) -> Weights:
@@ -313,11 +364,11 @@ def _keyed(plan: Mapping[str, Source], values: Mapping[str, Tensor]) -> Weights:
     return dict(sorted(parts.items(), key=lambda item: place[item[0].rpartition(".")[0]]))
 
 
-def _keyed_optimizer(state: dict[str, Any] | None, network: NCSNpp, plan: Mapping[str, Source], keys: list[str]
-                     ) -> dict[str, Any]:
+def _keyed_optimizer(state: dict[str, Any] | None, network: NCSNpp, plan: Mapping[str, Source], keys: list[str],
+                     learning_rate: float) -> dict[str, Any]:
     """Adam's state over the file's tensors from that over ours; where there is none, that before the first step."""
     held: dict[str, dict[str, Any]] = {}
-    group = torch.optim.Adam([nn.Parameter(torch.zeros(1))]).state_dict()["param_groups"][0]
+    group = torch.optim.Adam([nn.Parameter(torch.zeros(1))], learning_rate).state_dict()["param_groups"][0]
     if state is not None:
         group, = state["param_groups"]
         names = [name for name, _ in network.named_parameters()]

@@ -15,7 +15,6 @@ the sign is taken into the weights of the last convolutions, so that every netwo
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -127,7 +126,7 @@ def sources(network: NCSNpp, negated: bool) -> dict[str, Source]:
 # ---- which network ------------------------------------------------------------------------------------------------
 
 
-def infer_settings(tensors: Mapping[str, Tensor], path: str | Path = "the file") -> dict[str, Any]:
+def infer_settings(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """The settings of NCSNpp that the names and shapes of a file's tensors tell.
 
     Not told, and as published unless given: the image size (attention is taken to be at 16 x 16; None without it),
@@ -146,9 +145,7 @@ def infer_settings(tensors: Mapping[str, Tensor], path: str | Path = "the file")
                 raise ValueError(f"all_modules.{i}.* is missing")
         return _parse([modules[i] for i in range(len(modules))])
     except (LookupError, ValueError) as error:
-        reason = f"{error.args[0]} is missing" if isinstance(error, KeyError) else error
-        raise ValueError(f"{path} does not tell its network ({reason}); fetch the file again, or pass all settings "
-                         "(settings=...) to see which keys differ") from None
+        raise ValueError(f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)) from None
 
 
 class _Shapes(dict[str, tuple[int, ...]]):

@@ -40,18 +40,22 @@ def read(path: Path, config: Config | None = None) -> Checkpoint:
         told, step = json.loads(metadata["config"]), int(metadata["step"])
         whole = step >= 0 and all(isinstance(told[section], dict) for section in ("sde", "model", "data"))
         whole = whole and all(type(size) is int and size > 0 for size in told["shape"])
+        whole = whole and (told["levels"] is None or (type(told["levels"]) is int and told["levels"] > 1))
     except (LookupError, RecursionError, TypeError, ValueError):
         whole = False
     if not whole:
-        raise ValueError(f"{path} was not written by Scorefield: its metadata have no config of sde, model, data and shape, "
-                         "or no step")
+        raise ValueError(f"{path} was not written by Scorefield: its metadata have no config of sde, model, data, shape and "
+                         "levels, or no step")
     require_agreement(told, config, path)
     return Checkpoint(told, weights, step=step, ema_updates=step, source=str(path))
 
 
 def write(checkpoint: Checkpoint, path: Path, ema: bool = True) -> None:
-    """The averaged weights, or else the raw ones."""
+    """The averaged weights, or else the raw ones; of the config all but the paths of this machine."""
     weights = {name: tensor.contiguous() for name, tensor in checkpoint.weights(ema).items()}
-    metadata = {"format": VERSION, "config": json.dumps(checkpoint.config), "step": str(checkpoint.step)}
+    config = {key: value for key, value in checkpoint.config.items() if key != "origin"}
+    config["data"] = {field: value for field, value in config["data"].items() if field != "path"}
+    metadata = {"format": VERSION, "config": json.dumps(config), "step": str(checkpoint.step)}
     content = safetensors.torch.save(weights, _sealed(metadata, weights))
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda file: file.write(content))

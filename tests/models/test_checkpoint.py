@@ -60,10 +60,22 @@ def test_a_config_of_another_network_names_the_keys():
         Checkpoint(config, weights, source="my file").denoiser()
 
 
+def test_one_set_of_weights_serves_as_both():
+    averaged, raw = {"weight": torch.zeros(2)}, {"weight": torch.ones(2)}
+    both, one = Checkpoint({}, averaged, raw), Checkpoint({}, averaged)
+    assert both.weights() is averaged and both.weights(ema=False) is raw
+    assert one.weights() is averaged and one.weights(ema=False) is averaged
+
+
 def test_fields_that_contradict_are_named_with_their_flag():
-    stored = {"sde": {"name": "vp"}, "model": {"width": 8, "multipliers": [1, 2]}, "data": {"low": -1.0}}
-    require_agreement(stored, {"model": {"multipliers": (1, 2), "width": None}, "data": {"low": 0.0}}, "x")
+    stored = {"sde": {"name": "vp"}, "model": {"network": "ncsnpp", "width": 8, "multipliers": [1, 2]},
+              "data": {"low": -1.0}, "shape": [3, 8, 8]}
+    require_agreement(stored, {"model": {"multipliers": (1, 2), "width": None}, "data": {"path": "here"}}, "x")
+    said = {"sde": {"beta_max": 20.0}, "model": {"block": "biggan", "dropout": 0.5}, "data": {"image_size": 8}}
+    require_agreement(stored, said, "x")      # defaults, and what changes training alone
     with pytest.raises(ValueError, match=r"x was trained with model.width=8, not 16 \(--config.model.width, --config\)"):
         require_agreement(stored, {"model": {"width": 16}}, "x")
-    with pytest.raises(ValueError, match="sde.beta_max=None, not 10"):
-        require_agreement(stored, {"sde": {"beta_max": 10}}, "x")
+    with pytest.raises(ValueError, match=r"sde.name='vp', not 've', model.block='biggan', not 'ddpm', data.low=-1.0, not 0.0 "
+                                         r"\(and 2 more\) \(--config.sde.name, --config\)"):
+        require_agreement(stored, {"sde": {"name": "ve"}, "model": {"block": "ddpm"}, "shape": [1, 8, 8],
+                                   "data": {"low": 0.0, "channels": 1}}, "x")

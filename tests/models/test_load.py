@@ -1,5 +1,7 @@
 """load_denoiser finds the format of a path, and asks the Hugging Face hub for what is no path."""
 
+import errno
+import os
 import sys
 import types
 
@@ -14,37 +16,50 @@ from models.load import find
 
 
 class FakeHub:
-    """huggingface_hub as far as it is used: one repository, which may be out of reach."""
+    """huggingface_hub as far as it is used: the repository owner/name, and what of it is in the cache, `folder`.
 
-    def __init__(self, monkeypatch, folder, files, online=True, cached=False):
-        self.asked = []
+    told  what is raised instead of telling the repository's files
+    sent  what is raised instead of sending those that are not cached
+    """
+
+    class HTTPError(OSError):
+        def __init__(self, status, words):
+            super().__init__(f"{status} {words}\n\nfor url https://huggingface.co")
+            self.response = types.SimpleNamespace(status_code=status)
+
+    class LocalEntryNotFoundError(FileNotFoundError):
+        pass
+
+    class HFValidationError(ValueError):
+        pass
+
+    def __init__(self, monkeypatch, folder, files=(), told=None, sent=None, cached=True):
+        self.asked, self.local = [], []
         hub = types.ModuleType("huggingface_hub")
-        hub.errors = types.ModuleType("huggingface_hub.errors")
-
-        class HfHubHTTPError(Exception):
-            pass
-
-        class HFValidationError(ValueError):
-            pass
-
-        hub.errors.HfHubHTTPError, hub.errors.HFValidationError = HfHubHTTPError, HFValidationError
+        hub.constants = types.SimpleNamespace(HF_HUB_CACHE="/the/cache")
+        hub.errors = self
 
         def model_info(name, revision=None, timeout=None):
-            if not online:
-                raise ConnectionError("no network")
+            if told:
+                raise told
             if name != "owner/name":
-                raise HfHubHTTPError("404 Client Error. Repository Not Found")
+                raise self.HTTPError(404, "Client Error. Repository Not Found")
             return types.SimpleNamespace(siblings=[types.SimpleNamespace(rfilename=file) for file in files])
 
-        def snapshot_download(name, revision=None, allow_patterns=()):
-            self.asked.append((name, revision, allow_patterns))
-            if not online and not cached:
-                raise FileNotFoundError("not in the cache")
+        def snapshot_download(name, revision=None, allow_patterns=(), local_files_only=False):
+            (self.local if local_files_only else self.asked).append((name, revision, allow_patterns))
+            if sent and not local_files_only:
+                raise sent
+            if local_files_only and not cached:
+                raise self.LocalEntryNotFoundError("not in the cache")
             return str(folder)
 
         hub.model_info, hub.snapshot_download = model_info, snapshot_download
         monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
-        monkeypatch.setitem(sys.modules, "huggingface_hub.errors", hub.errors)
+
+
+SERVER_FAULT = FakeHub.HTTPError(503, "Server Error: Service Unavailable")
+NO_NETWORK = ConnectionError("Name or service not known")
 
 
 @pytest.fixture
@@ -89,46 +104,100 @@ def test_what_is_no_checkpoint_says_what_is(tmp_path, name):
         find(tmp_path)
 
 
-@pytest.mark.parametrize("source", ["/none/here", "none.safetensors", "runs/none/deeper", "tests/none"])
+@pytest.mark.parametrize("source", ["/none/here", "none.safetensors", "runs/none/deeper", "./runs/none", "runs/none.pth",
+                                    "runs/none.pt", "runs/none.safetensors", "runs/none.bin", "runs/none.ckpt"])
 def test_a_missing_path_is_not_asked_of_the_hub(monkeypatch, tmp_path, source):
-    hub = FakeHub(monkeypatch, tmp_path, [])
-    (tmp_path / "tests").mkdir()
-    monkeypatch.chdir(tmp_path)
+    hub = FakeHub(monkeypatch, tmp_path)
     with pytest.raises(FileNotFoundError, match="there is no "):
         load_denoiser(source)
-    assert not hub.asked
+    assert not hub.asked and not hub.local
 
 
-@pytest.mark.parametrize(("source", "revision"), [("owner/name", None), ("owner/name@v1.0", "v1.0")])
-@pytest.mark.parametrize(("files", "patterns"), [
-    (["model.safetensors", "model.bin"], ["*.json", "*.safetensors"]), (["model.bin"], ["*.json", "*.bin", "*.pth"])])
-def test_a_repository_is_fetched_with_one_copy_of_its_weights(monkeypatch, places, source, revision, files, patterns):
-    hub = FakeHub(monkeypatch, places["run"], files)
-    monkeypatch.chdir(places["run"])
-    load_denoiser(source)
-    assert hub.asked == [("owner/name", revision, patterns)]
-
-
-def test_what_the_cache_has_needs_no_network(monkeypatch, places):
-    FakeHub(monkeypatch, places["run"], [], online=False, cached=True)
+def test_a_folder_named_as_the_owner_does_not_hide_the_hub(monkeypatch, places, tmp_path):
+    FakeHub(monkeypatch, places["run"], ["config.json"])
+    (tmp_path / "owner").mkdir()
+    monkeypatch.chdir(tmp_path)
     assert load_denoiser("owner/name").sde
 
 
-def test_without_a_network_the_error_says_so(monkeypatch, tmp_path):
-    FakeHub(monkeypatch, tmp_path, [], online=False)
-    with pytest.raises(OSError, match=r"no file or folder 'owner/name' here.*does not answer.*path of a copy"):
+@pytest.mark.parametrize(("source", "revision"), [("owner/name", None), ("owner/name@v1.0", "v1.0")])
+@pytest.mark.parametrize(("files", "weights"), [
+    (["model.safetensors", "model.bin"], ["model.safetensors"]),
+    (["checkpoint_24.pth", "logs/other.pth"], ["checkpoint_24.pth"]),
+    (["model.bin", "vae/model.safetensors"], ["model.bin"]),
+    (["diffusion_pytorch_model.bin", "safety_checker/model.safetensors"], ["diffusion_pytorch_model.bin"]),
+    (["diffusion_pytorch_model.bin", "diffusion_pytorch_model.fp16.safetensors"], ["diffusion_pytorch_model.bin"]),
+    (["unet/config.json", "unet/diffusion_pytorch_model.bin", "vae/config.json", "vae/diffusion_pytorch_model.safetensors",
+      "all.safetensors"], ["unet/diffusion_pytorch_model.bin"]),
+    (["unet/config.json", "unet/diffusion_pytorch_model.bin", "unet/diffusion_pytorch_model.safetensors"],
+     ["unet/diffusion_pytorch_model.safetensors"]),
+    (["config.json"], []),
+])
+def test_a_repository_is_fetched_with_the_one_copy_of_its_weights_that_is_read(monkeypatch, places, source, revision, files,
+                                                                               weights):
+    hub = FakeHub(monkeypatch, places["run"], files)
+    load_denoiser(source)
+    [(name, asked, patterns)] = hub.asked
+    assert (name, asked, patterns[-len(weights):] if weights else []) == ("owner/name", revision, weights)
+    assert set(patterns) - set(weights) == {"config.json", "scheduler_config.json", "model_index.json", "unet/config.json",
+                                            "scheduler/scheduler_config.json"}
+
+
+@pytest.mark.parametrize("failure", [{"told": NO_NETWORK}, {"told": SERVER_FAULT}, {"sent": SERVER_FAULT}])
+def test_what_the_cache_has_whole_needs_no_answer(monkeypatch, places, failure):
+    repository = places["file"].parent / "repository"
+    repository.mkdir()
+    places["file"].rename(repository / "model.safetensors")
+    hub = FakeHub(monkeypatch, repository, **failure)
+    assert load_denoiser("owner/name@v1.0").sde
+    assert [asked[:2] for asked in hub.local] == [("owner/name", "v1.0")]
+
+
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("when", ["told", "sent"])
+@pytest.mark.parametrize(("failure", "message"), [
+    (NO_NETWORK, "ConnectionError: Name or service not known"), (SERVER_FAULT, "HTTPError: 503 Server Error"),
+    (FakeHub.HTTPError(429, "Too Many Requests"), "429 Too Many Requests"),
+    (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left on device"),
+    (PermissionError(errno.EACCES, os.strerror(errno.EACCES), "/the/cache/blobs"), "Permission denied: '/the/cache/blobs'"),
+])
+def test_what_cannot_be_fetched_says_why(monkeypatch, tmp_path, when, cached, failure, message):
+    (tmp_path / "config.json").write_text("{}")      # of a cache that lacks the weights
+    FakeHub(monkeypatch, tmp_path, cached=cached, **{when: failure})
+    with pytest.raises(OSError, match=f"no file or folder 'owner/name' here.*not whole in /the/cache.*{message}") as error:
+        load_denoiser("owner/name")
+    assert "\n" not in str(error.value) and "does not answer" not in str(error.value)
+
+
+def test_a_fault_that_huggingface_hub_wraps_is_told_itself(monkeypatch, tmp_path):
+    wrapped = FakeHub.LocalEntryNotFoundError("cannot find the requested files in the local cache")
+    wrapped.__cause__ = SERVER_FAULT
+    FakeHub(monkeypatch, tmp_path, sent=wrapped, cached=False)
+    with pytest.raises(OSError, match="503 Server Error"):
         load_denoiser("owner/name")
 
 
+@pytest.mark.parametrize("failure", [
+    *({when: FakeHub.HTTPError(status, "Client Error")} for when in ("told", "sent") for status in (401, 403, 404)),
+    {"told": FakeHub.HFValidationError("Client Error: no id")},
+])
+def test_what_the_hub_refuses_is_the_users_error(monkeypatch, places, failure):
+    hub = FakeHub(monkeypatch, places["run"], **failure)
+    message = r"no file or folder 'owner/name' here.*hub has no such model, or not for you \(.*Client Error.*co/owner/name$"
+    with pytest.raises(ValueError, match=message):
+        load_denoiser("owner/name")
+    assert not hub.local
+
+
 def test_an_unknown_repository_is_the_users_error(monkeypatch, tmp_path):
-    FakeHub(monkeypatch, tmp_path, [])
-    with pytest.raises(ValueError, match=r"'owner/nane' \(404 Client Error.*https://huggingface.co/owner/nane"):
+    FakeHub(monkeypatch, tmp_path)
+    with pytest.raises(ValueError, match=r"'owner/nane'.*\(404 Client Error.*https://huggingface.co/owner/nane"):
         load_denoiser("owner/nane")
 
 
 def test_without_huggingface_hub_the_error_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(ValueError, match="pip install huggingface_hub"):
+    with pytest.raises(ValueError, match="no file or folder 'owner/name' here.*pip install huggingface_hub"):
         load_denoiser("owner/name")
 
 

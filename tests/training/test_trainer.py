@@ -228,7 +228,7 @@ def test_two_processes_train_as_one(tmp_path):
     paths = [str(ROOT), str(Path(__file__).parent)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     one = [sys.executable, str(script), str(tmp_path / "one"), *paths]
-    two = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29613", str(script),
+    two = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", str(script),
            str(tmp_path / "two"), *paths]
     for command in (one, two):
         subprocess.run(command, check=True, env=environment, capture_output=True, timeout=120)

@@ -263,17 +263,27 @@ def test_without_a_scheduler_the_config_tells_the_chain(saved, tmp_path):
     assert read(tmp_path, {"sde": {"name": "vp"}, "model": {"time_input": "999t"}}).config["sde"] == {"name": "vp"}
 
 
-def test_what_is_given_goes_before_what_the_folder_tells(saved, tmp_path):
+def test_what_is_given_is_what_the_folder_does_not_tell(saved, tmp_path):
     saved(SMALL | {"sample_size": None})
     with pytest.raises(ValueError, match=r"sample_size = None .*--config.data.image_size"):
         read(tmp_path)
     for given in ({"shape": [3, 16, 16]}, {"data": {"image_size": 16}}):
         config = read(tmp_path, given).config
         assert config["shape"] == [3, 16, 16] and config["model"]["attention_resolutions"] == (8,)
-    given = {"shape": [3, 8, 8], "sde": {"name": "vp", "beta_max": 10.0}, "model": {"time_input": "999t"}}
-    assert read(tmp_path, given).config["sde"] == {"name": "vp", "beta_max": 10.0}
-    with pytest.raises(ValueError, match="of another shape .* give no settings but its own"):
-        read(tmp_path, {"shape": [3, 8, 8], "model": {"width": 32, "groups": 4}})
+
+
+@pytest.mark.parametrize(("section", "field", "told", "other"), [
+    ("sde", "name", "ddpm", "vp"), ("sde", "beta_max", 20.0, 10.0), ("model", "network", "unet", "ncsnpp"),
+    ("model", "parametrization", "v", "eps"), ("model", "time_input", "index", "999t"), ("model", "width", 16, 8),
+    ("model", "norm_eps", 1e-5, 1e-6), ("model", "freq_shift", 0, 1), ("model", "attention_head_dim", 4, 8),
+    ("model", "centred", True, False), ("model", "downsample_padding", 1, 0), ("model", "groups", 4, 2),
+    ("model", "input_std", None, 0.5), ("data", "low", -1.0, 0.0), ("data", "high", 1.0, 2.0)])
+def test_what_the_folder_tells_can_be_repeated_but_not_changed(saved, tmp_path, section, field, told, other):
+    saved(SMALL | {"attention_head_dim": 4}, prediction_type="v_prediction")
+    assert told is None or read(tmp_path, {section: {field: told}}).config[section][field] == told
+    with pytest.raises(ValueError, match=rf"trained with {section}\.{field}={told!r}, not {other!r} \(--config"):
+        read(tmp_path, {section: {field: other}})
+    assert read(tmp_path, {"model": {"dropout": 0.25}}).config["model"]["dropout"] == 0.25
 
 
 def test_folders_of_diffusers_are_recognised(saved, tmp_path):
@@ -594,16 +604,17 @@ def test_an_exported_ve_model_runs_in_score_sde_ve_pipeline(tmp_path):
     assert pictures.shape == (2, 8, 8, 3) and 0 <= pictures.min() < pictures.max() <= 1
 
 
-def test_an_export_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
-    write(ours(), tmp_path)
-    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+def test_an_export_that_fails_leaves_nothing_and_one_that_is_there_stays(tmp_path, monkeypatch):
+    write(ours(), tmp_path / "there")
+    with pytest.raises(ValueError, match="there is not empty"):
+        write(ours(UNET | {"parametrization": "v"}), tmp_path / "there")
 
     def fail(descriptor):
         raise OSError("no space left")
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="no space left"):
-        write(ours(UNET | {"parametrization": "v"}), tmp_path)
-    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+        write(ours(), tmp_path / "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
 
 @pytest.mark.parametrize(("checkpoint", "match"), [
