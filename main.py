@@ -18,13 +18,13 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from configs.loading import all_fields, config_names, load_config, override, validate
-from data import DATASETS, Dataset, load_dataset, load_images, quantize
+from data import DATASETS, Dataset, load_dataset, load_images, quantize, reader_of
 from evaluation import Evaluation, Score, auroc, draw, plots
 from evaluation.likelihood import ESTIMATORS, write_csv
 from evaluation.report import report
 from likelihood import CLOCKS, DIVERGENCES, METHODS, PROBE_KINDS
 from likelihood.elbo import VARIANCES
-from models import Checkpoint, load_denoiser, read_checkpoint
+from models import Checkpoint, Denoiser, read_checkpoint
 from models.build import effective
 from models.checkpoint import require_agreement
 from models.formats import run as run_format
@@ -191,6 +191,7 @@ class Command:
         if FLAGS.mode != "train" and self.stored is not None:
             self.refuse_other_experiment(all_fields(effective(self.config.to_dict())))
         validate(self.config)
+        reader_of(self.config.data)
         if self.stored is not None and (self.name is None or imported):
             self.name = self.stored["config"]
         self.device = local_device(FLAGS.device)
@@ -223,6 +224,10 @@ class Command:
                 config.data.channels, config.data.image_size = stored["shape"][0], stored["shape"][-1]
         return config
 
+    def denoiser(self) -> Denoiser:
+        """Of --checkpoint where that was just read, or else of the run."""
+        return (self.checkpoint or read_checkpoint(self.run)).denoiser(FLAGS.ema).to(self.device)
+
     def write_imported(self) -> None:
         """Make the run's folder of --checkpoint, where that was just read; before anything else is written there."""
         if self.checkpoint is not None:
@@ -248,8 +253,9 @@ class Command:
         stored = from_stored(self.stored, self.run / "config.json").to_dict()      # with fields that came later
         there = all_fields(effective(stored)) | {k: v for k, v in self.stored.items() if k in ("config", "shape", "levels")}
         free = {"data.path"}
-        if untouched(self.stored, self.run):
-            free |= {f for f in fields if f.startswith("data.")} - {"data.low", "data.high"} | {"model.dropout", "levels"}
+        if FLAGS.mode in ("train", "likelihood") and untouched(self.stored, self.run):
+            free |= {f for f in fields if f.startswith("data.")} - {"data.low", "data.high"}
+            free |= {"model.dropout", "levels"} if FLAGS.mode == "train" else set()
         other = [f for f in fields if f not in free and fields[f] != there.get(f)]
         if other:
             differences = ", ".join(f"{f} is {there.get(f)!r} there and {fields[f]!r} here" for f in other[:3])
@@ -357,10 +363,10 @@ def sample(command: Command) -> None:
     if points and FLAGS.sampler == "ode":
         options["points"] = 65
     sampler = make_sampler(FLAGS.sampler, **options)
-    command.write_imported()
-    denoiser = load_denoiser(command.run, FLAGS.ema, command.device)
+    denoiser = command.denoiser()
     prepare_sampling(denoiser.network, FLAGS.precision, command.device)
     sampler.times(denoiser)                                 # refuses a grid that does not fit
+    command.write_imported()
     stem = command.run / "samples" / FLAGS.sampler
     stem.parent.mkdir(exist_ok=True)
     samples = draw(denoiser, sampler, shape, FLAGS.num_samples, FLAGS.seed, FLAGS.batch_size,
@@ -415,8 +421,7 @@ def likelihood(command: Command) -> None:
     """
     settings = likelihood_settings(command)
     command.write_imported()
-    checkpoint = newest_checkpoint(command.run)
-    denoiser = load_denoiser(command.run, FLAGS.ema, command.device)
+    checkpoint, denoiser = newest_checkpoint(command.run), command.denoiser()
     set_memory_format(denoiser, command.device, denoiser.autocast)
     assert checkpoint is not None
     identity = likelihood_identity(command, settings, checkpoint)
@@ -463,8 +468,8 @@ def likelihood_identity(command: Command, settings: dict[str, Any], checkpoint: 
     with open(checkpoint, "rb") as file:
         weights = hashlib.file_digest(file, "sha256").hexdigest()
     results = {k: v for k, v in settings.items() if k != "max_evaluations"}      # which may be raised on the way
-    return [weights, command.stored, command.device.type, results, FLAGS.estimator, FLAGS.draws, FLAGS.float64,
-            FLAGS.seed, FLAGS.ema, FLAGS.batch_size, FLAGS.num_images]
+    return [weights, command.stored, command.config.data.dequantize, command.device.type, results, FLAGS.estimator,
+            FLAGS.draws, FLAGS.float64, FLAGS.seed, FLAGS.ema, FLAGS.batch_size, FLAGS.num_images]
 
 
 def scored_data(command: Command, source: str) -> tuple[Dataset, list[str] | None]:

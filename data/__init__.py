@@ -1,6 +1,6 @@
 """Data sets and the maps between integer levels and the reals. Knows nothing of the other packages."""
 
-from data.datasets import DATASETS, Dataset, load_dataset, load_images
+from data.datasets import DATASETS, Dataset, load_dataset, load_images, reader_of
 from data.points import mixture_parameters
 from data.transforms import batch_indices, dequantize, quantize, random_flip, require_within, to_unit
 
@@ -14,6 +14,7 @@ __all__ = [
     "mixture_parameters",
     "quantize",
     "random_flip",
+    "reader_of",
     "require_within",
     "to_unit",
 ]

@@ -53,10 +53,15 @@ def load_dataset(config: Any) -> Dataset:
     Raises ValueError for an unknown name, a value out of range or a damaged file, FileNotFoundError where
     data is missing, OSError where it cannot be read or downloaded: one line that names the flag or the file.
     """
+    return reader_of(config)(config)
+
+
+def reader_of(config: Any) -> Callable[[Any], Dataset]:
+    """The function that reads the data set named by `config.dataset`; ValueError for an unknown name."""
     name = str(config.dataset)
     nearest = difflib.get_close_matches(name.lower(), DATASETS, n=1, cutoff=0.0)[0]
     _require(name in DATASETS, "dataset", name, f"one of {', '.join(DATASETS)} (nearest: {nearest!r})")
-    return DATASETS[name](config)
+    return DATASETS[name]
 
 
 def _require(valid: bool, field: str, value: Any, allowed: str) -> None:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 from helpers import SMALL, write_cifar10
 from PIL import Image
@@ -14,6 +13,7 @@ from models import load_denoiser, read_checkpoint
 from models.formats.score_sde_layout import sources
 from models.ncsnpp import NCSNpp
 
+ITS_NETWORK = ("model.width = 8", "model.multipliers = (1, 2)", "model.num_blocks = 1")
 NETWORK = {"width": 8, "multipliers": (1, 2), "num_blocks": 1, "attention_resolutions": (16,)}
 
 
@@ -35,6 +35,14 @@ def published(tmp_path):
                 "ema": {"decay": 0.99, "num_updates": 2, "shadow_params": [0.9 * tensor for tensor in tensors.values()]},
                 "step": 2}, tmp_path / "published.pth")
     return tmp_path / "published.pth"
+
+
+def config_file(name, parent, *lines):
+    """A config file in the current folder that changes `parent` by these lines."""
+    body = "".join(f"    config.{line}\n" for line in lines)
+    Path(f"{name}.py").write_text(f"from configs import {parent} as parent\n\n\ndef get_config():\n"
+                                  f"    config = parent.get_config()\n{body}    return config\n")
+    return f"{name}.py"
 
 
 def samples(run):
@@ -92,10 +100,8 @@ def test_what_the_file_does_not_tell_comes_from_flags_or_a_config(command, publi
     code, out, err = command(*SAMPLE, "--checkpoint", published, "--config.sde.name=subvp", "--workdir", "sub")
     assert code == 0, err
     assert "SubVPSDE" in out and json.loads(Path("sub/config.json").read_text())["sde"]["name"] == "subvp"
-    Path("mine.py").write_text("from configs import subvp_cifar10_ddpmpp as parent\n\n\ndef get_config():\n"
-                               "    config = parent.get_config()\n    config.model.dropout = 0.25\n    config.model.width = 8\n"
-                               "    config.model.multipliers = (1, 2)\n    config.model.num_blocks = 1\n    return config\n")
-    code, out, err = command(*SAMPLE, "--checkpoint", published, "--config", "mine.py", "--workdir", "mine")
+    mine = config_file("mine", "subvp_cifar10_ddpmpp", *ITS_NETWORK, "model.dropout = 0.25")
+    code, out, err = command(*SAMPLE, "--checkpoint", published, "--config", mine, "--workdir", "mine")
     assert code == 0, err
     config = json.loads(Path("mine/config.json").read_text())
     assert config["sde"]["name"] == "subvp" and config["model"]["dropout"] == 0.25 and config["model"]["width"] == 8
@@ -119,6 +125,146 @@ def test_a_config_of_another_network_is_refused(command, published):
     assert code == 1 and "trained with model.network='ncsnpp', not 'unet'" in err and not Path("runs").exists()
     code, _, err = command(*SAMPLE, "--checkpoint", published, "--config.model.width=16")
     assert code == 1 and "of another shape" in err and "--config.model.*" in err and not Path("runs").exists()
+
+
+# A config beside a checkpoint, and a run that was made of one
+
+
+def stored(run):
+    return json.loads((Path(run) / "config.json").read_text())
+
+
+NEW = [word for word in SMALL if ".model." not in word]
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["new", "there"])
+def test_training_follows_the_config_beside_the_checkpoint(command, published, tmp_path, there):
+    write_cifar10(tmp_path / "data", num_train=20, num_test=4)
+    mine = config_file("mine", "vp_cifar10_ddpmpp", *ITS_NETWORK, "training.ema_decay = 0.5", "training.adam_eps = 1e-6",
+                       "training.grad_clip = 0.25", "data.flip = False")
+    assert not there or command(*SAMPLE, "--checkpoint", published)[0] == 0
+    code, _, err = command("--mode", "train", "--checkpoint", published, "--config", mine, *NEW,
+                           f"--config.data.path={tmp_path / 'data'}")
+    assert code == 0, err
+    config = stored("runs/published")
+    assert [config["training"][field] for field in ("ema_decay", "adam_eps", "grad_clip")] == [0.5, 1e-6, 0.25]
+    assert config["data"]["flip"] is False and read_checkpoint("runs/published").step == 4
+    code, out, err = command("--mode", "train", "--workdir", "runs/published", "--config", mine, *NEW,
+                             "--config.training.steps=6", f"--config.data.path={tmp_path / 'data'}")
+    assert code == 0, err
+    assert "goes on from runs/published/checkpoints/step_00000004.pt" in out
+
+
+def test_without_a_config_training_follows_the_file(command, published, tmp_path):
+    state = torch.load(published)
+    state["optimizer"]["param_groups"][0] |= {"lr": 3e-5, "betas": (0.8, 0.99), "eps": 1e-6}
+    torch.save(state | {"step": 6000}, "later.pth")
+    for source, rate in ((published, 2e-4), ("later.pth", 3e-5)):      # in their warm-up it is not the one to go on with
+        assert command(*SAMPLE, "--checkpoint", source)[0] == 0
+        assert stored(f"runs/{Path(source).stem}")["training"]["learning_rate"] == rate
+    training = stored("runs/later")["training"]
+    assert [training[field] for field in ("beta1", "beta2", "adam_eps", "ema_decay")] == [0.8, 0.99, 1e-6, 0.99]
+
+
+def test_what_the_checkpoint_tells_cannot_be_said_otherwise(command, published, digits_run):
+    assert command("--mode", "convert", "--workdir", digits_run, "--output", "digits.safetensors")[0] == 0
+    for _ in range(2):      # before there is a run, and after
+        for wrong, part in ((["--config", "configs/vp_cifar10.py"], "model.attention_resolutions=[], not (16,)"),
+                            (["--config.sde.beta_max=10"], "beta_max"), (["--config.data.low=0"], "low")):
+            for source, more in (("digits.safetensors", wrong), (digits_run, [*wrong, "--workdir", "copy"])):
+                code, _, err = command(*SAMPLE, "--checkpoint", source, *more)
+                assert code == 1 and part in err and err.count("\n") == 1, err
+        same = ["--config", config_file("same", "vp_digits", "model.width = 8", "sde.beta_max = 20.0")]
+        for source, more in (("digits.safetensors", same), (digits_run, [*same, "--workdir", "copy"])):
+            code, _, err = command(*SAMPLE, "--checkpoint", source, *more)
+            assert code == 0, err
+
+
+def test_an_imported_run_takes_the_published_config_by_workdir(command, published, tmp_path):
+    assert command(*SAMPLE, "--checkpoint", published)[0] == 0
+    mine = config_file("mine", "vp_cifar10_ddpmpp", *ITS_NETWORK)
+    code, _, err = command(*SAMPLE, "--workdir", "runs/published", "--config", mine)
+    assert code == 0, err
+    code, _, err = command(*SAMPLE, "--workdir", "runs/published", "--config", "configs/vp_cifar10_ddpmpp.py")
+    assert code == 1 and "runs/published was trained with model.multipliers=[1, 2], not (1, 2, 2, 2)" in err
+
+
+@pytest.mark.parametrize("word", ["--config.data.dataset=digitz", "--config.model.dropout=7", "--config.training.steps=0",
+                                  "--config.model.widht=8", "--grid=fine", "--steps=0"])
+def test_a_mistake_leaves_nothing_behind_an_import(command, published, tmp_path, word):
+    code, _, err = command("--mode", "sample", "--checkpoint", published, word)
+    assert code == 1 and err.count("\n") == 1, err
+    assert not Path("runs").exists()
+    assert command(*SAMPLE, "--checkpoint", published)[0] == 0
+
+
+def test_data_that_were_guessed_may_be_said_later(command, digits_run, tmp_path):
+    write_cifar10(tmp_path / "data", num_train=20, num_test=4)
+    assert command("--mode", "convert", "--workdir", digits_run, "--output", "d.safetensors")[0] == 0
+    assert command(*SAMPLE, "--checkpoint", "d.safetensors", "--config.data.dataset=folder")[0] == 0
+    code, out, err = command("--mode", "likelihood", "--checkpoint", "d.safetensors", "--config.data.dataset=digits",
+                             "--config.data.dequantize=true", "--method", "exponential", "--steps", 8, "--num_images", 4)
+    assert code == 0, err
+    code, out, err = command("--mode", "train", "--checkpoint", "d.safetensors", "--config.data.dataset=digits", *NEW,
+                             "--config.training.steps=5")
+    assert code == 0, err
+    code, _, err = command("--mode", "likelihood", "--workdir", "runs/d", "--config.data.dataset=folder")
+    assert code == 1 and "holds another experiment: data.dataset is 'digits' there and 'folder' here" in err
+
+
+def test_without_its_data_the_error_says_what_else_to_score(command, published):
+    code, _, err = command("--mode", "likelihood", "--checkpoint", published, "--config.data.path=nowhere")
+    assert code == 1 and "or score pictures of your own by --images" in err
+
+
+@pytest.mark.parametrize("spelling", ["./a.safetensors", "folder/../a.safetensors", "{cwd}/a.safetensors", "link"])
+def test_a_file_is_the_same_by_any_spelling(command, digits_run, tmp_path, spelling):
+    Path("folder").mkdir()
+    assert command("--mode", "convert", "--workdir", digits_run, "--output", "a.safetensors")[0] == 0
+    Path("link").symlink_to("a.safetensors")
+    assert command(*SAMPLE, "--checkpoint", "a.safetensors")[0] == 0
+    code, out, err = command(*SAMPLE, "--checkpoint", spelling.format(cwd=tmp_path))
+    assert code == 0 and "wrote runs/a from" not in out, err
+
+
+def test_at_cuts_nothing_off_a_path(command, digits_run):
+    assert command("--mode", "convert", "--workdir", digits_run, "--output", "a@b.safetensors")[0] == 0
+    assert command(*SAMPLE, "--checkpoint", "a@b.safetensors")[0] == 0 and Path("runs/a@b").is_dir()
+
+
+def test_a_folder_that_changed_since_is_not_taken_for_the_old_one(command, digits_run):
+    assert command("--mode", "convert", "--workdir", digits_run, "--output", "mine", "--format", "run")[0] == 0
+    assert command(*SAMPLE, "--checkpoint", "mine", "--workdir", "copy")[0] == 0
+    assert command(*SAMPLE, "--workdir", "mine")[0] == 0      # what it writes is no change
+    assert command(*SAMPLE, "--checkpoint", "mine", "--workdir", "copy")[0] == 0
+    assert command("--mode", "train", "--workdir", "mine", "--config.training.steps=5")[0] == 0
+    code, _, err = command(*SAMPLE, "--checkpoint", "mine", "--workdir", "copy")
+    assert code == 1 and "copy does not hold mine as it is now" in err
+    code, _, err = command(*SAMPLE, "--checkpoint", "mine", "--workdir", "mine")
+    assert code == 1 and "mine is a run already; give it as --workdir" in err
+
+
+def test_an_import_that_is_killed_leaves_nothing_that_blocks(command, published, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", killed)
+        assert command(*SAMPLE, "--checkpoint", published)[0] == 130
+    assert not list(Path("runs").iterdir())
+    assert command(*SAMPLE, "--checkpoint", published)[0] == 0
+
+
+def test_a_file_for_others_tells_no_paths_of_this_machine(command, published, tmp_path):
+    assert command(*SAMPLE, "--checkpoint", published, f"--config.data.path={tmp_path}/secret")[0] == 0
+    assert command("--mode", "convert", "--workdir", "runs/published", "--output", "x.safetensors")[0] == 0
+    assert str(tmp_path).encode() not in Path("x.safetensors").read_bytes()
+
+
+def test_an_export_that_is_refused_makes_no_folders(command, digits_run):
+    code, _, err = command("--mode", "convert", "--workdir", digits_run, "--output", "a/b/c.pth")
+    assert code == 1 and not Path("a").exists()
+    assert command("--mode", "convert", "--workdir", digits_run, "--output", "a/b/c.safetensors")[0] == 0
 
 
 # A run in a file
@@ -190,8 +336,6 @@ def test_a_mistake_in_converting_is_one_line_and_writes_nothing(command, digits_
 def test_a_checkpoint_that_changed_since_is_not_taken_for_the_old_one(command, digits_run):
     assert command("--mode", "convert", "--workdir", digits_run, "--output", "a.safetensors")[0] == 0
     assert command(*SAMPLE, "--checkpoint", "a.safetensors")[0] == 0
-    weights = safetensors.torch.load_file("a.safetensors")
-    assert weights
     Path("a.safetensors").unlink()
     assert command("--mode", "convert", "--workdir", digits_run, "--output", "a.safetensors", "--noema")[0] == 0
     code, _, err = command(*SAMPLE, "--checkpoint", "a.safetensors")

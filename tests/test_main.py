@@ -408,6 +408,11 @@ def test_overrides_keep_the_type_of_their_field():
     assert config.training.learning_rate == 1.0 and isinstance(config.training.learning_rate, float)
     assert config.model.multipliers == (1, 2, 4) and config.model.attention_resolutions == (4,)
     assert isinstance(config.sde.beta_max, float) and config.data.flip is True
+    main.override(config, "sde.betas", "(0.1, 0.2, 1e-3)")
+    assert config.sde.betas == (0.1, 0.2, 1e-3)
+    main.override(config, "model.multipliers", "(1, 1.5)")
+    with pytest.raises(ValueError, match=r"--config.model.multipliers must be whole numbers, got \(1, 1.5\)"):
+        main.validate(config)
 
 
 def test_tensorboard_holds_scalars_and_a_picture_of_samples(digits_run):

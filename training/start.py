@@ -61,7 +61,7 @@ def import_checkpoint(source: str, given: ConfigDict | None, overrides: list[tup
         config["data"] = chosen.data.to_dict()
     elif dataset is None and "dataset" not in told["data"]:
         config["data"]["dataset"] = "cifar10" if list(shape) == [3, 32, 32] else "folder"
-    config["data"] |= {end: told["data"][end] for end in ("low", "high")}
+    config["data"] |= {end: told["data"][end] for end in ("low", "high") if end in told["data"]}
     if config["data"]["dataset"] == "folder":
         config["data"] |= {"channels": shape[0], "image_size": shape[-1]}
     origin = {"source": _place(source), "modified": _modified(source), "step": checkpoint.step}

@@ -40,6 +40,7 @@ def read(path: Path, config: Config | None = None) -> Checkpoint:
         told, step = json.loads(metadata["config"]), int(metadata["step"])
         whole = step >= 0 and all(isinstance(told[section], dict) for section in ("sde", "model", "data"))
         whole = whole and all(type(size) is int and size > 0 for size in told["shape"])
+        whole = whole and all(type(told["data"][end]) in (int, float) for end in ("low", "high"))
         whole = whole and (told["levels"] is None or (type(told["levels"]) is int and told["levels"] > 1))
     except (LookupError, RecursionError, TypeError, ValueError):
         whole = False

@@ -75,7 +75,7 @@ def test_fields_that_contradict_are_named_with_their_flag():
     require_agreement(stored, said, "x")      # defaults, and what changes training alone
     with pytest.raises(ValueError, match=r"x was trained with model.width=8, not 16 \(--config.model.width, --config\)"):
         require_agreement(stored, {"model": {"width": 16}}, "x")
-    with pytest.raises(ValueError, match=r"sde.name='vp', not 've', model.block='biggan', not 'ddpm', data.low=-1.0, not 0.0 "
-                                         r"\(and 2 more\) \(--config.sde.name, --config\)"):
+    with pytest.raises(ValueError, match=r"sde.name='vp', not 've', model.block='biggan', not 'ddpm', data.low=-1.0, "
+                                         r"not 0.0 \(and 2 more\) \(--config.sde.name, --config\)"):
         require_agreement(stored, {"sde": {"name": "ve"}, "model": {"block": "ddpm"}, "shape": [1, 8, 8],
                                    "data": {"low": 0.0, "channels": 1}}, "x")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers import small_checkpoint
 
+from configs.default import get_config
 from models import Checkpoint, load_denoiser
 from models.formats import diffusers, scorefield
 from models.formats import run as run_format
@@ -229,6 +230,26 @@ def test_a_run_is_written_with_raw_weights_when_asked(checkpoint, tmp_path):
 def test_what_is_asked_of_a_run_must_agree_with_it(places):
     with pytest.raises(ValueError, match="trained with sde.name='vp', not 've'"):
         load_denoiser(places["run"], config={"sde": {"name": "ve"}})
+
+
+@pytest.mark.parametrize(("config", "match"), [
+    ({"sed": {"name": "vp"}}, "no field 'sed.name'"), ({"sde": {"nmae": "vp"}}, "'sde.nmae'; did you mean 'sde.name'"),
+    ({"sde": "vp"}, "no field 'sde'"), ({"levels": 17}, "no field 'levels'"),
+    ({"shape": [3]}, r"trained with shape=\[2\], not \[3\]$"), ({"data": {"low": 0.5}}, "data.low")], ids=str)
+@pytest.mark.parametrize("place", ["file", "run"])
+def test_a_config_that_says_nothing_known_or_something_else_is_refused(places, place, config, match):
+    with pytest.raises(ValueError, match=match):
+        load_denoiser(places[place], config=config)
+
+
+def test_a_whole_config_may_be_given(places, checkpoint):
+    config = get_config()
+    config.model.update({k: v for k, v in checkpoint.config["model"].items() if v is not None})
+    config.sde.update(checkpoint.config["sde"])
+    assert load_denoiser(places["file"], config=config).sde
+    config.model.width += 1
+    with pytest.raises(ValueError, match="trained with model.width="):
+        load_denoiser(places["file"], config=config)
 
 
 def test_a_folder_that_holds_something_is_not_written_to(checkpoint, tmp_path):

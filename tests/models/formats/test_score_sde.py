@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from models import NCSNpp, build_sde, load_denoiser
 from models.checkpoint import merged
 from models.formats.pickles import read_pickle
-from models.formats.score_sde import config_of_reference, read
+from models.formats.score_sde import _loss_ratio, config_of_reference, read
 from models.formats.score_sde import write as write_back
 from models.formats.score_sde_layout import infer_settings, sources
 
@@ -133,6 +133,16 @@ def test_the_sde_of_a_configuration_is_one_of_three():
         config_of_reference(REFERENCE | {"training": {"sde": "subvpsde"}})
 
 
+def test_a_configuration_tells_whether_its_loss_is_a_mean_and_its_network_is_divided_by_sigma():
+    ends = {"beta_min": 0.1, "beta_max": 20, "sigma_min": 0.01, "sigma_max": 50, "scale_by_sigma": True}
+    config = REFERENCE | {"model": REFERENCE["model"] | ends, "training": {"sde": "vesde"}}
+    assert config_of_reference(config)["training"]["grad_clip"] == 2 / (3 * 16 * 16)
+    mean = config | {"training": {"sde": "vesde", "reduce_mean": True}}
+    assert config_of_reference(mean)["training"]["grad_clip"] == 1
+    with pytest.raises(ValueError, match="scale_by_sigma = True under 'vp' cannot be imported, only False"):
+        config_of_reference(config | {"training": {"sde": "vpsde"}})
+
+
 @pytest.mark.parametrize(("sde", "continuous", "expected"), [
     ("vpsde", True, {"name": "vp", "beta_min": 0.1, "beta_max": 20.0}),
     ("vpsde", False, {"name": "ddpm", "beta_min": 0.1, "beta_max": 20.0, "steps": 500}),
@@ -184,6 +194,26 @@ def test_a_network_trained_on_ddpms_chain_is_told_its_indices(write, state):
     assert read(write(state)).config["model"]["time_input"] == "999t"
     model = read(write(state), {"sde": {"name": "ddpm", "steps": 100}}).config["model"]
     assert model["time_input"] == "index" and model.get("last_label") is None and model["centred"] is True
+
+
+def test_a_chain_without_sigmas_asks_for_all_that_makes_one(write, state):
+    tensors = {key: tensor for key, tensor in reference_tensors(NCSNpp(**SMALL)).items() if key != "sigmas"}
+    state |= {"model": tensors, "optimizer": None}
+    state["ema"]["shadow_params"] = list(tensors.values())
+    given = {"name": "smld", "sigma_min": 0.01, "sigma_max": 50.0}
+    with pytest.raises(ValueError, match=r"does not tell its steps \(no key sigmas\); give --config.sde.steps$"):
+        read(write(state), {"sde": given})
+    assert read(write(state), {"sde": given | {"steps": 20}}).config["model"]["last_label"] == 19
+
+
+@pytest.mark.parametrize(("sde", "told"), [({"sigma_max": 50.0, "sigma_min": 0.01}, None), ({"sigma_max": 49.0}, 50.0)])
+def test_sigmas_of_the_file_may_be_repeated_but_not_changed(write, state, sde, told):
+    state["model"]["module.sigmas"] = torch.linspace(np.log(50), np.log(0.01), 10).exp()      # in float32
+    if told is None:
+        assert read(write(state), {"sde": sde}).config["sde"] == {"name": "ve", **sde}
+    else:
+        with pytest.raises(ValueError, match="trained with sde.sigma_max=50.0, not 49.0"):
+            read(write(state), {"sde": sde})
 
 
 # The weights and the training state
@@ -398,13 +428,61 @@ def test_a_file_without_an_optimiser_is_written_with_one_before_its_first_step(s
     ({"model": {"time_input": "half_log_snr"}}, "model.time_input is 'log_sigma'"),
     ({"model": {"parametrization": "v"}}, "model.parametrization is 'eps'"),
     ({"model": {"input_std": 0.5}}, "model.input_std is None, here it is 0.5"),
-    ({"sde": {"name": "ddpm", "schedule": "cosine"}}, "schedule 'cosine'")], ids=str)
+    ({"sde": {"name": "ddpm", "schedule": "cosine"}}, "schedule 'cosine'"),
+    ({"sde": {"name": "ddpm", "betas": (0.1, 0.2)}}, r"schedule \(0.1, 0.2\)"),
+    ({"model": {"norm_eps": 1e-5}}, "model.norm_eps is 1e-06, here it is 1e-05"),
+    ({"model": {"freq_shift": 0}}, "model.freq_shift is 1, here it is 0"),
+    ({"model": {"attention_head_dim": 4}}, "model.attention_head_dim is None"),
+    ({"model": {"groups": 4}}, "model.groups is None"), ({"model": {"block": "ddpm", "groups": 4}}, "model.groups is 32"),
+    ({"model": {"last_label": 9}}, "model.last_label is None"), ({"model": {"centred": True}}, "model.centred is False"),
+    ({"data": {"low": -1.0}}, "data.low is 0.0"), ({"data": {"high": 2.0}}, "data.high is 1.0"),
+    ({"sde": {"name": "smld", "steps": 10}, "model": {"embedding": "positional", "time_input": "index", "last_label": 8}},
+     "model.last_label is 9, here it is 8")], ids=str)
 def test_what_the_reference_does_not_have_is_not_written(state, write, tmp_path, change, match):
     imported = read(write(state))
     foreign = dataclasses.replace(imported, config=merged(imported.config, change))
     with pytest.raises(ValueError, match=match):
         write_back(foreign, tmp_path / "back.pth")
     assert not (tmp_path / "back.pth").exists()
+
+
+@pytest.mark.parametrize("length", [10, 2000])
+def test_as_many_sigmas_are_written_as_were_read(state, write, tmp_path, length):
+    state["model"]["module.sigmas"] = torch.logspace(2, -2, length)
+    write_back(read(write(state)), tmp_path / "back.pth")
+    sigmas = read_pickle(tmp_path / "back.pth")["model"]["module.sigmas"]
+    torch.testing.assert_close(sigmas, state["model"]["module.sigmas"].double(), rtol=1e-5, atol=0)
+
+
+def test_without_a_file_to_follow_there_are_as_many_as_published(state, write, tmp_path):
+    imported = read(write(state))
+    for size, length in ((16, 1000), (256, 2000)):
+        config = merged(imported.config, {"shape": [2, size, size], "model": {"attention_resolutions": (size,)}})
+        del config["num_scales"]
+        write_back(dataclasses.replace(imported, config=config), tmp_path / f"{size}.pth")
+        assert len(read_pickle(tmp_path / f"{size}.pth")["model"]["module.sigmas"]) == length
+
+
+@pytest.mark.parametrize(("clip", "factor"), [(1.0, 1.0), (SHARE, SHARE), (None, SHARE)], ids=["mean", "sum", "unsaid"])
+def test_the_clipping_given_tells_in_which_units_the_loss_was(state, write, tmp_path, clip, factor):
+    """A published run clips at 1: at 1 of ours its loss was our mean, and Adam's state is as it is."""
+    imported = read(write(state), {"training": {"grad_clip": clip}} if clip else None)
+    theirs = state["optimizer"]["state"][3]["exp_avg"]      # of the bias of the first convolution
+    names = [name for name, _ in imported.denoiser().network.named_parameters()]
+    ours = imported.optimizer["state"][names.index("time.2.bias")]["exp_avg"]
+    torch.testing.assert_close(ours, theirs * factor, rtol=1e-6, atol=0)
+    assert imported.config["training"]["grad_clip"] == factor
+    assert imported.config["training"]["adam_eps"] == pytest.approx(1e-8 * factor)
+    write_back(imported, tmp_path / "back.pth")
+    back = read_pickle(tmp_path / "back.pth")["optimizer"]
+    assert back["param_groups"][0]["eps"] == pytest.approx(1e-8)
+
+
+def test_the_published_runs_of_1024_pixels_have_the_mean_as_loss():
+    config = {"sde": {"name": "ve"}, "shape": [3, 1024, 1024]}
+    assert _loss_ratio(config) == 1 and _loss_ratio(config | {"shape": [3, 256, 256]}) == 3 * 256 * 256 / 2
+    assert _loss_ratio(config | {"sde": {"name": "vp"}, "shape": [3, 8, 8]}) == 1
+    assert _loss_ratio(config | {"training": {"grad_clip": 2 / (3 * 1024 * 1024)}}) == 3 * 1024 * 1024 / 2
 
 
 def test_adams_state_is_written_back_over_the_same_parameters(state, write, tmp_path):

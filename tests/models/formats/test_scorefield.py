@@ -82,8 +82,9 @@ def test_a_config_exchanged_with_a_tool_is_refused(path):
 @pytest.mark.parametrize("change", [
     {"config": "[" * 100_000}, {"config": "[]"}, {"config": "x"}, {"config": None}, {"step": "x"}, {"step": "-1"},
     {"step": "9" * 5000}, {"config": json.dumps(CONFIG | {"shape": ["a"]})},
-    {"config": json.dumps(CONFIG | {"model": None})},
-    {"config": json.dumps({k: v for k, v in CONFIG.items() if k != "shape"})}], ids=range(10))
+    {"config": json.dumps(CONFIG | {"model": None})}, {"config": json.dumps(CONFIG | {"levels": "17"})},
+    {"config": json.dumps(CONFIG | {"levels": 1})}, {"config": json.dumps(CONFIG | {"data": {"low": "0", "high": 1.0}})},
+    {"config": json.dumps({k: v for k, v in CONFIG.items() if k != "shape"})}], ids=range(13))
 def test_metadata_that_say_nothing_useful_are_refused_even_with_their_checksum(path, change):
     reseal(path, change)
     with pytest.raises(ValueError, match="was not written by Scorefield"):
