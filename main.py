@@ -6,6 +6,7 @@ Flags are absl's, the config an ml_collections ConfigDict; `python main.py --hel
 import hashlib
 import json
 import math
+import os
 import sys
 import textwrap
 import time
@@ -207,7 +208,7 @@ class Command:
                                  "--format run has written (--workdir)")
             self.checkpoint = import_checkpoint(source, given, overrides)
         elif not started_from(self.stored, self.run, source, trained_on=FLAGS.mode == "train"):
-            is_this = Path(source).expanduser().resolve() == self.run.resolve()
+            is_this = Path(os.path.expanduser(source)).resolve() == self.run.resolve()
             raise ValueError(f"{source} is a run already; give it as --workdir instead of --checkpoint" if is_this else
                              f"{self.run} does not hold {source} as it is now, but another run or what was trained "
                              f"since; choose another --workdir, or take what it holds by --workdir {self.run} alone")
@@ -491,7 +492,7 @@ def scored_data(command: Command, source: str) -> tuple[Dataset, list[str] | Non
 
 def place(source: str) -> str:
     """The absolute path of images; a split's name stays."""
-    return source if source in SPLITS else str(Path(source).expanduser().resolve())
+    return source if source in SPLITS else str(Path(os.path.expanduser(source)).resolve())
 
 
 def write_scores(scores: list[Score], sources: list[str], names: list[list[str] | None], described: dict[str, Any],
@@ -546,7 +547,7 @@ def convert(command: Command) -> None:
     """Write a run or --checkpoint to --output: a .safetensors, a .pth, a folder of diffusers or of a run."""
     if not FLAGS.output:
         raise ValueError("say where to with --output: a .safetensors, a .pth, or a folder with --format diffusers or run")
-    output = Path(FLAGS.output).expanduser()
+    output = Path(os.path.expanduser(FLAGS.output))
     kind = FLAGS.format or SUFFIXES.get(output.suffix)
     if kind is None:
         raise ValueError(f"--output={FLAGS.output!r} does not tell its format; give --format {', '.join(FORMATS)}")

@@ -71,7 +71,7 @@ def _require(valid: bool, field: str, value: Any, allowed: str) -> None:
 
 def _place(config: Any, default: str) -> Path:
     cache = os.environ.get("SCOREFIELD_DATA") or "~/.cache/scorefield"
-    return Path(config.path or os.path.join(cache, default)).expanduser()
+    return Path(os.path.expanduser(config.path or os.path.join(cache, default)))
 
 
 def load_images(path: str, shape: tuple[int, ...], levels: int | None, low: float, high: float, dequantized: bool,
@@ -86,7 +86,7 @@ def load_images(path: str, shape: tuple[int, ...], levels: int | None, low: floa
     `flag` is how the user gave the path. Raises FileNotFoundError where nothing is there, ValueError for what is damaged,
     of another shape, not finite or outside its levels, naming the file, the example and the value.
     """
-    place = Path(path).expanduser()
+    place = Path(os.path.expanduser(path))
     if not place.exists():
         raise FileNotFoundError(f"{flag}={path!r} does not exist; give a folder of pictures or an .npz")
     if place.is_dir():
@@ -188,7 +188,7 @@ def _folder(config: Any) -> Dataset:
     """
     path, size, channels = config.path, config.image_size, config.channels
     _require(bool(path), "path", path, "a folder of pictures")
-    root = Path(path).expanduser()
+    root = Path(os.path.expanduser(path))
     if not root.is_dir():
         raise FileNotFoundError(f"--config.data.path={path!r} is no folder; give a folder of pictures")
     _require(size is not None and size >= 1, "image_size", size, "1 or more")

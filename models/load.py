@@ -1,5 +1,6 @@
 """From a run, a file, or a repository of the Hugging Face hub to a trained denoiser, and from any format to another."""
 
+import os
 from pathlib import Path
 from types import ModuleType
 
@@ -25,7 +26,7 @@ def find(source: str | Path) -> tuple[ModuleType, Path]:
     Raises FileNotFoundError where there is nothing, ValueError for what no format recognises and for what the hub has not,
     OSError where it cannot be fetched from the hub.
     """
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if not path.exists():
         if not hub.is_id(str(source)) or path.suffix in (".safetensors", ".pth", ".pt", ".ckpt", ".bin"):
             raise FileNotFoundError(f"there is no {source}; give a run's folder, a .safetensors, a .pth, a folder of "

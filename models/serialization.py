@@ -84,7 +84,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
     Raises ValueError where that is there already and not empty, or is the current folder.
     """
-    path = path.expanduser().resolve()
+    path = Path(os.path.expanduser(path)).resolve()
     if path == Path.cwd():
         raise ValueError(f"{path} is the current folder; choose another one")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):

@@ -63,7 +63,8 @@ def write_cifar10_archive(folder: Path | str, batches: Path) -> Path:
 
 def small_checkpoint():
     """A checkpoint of an MLP for points, its weights random, at step 5."""
-    config = {"sde": {"name": "vp"}, "data": {"low": -1.0, "high": 1.0}, "training": {}, "shape": [2], "levels": None, "config": "x",
+    config = {"sde": {"name": "vp"}, "data": {"low": -1.0, "high": 1.0}, "training": {}, "shape": [2], "levels": None,
+              "config": "x",
               "model": {"network": "mlp", "parametrization": "eps", "time_input": "999t", "width": 8, "layers": 1}}
     network = build_denoiser(ConfigDict(config), config["shape"]).network
     return Checkpoint(config, network.state_dict(), step=5)

@@ -1,6 +1,7 @@
 """What a run starts from: its own config.json, or a checkpoint of any format."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def from_stored(stored: dict[str, Any], place: str | Path) -> ConfigDict:
 
 def stem_of(source: str) -> str:
     """A run's name for a checkpoint: checkpoint_24 of checkpoint_24.pth, ddpm-cifar10-32 of google/ddpm-cifar10-32@main."""
-    path = Path(source).expanduser()
+    path = _path(source)
     name = path.resolve().name if path.exists() else Path(source.partition("@")[0]).name
     return name.removesuffix(Path(name).suffix) if Path(name).suffix in (*SUFFIXES, ".pt") else name
 
@@ -70,15 +71,19 @@ def import_checkpoint(source: str, given: ConfigDict | None, overrides: list[tup
     return imported
 
 
+def _path(source: str) -> Path:
+    return Path(os.path.expanduser(source))
+
+
 def _place(source: str) -> str:
     """The absolute path of a file or folder; the name of a model on the hub as it is."""
-    path = Path(source).expanduser()
+    path = _path(source)
     return str(path.resolve()) if path.exists() else source
 
 
 def _modified(source: str) -> int | None:
     """When what a file or folder holds of a checkpoint was last written, in nanoseconds; None for a model on the hub."""
-    path = Path(source).expanduser()
+    path = _path(source)
     patterns = ("*.json", "*.safetensors", "*.bin", "*.pth")
     files = [path] if path.is_file() else [*path.glob("checkpoints/*.pt")] + [
         file for folder in ("", "unet/", "scheduler/") for pattern in patterns for file in path.glob(folder + pattern)]

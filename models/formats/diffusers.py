@@ -60,7 +60,7 @@ PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 # The SDEs that are a scheduler's, with what the network is told of time; of "ve" with the parametrization, and whether by a
 # Fourier embedding.
 CHAINS = {("ddpm", "index"), ("vp", "999t"), ("cosine", "999t"), ("sigmoid", "999t")}
-EXPLODING = {("log_sigma", "eps", True), ("sigma", "score", False)}
+VE_READINGS = {("log_sigma", "eps", True), ("sigma", "score", False)}
 # What an NCSNpp must be for UNet2DModel to have it.
 SKIP = {"block": "biggan", "fir": True, "skip_rescale": True, "progressive_input": "input_skip",
         "progressive": "output_skip", "combine": "sum"}
@@ -281,7 +281,7 @@ def _process(path: Path, fourier: bool) -> dict[str, Any]:
         return float(config[field])
 
     if config.get("_class_name") == "ScoreSdeVeScheduler":
-        time_input, parametrization, _ = next(way for way in EXPLODING if way[2] == fourier)
+        time_input, parametrization, _ = next(way for way in VE_READINGS if way[2] == fourier)
         return {"sde": {"name": "ve", "sigma_min": number("sigma_min"), "sigma_max": number("sigma_max")},
                 "model": {"parametrization": parametrization, "time_input": time_input}, "data": {"low": 0.0, "high": 1.0}}
     if fourier:      # which UNet2DModel divides by what it is told of time
@@ -372,7 +372,7 @@ def _exported_process(config: Config, sde: SDE, fourier: bool) -> tuple[str, dic
     """The pipeline's class, and scheduler_config.json."""
     model, data, name = config["model"], config.get("data") or {}, config["sde"]["name"]
     time_input, parametrization = model["time_input"], model["parametrization"]
-    exploding = name == "ve" and (time_input, parametrization, fourier) in EXPLODING
+    exploding = name == "ve" and (time_input, parametrization, fourier) in VE_READINGS
     chain = (name, time_input) in CHAINS and parametrization in PREDICTIONS.values() and not fourier
     if not exploding and not chain:
         place = ("sde", "name", name) if name in ("subvp", "smld") else ("model", "time_input", time_input)
