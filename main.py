@@ -172,11 +172,12 @@ class Command:
             raise ValueError(f"{self.run} is not a folder (--workdir)")
         self.stored = read_config(self.run) if (self.run / "config.json").exists() else None
         given = load_config(FLAGS.config) if FLAGS.config else None
-        imported = self._checkpoint(given, overrides) if FLAGS.checkpoint else "origin" in (self.stored or {})
-        if self.checkpoint is not None:
-            self.stored = self.checkpoint.config      # the overrides are in it
+        if FLAGS.checkpoint:
+            self._read_checkpoint(given, overrides)
+        imported = self.stored is not None and "origin" in self.stored
+        if self.stored is not None and self.checkpoint is not None:
             self.config = from_stored(self.stored, FLAGS.checkpoint)
-        elif imported and self.stored is not None:
+        elif self.stored is not None and imported:
             self.config = self._of_imported(self.stored, given)
         elif FLAGS.mode == "train" and given is not None:
             self.config = given
@@ -187,8 +188,9 @@ class Command:
                                  "(--config, --workdir)")
         else:
             raise FileNotFoundError(f"{self.run} holds no run; train first with --mode train, or give its --workdir")
-        for field, text in overrides if self.checkpoint is None else ():
-            override(self.config, field, text)
+        if self.checkpoint is None:      # whose config has them
+            for field, text in overrides:
+                override(self.config, field, text)
         if FLAGS.mode != "train" and self.stored is not None:
             self.refuse_other_experiment(all_fields(effective(self.config.to_dict())))
         validate(self.config)
@@ -197,8 +199,8 @@ class Command:
             self.name = self.stored["config"]
         self.device = local_device(FLAGS.device)
 
-    def _checkpoint(self, given: ConfigDict | None, overrides: list[tuple[str, str]]) -> bool:
-        """Read --checkpoint, unless the run's folder was made of it before; True."""
+    def _read_checkpoint(self, given: ConfigDict | None, overrides: list[tuple[str, str]]) -> None:
+        """Read --checkpoint, unless the run's folder was made of it before."""
         source = FLAGS.checkpoint
         if FLAGS.mode == "convert" and FLAGS.workdir:
             raise ValueError("--mode convert takes one of --checkpoint and --workdir")
@@ -207,12 +209,12 @@ class Command:
                 raise ValueError(f"{source} is not a run yet; under torchrun start from one that --mode convert "
                                  "--format run has written (--workdir)")
             self.checkpoint = import_checkpoint(source, given, overrides)
+            self.stored = self.checkpoint.config
         elif not started_from(self.stored, self.run, source, trained_on=FLAGS.mode == "train"):
             is_this = Path(os.path.expanduser(source)).resolve() == self.run.resolve()
             raise ValueError(f"{source} is a run already; give it as --workdir instead of --checkpoint" if is_this else
                              f"{self.run} does not hold {source} as it is now, but another run or what was trained "
                              f"since; choose another --workdir, or take what it holds by --workdir {self.run} alone")
-        return True
 
     def _of_imported(self, stored: dict[str, Any], given: ConfigDict | None) -> ConfigDict:
         """The config of a run that was made of a checkpoint, with the data and the training of one given beside it."""
@@ -254,13 +256,15 @@ class Command:
         stored = from_stored(self.stored, self.run / "config.json").to_dict()      # with fields that came later
         there = all_fields(effective(stored)) | {k: v for k, v in self.stored.items() if k in ("config", "shape", "levels")}
         free = {"data.path"}
-        if FLAGS.mode in ("train", "likelihood") and untouched(self.stored, self.run):
+        new = self.checkpoint is not None or untouched(self.stored, self.run)
+        if new and FLAGS.mode in ("train", "likelihood"):
             free |= {f for f in fields if f.startswith("data.")} - {"data.low", "data.high"}
             free |= {"model.dropout", "levels"} if FLAGS.mode == "train" else set()
         other = [f for f in fields if f not in free and fields[f] != there.get(f)]
         if other:
             differences = ", ".join(f"{f} is {there.get(f)!r} there and {fields[f]!r} here" for f in other[:3])
-            raise ValueError(f"{self.run} holds another experiment: {differences}; change that or the --workdir")
+            place = self.run if self.checkpoint is None else FLAGS.checkpoint
+            raise ValueError(f"{place} holds another experiment: {differences}; change that or the --workdir")
 
     def given(self, *names: str) -> dict[str, Any]:
         """Those of the named flags that have a value, by name."""
