@@ -153,13 +153,16 @@ def _told(tensors: Mapping[str, Tensor], given: Config, path: Path) -> dict[str,
     if embedding != "fourier" and name == "ve":
         raise ValueError(f"{path}: a variance-exploding network with positional embedding was trained at the indices of a "
                          "chain; say sde.name = smld (--config.sde.name=smld)")
-    sde: dict[str, Any] = {"name": name} | (_sigmas(tensors, given.get("sde", {}), name, path) if name in EXPLODING else {})
+    sigmas = tensors.get("sigmas", torch.empty(0))      # there are as many as a chain has steps, whatever the SDE
+    scales = len(sigmas) if sigmas.ndim == 1 else 0
+    sde: dict[str, Any] = {"name": name} | ({"steps": scales} if name == "ddpm" and scales else {})
+    if name in EXPLODING:
+        sde |= _sigmas(sigmas, given.get("sde", {}), name, path)
     low = data["low"] if data.get("low") is not None else 0.0 if name in EXPLODING else -1.0
     settings |= {"network": "ncsnpp", "parametrization": "eps", "time_input": _time_input(name, embedding),
                  "centred": low < 0, "last_label": _last_label(sde, embedding)}
-    scales = tensors.get("sigmas", torch.empty(0))
     return {"sde": sde, "model": settings, "data": {"low": low, "high": 1.0}, "shape": shape, "levels": 256,
-            **({"num_scales": len(scales)} if scales.ndim == 1 and len(scales) else {})}
+            **({"num_scales": scales} if scales else {})}
 
 
 def _last_label(sde: Config, embedding: str | None) -> int | None:
@@ -167,11 +170,10 @@ def _last_label(sde: Config, embedding: str | None) -> int | None:
     return sde["steps"] - 1 if sde["name"] == "smld" and embedding != "fourier" else None
 
 
-def _sigmas(tensors: Mapping[str, Tensor], given: Config, name: str, path: Path) -> dict[str, Any]:
+def _sigmas(sigmas: Tensor, given: Config, name: str, path: Path) -> dict[str, Any]:
     """The settings of a variance-exploding SDE that the file's sigmas tell, or else those given."""
-    sigmas = tensors.get("sigmas")
     fields = ("sigma_min", "sigma_max", *(["steps"] if name == "smld" else []))
-    if sigmas is None or sigmas.ndim != 1 or len(sigmas) < 2:
+    if sigmas.ndim != 1 or len(sigmas) < 2:
         if missing := [field for field in fields if given.get(field) is None]:
             raise ValueError(f"{path} does not tell its {' and '.join(missing)} (no key sigmas); give "
                              + " and ".join(f"--config.sde.{field}" for field in missing))

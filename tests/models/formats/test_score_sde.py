@@ -192,7 +192,11 @@ def test_a_network_trained_on_ddpms_chain_is_told_its_indices(write, state):
     state |= {"model": tensors, "optimizer": None}
     state["ema"]["shadow_params"] = [tensors[k] for k in tensors if k != "sigmas"]
     assert read(write(state)).config["model"]["time_input"] == "999t"
+    state["model"]["sigmas"] = torch.ones(100)
     model = read(write(state), {"sde": {"name": "ddpm", "steps": 100}}).config["model"]
+    assert read(write(state), {"sde": {"name": "ddpm"}}).config["sde"] == {"name": "ddpm", "steps": 100}
+    with pytest.raises(ValueError, match="sde.steps=100, not 1000"):
+        read(write(state), {"sde": {"name": "ddpm", "steps": 1000}})
     assert model["time_input"] == "index" and model.get("last_label") is None and model["centred"] is True
 
 
