@@ -30,13 +30,13 @@ from models.build import effective
 from models.checkpoint import require_agreement
 from models.formats import run as run_format
 from models.formats.run import newest_checkpoint, read_config
-from models.load import FORMATS
+from models.load import FORMATS, SUFFIXES
 from models.serialization import write_atomically
 from samplers import GRIDS, SAMPLERS, make_sampler, sampler_options
 from sde_lib import SDES
 from training.distributed import World, connect, launched, local_device
 from training.precision import prepare_sampling, set_memory_format
-from training.start import SUFFIXES, describe, from_stored, import_checkpoint, started_from, stem_of, untouched
+from training.start import describe, from_stored, import_checkpoint, started_from, stem_of, untouched
 from training.trainer import Interrupted, Trainer
 
 SPLITS = ("train", "test")

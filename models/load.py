@@ -18,6 +18,7 @@ from models.formats import diffusers, hub, run, score_sde, scorefield
 FORMATS: dict[str, ModuleType] = {
     "diffusers": diffusers, "run": run, "scorefield": scorefield, "score_sde": score_sde,
 }
+SUFFIXES = {module.SUFFIX: name for name, module in FORMATS.items() if module in (scorefield, score_sde)}      # of files
 
 
 def find(source: str | Path) -> tuple[ModuleType, Path]:

@@ -13,8 +13,7 @@ from models import Checkpoint, build_sde, read_checkpoint
 from models.build import effective
 from models.checkpoint import merged
 from models.formats.run import newest_checkpoint
-
-SUFFIXES = {".safetensors": "scorefield", ".pth": "score_sde"}      # of the formats that are files
+from models.load import SUFFIXES
 
 
 def from_stored(stored: dict[str, Any], place: str | Path) -> ConfigDict:

@@ -23,6 +23,7 @@ from models.ncsnpp import NCSNpp
 from models.serialization import write_atomically
 from sde_lib import VESDE
 
+SUFFIX = ".pth"
 EXPLODING, CHAINS = ("ve", "smld"), ("ddpm", "smld")
 FIXED = ("sigmas", "all_modules.0.W")      # never trained
 MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")      # of Adam; only the first has a sign
@@ -118,7 +119,7 @@ def _sde_of_reference(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def recognises(path: Path) -> bool:
     """Whether `path` is a .pth."""
-    return path.suffix == ".pth" and path.is_file()
+    return path.suffix == SUFFIX and path.is_file()
 
 
 def _time_input(sde: str, embedding: str | None) -> str:

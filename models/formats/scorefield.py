@@ -15,12 +15,12 @@ import safetensors.torch
 from models.checkpoint import Checkpoint, Config, Weights, require_agreement
 from models.serialization import digest, read_safetensors, write_atomically
 
-VERSION = "scorefield 1"
+VERSION, SUFFIX = "scorefield 1", ".safetensors"
 
 
 def recognises(path: Path) -> bool:
     """Whether `path` is a .safetensors."""
-    return path.suffix == ".safetensors" and path.is_file()
+    return path.suffix == SUFFIX and path.is_file()
 
 
 def _sealed(metadata: dict[str, str], weights: Weights) -> dict[str, str]:
