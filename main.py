@@ -167,7 +167,8 @@ class Command:
             raise ValueError("give --config FILE, the --workdir of a run or a --checkpoint (--help shows more)")
         self._refuse_flags_of_other_modes()
         self.name = Path(FLAGS.config).stem if FLAGS.config else None
-        self.run = Path(FLAGS.workdir or f"runs/{stem_of(FLAGS.checkpoint) if FLAGS.checkpoint else self.name}")
+        self.run = Path(os.path.expanduser(
+            FLAGS.workdir or f"runs/{stem_of(FLAGS.checkpoint) if FLAGS.checkpoint else self.name}"))
         if self.run.exists() and not self.run.is_dir():
             raise ValueError(f"{self.run} is not a folder (--workdir)")
         self.stored = read_config(self.run) if (self.run / "config.json").exists() else None
@@ -193,6 +194,9 @@ class Command:
                 override(self.config, field, text)
         if FLAGS.mode != "train" and self.stored is not None:
             self.refuse_other_experiment(all_fields(effective(self.config.to_dict())))
+        if self.stored is not None and imported and self.config.data.dataset == "folder":
+            for field, size in (("channels", self.stored["shape"][0]), ("image_size", self.stored["shape"][-1])):
+                self.config.data[field] = size if self.config.data[field] is None else self.config.data[field]
         validate(self.config)
         reader_of(self.config.data)
         if self.stored is not None and (self.name is None or imported):
@@ -210,11 +214,16 @@ class Command:
                                  "--format run has written (--workdir)")
             self.checkpoint = import_checkpoint(source, given, overrides)
             self.stored = self.checkpoint.config
-        elif not started_from(self.stored, self.run, source, trained_on=FLAGS.mode == "train"):
-            is_this = Path(os.path.expanduser(source)).resolve() == self.run.resolve()
-            raise ValueError(f"{source} is a run already; give it as --workdir instead of --checkpoint" if is_this else
-                             f"{self.run} does not hold {source} as it is now, but another run or what was trained "
-                             f"since; choose another --workdir, or take what it holds by --workdir {self.run} alone")
+        elif Path(os.path.expanduser(source)).resolve() == self.run.resolve():
+            raise ValueError(f"{source} is a run already; give it as --workdir instead of --checkpoint")
+        elif not started_from(self.stored, source):
+            origin = (self.stored.get("origin") or {}).get("source")
+            raise ValueError(f"{self.run} is not what {source} is now, but " + (
+                f"was made of {origin}" if origin else "a run of its own") + "; choose another --workdir, or take what it "
+                f"holds by --workdir {self.run} alone")
+        elif FLAGS.mode != "train" and not untouched(self.stored, self.run):
+            raise ValueError(f"{self.run} was trained on since it was made of {source}; take what it holds by --workdir "
+                             f"{self.run} alone, or choose another --workdir")
 
     def _of_imported(self, stored: dict[str, Any], given: ConfigDict | None) -> ConfigDict:
         """The config of a run that was made of a checkpoint, with the data and the training of one given beside it."""
@@ -223,8 +232,8 @@ class Command:
             require_agreement(stored, effective(given.to_dict()), self.run)
             for section in ("data", "training") if FLAGS.mode == "train" else ("data",):
                 config[section] = given[section]
-            if config.data.dataset == "folder":
-                config.data.channels, config.data.image_size = stored["shape"][0], stored["shape"][-1]
+            if FLAGS.mode == "train" and untouched(stored, self.run):
+                config.model.dropout = effective(given.to_dict())["model"]["dropout"]
         return config
 
     def denoiser(self) -> Denoiser:
@@ -255,7 +264,9 @@ class Command:
             return
         stored = from_stored(self.stored, self.run / "config.json").to_dict()      # with fields that came later
         there = all_fields(effective(stored)) | {k: v for k, v in self.stored.items() if k in ("config", "shape", "levels")}
-        free = {"data.path"}
+        shape = self.stored["shape"]
+        free = {"data.path"} | {f for f, size in (("data.channels", shape[0]), ("data.image_size", shape[-1]))
+                                if fields[f] == size}
         new = self.checkpoint is not None or untouched(self.stored, self.run)
         if new and FLAGS.mode in ("train", "likelihood"):
             free |= {f for f in fields if f.startswith("data.")} - {"data.low", "data.high"}
@@ -312,6 +323,9 @@ def train(command: Command) -> None:
                          f"the number of processes, {world.size}")
 
     sampler = make_sampler("euler_maruyama", steps=config.training.sample_steps)
+    if command.checkpoint is not None and command.checkpoint.step >= config.training.steps:
+        raise ValueError(f"{FLAGS.checkpoint} is at step {command.checkpoint.step} already; to train on, raise "
+                         f"--config.training.steps, which is {config.training.steps}")
     command.write_imported()
 
     def preview(model: Any) -> torch.Tensor:
@@ -329,7 +343,8 @@ def train(command: Command) -> None:
         return
     if world.first:
         run.mkdir(parents=True, exist_ok=True)
-        kept = {key: value for key, value in (command.stored or {}).items() if key in ("origin", "num_scales")}
+        stored = command.stored or {}
+        kept = {key: stored[key] for key in ("origin", "num_scales", "reduce_mean") if key in stored}      # of an import
         write_json(run / "config.json", resolved | kept)
         parameters = sum(p.numel() for p in trainer.parameters)
         print(f"{dataset.name}: {len(dataset.train)} examples of shape {dataset.shape}, {len(dataset.test)} held out; "
@@ -486,8 +501,8 @@ def scored_data(command: Command, source: str) -> tuple[Dataset, list[str] | Non
         return load_images(source, tuple(stored["shape"]), stored["levels"], data.low, data.high, data.dequantize, flag)
     try:
         dataset = command.dataset()
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}; or score pictures of your own by --images") from None
+    except (FileNotFoundError, ValueError) as error:
+        raise ValueError(f"{error}; or score pictures of your own by --images") from None
     if (list(dataset.shape), dataset.levels) != (stored["shape"], stored["levels"]):
         raise ValueError(f"data set {dataset.name!r} has examples of shape {dataset.shape} and {dataset.levels} levels, the "
                          f"run's network takes {tuple(stored['shape'])} and {stored['levels']} (--config.data.path)")
@@ -561,9 +576,10 @@ def convert(command: Command) -> None:
     if output.exists() and (output.is_file() or any(output.iterdir())):
         raise ValueError(f"{output} is there already; choose another --output")
     checkpoint = command.checkpoint or read_checkpoint(command.run)
-    FORMATS[kind].write(checkpoint, output, FLAGS.ema)
-    both, one = kind in ("run", "score_sde"), "averaged" if FLAGS.ema or checkpoint.raw is None else "raw"
-    print(f"wrote {output} ({kind}, {'raw and averaged' if both else one} weights) from {describe(checkpoint)}")
+    lost = FORMATS[kind].write(checkpoint, output, FLAGS.ema)
+    one = "averaged" if FLAGS.ema or checkpoint.raw is None else "raw"
+    sets = "raw and averaged" if kind in ("run", "score_sde") and checkpoint.raw is not None else one
+    print(f"wrote {output} ({kind}, {sets} weights) from {describe(checkpoint)}{lost and '; '}{lost}")
 
 
 def show_report(command: Command) -> None:

@@ -34,7 +34,8 @@ def load_config(path: str) -> ConfigDict:
     if not file.is_file() and file.parent == Path("configs"):
         file = HERE / file.name
     if not file.is_file():
-        raise FileNotFoundError(f"no config file {path!r}{nearest(file.stem, config_names())}; there are "
+        files = [f"configs/{name}.py" for name in config_names()]
+        raise FileNotFoundError(f"no config file {path!r}{nearest(f'configs/{file.stem}.py', files) or '.'} There are "
                                 f"configs/{{{','.join(config_names())}}}.py (--config)")
     spec = importlib.util.spec_from_file_location(file.stem, file)
     if spec is None or spec.loader is None:

@@ -13,6 +13,7 @@ from models.mlp import MLP
 from models.ncsnpp import NCSNpp
 from models.unet import UNet
 from sde_lib import SDES
+from sde_lib.schedules import BETAS, linear_betas
 from sde_lib.sde import SDE
 
 
@@ -70,6 +71,10 @@ def effective(config: Mapping[str, Any]) -> dict[str, Any]:
             result[section] = {**fields, **complete_settings(taker, fields)}
             for size in ("image_size", "channels"):      # which are the data's
                 result[section].pop(size, None)
+    if isinstance(sde := result.get("sde"), dict) and sde.get("name") == "ddpm" and sde.get("betas") is None:
+        sde |= {"schedule": sde.get("schedule") or "linear", "steps": sde.get("steps") or 1000}
+        ends = complete_settings(BETAS.get(str(sde["schedule"]), linear_betas), sde)
+        sde |= {end: ends[end] for end in ("beta_min", "beta_max") if end in ends}
     return result
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from models.build import build_denoiser, effective
 from models.denoiser import Denoiser
 
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 Weights = dict[str, Tensor]
 Config = Mapping[str, Any]
 
@@ -51,11 +52,8 @@ class Checkpoint:
             expected = {name: tensor.shape for name, tensor in outline(self.config).state_dict().items()}
         except ValueError as error:
             raise ValueError(f"{self.source}: its config builds no denoiser: {error}") from None
-        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
-            raise ValueError(f"{self.source}: its config builds no denoiser ({textwrap.shorten(str(error), 150)}); fetch it "
-                             "again") from None
-        for ema in (True, False):
-            require_fit(expected, self.weights(ema), self.source, "its config is that of another network")
+        for weights in (self.averaged, self.weights(ema=False)):
+            require_fit(expected, weights, self.source, "its config is that of another network")
 
     def denoiser(self, ema: bool = True) -> Denoiser:
         """With the averaged or the raw weights, in evaluation mode and without gradients; ValueError as `check`."""
@@ -67,10 +65,29 @@ class Checkpoint:
 
 def outline(config: Config) -> nn.Module:
     """The network of a config without its weights, for names and shapes: it takes neither time nor memory, whatever its
-    size. ValueError as `build_denoiser`.
+    size. ValueError as `build_denoiser`, and for values of a wrong type or out of all bounds.
     """
-    with torch.device("meta"):
-        return build_denoiser(ConfigDict(config), config["shape"]).network
+    try:
+        with torch.device("meta"):
+            return build_denoiser(ConfigDict(config), config["shape"]).network
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
+        raise ValueError(f"a value of a wrong type or size ({textwrap.shorten(str(error), 150)})") from None
+
+
+def require_whole(config: Config, source: Any) -> None:
+    """ValueError unless the stored config of `source` has the sections and fields that every checkpoint's has."""
+    def numbers(values: Any) -> bool:
+        return isinstance(values, list | tuple) and bool(values) and all(type(v) is int and v > 0 for v in values)
+
+    data, levels = config.get("data"), config.get("levels", 0)
+    wrong = [section for section in ("sde", "model", "data") if not isinstance(config.get(section), dict)]
+    wrong += ["training"] if not isinstance(config.get("training", {}), dict) else []
+    wrong += [f"data.{end}" for end in ("low", "high") if isinstance(data, dict) and type(data.get(end)) not in (int, float)]
+    wrong += ["shape"] if not numbers(config.get("shape")) else []
+    wrong += ["levels"] if levels is not None and not (numbers([levels]) and levels > 1) else []
+    wrong += ["num_scales"] if not numbers([config.get("num_scales", 1)]) else []
+    if wrong:
+        raise ValueError(f"{source} is damaged, or no config of Scorefield's: it has no usable {', '.join(wrong)}")
 
 
 def merged(told: Config, given: Config | None) -> dict[str, Any]:
@@ -89,8 +106,8 @@ def merged(told: Config, given: Config | None) -> dict[str, Any]:
     return result
 
 
-# Fields that a config may have otherwise than the checkpoint it goes with: they change training alone.
-FREE = ("dropout",)
+# Fields that a config may have otherwise than the checkpoint it goes with: they change its training, or its first weights.
+FREE = ("dropout", "fourier_scale")
 
 
 def require_agreement(told: Config, given: Config | None, source: Any) -> None:
@@ -107,7 +124,7 @@ def require_agreement(told: Config, given: Config | None, source: Any) -> None:
             fields = {k: v for k, v in fields.items() if k in ("low", "high")}
         for field in sorted(fields, key=lambda name: (name not in ("name", "network"), name)):
             value = (there.get(section) or {}).get(field)
-            if _plain(fields[field]) != _plain(value):
+            if plain(fields[field]) != plain(value):
                 differing.append((f"{section}.{field}", value, fields[field]))
     shape, data = list(there.get("shape") or ()), here.get("data") or {}
     sizes = [("data.channels", shape[:1], data.get("channels")), ("data.image_size", shape[-1:], data.get("image_size"))]
@@ -121,7 +138,8 @@ def require_agreement(told: Config, given: Config | None, source: Any) -> None:
         raise ValueError(f"{source} was trained with {words}{more}" + (f" ({flags}, --config)" if flags else ""))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value of a config as JSON gives it back."""
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -130,6 +148,7 @@ def require_fit(expected: Mapping[str, Sequence[int]], tensors: Mapping[str, Ten
 
     expected  the shape of each key
     """
+    require_dense(tensors, source)
     missing = [key for key in expected if key not in tensors]
     extra = [key for key in tensors if key not in expected]
     wrong = [f"{key} is {tuple(tensors[key].shape)} instead of {tuple(shape)}" for key, shape in expected.items()
@@ -145,6 +164,16 @@ def require_fit(expected: Mapping[str, Sequence[int]], tensors: Mapping[str, Ten
         if all(prefix + key in tensors for key in missing):
             advice = f"take the prefix {prefix!r} off the keys of the file"
     raise ValueError(f"{source} does not fit the network: keys {'; '.join(found)}; {advice}")
+
+
+def require_dense(tensors: Mapping[str, Tensor], source: Any) -> None:
+    """ValueError unless `tensors` are names and dense tensors of real numbers, as every file of weights has them."""
+    if not isinstance(tensors, Mapping) or not all(isinstance(key, str) for key in tensors):
+        raise ValueError(f"{source} is damaged: its weights are no mapping of names to tensors")
+    if strange := [key for key, tensor in tensors.items() if not isinstance(tensor, Tensor) or tensor.is_nested
+                   or tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.dtype not in FLOATS]:
+        raise ValueError(f"{source} holds weights that are no dense tensors of 16 to 64 bit real numbers "
+                         f"({_listed(strange)}); fetch it again")
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -1,8 +1,10 @@
 """From a run, a file, or a repository of the Hugging Face hub to a trained denoiser, and from any format to another."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from ml_collections import ConfigDict
@@ -52,15 +54,44 @@ def read_checkpoint(source: str | Path, config: Config | ConfigDict | None = Non
     Raises ValueError of one line for a damaged file, one that would run code, one that does not fit or says otherwise than
     `config`, and a field that no config has.
     """
-    given = effective(config.to_dict()) if isinstance(config, ConfigDict) else dict(config or {})
-    fields = all_fields(get_config())
-    for field in all_fields({section: value for section, value in given.items() if section != "shape"}):
-        if field not in fields:
-            raise ValueError(f"config has no field {field!r}{nearest(field, fields)}")
+    given = effective(config.to_dict()) if isinstance(config, ConfigDict) else _typed(config or {})
     module, path = find(source)
     checkpoint: Checkpoint = module.read(path, given)
     checkpoint.check()
     return checkpoint
+
+
+def _typed(config: Config) -> dict[str, Any]:
+    """A config given as a nested mapping; ValueError for a field that no config has, or a value of another type."""
+    known, result = get_config(), dict[str, Any]()
+    if not isinstance(config, Mapping):
+        raise ValueError(f"config must be a nested mapping such as {{'sde': {{'name': 'subvp'}}}}, got {config!r:.60}")
+    for section, fields in config.items():
+        if section == "shape":
+            if not isinstance(fields, list | tuple) or not all(type(size) is int and size > 0 for size in fields):
+                raise ValueError(f"config's shape must be a list of whole numbers above 0, got {fields!r:.60}")
+            result[section] = list(fields)
+        elif section == "reduce_mean":
+            result[section] = bool(fields)
+        elif section not in list(known):
+            raise ValueError(f"config has no section {section!r}{nearest(str(section), known)} (it is nested, such as "
+                             "{'sde': {'name': 'subvp'}})")
+        elif not isinstance(fields, Mapping):
+            raise ValueError(f"config's section {section!r} must be a mapping of its fields, got {fields!r:.60}")
+        else:
+            result[section] = {field: _value(known, section, field, value) for field, value in fields.items()}
+    return result
+
+
+def _value(known: ConfigDict, section: str, field: str, value: Any) -> Any:
+    if field not in known[section]:
+        raise ValueError(f"config has no field '{section}.{field}'{nearest(f'{section}.{field}', all_fields(known))}")
+    try:
+        known[section][field] = tuple(value) if isinstance(value, list) else value
+    except (TypeError, ValueError):
+        raise ValueError(f"config's {section}.{field} must be of type {known[section].get_type(field).__name__}, got "
+                         f"{value!r:.60}") from None
+    return known[section][field]
 
 
 def load_denoiser(source: str | Path, ema: bool = True, device: torch.device | str = "cpu",

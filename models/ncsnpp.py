@@ -266,7 +266,7 @@ class NCSNpp(nn.Module):
                                      ("progressive_input", progressive_input, PROGRESSIVE_INPUT),
                                      ("progressive", progressive, PROGRESSIVE), ("combine", combine, COMBINE)):
             _one_of(name, value, allowed)
-        check_sizes(image_size, width, multipliers, num_blocks, dropout)
+        check_sizes(image_size, width, multipliers, num_blocks, dropout, norm_eps)
         check_switch("freq_shift", freq_shift)
         self.width, self.centred, self.last_label, self.freq_shift = width, centred, last_label, freq_shift
         self.progressive_input = progressive_input

@@ -48,7 +48,7 @@ def read_json(path: Path, advice: str = "") -> dict[str, Any]:
     """The mapping in a file; ValueError where it is damaged, which ends in `advice`."""
     try:
         content = json.loads(path.read_text())
-    except ValueError as error:
+    except (RecursionError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({textwrap.shorten(str(error), 100)}){advice}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} is damaged (it holds no mapping){advice}")
@@ -74,8 +74,15 @@ def write_atomically(path: Path, write: Any) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        raise _told_of(path, error) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _told_of(path: Path, error: OSError) -> OSError:
+    """The error of a temporary file, told of the one that was asked for."""
+    return error if error.errno is None else OSError(error.errno, error.strerror, str(path))
 
 
 @contextmanager
@@ -100,5 +107,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         if path.exists():
             path.rmdir()      # not every system renames onto an empty one
         temporary.rename(path)
+    except OSError as error:
+        raise _told_of(path, error) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -68,7 +68,8 @@ def group_norm(channels: int, groups: int | None, eps: float = 1e-6) -> GroupNor
     return GroupNorm(number, channels, eps=eps)
 
 
-def check_sizes(image_size: int, width: int, multipliers: Sequence[int], num_blocks: int, dropout: float) -> None:
+def check_sizes(image_size: int, width: int, multipliers: Sequence[int], num_blocks: int, dropout: float,
+                norm_eps: float) -> None:
     """ValueError unless a U-Net can have these."""
     levels = max(1, len(multipliers))
     if image_size % 2 ** (levels - 1):
@@ -76,9 +77,11 @@ def check_sizes(image_size: int, width: int, multipliers: Sequence[int], num_blo
                          f"{image_size} (--config.data.image_size, --config.model.multipliers)")
     if width < 4 or width % 4:
         raise ValueError(f"the U-Net's width must be a multiple of 4, got {width} (--config.model.width)")
-    if num_blocks < 1 or not multipliers or min(multipliers) < 1 or not 0 <= dropout < 1:
-        raise ValueError(f"the U-Net needs num_blocks >= 1, multipliers >= 1 and 0 <= dropout < 1, got "
+    if not 1 <= num_blocks <= 1000 or not multipliers or min(multipliers) < 1 or not 0 <= dropout < 1:
+        raise ValueError(f"the U-Net needs 1 <= num_blocks <= 1000, multipliers >= 1 and 0 <= dropout < 1, got "
                          f"{num_blocks}, {tuple(multipliers)} and {dropout} (--config.model.*)")
+    if not 0 < norm_eps < 1:
+        raise ValueError(f"the U-Net's norm_eps must lie between 0 and 1, got {norm_eps} (--config.model.norm_eps)")
 
 
 def check_switch(name: str, value: int) -> None:
@@ -249,7 +252,7 @@ class UNet(nn.Module):
                  norm_eps: float = 1e-6, attention_head_dim: int | None = None, freq_shift: int = 1,
                  downsample_padding: int = 0, centred: bool = True):
         super().__init__()
-        check_sizes(image_size, width, multipliers, num_blocks, dropout)
+        check_sizes(image_size, width, multipliers, num_blocks, dropout, norm_eps)
         check_switch("freq_shift", freq_shift)
         check_switch("downsample_padding", downsample_padding)
         if groups is None and width > 128 and width % 32:

@@ -1,6 +1,7 @@
 """What a run starts from: its own config.json, or a checkpoint of any format."""
 
 import dataclasses
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from models import Checkpoint, build_sde, read_checkpoint
 from models.build import effective
 from models.checkpoint import merged
 from models.formats.run import newest_checkpoint
-from models.load import SUFFIXES
+from models.load import SUFFIXES, find
 
 
 def from_stored(stored: dict[str, Any], place: str | Path) -> ConfigDict:
@@ -36,7 +37,7 @@ def from_stored(stored: dict[str, Any], place: str | Path) -> ConfigDict:
 def stem_of(source: str) -> str:
     """A run's name for a checkpoint: checkpoint_24 of checkpoint_24.pth, ddpm-cifar10-32 of google/ddpm-cifar10-32@main."""
     path = _path(source)
-    name = path.resolve().name if path.exists() else Path(source.partition("@")[0]).name
+    name = Path(os.path.abspath(path)).name if path.exists() else Path(source.partition("@")[0]).name
     return name.removesuffix(Path(name).suffix) if Path(name).suffix in (*SUFFIXES, ".pt") else name
 
 
@@ -53,7 +54,8 @@ def import_checkpoint(source: str, given: ConfigDict | None, overrides: list[tup
         override(chosen, field, text)
         section, name = field.split(".")
         said.setdefault(section, {})[name] = chosen[section][name]
-    checkpoint = read_checkpoint(source, said if given is None else chosen)
+    path = _lies(source)
+    checkpoint = read_checkpoint(path, said if given is None else chosen)
     told, shape, defaults = checkpoint.config, checkpoint.config["shape"], get_config().to_dict()
     config = merged(merged(defaults, told), effective(chosen.to_dict()) if given else said)
     dataset = (said.get("data") or {}).get("dataset")
@@ -64,7 +66,7 @@ def import_checkpoint(source: str, given: ConfigDict | None, overrides: list[tup
     config["data"] |= {end: told["data"][end] for end in ("low", "high") if end in told["data"]}
     if config["data"]["dataset"] == "folder":
         config["data"] |= {"channels": shape[0], "image_size": shape[-1]}
-    origin = {"source": _place(source), "modified": _modified(source), "step": checkpoint.step}
+    origin = {"source": _place(source), "sha256": _contents(path), "step": checkpoint.step}
     imported = dataclasses.replace(checkpoint, config=config | {"config": stem_of(source), "origin": origin})
     imported.check()
     return imported
@@ -74,27 +76,41 @@ def _path(source: str) -> Path:
     return Path(os.path.expanduser(source))
 
 
+def _lies(source: str) -> Path:
+    """Where a checkpoint is, which may be on the hub; raises as `find`."""
+    return _path(source) if _path(source).exists() else find(source)[1]
+
+
 def _place(source: str) -> str:
     """The absolute path of a file or folder; the name of a model on the hub as it is."""
     path = _path(source)
     return str(path.resolve()) if path.exists() else source
 
 
-def _modified(source: str) -> int | None:
-    """When what a file or folder holds of a checkpoint was last written, in nanoseconds; None for a model on the hub."""
-    path = _path(source)
+def _contents(path: Path) -> str:
+    """SHA-256 of the files that make a checkpoint, with their names in its folder."""
     patterns = ("*.json", "*.safetensors", "*.bin", "*.pth")
-    files = [path] if path.is_file() else [*path.glob("checkpoints/*.pt")] + [
+    found = [path] if path.is_file() else [*path.glob("checkpoints/*.pt")] + [
         file for folder in ("", "unet/", "scheduler/") for pattern in patterns for file in path.glob(folder + pattern)]
-    return max((file.stat().st_mtime_ns for file in files), default=None)
+    total = hashlib.sha256()
+    for file in sorted(found):
+        with open(file, "rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
+        total.update(f"{file.relative_to(path).as_posix()} {digest}\n".encode())
+    return total.hexdigest()
 
 
-def started_from(stored: dict[str, Any], run: Path, source: str, trained_on: bool) -> bool:
-    """Whether a run was made of `source` as it is now, and, unless `trained_on` is fine, holds nothing else."""
+def started_from(stored: dict[str, Any], source: str) -> bool:
+    """Whether a run was made of `source` as it is now; a model on the hub counts as it was fetched.
+
+    Raises as `find` where there is no such source.
+    """
     origin = stored.get("origin")
-    if not isinstance(origin, dict) or (origin.get("source"), origin.get("modified")) != (_place(source), _modified(source)):
+    if not isinstance(origin, dict):
         return False
-    return trained_on or untouched(stored, run)
+    if origin.get("source") == source and not _path(source).exists():
+        return True
+    return origin.get("sha256") == _contents(_lies(source))
 
 
 def untouched(stored: dict[str, Any], run: Path) -> bool:

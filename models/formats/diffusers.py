@@ -122,9 +122,9 @@ def _read_weights(folder: Path) -> tuple[Weights, Path]:
         return read_safetensors(path)[0], path
     path = folder / f"{WEIGHTS}.bin"
     if not path.is_file():
-        found = ", ".join(sorted(file.name for file in folder.glob(f"{WEIGHTS}*"))) or "no such file"
-        raise ValueError(f"{folder} has neither {WEIGHTS}.safetensors nor {WEIGHTS}.bin, but {found}; files in shards and "
-                         "variants are not read: save it again with UNet2DModel's save_pretrained")
+        found = ", ".join(sorted(file.name for file in folder.glob(f"{WEIGHTS}*")))
+        others = f", but {found}; of files in shards and variants save a whole one (UNet2DModel's save_pretrained)"
+        raise ValueError(f"{folder} has neither {WEIGHTS}.safetensors nor {WEIGHTS}.bin{others if found else ''}")
     state = read_pickle(path)
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         found = ", ".join(map(str, list(state)[:3])) if isinstance(state, dict) else type(state).__name__
@@ -224,10 +224,11 @@ def _fields(path: Path) -> dict[str, Any]:
 
 
 def _size(fields: Config, given: Config, place: Path) -> int:
-    """Height and width of the pictures, as given or as told."""
-    told = fields["sample_size"]
-    told = told[0] if isinstance(told, list) and len(told) == 2 and told[0] == told[1] else told
-    size = given["shape"][-1] if given.get("shape") else (given.get("data") or {}).get("image_size") or told
+    """Height and width of the pictures, as told, or else as given."""
+    size = fields["sample_size"]
+    size = size[0] if isinstance(size, list) and len(size) == 2 and size[0] == size[1] else size
+    if size is None:
+        size = given["shape"][-1] if given.get("shape") else (given.get("data") or {}).get("image_size")
     if not isinstance(size, int) or size < 1:
         raise ValueError(f"{place / 'config.json'}: sample_size = {size!r:.100} is no size of square pictures; give it "
                          "(--config.data.image_size)")
@@ -278,7 +279,10 @@ def _process(path: Path, fourier: bool) -> dict[str, Any]:
         if type(value := config.get(field)) not in kinds:
             raise ValueError(f"{path}: {field} = {value!r:.100} is no number; it is damaged, or of a scheduler that has no "
                              "betas: put a DDPMScheduler's there")
-        return float(config[field])
+        try:
+            return float(config[field])
+        except OverflowError:
+            raise ValueError(f"{path}: {field} is no number that fits; it is damaged") from None
 
     if config.get("_class_name") == "ScoreSdeVeScheduler":
         time_input, parametrization, _ = next(way for way in VE_READINGS if way[2] == fourier)
@@ -305,12 +309,12 @@ def _process(path: Path, fourier: bool) -> dict[str, Any]:
 # ---- export ------------------------------------------------------------------------------------------------------
 
 
-def write(checkpoint: Checkpoint, folder: Path, ema: bool = True) -> None:
+def write(checkpoint: Checkpoint, folder: Path, ema: bool = True) -> str:
     """A folder laid out as google/ddpm-cifar10-32, for DDPMPipeline, or ScoreSdeVePipeline for the SDE "ve".
 
     Weights are the averaged ones, or else the raw ones. The folder is there whole or not at all. Raises ValueError, before
     anything is written, where it is there already and not empty, and with the settings that UNet2DModel or the schedulers
-    cannot express.
+    cannot express. Returns what of the data it does not hold, if anything.
     """
     folder, denoiser = Path(folder), checkpoint.denoiser(ema)
     fields = _exported_network(checkpoint.config)
@@ -330,10 +334,12 @@ def write(checkpoint: Checkpoint, folder: Path, ema: bool = True) -> None:
     with new_folder(folder) as temporary:
         for name, content in contents.items():
             (temporary / name).write_bytes(content)
+    levels = checkpoint.config.get("levels", 256)
+    return f"it does not hold that the data have {levels} levels" if levels != 256 else ""
 
 
 def _refusal(section: str, field: str, value: Any, reason: str) -> ValueError:
-    return ValueError(f"cannot export to diffusers with {field} = {value!r:.100}: {reason} (--config.{section}.{field})")
+    return ValueError(f"cannot export to diffusers with {section}.{field} = {value!r:.100}: {reason}")
 
 
 def _exported_network(config: Config) -> dict[str, Any]:
@@ -384,7 +390,8 @@ def _exported_process(config: Config, sde: SDE, fourier: bool) -> tuple[str, dic
         raise _refusal("model", "input_std", model["input_std"], "diffusers' pipelines show the network x itself")
     ends = data.get("low", -1.0), data.get("high", 1.0)
     if ends != (0.0 if exploding else -1.0, 1.0):
-        raise _refusal("data", "low", ends[0], f"diffusers' pipeline takes the data to lie in [{0 if exploding else -1}, 1]")
+        raise _refusal("data", "low, data.high", ends, "diffusers' pipeline takes the data to lie in "
+                       f"[{0 if exploding else -1}, 1]")
     settings = complete_settings(SDES[name], config["sde"])
     if exploding:
         return "ScoreSdeVePipeline", {"_class_name": "ScoreSdeVeScheduler", "correct_steps": 1, "num_train_timesteps": 2000,

@@ -11,18 +11,26 @@ from typing import Any
 
 import torch
 
-from models.checkpoint import Checkpoint, Config, require_agreement
+from models.checkpoint import Checkpoint, Config, require_agreement, require_whole
 from models.serialization import DIGEST, digest, new_folder, read_json, write_atomically
 
 
 def recognises(path: Path) -> bool:
     """Whether `path` is a run's folder, or one of its checkpoints."""
-    return (path / "config.json").is_file() or _run_of(path) is not None
+    return _has_config(path) or _run_of(path) is not None
+
+
+def _has_config(folder: Path) -> bool:
+    """Whether a folder's config.json is a run's, be it damaged, and not another program's."""
+    try:
+        return (folder / "config.json").is_file() and "sde" in read_json(folder / "config.json")
+    except ValueError:
+        return True
 
 
 def _run_of(checkpoint: Path) -> Path | None:
     run = checkpoint.parent.parent
-    is_one = checkpoint.suffix == ".pt" and checkpoint.parent.name == "checkpoints" and (run / "config.json").is_file()
+    is_one = checkpoint.suffix == ".pt" and checkpoint.parent.name == "checkpoints" and _has_config(run)
     return run if is_one else None
 
 
@@ -36,7 +44,11 @@ def read_config(run: Path) -> dict[str, Any]:
     path = run / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{run} is not the folder of a run: it has no config.json (--workdir)")
-    return read_json(path)
+    config = read_json(path)
+    require_whole(config, path)
+    if not isinstance(config.get("config"), str):
+        raise ValueError(f"{path} is damaged: it has no name of a config")
+    return config
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -79,20 +91,23 @@ def read(path: Path, config: Config | None = None) -> Checkpoint:
         raise FileNotFoundError(f"{run} has no checkpoint yet; train first (--mode train)")
     require_agreement(stored, config, run)
     state = read_state(checkpoint)
+    place = f"checkpoint {checkpoint} beside {run / 'config.json'}"
     try:
-        return Checkpoint(stored, state["ema"], state["network"], state["step"], state["ema_updates"],
-                          state["optimizer"], source=f"checkpoint {checkpoint} beside {run / 'config.json'}")
-    except KeyError as error:
-        raise ValueError(f"checkpoint {checkpoint} does not fit {run / 'config.json'}: it has no {error}") from None
+        return Checkpoint(stored, state["ema"], state["network"], int(state["step"]), int(state["ema_updates"]),
+                          state["optimizer"], source=place)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{place} lacks what a checkpoint has ({type(error).__name__}: {error})") from None
 
 
-def write(checkpoint: Checkpoint, run: Path, ema: bool = True) -> None:
+def write(checkpoint: Checkpoint, run: Path, ema: bool = True) -> str:
     """A run that training goes on with, in a folder that is not there yet or empty, and then there whole or not at all.
 
     Where the checkpoint has one set of weights, or `ema` is not set, the average starts from the weights in training.
+    Returns "", as it holds all.
     """
     state = {"step": checkpoint.step, "seconds": 0.0, "network": checkpoint.weights(ema=False),
              "ema": checkpoint.weights(ema), "ema_updates": checkpoint.ema_updates, "optimizer": checkpoint.optimizer}
     with new_folder(run) as temporary:
         write_checkpoint(temporary, checkpoint.step, state, keep=1)
         (temporary / "config.json").write_text(json.dumps({"config": run.name, **checkpoint.config}, indent=2) + "\n")
+    return ""

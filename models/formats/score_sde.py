@@ -6,6 +6,7 @@ only, which becomes a Python float.
 """
 
 import math
+import shlex
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -13,21 +14,38 @@ from typing import Any
 
 import torch
 from ml_collections import ConfigDict
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.build import build_sde, effective
-from models.checkpoint import Checkpoint, Config, Weights, merged, outline, require_agreement, require_fit
+from models.checkpoint import (
+    Checkpoint,
+    Config,
+    Weights,
+    merged,
+    outline,
+    plain,
+    require_agreement,
+    require_dense,
+    require_fit,
+)
 from models.formats.pickles import read_pickle
 from models.formats.score_sde_layout import Source, infer_settings, sources
+from models.formats.score_sde_training import (
+    EXPLODING,
+    WARMUP,
+    adams_settings,
+    keyed_optimizer,
+    loss_ratio,
+    read_optimizer,
+    rescaled,
+)
 from models.ncsnpp import NCSNpp
 from models.serialization import write_atomically
 from sde_lib import VESDE
 
 SUFFIX = ".pth"
-EXPLODING, CHAINS = ("ve", "smld"), ("ddpm", "smld")
+CHAINS = ("ddpm", "smld")
 FIXED = ("sigmas", "all_modules.0.W")      # never trained
-MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")      # of Adam; only the first has a sign
-WARMUP = 5000      # steps over which every published run raises its learning rate
 
 # ---- reading the file --------------------------------------------------------------------------------------------
 
@@ -36,16 +54,17 @@ def _read_state(path: Path) -> dict[str, Any]:
     state = read_pickle(path)
     if not isinstance(state, dict) or not {"model", "ema", "step"} <= set(state):
         found = ", ".join(map(str, list(state)[:6])) if isinstance(state, dict) else type(state).__name__
+        advice = "fetch it again" if isinstance(state, dict) and "model" in state else \
+            "save a Lightning checkpoint or a bare state_dict anew in that layout"
         raise ValueError(f"{path} is no checkpoint of score_sde_pytorch: expected the keys optimizer, model, ema, step, "
-                         f"found {found or 'none'}; save a Lightning checkpoint or a bare state_dict anew in that layout")
+                         f"found {found or 'none'}; {advice}")
     return state
 
 
 def _model_tensors(state: Mapping[str, Any], path: str | Path) -> dict[str, Tensor]:
     """The tensors of the file's network in its own order, less DataParallel's `module.`; ValueError for another one."""
     model = state["model"]
-    if not isinstance(model, Mapping) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in model.items()):
-        raise ValueError(f"{path} is damaged: its `model` is no mapping of names to tensors")
+    require_dense(model, path)
     tensors = {key.removeprefix("module."): value for key, value in model.items()}
     if len(tensors) != len(model) or not any(key.startswith("all_modules.") for key in tensors):
         raise ValueError(f"{path} holds another network than score_sde_pytorch's: expected keys such as "
@@ -65,7 +84,7 @@ def _field(config: Mapping[str, Any], section: str, name: str) -> Any:
 
 
 def config_of_reference(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Our config {sde, model, data, shape, training} from a configuration of score_sde_pytorch {model, data, training}.
+    """Our config {sde, model, data, shape, reduce_mean} from a configuration of score_sde_pytorch {model, data, training}.
 
     Raises ValueError where it asks for what no published network uses.
     """
@@ -96,9 +115,8 @@ def config_of_reference(config: Mapping[str, Any]) -> dict[str, Any]:
     if model.get("scale_by_sigma", exploding) != exploding:
         raise ValueError(f"a network with scale_by_sigma = {model['scale_by_sigma']!r} under {sde['name']!r} cannot be "
                          f"imported, only {exploding!r}")
-    summed = exploding and not config["training"].get("reduce_mean", False)
     return {"sde": sde, "model": settings, "data": {"low": -1.0 if data("centered") else 0.0}, "shape": shape,
-            "training": {"grad_clip": 2 / math.prod(shape) if summed else 1.0}}      # in our units, see _loss_ratio
+            "reduce_mean": bool(config["training"].get("reduce_mean", not exploding))}
 
 
 def _sde_of_reference(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,6 +149,8 @@ def _told(tensors: Mapping[str, Tensor], given: Config, path: Path) -> dict[str,
     wanted = {k: v for k, v in given.get("model", {}).items() if v is not None}
     data = given.get("data", {})
     size: Any = given["shape"][-1] if "shape" in given else data.get("image_size")
+    if size is not None and size < 1:
+        raise ValueError(f"pictures of size {size} cannot be (--config.data.image_size)")
     settings: dict[str, Any] = {}
     try:
         settings = infer_settings(tensors)
@@ -161,7 +181,7 @@ def _told(tensors: Mapping[str, Tensor], given: Config, path: Path) -> dict[str,
         sde |= _sigmas(sigmas, given.get("sde", {}), name, path)
     low = data["low"] if data.get("low") is not None else 0.0 if name in EXPLODING else -1.0
     settings |= {"network": "ncsnpp", "parametrization": "eps", "time_input": _time_input(name, embedding),
-                 "centred": low < 0, "last_label": _last_label(sde, embedding)}
+                 "centred": low < 0, "last_label": _last_label(sde, embedding), "dropout": 0.0 if size >= 256 else 0.1}
     return {"sde": sde, "model": settings, "data": {"low": low, "high": 1.0}, "shape": shape, "levels": 256,
             **({"num_scales": scales} if scales else {})}
 
@@ -191,7 +211,8 @@ def read(path: Path, config: Config | None = None) -> Checkpoint:
 
     config  what the file does not tell: {"data": {"image_size"}}, "model" (see `infer_settings`) and "sde". Without it a
             network with Fourier embedding is of the VE SDE with the file's sigmas, any other of the VP SDE; "ddpm" and
-            "smld" are for those trained in discrete time. Data lie in [0, 1] for "ve" and "smld", else in [-1, 1]
+            "smld" are for those trained in discrete time. Data lie in [0, 1] for "ve" and "smld", else in [-1, 1].
+            "reduce_mean" says whether the loss was the mean over a picture, or else half the sum, see `loss_ratio`
 
     Raises OSError, or ValueError of one line: a file that is truncated, altered, foreign or would run code, or keys and
     shapes that do not fit.
@@ -201,7 +222,7 @@ def read(path: Path, config: Config | None = None) -> Checkpoint:
     tensors = _model_tensors(state, path)
     told = _told(tensors, given, path)
     fixed = {"model": ["network", "parametrization", "time_input", "input_std", "last_label"],
-             "sde": [field for field in told["sde"] if field != "name"]}
+             "sde": [field for field in told["sde"] if field != "name"], "data": ["high"]}
     require_agreement(told, {section: {field: value for field, value in given.get(section, {}).items() if field in fields}
                              for section, fields in fixed.items()}, path)
     resolved = merged(told, {key: given[key] for key in ("sde", "model", "data") if key in given})
@@ -214,54 +235,41 @@ def read(path: Path, config: Config | None = None) -> Checkpoint:
     shapes = {name: parameter.shape for name, parameter in network.named_parameters()}
     require_fit({key: source.shape(shapes[name]) for name, source in plan.items() for key in source.keys},
                 {key: tensor for key, tensor in tensors.items() if key != "sigmas"}, path,
-                "give the settings that it was trained with (--config, --config.model.*) or fetch the file again")
+                f"{_own_settings(tensors, resolved['model'])}give the settings that it was trained with (--config, "
+                "--config.model.*) or fetch the file again")
     trainable = [key for key in tensors if key not in FIXED]
     shadow = dict(zip(trainable, _shadow(state["ema"], [tensors[key] for key in trainable], path), strict=True))
-    optimizer = _optimizer(state.get("optimizer"), network, plan, [k for k in tensors if k != "sigmas"], trainable, path)
-    unit = 1 / _loss_ratio(resolved | {"training": given.get("training")})
+    optimizer = read_optimizer(state.get("optimizer"), network, plan, [k for k in tensors if k != "sigmas"], trainable, path)
+    if "reduce_mean" in given:
+        resolved["reduce_mean"] = given["reduce_mean"]
+    unit = 1 / loss_ratio(resolved)
     try:
-        step, decay, updates = int(state["step"]), float(state["ema"]["decay"]), int(state["ema"].get("num_updates") or 0)
-    except (TypeError, ValueError):
-        raise ValueError(f"{path} is damaged: its step, ema decay or num_updates is no number") from None
-    optimizer = _rescaled(optimizer, unit)
-    training = {"ema_decay": decay, "grad_clip": unit} | _adams_settings(optimizer, step)      # theirs is clipped at 1
+        step, ema = int(state["step"]), state["ema"]
+        decay, updates = float(ema["decay"]), int(step if ema.get("num_updates") is None else ema["num_updates"])
+        optimizer = rescaled(optimizer, unit)
+        adams = adams_settings(optimizer, step)
+    except (ArithmeticError, LookupError, TypeError, ValueError):
+        raise ValueError(f"{path} is damaged: its step, ema decay, num_updates or Adam's settings are no numbers") from None
+    if not (0 <= step < 2**53 and 0 <= updates < 2**53 and 0 <= decay < 1):
+        raise ValueError(f"{path} is damaged: its step is {step:.3g}, its averages' decay {decay} after {updates:.3g} "
+                         "updates")
+    training = {"ema_decay": decay, "grad_clip": unit} | adams      # theirs is clipped at 1
     note = "its pictures' size is guessed from where the network attends (--config.data.image_size)"
     return Checkpoint(merged(resolved, {"training": training}), _named(plan, tensors | shadow), _named(plan, tensors), step,
                       updates, optimizer, str(path),
                       "" if "shape" in given or given.get("data", {}).get("image_size") else note)
 
 
-def _loss_ratio(config: Config) -> float:
-    """Their loss over ours, which is the mean over a picture.
-
-    Of the published variance-exploding runs it is half the sum, except at 1024 x 1024 (reduce_mean). All of them clip at 1
-    in their own units; so where the config has that clip in ours, it tells which it is.
-    """
-    if config["sde"]["name"] not in EXPLODING:
-        return 1.0
-    half_sum, clip = math.prod(config["shape"]) / 2, (config.get("training") or {}).get("grad_clip")
-    for ratio in (1.0, half_sum):
-        if clip is not None and math.isclose(clip * ratio, 1):
-            return ratio
-    return 1.0 if config["shape"][-1] >= 1024 else half_sum
-
-
-def _rescaled(optimizer: dict[str, Any] | None, factor: float) -> dict[str, Any] | None:
-    """Adam's state for a loss `factor` times as large, with which it takes the same steps."""
-    if optimizer is None or factor == 1:
-        return optimizer
-    state = {number: entry | {m: entry[m] * (factor if m == "exp_avg" else factor**2) for m in MOMENTS if m in entry}
-             for number, entry in optimizer["state"].items()}
-    groups = [group | {"eps": group["eps"] * factor} if "eps" in group else group for group in optimizer["param_groups"]]
-    return {"state": state, "param_groups": groups}
-
-
-def _adams_settings(optimizer: dict[str, Any] | None, step: int) -> dict[str, float]:
-    """Of config.training. While the published runs warm up, the learning rate is not yet the one to go on with."""
-    group = {} if optimizer is None else optimizer["param_groups"][0]
-    betas, eps, rate = group.get("betas"), group.get("eps"), group.get("lr")
-    return (({"beta1": betas[0], "beta2": betas[1]} if betas else {}) | ({"adam_eps": eps} if eps else {})
-            | ({"learning_rate": rate} if rate and step >= WARMUP else {}))
+def _own_settings(tensors: Mapping[str, Tensor], wanted: Config) -> str:
+    """What the file tells of its network otherwise than `wanted`, for a message; nothing where it tells none."""
+    try:
+        told = infer_settings(tensors)
+    except ValueError:
+        return ""
+    told = {field: told[field] for field in ("width", "multipliers", "num_blocks", "block", "embedding", "progressive_input",
+                                             "progressive", "combine")}
+    return "".join(f"model.{field} is {value!r} there, not {wanted[field]!r}; " for field, value in told.items()
+                   if field in wanted and plain(wanted[field]) != plain(value))
 
 
 def _named(plan: Mapping[str, Source], tensors: Mapping[str, Tensor]) -> Weights:
@@ -271,6 +279,8 @@ def _named(plan: Mapping[str, Source], tensors: Mapping[str, Tensor]) -> Weights
 def _shadow(ema: Any, weights: list[Tensor], path: Path) -> list[Tensor]:
     """The averages, in the order of the trainable parameters."""
     shadow = ema.get("shadow_params") if isinstance(ema, Mapping) and "decay" in ema else None
+    if isinstance(shadow, list):
+        require_dense({f"shadow_params[{i}]": tensor for i, tensor in enumerate(shadow)}, path)
     if not isinstance(shadow, list) or [getattr(s, "shape", None) for s in shadow] != [w.shape for w in weights]:
         number = f"{len(shadow)} tensors, some of other shapes" if isinstance(shadow, list) else "none"
         raise ValueError(f"{path} is damaged: its `ema` should have a decay and {len(weights)} averages of the model's "
@@ -278,37 +288,11 @@ def _shadow(ema: Any, weights: list[Tensor], path: Path) -> list[Tensor]:
     return shadow
 
 
-def _optimizer(state: Any, network: NCSNpp, plan: Mapping[str, Source], every: list[str], trainable: list[str],
-               path: Path) -> dict[str, Any] | None:
-    """Adam's state for our parameters, from that for the file's: means joined and turned as the weights are."""
-    if state is None:
-        return None
-    converted: dict[int, dict[str, Any]] = {}
-    try:
-        group, = state["param_groups"]
-        keys = every if len(group["params"]) == len(every) else trainable
-        held = {key: state["state"][i] for key, i in zip(keys, group["params"], strict=True) if i in state["state"]}
-        for number, (name, parameter) in enumerate(network.named_parameters()):
-            parts = {key: held[key] for key in plan[name].keys if key in held}
-            if len(parts) < len(plan[name].keys):      # not updated yet, or never trained
-                continue
-            first = next(iter(parts.values()))
-            converted[number] = {"step": torch.as_tensor(float(first["step"]))}
-            for moment in [m for m in MOMENTS if m in first]:
-                value = plan[name].read({key: part[moment] for key, part in parts.items()})
-                if value.shape != parameter.shape:
-                    raise ValueError
-                converted[number][moment] = value if moment == "exp_avg" else value.abs()
-    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):
-        raise ValueError(f"{path} is damaged: its `optimizer` is not Adam's over the {len(trainable)} parameters of the "
-                         "network; drop that key to import the weights alone") from None
-    return {"state": converted, "param_groups": [{**group, "params": list(range(len(plan)))}]}
-
-
-def write(checkpoint: Checkpoint, path: Path, ema: bool = True) -> None:
+def write(checkpoint: Checkpoint, path: Path, ema: bool = True) -> str:
     """A .pth that score_sde_pytorch restores: its names and order, both sets of weights and Adam's state.
 
     ema  the averages are the averaged weights, or else the raw ones
+    Returns what reading it back needs to be told, if anything, as flags.
     Raises ValueError for a network that it does not have, and for an SDE other than its own.
     """
     config = effective(checkpoint.config)
@@ -317,22 +301,44 @@ def write(checkpoint: Checkpoint, path: Path, ema: bool = True) -> None:
     assert isinstance(network, NCSNpp)
     plan = sources(network, negated=config["sde"]["name"] in EXPLODING)
     tensors, shadow = _keyed(plan, checkpoint.weights(ema=False)), _keyed(plan, checkpoint.weights(ema))
-    sde = build_sde(ConfigDict(config))
+    sde, ratio = build_sde(ConfigDict(config)), loss_ratio(config)
     ends = (sde.sigma_max, sde.sigma_min) if isinstance(sde, VESDE) else (50.0, 0.01)
     published = 2000 if config["shape"][-1] >= 256 else 1000
     scales = getattr(sde, "steps", None) or config.get("num_scales") or published
     sigmas = torch.linspace(math.log(ends[0]), math.log(ends[1]), scales, dtype=torch.float64).exp()
+    optimizer = keyed_optimizer(rescaled(checkpoint.optimizer, ratio), network, plan, list(tensors))
     state = {
-        "optimizer": _keyed_optimizer(_rescaled(checkpoint.optimizer, _loss_ratio(config)), network, plan, list(tensors),
-                                      training.get("learning_rate") or 2e-4),
+        "optimizer": optimizer,
         "model": {f"module.{key}": tensor for key, tensor in {"sigmas": sigmas, **tensors}.items()},
         "ema": {"decay": float(training.get("ema_decay") or 0.9999),
                 "num_updates": checkpoint.ema_updates,
                 "shadow_params": [tensor for key, tensor in shadow.items() if key not in FIXED]},
         "step": checkpoint.step,
     }
+    optimizer["param_groups"][0] |= {
+        "lr": training.get("learning_rate", 2e-4), "betas": (training.get("beta1", 0.9), training.get("beta2", 0.999)),
+        "eps": training.get("adam_eps", 1e-8 / ratio) * ratio}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda file: torch.save(state, file))
+    flags = _untold(config, {"sigmas": sigmas, **tensors}, checkpoint.step, path)
+    return f"to read it back give {' '.join(flags)}" if flags else ""
+
+
+def _untold(config: Config, tensors: Mapping[str, Tensor], step: int, path: Path) -> list[str]:
+    """The flags for what a file does not tell of an effective config, where that is not as published."""
+    size, name = config["shape"][-1], config["sde"]["name"]
+    alone = "ve" if config["model"]["embedding"] == "fourier" else "vp"
+    told = effective(_told(tensors, {"data": {"image_size": size}, "sde": {"name": name}}, path))
+    differing = {"data.image_size": size} if infer_settings(tensors)["image_size"] != size else {}
+    differing |= {"sde.name": name} if name != alone else {}
+    if step < WARMUP and (rate := (config.get("training") or {}).get("learning_rate", 2e-4)) != 2e-4:
+        differing["training.learning_rate"] = rate
+    for section in ("sde", "model"):
+        for field in set(config[section]) - {"fourier_scale", "groups"}:
+            value = config[section][field]
+            if value is not None and plain(told[section].get(field)) != plain(value):
+                differing[f"{section}.{field}"] = value
+    return [shlex.quote(f"--config.{field}={value}") for field, value in sorted(differing.items())]
 
 
 def _require_expressible(config: Config) -> None:
@@ -365,22 +371,3 @@ def _keyed(plan: Mapping[str, Source], values: Mapping[str, Tensor]) -> Weights:
     for key in parts:
         place.setdefault(key.rpartition(".")[0], len(place))
     return dict(sorted(parts.items(), key=lambda item: place[item[0].rpartition(".")[0]]))
-
-
-def _keyed_optimizer(state: dict[str, Any] | None, network: NCSNpp, plan: Mapping[str, Source], keys: list[str],
-                     learning_rate: float) -> dict[str, Any]:
-    """Adam's state over the file's tensors from that over ours; where there is none, that before the first step."""
-    held: dict[str, dict[str, Any]] = {}
-    group = torch.optim.Adam([nn.Parameter(torch.zeros(1))], learning_rate).state_dict()["param_groups"][0]
-    if state is not None:
-        group, = state["param_groups"]
-        names = [name for name, _ in network.named_parameters()]
-        for number, entry in state["state"].items():
-            source = plan[names[number]]
-            for key in source.keys:
-                held[key] = {"step": entry["step"].clone()}
-            for moment in [m for m in MOMENTS if m in entry]:
-                for key, part in source.split(entry[moment]).items():
-                    held[key][moment] = part if moment == "exp_avg" else part.abs()
-    return {"state": {i: held[key] for i, key in enumerate(keys) if key in held},
-            "param_groups": [{**group, "params": list(range(len(keys)))}]}

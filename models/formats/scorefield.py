@@ -12,7 +12,7 @@ from pathlib import Path
 
 import safetensors.torch
 
-from models.checkpoint import Checkpoint, Config, Weights, require_agreement
+from models.checkpoint import Checkpoint, Config, Weights, require_agreement, require_whole
 from models.serialization import digest, read_safetensors, write_atomically
 
 VERSION, SUFFIX = "scorefield 1", ".safetensors"
@@ -37,22 +37,18 @@ def read(path: Path, config: Config | None = None) -> Checkpoint:
     if _sealed({k: v for k, v in metadata.items() if k != "sha256"}, weights) != metadata:
         raise ValueError(f"{path} is altered: it does not match its checksum; fetch it again")
     try:
-        told, step = json.loads(metadata["config"]), int(metadata["step"])
-        whole = step >= 0 and all(isinstance(told[section], dict) for section in ("sde", "model", "data"))
-        whole = whole and all(type(size) is int and size > 0 for size in told["shape"])
-        whole = whole and all(type(told["data"][end]) in (int, float) for end in ("low", "high"))
-        whole = whole and (told["levels"] is None or (type(told["levels"]) is int and told["levels"] > 1))
+        told, step = dict(json.loads(metadata["config"])), int(metadata["step"])
     except (LookupError, RecursionError, TypeError, ValueError):
-        whole = False
-    if not whole:
-        raise ValueError(f"{path} was not written by Scorefield: its metadata have no config of sde, model, data, shape and "
-                         "levels, or no step")
+        told, step = {}, -1
+    if step < 0:
+        raise ValueError(f"{path} was not written by Scorefield: its metadata have no config or no step")
+    require_whole(told, path)
     require_agreement(told, config, path)
     return Checkpoint(told, weights, step=step, ema_updates=step, source=str(path))
 
 
-def write(checkpoint: Checkpoint, path: Path, ema: bool = True) -> None:
-    """The averaged weights, or else the raw ones; of the config all but the paths of this machine."""
+def write(checkpoint: Checkpoint, path: Path, ema: bool = True) -> str:
+    """The averaged weights, or else the raw ones; of the config all but the paths of this machine. Returns ""."""
     weights = {name: tensor.contiguous() for name, tensor in checkpoint.weights(ema).items()}
     config = {key: value for key, value in checkpoint.config.items() if key != "origin"}
     config["data"] = {field: value for field, value in config["data"].items() if field != "path"}
@@ -60,3 +56,4 @@ def write(checkpoint: Checkpoint, path: Path, ema: bool = True) -> None:
     content = safetensors.torch.save(weights, _sealed(metadata, weights))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda file: file.write(content))
+    return ""

@@ -233,8 +233,10 @@ def test_what_is_asked_of_a_run_must_agree_with_it(places):
 
 
 @pytest.mark.parametrize(("config", "match"), [
-    ({"sed": {"name": "vp"}}, "no field 'sed.name'"), ({"sde": {"nmae": "vp"}}, "'sde.nmae'; did you mean 'sde.name'"),
-    ({"sde": "vp"}, "no field 'sde'"), ({"levels": 17}, "no field 'levels'"),
+    ({"sed": {"name": "vp"}}, "no section 'sed'; did you mean 'sde'"), ({"sde.name": "ve"}, "no section 'sde.name'"),
+    ({"sde": {"nmae": "vp"}}, "no field 'sde.nmae'; did you mean 'sde.name'"),
+    ({"sde": "vp"}, "section 'sde' must be a mapping"), ({"levels": 17}, "no section 'levels'"), ("x.py", "nested mapping"),
+    ({"model": {"width": "8"}}, "model.width must be of type int, got '8'"), ({"shape": 5}, "shape must be a list"),
     ({"shape": [3]}, r"trained with shape=\[2\], not \[3\]$"), ({"data": {"low": 0.5}}, "data.low")], ids=str)
 @pytest.mark.parametrize("place", ["file", "run"])
 def test_a_config_that_says_nothing_known_or_something_else_is_refused(places, place, config, match):

@@ -173,7 +173,7 @@ def test_any_size_that_halves_often_enough_will_do(settings):
 @pytest.mark.parametrize(("settings", "match"), [
     ({"image_size": 20}, "4 levels.*divisible by 8, got 20"), ({"image_size": 9, "multipliers": (1, 2)}, "got 9"),
     ({"width": 0}, "multiple of 4"), ({"width": 30}, "multiple of 4.*got 30"), ({"width": -4}, "multiple of 4"),
-    ({"width": 132}, "got 132"), ({"num_blocks": 0}, "num_blocks >= 1"), ({"multipliers": ()}, "multipliers >= 1"),
+    ({"width": 132}, "got 132"), ({"num_blocks": 0}, "1 <= num_blocks <= 1000"), ({"multipliers": ()}, "multipliers >= 1"),
     ({"multipliers": (1, 0)}, "multipliers >= 1"), ({"dropout": 1.0}, "dropout < 1"), ({"dropout": -0.1}, "dropout"),
     ({"freq_shift": 2}, "freq_shift is 0 or 1, got 2"), ({"downsample_padding": 2}, "downsample_padding is 0 or 1"),
     ({"attention_head_dim": 48}, "256 channels cannot have heads of 48"), ({"groups": 7}, "7 groups"),

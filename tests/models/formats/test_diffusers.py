@@ -421,10 +421,10 @@ def test_folders_without_the_files_say_which_they_lack(saved, tmp_path):
         read(tmp_path)
     saved()
     (tmp_path / f"{WEIGHTS}.safetensors").unlink()
-    with pytest.raises(ValueError, match="has neither.*but no such file"):
+    with pytest.raises(ValueError, match=r"has neither .*\.bin$"):
         read(tmp_path)
     (tmp_path / f"{WEIGHTS}.safetensors.index.json").write_text("{}")
-    with pytest.raises(ValueError, match="but diffusion_pytorch_model.safetensors.index.json; files in shards"):
+    with pytest.raises(ValueError, match="but diffusion_pytorch_model.safetensors.index.json; of files in shards"):
         read(tmp_path)
 
 
@@ -637,12 +637,12 @@ def test_an_export_that_fails_leaves_nothing_and_one_that_is_there_stays(tmp_pat
     (lambda: ours(UNET, {"name": "smld"}), "name = 'smld'"),
     (lambda: ours(UNET | {"parametrization": "score"}), "with index, score"),
     (lambda: ours(UNET | {"input_std": 0.5}), "input_std = 0.5"),
-    (lambda: ours(data={"low": 0.0, "high": 1.0}), r"low = 0.0.*\[-1, 1\]"),
-    (lambda: ours(NCSNPP, VE["sde"]), r"low = -1.0.*\[0, 1\]"),
+    (lambda: ours(data={"low": 0.0, "high": 1.0}), r"data.low, data.high = \(0.0, 1.0\).*\[-1, 1\]"),
+    (lambda: ours(NCSNPP, VE["sde"]), r"data.low, data.high = \(-1.0, 1.0\).*\[0, 1\]"),
 ], ids=range(21))
 def test_what_diffusers_cannot_hold_is_refused_before_anything_is_written(checkpoint, match, tmp_path):
     checkpoint = checkpoint()
     with pytest.raises(ValueError, match=match) as caught:
         write(checkpoint, tmp_path / "folder")
-    assert "\n" not in str(caught.value) and "(--config." in str(caught.value)
+    assert "\n" not in str(caught.value) and "--config." not in str(caught.value)      # no flag can mend a trained network
     assert not Path(tmp_path / "folder").exists()

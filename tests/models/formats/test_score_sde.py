@@ -1,5 +1,6 @@
 """Checkpoints of score_sde_pytorch: scores of the reference, training state, the way back, and what is refused."""
 
+import ast
 import dataclasses
 import json
 import os
@@ -10,12 +11,13 @@ import pytest
 import torch
 from ml_collections import ConfigDict
 
-from models import NCSNpp, build_sde, load_denoiser
+from models import Checkpoint, NCSNpp, build_sde, load_denoiser
 from models.checkpoint import merged
 from models.formats.pickles import read_pickle
-from models.formats.score_sde import _loss_ratio, config_of_reference, read
+from models.formats.score_sde import config_of_reference, read
 from models.formats.score_sde import write as write_back
 from models.formats.score_sde_layout import infer_settings, sources
+from models.formats.score_sde_training import loss_ratio
 
 ORACLES = [Path(__file__).parents[2] / "oracles", Path(__file__).parents[4] / "shared" / "oracles" / "score_sde_ckpt"]
 SMALL = {"image_size": 16, "channels": 2, "width": 8, "multipliers": (1, 2), "num_blocks": 2,
@@ -136,9 +138,8 @@ def test_the_sde_of_a_configuration_is_one_of_three():
 def test_a_configuration_tells_whether_its_loss_is_a_mean_and_its_network_is_divided_by_sigma():
     ends = {"beta_min": 0.1, "beta_max": 20, "sigma_min": 0.01, "sigma_max": 50, "scale_by_sigma": True}
     config = REFERENCE | {"model": REFERENCE["model"] | ends, "training": {"sde": "vesde"}}
-    assert config_of_reference(config)["training"]["grad_clip"] == 2 / (3 * 16 * 16)
-    mean = config | {"training": {"sde": "vesde", "reduce_mean": True}}
-    assert config_of_reference(mean)["training"]["grad_clip"] == 1
+    assert config_of_reference(config)["reduce_mean"] is False
+    assert config_of_reference(config | {"training": {"sde": "vesde", "reduce_mean": True}})["reduce_mean"] is True
     with pytest.raises(ValueError, match="scale_by_sigma = True under 'vp' cannot be imported, only False"):
         config_of_reference(config | {"training": {"sde": "vpsde"}})
 
@@ -467,26 +468,55 @@ def test_without_a_file_to_follow_there_are_as_many_as_published(state, write, t
         assert len(read_pickle(tmp_path / f"{size}.pth")["model"]["module.sigmas"]) == length
 
 
-@pytest.mark.parametrize(("clip", "factor"), [(1.0, 1.0), (SHARE, SHARE), (None, SHARE)], ids=["mean", "sum", "unsaid"])
-def test_the_clipping_given_tells_in_which_units_the_loss_was(state, write, tmp_path, clip, factor):
-    """A published run clips at 1: at 1 of ours its loss was our mean, and Adam's state is as it is."""
-    imported = read(write(state), {"training": {"grad_clip": clip}} if clip else None)
-    theirs = state["optimizer"]["state"][3]["exp_avg"]      # of the bias of the first convolution
+@pytest.mark.parametrize("mean", [True, False, None])
+def test_adams_state_is_in_our_units_of_the_loss_and_back_in_the_files(state, write, tmp_path, mean):
+    imported = read(write(state), None if mean is None else {"reduce_mean": mean})
+    factor = 1 if mean else SHARE
+    theirs = state["optimizer"]["state"][3]["exp_avg"]      # of the bias of the second layer of time
     names = [name for name, _ in imported.denoiser().network.named_parameters()]
     ours = imported.optimizer["state"][names.index("time.2.bias")]["exp_avg"]
     torch.testing.assert_close(ours, theirs * factor, rtol=1e-6, atol=0)
     assert imported.config["training"]["grad_clip"] == factor
     assert imported.config["training"]["adam_eps"] == pytest.approx(1e-8 * factor)
-    write_back(imported, tmp_path / "back.pth")
+    changed = merged(imported.config, {"training": {"grad_clip": 0.5}})      # no matter of units
+    write_back(dataclasses.replace(imported, config=changed), tmp_path / "back.pth")
     back = read_pickle(tmp_path / "back.pth")["optimizer"]
+    torch.testing.assert_close(back["state"][4]["exp_avg"], theirs, rtol=1e-6, atol=0)      # W is counted there
     assert back["param_groups"][0]["eps"] == pytest.approx(1e-8)
 
 
-def test_the_published_runs_of_1024_pixels_have_the_mean_as_loss():
+def test_published_losses_are_means_but_for_ve_below_1024_pixels():
     config = {"sde": {"name": "ve"}, "shape": [3, 1024, 1024]}
-    assert _loss_ratio(config) == 1 and _loss_ratio(config | {"shape": [3, 256, 256]}) == 3 * 256 * 256 / 2
-    assert _loss_ratio(config | {"sde": {"name": "vp"}, "shape": [3, 8, 8]}) == 1
-    assert _loss_ratio(config | {"training": {"grad_clip": 2 / (3 * 1024 * 1024)}}) == 3 * 1024 * 1024 / 2
+    assert loss_ratio(config) == 1 and loss_ratio(config | {"shape": [3, 256, 256]}) == 3 * 256 * 256 / 2
+    assert loss_ratio(config | {"sde": {"name": "vp"}, "shape": [3, 8, 8]}) == 1
+    assert loss_ratio(config | {"reduce_mean": False}) == 3 * 1024 * 1024 / 2
+
+
+@pytest.mark.parametrize(("change", "flags"), [
+    ({"shape": [2, 32, 32], "model": {"attention_resolutions": (32,)}}, "--config.data.image_size=32"), (
+    {"sde": {"name": "vp", "beta_max": 10.0}}, "--config.sde.beta_max=10.0"),
+    ({"sde": {"name": "subvp"}, "model": {"skip_rescale": False, "dropout": 0.3}},
+     "--config.model.dropout=0.3 --config.model.skip_rescale=False --config.sde.name=subvp"),
+    ({"model": {"fir": True}}, "--config.model.fir=True"), ({"training": {"learning_rate": 1e-3}}, "=0.001")], ids=str)
+def test_what_a_file_does_not_tell_is_said_when_it_is_written(write, state, tmp_path, change, flags):
+    network = NCSNpp(**SMALL)
+    config = {"sde": {"name": "vp"}, "shape": [2, 16, 16], "levels": 256, "data": {"low": -1.0, "high": 1.0},
+              "model": {k: v for k, v in SMALL.items() if k not in ("image_size", "channels")} | {
+                  "network": "ncsnpp", "parametrization": "eps", "time_input": "999t"}}
+    checkpoint = Checkpoint(merged(config, change), network.state_dict())
+    note = write_back(checkpoint, tmp_path / "x.pth")
+    assert note.startswith("to read it back give ") and note.endswith(flags)
+    told = {}
+    for word in note.removeprefix("to read it back give ").split():
+        (section, field), value = word.removeprefix("--config.").partition("=")[0].split("."), word.partition("=")[2]
+        told.setdefault(section, {})[field] = value if field == "name" else ast.literal_eval(value)
+    x = torch.randn(1, *checkpoint.config["shape"])
+    assert torch.equal(read(tmp_path / "x.pth", told).denoiser().score(x, 0.5), checkpoint.denoiser().score(x, 0.5))
+
+
+def test_a_constant_average_does_not_begin_anew(state, write):
+    state["ema"]["num_updates"] = None      # use_num_updates = False
+    assert read(write(state)).ema_updates == state["step"]
 
 
 def test_adams_state_is_written_back_over_the_same_parameters(state, write, tmp_path):

@@ -87,7 +87,7 @@ def test_a_config_exchanged_with_a_tool_is_refused(path):
     {"config": json.dumps({k: v for k, v in CONFIG.items() if k != "shape"})}], ids=range(13))
 def test_metadata_that_say_nothing_useful_are_refused_even_with_their_checksum(path, change):
     reseal(path, change)
-    with pytest.raises(ValueError, match="was not written by Scorefield"):
+    with pytest.raises(ValueError, match="was not written by Scorefield|no config of Scorefield's"):
         scorefield.read(path)
 
 
