@@ -114,7 +114,8 @@ def _examples(array: np.ndarray, name: str, shape: tuple[int, ...], levels: int 
     elif integer and (1, *given[1:]) == shape:
         array = array[:, None]
     if array.shape[:1] in ((), (0,)) or array.shape[1:] != shape:
-        raise ValueError(f"{name} is an array of shape {given}, the model takes (N, {', '.join(map(str, shape))})")
+        hint = "" if integer or len(shape) != 3 else ", floats with the channels first and as the network sees them"
+        raise ValueError(f"{name} is an array of shape {given}, the model takes (N, {', '.join(map(str, shape))}){hint}")
     dtype = np.uint8 if array.dtype == np.uint8 else np.int64 if integer else np.float32
     with np.errstate(over="ignore"):      # what float32 cannot hold becomes infinite, and is refused
         x = torch.from_numpy(np.ascontiguousarray(array, dtype))

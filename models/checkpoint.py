@@ -79,10 +79,11 @@ def require_whole(config: Config, source: Any) -> None:
     def numbers(values: Any) -> bool:
         return isinstance(values, list | tuple) and bool(values) and all(type(v) is int and v > 0 for v in values)
 
-    data, levels = config.get("data"), config.get("levels", 0)
+    levels = config.get("levels", 0)
     wrong = [section for section in ("sde", "model", "data") if not isinstance(config.get(section), dict)]
     wrong += ["training"] if not isinstance(config.get("training", {}), dict) else []
-    wrong += [f"data.{end}" for end in ("low", "high") if isinstance(data, dict) and type(data.get(end)) not in (int, float)]
+    wrong += [f"data.{end}" for end in ("low", "high") if "data" not in wrong
+              and type(config["data"].get(end, 0.0)) not in (int, float)]
     wrong += ["shape"] if not numbers(config.get("shape")) else []
     wrong += ["levels"] if levels is not None and not (numbers([levels]) and levels > 1) else []
     wrong += ["num_scales"] if not numbers([config.get("num_scales", 1)]) else []

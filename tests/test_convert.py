@@ -1,6 +1,8 @@
 """Checkpoints on the command line: --mode convert between the formats, and --checkpoint instead of a run of one's own."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -210,6 +212,81 @@ def test_data_that_were_guessed_may_be_said_later(command, digits_run, tmp_path)
     assert code == 0, err
     code, _, err = command("--mode", "likelihood", "--workdir", "runs/d", "--config.data.dataset=folder")
     assert code == 1 and "holds another experiment: data.dataset is 'digits' there and 'folder' here" in err
+
+
+@pytest.mark.parametrize("given", [[], ["--config"]], ids=["flags", "config"])
+@pytest.mark.parametrize("there", [False, True], ids=["new", "there"])
+def test_pictures_of_ones_own_are_scored_and_trained_on_first_and_later(command, published, tmp_path, there, given):
+    (tmp_path / "pictures").mkdir()
+    for i in range(12):
+        Image.fromarray(np.full((40, 40, 3), 20 * i, np.uint8)).save(tmp_path / "pictures" / f"{i}.png")
+    own = ["--config.data.dataset=folder", f"--config.data.path={tmp_path / 'pictures'}", "--checkpoint", published]
+    own += [*given, config_file("mine", "vp_cifar10_ddpmpp", *ITS_NETWORK, "model.dropout = 0.3")] if given else []
+    assert not there or command(*SAMPLE, "--checkpoint", published)[0] == 0
+    code, out, err = command("--mode", "likelihood", *own, "--method", "exponential", "--steps", 8, "--num_images", 2)
+    assert code == 0, err
+    code, out, err = command("--mode", "train", *own, *NEW)
+    assert code == 0, err
+    assert "10 examples of shape (3, 32, 32)" in out
+    assert stored("runs/published")["model"]["dropout"] == (0.3 if given else 0.1)
+    assert command("--mode", "likelihood", "--workdir", "runs/published", "--config.data.image_size=32", "--method",
+                   "exponential", "--steps", 8, "--num_images", 2)[0] == 0
+
+
+def test_a_file_that_was_touched_moved_or_copied_is_the_same(command, published, tmp_path):
+    assert command(*SAMPLE, "--checkpoint", published)[0] == 0
+    os.utime(published)
+    assert command(*SAMPLE, "--checkpoint", published)[0] == 0
+    (tmp_path / "elsewhere").mkdir()
+    moved = published.rename(tmp_path / "elsewhere" / "published.pth")
+    code, out, err = command(*SAMPLE, "--checkpoint", moved)
+    assert code == 0 and "wrote runs/published from" not in out, err
+    code, _, err = command(*SAMPLE, "--checkpoint", "published")      # no such file, and a run of that name
+    assert code == 1 and "there is no published;" in err
+
+
+def test_a_folder_with_other_weights_of_an_older_date_has_changed(command, digits_run):
+    for name, more in (("a", []), ("b", ["--noema"])):
+        output = f"{name}.safetensors"
+        assert command("--mode", "convert", "--workdir", digits_run, "--output", output, *more)[0] == 0
+    Path("folder").mkdir()
+    Path("a.safetensors").rename("folder/model.safetensors")
+    assert command(*SAMPLE, "--checkpoint", "folder")[0] == 0
+    Path("b.safetensors").rename("folder/model.safetensors")
+    os.utime("folder/model.safetensors", (0, 0))
+    code, _, err = command(*SAMPLE, "--checkpoint", "folder")
+    assert code == 1 and "runs/folder is not what folder is now" in err
+
+
+def test_a_home_in_the_workdir_is_expanded(command, digits_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert command("--mode", "convert", "--workdir", digits_run, "--output", "~/d.safetensors")[0] == 0
+    for _ in range(2):
+        code, _, err = command(*SAMPLE, "--checkpoint", "~/d.safetensors", "--workdir=~/run")
+        assert code == 0, err
+    assert command(*SAMPLE, "--workdir=~/run")[0] == 0
+    assert (tmp_path / "home/run/samples/auto.npz").is_file() and not Path("~").exists()
+
+
+def test_what_cannot_be_written_is_told_by_its_own_name(command, digits_run):
+    Path("file").write_text("x")
+    code, _, err = command("--mode", "convert", "--workdir", digits_run, "--output", "file/x.safetensors")
+    assert code == 1 and "file" in err and ".tmp" not in err, err
+
+
+@pytest.mark.parametrize("change", [
+    {"shape": 5}, {"shape": []}, {"levels": "x"}, {"levels": 0}, {"config": None}, {"sde": 5}, {"data": "x"}, {"model": []},
+    {"training": "x"}, {"num_scales": "x"}, {"origin": 5}, {"origin": {"source": 3}}], ids=str)
+@pytest.mark.parametrize("mode", ["sample", "likelihood", "convert", "train"])
+def test_a_config_json_that_was_spoilt_is_one_line(command, digits_run, mode, change, tmp_path):
+    shutil.copytree(digits_run, "run")
+    content = {k: v for k, v in (stored("run") | change).items() if v is not None}
+    Path("run/config.json").write_text(json.dumps(content))
+    more = {"convert": ["--output", "x.safetensors"], "sample": SAMPLE[2:], "train": ["--config.training.steps=4"],
+            "likelihood": ["--method", "exponential", "--steps", 8, "--num_images", 2]}
+    code, _, err = command("--mode", mode, "--workdir", "run", *more[mode])
+    assert code == (0 if "origin" in change else 1), err
+    assert "origin" in change or (err.count("\n") == 1 and "run/config.json" in err), err
 
 
 def test_without_its_data_the_error_says_what_else_to_score(command, published):

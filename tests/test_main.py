@@ -118,7 +118,7 @@ DIGITS = ["--config", ROOT / "configs/vp_digits.py"]
     (["--mode", "trian", *DIGITS], ["--mode", "train", "likelihood"]),
     (["--stepz", "3", "--mode", "sample", *DIGITS], ["stepz", "steps"]),
     (["extra", "--mode", "train", *DIGITS], ["extra"]),
-    (["--mode", "train", "--config", "configs/vp_digit.py"], ["vp_digit.py", "'vp_digits'", "--config"]),
+    (["--mode", "train", "--config", "configs/vp_digit.py"], ["vp_digit.py", "'configs/vp_digits.py'", "--config"]),
     (["--mode", "train", *DIGITS, "--config.training.batchsize=3"], ["training.batchsize", "'training.batch_size'"]),
     (["--mode", "train", *DIGITS, "--config.training=3"], ["section", "batch_size"]),
     (["--mode", "train", *DIGITS, "--config.training.batch_size=big"], ["training.batch_size", "int", "'big'"]),

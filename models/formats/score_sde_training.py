@@ -48,7 +48,7 @@ def adams_settings(optimizer: dict[str, Any] | None, step: int) -> dict[str, flo
         found["learning_rate"] = float(group["lr"])
     if not all(0 <= value < math.inf for value in found.values()):
         raise ValueError
-    return {field: value for field, value in found.items() if value > 0}
+    return {field: value for field, value in found.items() if value > 0 or field in ("beta1", "beta2")}
 
 
 def read_optimizer(state: Any, network: NCSNpp, plan: Mapping[str, Source], every: list[str], trainable: list[str],
@@ -79,7 +79,7 @@ def read_optimizer(state: Any, network: NCSNpp, plan: Mapping[str, Source], ever
 
 
 def keyed_optimizer(state: dict[str, Any] | None, network: NCSNpp, plan: Mapping[str, Source], keys: list[str]
-                     ) -> dict[str, Any]:
+                    ) -> dict[str, Any]:
     """Adam's state over the file's tensors from that over ours; where there is none, that before the first step."""
     held: dict[str, dict[str, Any]] = {}
     group = torch.optim.Adam([nn.Parameter(torch.zeros(1))]).state_dict()["param_groups"][0]
