@@ -217,7 +217,7 @@ class Command:
         elif Path(os.path.expanduser(source)).resolve() == self.run.resolve():
             raise ValueError(f"{source} is a run already; give it as --workdir instead of --checkpoint")
         elif not started_from(self.stored, source):
-            origin = (self.stored.get("origin") or {}).get("source")
+            origin = self.stored.get("origin", {}).get("source")
             raise ValueError(f"{self.run} is not what {source} is now, but " + (
                 f"was made of {origin}" if origin else "a run of its own") + "; choose another --workdir, or take what it "
                 f"holds by --workdir {self.run} alone")
@@ -232,7 +232,7 @@ class Command:
             require_agreement(stored, effective(given.to_dict()), self.run)
             for section in ("data", "training") if FLAGS.mode == "train" else ("data",):
                 config[section] = given[section]
-            if FLAGS.mode == "train" and untouched(stored, self.run):
+            if FLAGS.mode == "train":
                 config.model.dropout = effective(given.to_dict())["model"]["dropout"]
         return config
 

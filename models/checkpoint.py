@@ -81,7 +81,7 @@ def require_whole(config: Config, source: Any) -> None:
 
     levels = config.get("levels", 0)
     wrong = [section for section in ("sde", "model", "data") if not isinstance(config.get(section), dict)]
-    wrong += ["training"] if not isinstance(config.get("training", {}), dict) else []
+    wrong += [section for section in ("training", "origin") if not isinstance(config.get(section, {}), dict)]
     wrong += [f"data.{end}" for end in ("low", "high") if "data" not in wrong
               and type(config["data"].get(end, 0.0)) not in (int, float)]
     wrong += ["shape"] if not numbers(config.get("shape")) else []

@@ -105,9 +105,7 @@ def started_from(stored: dict[str, Any], source: str) -> bool:
 
     Raises as `find` where there is no such source.
     """
-    origin = stored.get("origin")
-    if not isinstance(origin, dict):
-        return False
+    origin = stored.get("origin", {})
     if origin.get("source") == source and not _path(source).exists():
         return True
     return origin.get("sha256") == _contents(_lies(source))
@@ -115,8 +113,8 @@ def started_from(stored: dict[str, Any], source: str) -> bool:
 
 def untouched(stored: dict[str, Any], run: Path) -> bool:
     """Whether a run is a checkpoint that was imported, and no step of training was added."""
-    origin, newest = stored.get("origin"), newest_checkpoint(run)
-    return isinstance(origin, dict) and newest is not None and newest.stem == f"step_{origin.get('step')!s:0>8}"
+    origin, newest = stored.get("origin", {}), newest_checkpoint(run)
+    return newest is not None and newest.stem == f"step_{origin.get('step')!s:0>8}"
 
 
 def describe(checkpoint: Checkpoint) -> str:
