@@ -151,7 +151,8 @@ class Command:
     """What the command line asks for: its flags checked, its config resolved, the run's folder found.
 
     In mode train the config comes from --config, or from the run's folder without it. In the other modes the run's own
-    config holds, and what the command line says besides must agree with it; only where the data lie may differ.
+    config holds, and what the command line says besides must agree with it; only where the data lie may differ. A run that
+    was made of a --checkpoint keeps the SDE and the model that this told, whatever the mode; see `import_checkpoint`.
     """
 
     checkpoint: Checkpoint | None = None      # that of --checkpoint, just read
@@ -169,9 +170,10 @@ class Command:
         self.name = Path(FLAGS.config).stem if FLAGS.config else None
         self.run = Path(os.path.expanduser(
             FLAGS.workdir or f"runs/{stem_of(FLAGS.checkpoint) if FLAGS.checkpoint else self.name}"))
-        if self.run.exists() and not self.run.is_dir():
+        used = FLAGS.mode != "convert" or not FLAGS.checkpoint      # which takes no run's folder
+        if used and self.run.exists() and not self.run.is_dir():
             raise ValueError(f"{self.run} is not a folder (--workdir)")
-        self.stored = read_config(self.run) if (self.run / "config.json").exists() else None
+        self.stored = read_config(self.run) if used and (self.run / "config.json").exists() else None
         given = load_config(FLAGS.config) if FLAGS.config else None
         if FLAGS.checkpoint:
             self._read_checkpoint(given, overrides)
@@ -192,11 +194,11 @@ class Command:
         if self.checkpoint is None:      # whose config has them
             for field, text in overrides:
                 override(self.config, field, text)
-        if FLAGS.mode != "train" and self.stored is not None:
-            self.refuse_other_experiment(all_fields(effective(self.config.to_dict())))
         if self.stored is not None and imported and self.config.data.dataset == "folder":
             for field, size in (("channels", self.stored["shape"][0]), ("image_size", self.stored["shape"][-1])):
                 self.config.data[field] = size if self.config.data[field] is None else self.config.data[field]
+        if FLAGS.mode != "train" and self.stored is not None:
+            self.refuse_other_experiment(all_fields(effective(self.config.to_dict())))
         validate(self.config)
         reader_of(self.config.data)
         if self.stored is not None and (self.name is None or imported):
@@ -208,7 +210,7 @@ class Command:
         source = FLAGS.checkpoint
         if FLAGS.mode == "convert" and FLAGS.workdir:
             raise ValueError("--mode convert takes one of --checkpoint and --workdir")
-        if FLAGS.mode == "convert" or self.stored is None:
+        if self.stored is None:
             if launched().size > 1:
                 raise ValueError(f"{source} is not a run yet; under torchrun start from one that --mode convert "
                                  "--format run has written (--workdir)")
@@ -230,9 +232,9 @@ class Command:
         config = from_stored(stored, self.run / "config.json")
         if given is not None:
             require_agreement(stored, effective(given.to_dict()), self.run)
-            for section in ("data", "training") if FLAGS.mode == "train" else ("data",):
-                config[section] = given[section]
-            if FLAGS.mode == "train":
+            config.data = given.data
+            if FLAGS.mode in ("train", "convert"):      # the others have no use for these
+                config.training = given.training
                 config.model.dropout = effective(given.to_dict())["model"]["dropout"]
         return config
 
@@ -503,7 +505,8 @@ def scored_data(command: Command, source: str) -> tuple[Dataset, list[str] | Non
         dataset = command.dataset()
     except (FileNotFoundError, ValueError) as error:
         raise ValueError(f"{error}; or score pictures of your own by --images") from None
-    if (list(dataset.shape), dataset.levels) != (stored["shape"], stored["levels"]):
+    other_levels = dataset.levels != stored["levels"] and not untouched(stored, command.run)      # an import's were assumed
+    if list(dataset.shape) != stored["shape"] or other_levels:
         raise ValueError(f"data set {dataset.name!r} has examples of shape {dataset.shape} and {dataset.levels} levels, the "
                          f"run's network takes {tuple(stored['shape'])} and {stored['levels']} (--config.data.path)")
     return dataset, None
@@ -578,7 +581,7 @@ def convert(command: Command) -> None:
     checkpoint = command.checkpoint or read_checkpoint(command.run)
     lost = FORMATS[kind].write(checkpoint, output, FLAGS.ema)
     one = "averaged" if FLAGS.ema or checkpoint.raw is None else "raw"
-    sets = "raw and averaged" if kind in ("run", "score_sde") and checkpoint.raw is not None else one
+    sets = "raw and averaged" if kind in ("run", "score_sde") and FLAGS.ema and checkpoint.raw is not None else one
     print(f"wrote {output} ({kind}, {sets} weights) from {describe(checkpoint)}{lost and '; '}{lost}")
 
 
@@ -627,8 +630,8 @@ def run() -> None:
     except torch.OutOfMemoryError as error:
         sys.exit(f"error: out of memory on the device ({str(error).splitlines()[0]}); lower --batch_size, or in "
                  "training --config.training.batch_size")
-    except (ValueError, OSError, ArithmeticError, flags.Error) as error:
-        if "--debug" in sys.argv:
+    except (ValueError, OSError, ArithmeticError, RuntimeError, flags.Error) as error:
+        if "--debug" in sys.argv or (type(error) is RuntimeError and "DefaultCPUAllocator" not in str(error)):
             raise
         sys.exit(f"error: {' '.join(str(error).split())}")
 

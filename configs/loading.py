@@ -34,9 +34,10 @@ def load_config(path: str) -> ConfigDict:
     if not file.is_file() and file.parent == Path("configs"):
         file = HERE / file.name
     if not file.is_file():
-        files = [f"configs/{name}.py" for name in config_names()]
-        raise FileNotFoundError(f"no config file {path!r}{nearest(f'configs/{file.stem}.py', files) or '.'} There are "
-                                f"configs/{{{','.join(config_names())}}}.py (--config)")
+        near = difflib.get_close_matches(file.stem, config_names(), n=1)
+        hint = f"; did you mean 'configs/{near[0]}.py'?" if near else "."
+        raise FileNotFoundError(f"no config file {path!r}{hint} There are configs/{{{','.join(config_names())}}}.py "
+                                "(--config)")
     spec = importlib.util.spec_from_file_location(file.stem, file)
     if spec is None or spec.loader is None:
         raise ValueError(f"{path!r} is not a Python file (--config)")

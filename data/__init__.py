@@ -1,6 +1,6 @@
 """Data sets and the maps between integer levels and the reals. Knows nothing of the other packages."""
 
-from data.datasets import DATASETS, Dataset, load_dataset, load_images, reader_of
+from data.datasets import DATASETS, Dataset, levels_of, load_dataset, load_images, reader_of
 from data.points import mixture_parameters
 from data.transforms import batch_indices, dequantize, quantize, random_flip, require_within, to_unit
 
@@ -9,6 +9,7 @@ __all__ = [
     "Dataset",
     "batch_indices",
     "dequantize",
+    "levels_of",
     "load_dataset",
     "load_images",
     "mixture_parameters",

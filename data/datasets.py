@@ -64,6 +64,11 @@ def reader_of(config: Any) -> Callable[[Any], Dataset]:
     return DATASETS[name]
 
 
+def levels_of(name: str) -> int | None:
+    """How many integer levels the examples of a data set have, from its name; None for points."""
+    return LEVELS.get(name, 256)
+
+
 def _require(valid: bool, field: str, value: Any, allowed: str) -> None:
     if not valid:
         raise ValueError(f"--config.data.{field}={value!r} must be {allowed}")
@@ -215,3 +220,4 @@ DATASETS: dict[str, Callable[[Any], Dataset]] = {
     "fashion_mnist": _fashion_mnist,
     "folder": _folder,
 }
+LEVELS: dict[str, int | None] = {"digits": 17, "swiss_roll": None, "gaussians8": None, "gaussians25": None}     # else 256

@@ -1,5 +1,6 @@
 """A trained model between formats: what builds its denoiser, its weights, and what training needs to go on."""
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -83,10 +84,10 @@ def require_whole(config: Config, source: Any) -> None:
     wrong = [section for section in ("sde", "model", "data") if not isinstance(config.get(section), dict)]
     wrong += [section for section in ("training", "origin") if not isinstance(config.get(section, {}), dict)]
     wrong += [f"data.{end}" for end in ("low", "high") if "data" not in wrong
-              and type(config["data"].get(end, 0.0)) not in (int, float)]
+              and not (type(number := config["data"].get(end, 0.0)) in (int, float) and math.isfinite(number))]
     wrong += ["shape"] if not numbers(config.get("shape")) else []
     wrong += ["levels"] if levels is not None and not (numbers([levels]) and levels > 1) else []
-    wrong += ["num_scales"] if not numbers([config.get("num_scales", 1)]) else []
+    wrong += ["num_scales"] if not numbers([config.get("num_scales", 1)]) or config.get("num_scales", 1) > 10**6 else []
     if wrong:
         raise ValueError(f"{source} is damaged, or no config of Scorefield's: it has no usable {', '.join(wrong)}")
 
@@ -123,9 +124,9 @@ def require_agreement(told: Config, given: Config | None, source: Any) -> None:
         fields = {k: v for k, v in (here.get(section) or {}).items() if v is not None and k not in FREE}
         if section == "data":
             fields = {k: v for k, v in fields.items() if k in ("low", "high")}
-        for field in sorted(fields, key=lambda name: (name not in ("name", "network"), name)):
+        for field in sorted(fields, key=lambda name: (name not in ("name", "network", "schedule"), name)):
             value = (there.get(section) or {}).get(field)
-            if plain(fields[field]) != plain(value):
+            if _reached(field, fields[field], there) != _reached(field, value, there):
                 differing.append((f"{section}.{field}", value, fields[field]))
     shape, data = list(there.get("shape") or ()), here.get("data") or {}
     sizes = [("data.channels", shape[:1], data.get("channels")), ("data.image_size", shape[-1:], data.get("image_size"))]
@@ -137,6 +138,14 @@ def require_agreement(told: Config, given: Config | None, source: Any) -> None:
         more = f" (and {len(differing) - 3} more)" if len(differing) > 3 else ""
         flags = ", ".join(f"--config.{field}" for field, *_ in differing[:1] if field != "shape")
         raise ValueError(f"{source} was trained with {words}{more}" + (f" ({flags}, --config)" if flags else ""))
+
+
+def _reached(field: str, value: Any, config: Config) -> Any:
+    """A value as JSON gives it back; of the resolutions with attention those that the network has."""
+    if field != "attention_resolutions" or not isinstance(value, list | tuple) or not config.get("shape"):
+        return plain(value)
+    levels = len(config["model"].get("multipliers") or ())
+    return sorted({config["shape"][-1] >> level for level in range(levels)} & set(value))
 
 
 def plain(value: Any) -> Any:

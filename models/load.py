@@ -49,12 +49,13 @@ def read_checkpoint(source: str | Path, config: Config | ConfigDict | None = Non
 
     config  what a foreign file does not tell, nested, in the words of configs/default.py: such as {"sde": {"name": "subvp"},
             "data": {"image_size": 64}}, or a whole config, whose fields of None then mean their defaults. What the file
-            does tell it may repeat, not change; `model.dropout` apart
+            does tell it may repeat, not change; `model.dropout` apart. Of data and training our own formats tell all
 
     Raises ValueError of one line for a damaged file, one that would run code, one that does not fit or says otherwise than
     `config`, and a field that no config has.
     """
-    given = effective(config.to_dict()) if isinstance(config, ConfigDict) else _typed(config or {})
+    given = _typed({} if config is None else config.to_dict() if isinstance(config, ConfigDict) else config)
+    given = effective(given) if isinstance(config, ConfigDict) else given
     module, path = find(source)
     checkpoint: Checkpoint = module.read(path, given)
     checkpoint.check()
@@ -68,11 +69,13 @@ def _typed(config: Config) -> dict[str, Any]:
         raise ValueError(f"config must be a nested mapping such as {{'sde': {{'name': 'subvp'}}}}, got {config!r:.60}")
     for section, fields in config.items():
         if section == "shape":
-            if not isinstance(fields, list | tuple) or not all(type(size) is int and size > 0 for size in fields):
+            if not isinstance(fields, list | tuple) or not fields or not all(type(n) is int and n > 0 for n in fields):
                 raise ValueError(f"config's shape must be a list of whole numbers above 0, got {fields!r:.60}")
             result[section] = list(fields)
         elif section == "reduce_mean":
-            result[section] = bool(fields)
+            if not isinstance(fields, bool):
+                raise ValueError(f"config's reduce_mean must be True or False, got {fields!r:.60}")
+            result[section] = fields
         elif section not in list(known):
             raise ValueError(f"config has no section {section!r}{nearest(str(section), known)} (it is nested, such as "
                              "{'sde': {'name': 'subvp'}})")

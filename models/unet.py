@@ -72,6 +72,9 @@ def check_sizes(image_size: int, width: int, multipliers: Sequence[int], num_blo
                 norm_eps: float) -> None:
     """ValueError unless a U-Net can have these."""
     levels = max(1, len(multipliers))
+    if not 1 <= image_size <= 2**16:
+        raise ValueError(f"a U-Net needs pictures of 1 to {2**16:,} pixels a side, got {image_size} "
+                         "(--config.data.image_size)")
     if image_size % 2 ** (levels - 1):
         raise ValueError(f"a U-Net of {levels} levels needs an image_size divisible by {2 ** (levels - 1)}, got "
                          f"{image_size} (--config.data.image_size, --config.model.multipliers)")

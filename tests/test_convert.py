@@ -171,7 +171,7 @@ def test_without_a_config_training_follows_the_file(command, published, tmp_path
 def test_what_the_checkpoint_tells_cannot_be_said_otherwise(command, published, digits_run):
     assert command("--mode", "convert", "--workdir", digits_run, "--output", "digits.safetensors")[0] == 0
     for _ in range(2):      # before there is a run, and after
-        for wrong, part in ((["--config", "configs/vp_cifar10.py"], "model.attention_resolutions=[], not (16,)"),
+        for wrong, part in ((["--config", "configs/vp_cifar10.py"], "model.multipliers=[1, 2], not (1, 2, 2, 2)"),
                             (["--config.sde.beta_max=10"], "beta_max"), (["--config.data.low=0"], "low")):
             for source, more in (("digits.safetensors", wrong), (digits_run, [*wrong, "--workdir", "copy"])):
                 code, _, err = command(*SAMPLE, "--checkpoint", source, *more)
@@ -212,6 +212,55 @@ def test_data_that_were_guessed_may_be_said_later(command, digits_run, tmp_path)
     assert code == 0, err
     code, _, err = command("--mode", "likelihood", "--workdir", "runs/d", "--config.data.dataset=folder")
     assert code == 1 and "holds another experiment: data.dataset is 'digits' there and 'folder' here" in err
+
+
+@pytest.mark.parametrize("words", [["--mode", "sample", "--num_samples", 4, "--steps", 3], ["--mode", "report"],
+                                   ["--mode", "convert", "--output", "x.safetensors"]], ids=lambda words: words[1])
+def test_a_config_of_a_folder_may_leave_out_its_sizes_each_time(command, published, words):
+    mine = config_file("mine", "vp_cifar10_ddpmpp", *ITS_NETWORK, "data.dataset = 'folder'", "data.path = 'pictures'")
+    for _ in range(2):
+        assert command(*SAMPLE, "--checkpoint", published, "--config", mine)[0] == 0
+    code, _, err = command(*words, "--workdir", "runs/published", "--config", mine)
+    assert code == 0, err
+
+
+def test_converting_a_run_beside_a_config_that_says_otherwise_is_refused(command, published):
+    assert command(*SAMPLE, "--checkpoint", published)[0] == 0
+    mine = config_file("mine", "vp_cifar10_ddpmpp", *ITS_NETWORK, "model.dropout = 0.3")
+    code, _, err = command("--mode", "convert", "--workdir", "runs/published", "--config", mine, "--output", "x.pth")
+    assert code == 1 and "model.dropout is 0.1 there and 0.3 here" in err and not Path("x.pth").exists()
+
+
+def test_converting_a_checkpoint_looks_at_no_run(command, published):
+    Path("runs").mkdir()
+    Path("runs/published").write_text("x")
+    assert command("--mode", "convert", "--checkpoint", published, "--output", "x.safetensors")[0] == 0
+
+
+def test_levels_come_from_the_data_set_that_is_said(command, tmp_path):
+    small = ["--config.model.network=ncsnpp", "--config.model.time_input=999t",
+             *[word for word in SMALL if "attention" not in word]]
+    assert command("--mode", "train", "--config", "configs/vp_digits.py", "--workdir", "run", *small,
+                   "--config.model.attention_resolutions=(8,)")[0] == 0
+    code, out, err = command("--mode", "convert", "--workdir", "run", "--output", "x.pth")
+    assert code == 0 and "to read it back give " in out, err
+    flags = out.strip().partition("to read it back give ")[2].split()
+    assert "--config.data.dataset=digits" in flags and "--config.data.image_size=8" in flags
+    scored = ["--mode", "likelihood", "--method", "exponential", "--steps", 8, "--num_images", 4]
+    for place in (["--workdir", "run"], ["--checkpoint", "x.pth", *flags]):
+        code, _, err = command(*scored, *place, "--config.data.dequantize=true")
+        assert code == 0, err
+    scores = [json.loads(Path(f"{run}/likelihood/summary.json").read_text()) for run in ("run", "runs/x")]
+    assert scores[0]["bits_per_dim"] == scores[1]["bits_per_dim"] and scores[1]["levels"] == 17
+
+
+def test_a_picture_that_no_memory_holds_is_one_line(command, published, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("main.draw", fail)
+    code, _, err = command(*SAMPLE, "--checkpoint", published)
+    assert code == 1 and err.count("\n") == 1 and "can't allocate memory" in err
 
 
 @pytest.mark.parametrize("given", [[], ["--config"]], ids=["flags", "config"])

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from configs.default import get_config
 from configs.loading import all_fields, override
+from data import levels_of
 from models import Checkpoint, build_sde, read_checkpoint
 from models.build import effective
 from models.checkpoint import merged
@@ -59,8 +60,10 @@ def import_checkpoint(source: str, given: ConfigDict | None, overrides: list[tup
     told, shape, defaults = checkpoint.config, checkpoint.config["shape"], get_config().to_dict()
     config = merged(merged(defaults, told), effective(chosen.to_dict()) if given else said)
     dataset = (said.get("data") or {}).get("dataset")
-    if given or dataset not in (None, told["data"].get("dataset")):      # other data than it tells: nothing of those
+    if given:
         config["data"] = chosen.data.to_dict()
+    if (given or dataset is not None) and chosen.data.dataset != told["data"].get("dataset"):      # nothing of what it tells
+        config |= {"data": chosen.data.to_dict(), "levels": levels_of(chosen.data.dataset)}
     elif dataset is None and "dataset" not in told["data"]:
         config["data"]["dataset"] = "cifar10" if list(shape) == [3, 32, 32] else "folder"
     config["data"] |= {end: told["data"][end] for end in ("low", "high") if end in told["data"]}
@@ -89,7 +92,7 @@ def _place(source: str) -> str:
 
 def _contents(path: Path) -> str:
     """SHA-256 of the files that make a checkpoint, with their names in its folder."""
-    patterns = ("*.json", "*.safetensors", "*.bin", "*.pth")
+    patterns = ("config.json", "model_index.json", "scheduler_config.json", "*.safetensors", "*.bin", "*.pth")
     found = [path] if path.is_file() else [*path.glob("checkpoints/*.pt")] + [
         file for folder in ("", "unet/", "scheduler/") for pattern in patterns for file in path.glob(folder + pattern)]
     total = hashlib.sha256()

@@ -93,8 +93,11 @@ def read(path: Path, config: Config | None = None) -> Checkpoint:
     state = read_state(checkpoint)
     place = f"checkpoint {checkpoint} beside {run / 'config.json'}"
     try:
+        optimizer = state["optimizer"]
+        if optimizer is not None and not ({"state", "param_groups"} <= set(optimizer) and optimizer["param_groups"]):
+            raise ValueError("no state of Adam")
         return Checkpoint(stored, state["ema"], state["network"], int(state["step"]), int(state["ema_updates"]),
-                          state["optimizer"], source=place)
+                          optimizer, source=place)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{place} lacks what a checkpoint has ({type(error).__name__}: {error})") from None
 

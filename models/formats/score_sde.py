@@ -149,8 +149,9 @@ def _told(tensors: Mapping[str, Tensor], given: Config, path: Path) -> dict[str,
     wanted = {k: v for k, v in given.get("model", {}).items() if v is not None}
     data = given.get("data", {})
     size: Any = given["shape"][-1] if "shape" in given else data.get("image_size")
-    if size is not None and size < 1:
-        raise ValueError(f"pictures of size {size} cannot be (--config.data.image_size)")
+    if size is not None and size < 1 or len({*given.get("shape", [1, 1, 1])[1:]}) != 1:
+        raise ValueError(f"{path} is of square pictures, which have no shape {given.get('shape', size)} "
+                         "(--config.data.image_size)")
     settings: dict[str, Any] = {}
     try:
         settings = infer_settings(tensors)
@@ -253,7 +254,7 @@ def read(path: Path, config: Config | None = None) -> Checkpoint:
     if not (0 <= step < 2**53 and 0 <= updates < 2**53 and 0 <= decay < 1):
         raise ValueError(f"{path} is damaged: its step is {step:.3g}, its averages' decay {decay} after {updates:.3g} "
                          "updates")
-    training = {"ema_decay": decay, "grad_clip": unit} | adams      # theirs is clipped at 1
+    training = {"ema_decay": decay, "grad_clip": unit} | adams | given.get("training", {})      # theirs is clipped at 1
     note = "its pictures' size is guessed from where the network attends (--config.data.image_size)"
     return Checkpoint(merged(resolved, {"training": training}), _named(plan, tensors | shadow), _named(plan, tensors), step,
                       updates, optimizer, str(path),
@@ -318,13 +319,13 @@ def write(checkpoint: Checkpoint, path: Path, ema: bool = True) -> str:
     optimizer["param_groups"][0] |= {
         "lr": training.get("learning_rate", 2e-4), "betas": (training.get("beta1", 0.9), training.get("beta2", 0.999)),
         "eps": training.get("adam_eps", 1e-8 / ratio) * ratio}
+    untold = _untold(config, {"sigmas": sigmas, **tensors}, checkpoint.step, path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda file: torch.save(state, file))
-    flags = _untold(config, {"sigmas": sigmas, **tensors}, checkpoint.step, path)
-    return f"to read it back give {' '.join(flags)}" if flags else ""
+    return f"to read it back give {untold}" if untold else ""
 
 
-def _untold(config: Config, tensors: Mapping[str, Tensor], step: int, path: Path) -> list[str]:
+def _untold(config: Config, tensors: Mapping[str, Tensor], step: int, path: Path) -> str:
     """The flags for what a file does not tell of an effective config, where that is not as published."""
     size, name = config["shape"][-1], config["sde"]["name"]
     alone = "ve" if config["model"]["embedding"] == "fourier" else "vp"
@@ -338,7 +339,12 @@ def _untold(config: Config, tensors: Mapping[str, Tensor], step: int, path: Path
             value = config[section][field]
             if value is not None and plain(told[section].get(field)) != plain(value):
                 differing[f"{section}.{field}"] = value
-    return [shlex.quote(f"--config.{field}={value}") for field, value in sorted(differing.items())]
+    if config.get("levels", 256) != 256:
+        differing["data.dataset"] = config["data"].get("dataset", "digits")
+    words = [shlex.quote(f"--config.{field}={value}") for field, value in sorted(differing.items())]
+    if loss_ratio(config) != loss_ratio({"sde": config["sde"], "shape": config["shape"]}):
+        words.append(f"(in Python alone: config={{'reduce_mean': {config['reduce_mean']}}})")
+    return " ".join(words)
 
 
 def _require_expressible(config: Config) -> None:
@@ -349,6 +355,9 @@ def _require_expressible(config: Config) -> None:
     if name not in ("vp", "subvp", *EXPLODING, "ddpm") or sde.get("schedule") not in (None, "linear") or sde.get("betas"):
         schedule = sde.get("schedule") or sde.get("betas")
         raise ValueError(f"score_sde_pytorch has no SDE {name!r} of schedule {schedule!r:.60}; choose another format")
+    if (model["embedding"] == "fourier") != (name == "ve") and name != "smld":
+        raise ValueError(f"in score_sde_pytorch 've' has model.embedding 'fourier', and 'vp', 'subvp' and 'ddpm' have "
+                         f"'positional'; here {name!r} has {model['embedding']!r}; choose another format")
     groups = 32 if model["block"] == "ddpm" else None      # alike where every level has 128 channels or more
     expected = {
         "model.parametrization": "eps", "model.time_input": _time_input(name, model["embedding"]), "model.input_std": None,

@@ -144,7 +144,7 @@ def infer_settings(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
             if i not in modules:
                 raise ValueError(f"all_modules.{i}.* is missing")
         return _parse([modules[i] for i in range(len(modules))])
-    except (LookupError, ValueError) as error:
+    except (ArithmeticError, LookupError, ValueError) as error:
         raise ValueError(f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)) from None
 
 

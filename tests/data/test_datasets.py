@@ -12,7 +12,7 @@ import torch
 from helpers import smooth_pictures, write_cifar10, write_cifar10_archive
 from PIL import Image
 
-from data import DATASETS, load_dataset, mixture_parameters, readers
+from data import DATASETS, levels_of, load_dataset, mixture_parameters, readers
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
@@ -53,7 +53,7 @@ def test_every_dataset_keeps_the_contract_and_reads_only_its_own_fields(tmp_path
     assert cases.keys() == DATASETS.keys()
     for name, fields in cases.items():
         dataset = load(name, **fields)
-        assert dataset.name == name
+        assert dataset.name == name and dataset.levels == levels_of(name)
         for split in (dataset.train, dataset.test):
             batch = split[torch.tensor([1, 0, 1])]
             assert batch.shape == (3, *dataset.shape), name

@@ -8,6 +8,7 @@ import types
 import pytest
 import torch
 from helpers import small_checkpoint
+from ml_collections import ConfigDict
 
 from configs.default import get_config
 from models import Checkpoint, load_denoiser
@@ -237,6 +238,8 @@ def test_what_is_asked_of_a_run_must_agree_with_it(places):
     ({"sde": {"nmae": "vp"}}, "no field 'sde.nmae'; did you mean 'sde.name'"),
     ({"sde": "vp"}, "section 'sde' must be a mapping"), ({"levels": 17}, "no section 'levels'"), ("x.py", "nested mapping"),
     ({"model": {"width": "8"}}, "model.width must be of type int, got '8'"), ({"shape": 5}, "shape must be a list"),
+    ({"shape": []}, "shape must be a list"), ({"reduce_mean": "False"}, "reduce_mean must be True or False"),
+    (ConfigDict({"sdee": {"name": "vp"}}), "no section 'sdee'"), (ConfigDict({"sde": "vp"}), "must be a mapping"),
     ({"shape": [3]}, r"trained with shape=\[2\], not \[3\]$"), ({"data": {"low": 0.5}}, "data.low")], ids=str)
 @pytest.mark.parametrize("place", ["file", "run"])
 def test_a_config_that_says_nothing_known_or_something_else_is_refused(places, place, config, match):

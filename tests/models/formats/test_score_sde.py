@@ -439,6 +439,8 @@ def test_a_file_without_an_optimiser_is_written_with_one_before_its_first_step(s
     ({"model": {"freq_shift": 0}}, "model.freq_shift is 1, here it is 0"),
     ({"model": {"attention_head_dim": 4}}, "model.attention_head_dim is None"),
     ({"model": {"groups": 4}}, "model.groups is None"), ({"model": {"block": "ddpm", "groups": 4}}, "model.groups is 32"),
+    ({"sde": {"name": "vp"}, "model": {"time_input": "999t"}, "data": {"low": -1.0}}, "here 'vp' has 'fourier'"),
+    ({"model": {"embedding": "positional", "time_input": "999t"}}, "here 've' has 'positional'"),
     ({"model": {"last_label": 9}}, "model.last_label is None"), ({"model": {"centred": True}}, "model.centred is False"),
     ({"data": {"low": -1.0}}, "data.low is 0.0"), ({"data": {"high": 2.0}}, "data.high is 1.0"),
     ({"sde": {"name": "smld", "steps": 10}, "model": {"embedding": "positional", "time_input": "index", "last_label": 8}},
@@ -482,6 +484,8 @@ def test_adams_state_is_in_our_units_of_the_loss_and_back_in_the_files(state, wr
     write_back(dataclasses.replace(imported, config=changed), tmp_path / "back.pth")
     back = read_pickle(tmp_path / "back.pth")["optimizer"]
     torch.testing.assert_close(back["state"][4]["exp_avg"], theirs, rtol=1e-6, atol=0)      # W is counted there
+    note = write_back(imported, tmp_path / "again.pth")
+    assert ("config={'reduce_mean': True}" in note) == (mean is True)
     assert back["param_groups"][0]["eps"] == pytest.approx(1e-8)
 
 
