@@ -55,7 +55,7 @@ def import_checkpoint(source: str, given: ConfigDict | None, overrides: list[tup
         override(chosen, field, text)
         section, name = field.split(".")
         said.setdefault(section, {})[name] = chosen[section][name]
-    path = _lies(source)
+    path = _located(source)
     checkpoint = read_checkpoint(path, said if given is None else chosen)
     told, shape, defaults = checkpoint.config, checkpoint.config["shape"], get_config().to_dict()
     config = merged(merged(defaults, told), effective(chosen.to_dict()) if given else said)
@@ -79,7 +79,7 @@ def _path(source: str) -> Path:
     return Path(os.path.expanduser(source))
 
 
-def _lies(source: str) -> Path:
+def _located(source: str) -> Path:
     """Where a checkpoint is, which may be on the hub; raises as `find`."""
     return _path(source) if _path(source).exists() else find(source)[1]
 
@@ -111,7 +111,7 @@ def started_from(stored: dict[str, Any], source: str) -> bool:
     origin = stored.get("origin", {})
     if origin.get("source") == source and not _path(source).exists():
         return True
-    return origin.get("sha256") == _contents(_lies(source))
+    return origin.get("sha256") == _contents(_located(source))
 
 
 def untouched(stored: dict[str, Any], run: Path) -> bool:
