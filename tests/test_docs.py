@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import main
-from configs.loading import load_config
+from configs.loading import load_config, override
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -65,7 +65,7 @@ def test_a_command_line_has_only_flags_and_files_that_exist(line):
     config = next((words[i + 1] for i, word in enumerate(words) if word == "--config"), "configs/default.py")
     loaded = load_config(str(ROOT / config))
     for field, text in overrides:
-        main.override(loaded, field, text)
+        override(loaded, field, text)
     mode = next((words[i + 1] for i, word in enumerate(words) if word == "--mode"), None)
     for name in set(given) & {flag for flags in main.MODE_FLAGS.values() for flag in flags}:
         assert name in main.MODE_FLAGS[mode]

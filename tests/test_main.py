@@ -17,7 +17,7 @@ from helpers import SMALL, write_cifar10
 from PIL import Image
 
 import main
-from configs.loading import config_names, load_config
+from configs.loading import config_names, load_config, override, validate
 from evaluation import Evaluation
 from samplers import SAMPLERS
 
@@ -393,7 +393,7 @@ def test_a_run_made_before_a_field_existed_takes_its_default(command, digits_run
 @pytest.mark.parametrize("name", config_names())
 def test_every_config_is_valid_and_short(name):
     path = ROOT / f"configs/{name}.py"
-    main.validate(load_config(str(path)))
+    validate(load_config(str(path)))
     assert len(path.read_text().splitlines()) <= 35
 
 
@@ -404,15 +404,15 @@ def test_overrides_keep_the_type_of_their_field():
                                             "--config.model.attention_resolutions=4", "--config.data.flip=true"])
     assert rest == ["main.py", "--config", "x"]
     for field, text in overrides:
-        main.override(config, field, text)
+        override(config, field, text)
     assert config.training.learning_rate == 1.0 and isinstance(config.training.learning_rate, float)
     assert config.model.multipliers == (1, 2, 4) and config.model.attention_resolutions == (4,)
     assert isinstance(config.sde.beta_max, float) and config.data.flip is True
-    main.override(config, "sde.betas", "(0.1, 0.2, 1e-3)")
+    override(config, "sde.betas", "(0.1, 0.2, 1e-3)")
     assert config.sde.betas == (0.1, 0.2, 1e-3)
-    main.override(config, "model.multipliers", "(1, 1.5)")
+    override(config, "model.multipliers", "(1, 1.5)")
     with pytest.raises(ValueError, match=r"--config.model.multipliers must be whole numbers, got \(1, 1.5\)"):
-        main.validate(config)
+        validate(config)
 
 
 def test_tensorboard_holds_scalars_and_a_picture_of_samples(digits_run):
