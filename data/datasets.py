@@ -146,7 +146,7 @@ def _digits(config: Any) -> Dataset:
 
     images = torch.from_numpy(load_digits().images.astype(np.uint8)).unsqueeze(1)
     held_out = torch.arange(len(images)) % 5 == 0
-    return Dataset("digits", images[~held_out], images[held_out], (1, 8, 8), levels=17, flip=False)
+    return Dataset("digits", images[~held_out], images[held_out], (1, 8, 8), levels_of("digits"), flip=False)
 
 
 def _points(name: str, sample: Callable[[int, np.random.Generator], np.ndarray], config: Any) -> Dataset:
@@ -156,7 +156,7 @@ def _points(name: str, sample: Callable[[int, np.random.Generator], np.ndarray],
     streams = map(np.random.default_rng, np.random.SeedSequence(config.seed).spawn(2))
     draws = map(sample, (config.size or 10_000, 2_000), streams)
     train, test = (torch.from_numpy(draw.astype(np.float32)) for draw in draws)
-    return Dataset(name, train, test, (2,), levels=None, flip=False)
+    return Dataset(name, train, test, (2,), levels_of(name), flip=False)
 
 
 def _cifar10(config: Any) -> Dataset:
@@ -166,7 +166,7 @@ def _cifar10(config: Any) -> Dataset:
         wanted = f"the folder {readers.CIFAR10_FOLDER} or the file {readers.CIFAR10_ARCHIVE}"
         raise FileNotFoundError(f"--config.data.path={config.path!r} neither is nor holds {wanted}")
     train, test = readers.read_cifar10(found) if found else readers.download_cifar10()
-    return Dataset("cifar10", train, test, (3, 32, 32), levels=256, flip=True)
+    return Dataset("cifar10", train, test, (3, 32, 32), levels_of("cifar10"), flip=True)
 
 
 def _fashion_mnist(config: Any) -> Dataset:
@@ -181,7 +181,7 @@ def _fashion_mnist(config: Any) -> Dataset:
         files = [readers.find_idx(place, name) for name in names]
         if all(files):
             train, test = (readers.read_idx_images(file, 28, 28) for file in files if file)
-            return Dataset("fashion_mnist", train, test, (1, 28, 28), levels=256, flip=False)
+            return Dataset("fashion_mnist", train, test, (1, 28, 28), levels_of("fashion_mnist"), flip=False)
     wanted, searched = " and ".join(names), " or ".join(map(str, places))
     raise FileNotFoundError(f"--config.data.path={config.path!r}: no {wanted} (or .gz) in {searched}")
 
@@ -208,7 +208,7 @@ def _folder(config: Any) -> Dataset:
     wanted = f"a folder with pictures ({', '.join(readers.PICTURE_SUFFIXES)}) for both splits, {found}"
     _require(bool(train and test), "path", path, wanted)
     train_examples, test_examples = (readers.open_pictures(files, size, channels) for files in (train, test))
-    return Dataset("folder", train_examples, test_examples, (channels, size, size), levels=256, flip=True)
+    return Dataset("folder", train_examples, test_examples, (channels, size, size), levels_of("folder"), flip=True)
 
 
 DATASETS: dict[str, Callable[[Any], Dataset]] = {

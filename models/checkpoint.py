@@ -4,6 +4,7 @@ import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -49,12 +50,22 @@ class Checkpoint:
 
     def check(self) -> None:
         """ValueError of one line for a config that builds nothing, and for weights that do not fit it."""
+        if self._misfit:
+            raise ValueError(self._misfit)
+
+    @cached_property
+    def _misfit(self) -> str:
+        """What is wrong, or "". Found once, since it takes an outline of the network and a look at every weight."""
         try:
             expected = {name: tensor.shape for name, tensor in outline(self.config).state_dict().items()}
         except ValueError as error:
-            raise ValueError(f"{self.source}: its config builds no denoiser: {error}") from None
-        for weights in (self.averaged, self.weights(ema=False)):
-            require_fit(expected, weights, self.source, "its config is that of another network")
+            return f"{self.source}: its config builds no denoiser: {error}"
+        try:
+            for weights in (self.averaged, self.weights(ema=False)):
+                require_fit(expected, weights, self.source, "its config is that of another network")
+        except ValueError as error:
+            return str(error)
+        return ""
 
     def denoiser(self, ema: bool = True) -> Denoiser:
         """With the averaged or the raw weights, in evaluation mode and without gradients; ValueError as `check`."""

@@ -27,7 +27,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from models.build import NETWORKS, complete_settings
+from models.build import NETWORKS, complete_settings, effective
 from models.checkpoint import Checkpoint, Config, Weights, merged, outline, require_agreement, require_fit
 from models.formats.pickles import read_pickle
 from models.serialization import new_folder, read_json, read_safetensors
@@ -169,7 +169,7 @@ def read(folder: Path, config: Config | None = None) -> Checkpoint:
     resolved = merged(told, given)
     try:
         network = outline(resolved)
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise ValueError(f"{folder}: no denoiser has these settings: {error}") from None
     tensors, path = _read_weights(place)
     if "time_proj.W" in tensors and torch.equal(tensors["time_proj.W"], tensors.get("time_proj.weight", torch.empty(0))):
@@ -392,7 +392,7 @@ def _exported_process(config: Config, sde: SDE, fourier: bool) -> tuple[str, dic
     if ends != (0.0 if exploding else -1.0, 1.0):
         raise _refusal("data", "low, data.high", ends, "diffusers' pipeline takes the data to lie in "
                        f"[{0 if exploding else -1}, 1]")
-    settings = complete_settings(SDES[name], config["sde"])
+    settings = complete_settings(SDES[name], effective(config)["sde"])
     if exploding:
         return "ScoreSdeVePipeline", {"_class_name": "ScoreSdeVeScheduler", "correct_steps": 1, "num_train_timesteps": 2000,
                                       "sampling_eps": 1e-5, "snr": 0.15, **settings}
@@ -401,7 +401,7 @@ def _exported_process(config: Config, sde: SDE, fourier: bool) -> tuple[str, dic
     betas = settings["betas"] if name == "ddpm" else _betas_of_labels(sde)
     if betas is not None:
         return "DDPMPipeline", scheduler | {"num_train_timesteps": len(betas), "trained_betas": list(betas)}
-    schedule, steps = settings["schedule"] or "linear", settings["steps"] or 1000
+    schedule, steps = settings["schedule"], settings["steps"]
     return "DDPMPipeline", scheduler | {
         "num_train_timesteps": steps, "beta_start": (settings["beta_min"] or 0.1) / steps,
         "beta_end": (settings["beta_max"] or 20.0) / steps,

@@ -91,11 +91,11 @@ def config_of_reference(config: Mapping[str, Any]) -> dict[str, Any]:
     network = _field(config, "model", "name")
     if network not in ("ddpm", "ncsnpp"):
         raise ValueError(f"cannot import the network {network!r}; choose from ddpm, ncsnpp")
-    plain, model = network == "ddpm", config["model"]      # "ddpm" reads fewer settings there
+    ddpm, model = network == "ddpm", config["model"]      # which reads fewer settings there
     data, needed = partial(_field, config, "data"), partial(_field, config, "model")
 
     def of(name: str, default: Any) -> Any:
-        return default if plain else model.get(name, default)
+        return default if ddpm else model.get(name, default)
 
     for name, allowed in (("conditional", True), ("resamp_with_conv", True), ("nonlinearity", "swish")):
         if model.get(name, allowed) != allowed:
@@ -108,7 +108,7 @@ def config_of_reference(config: Mapping[str, Any]) -> dict[str, Any]:
         "block": of("resblock_type", "ddpm"), "embedding": of("embedding_type", "positional"), "fir": of("fir", False),
         "fourier_scale": float(of("fourier_scale", 16)), "skip_rescale": of("skip_rescale", False),
         "progressive_input": of("progressive_input", "none"), "progressive": of("progressive", "none"),
-        "combine": of("progressive_combine", "sum"), "groups": 32 if plain else None,
+        "combine": of("progressive_combine", "sum"), "groups": 32 if ddpm else None,
     }
     sde, shape = _sde_of_reference(config), [data("num_channels"), data("image_size"), data("image_size")]
     exploding = sde["name"] in EXPLODING
@@ -200,9 +200,10 @@ def _sigmas(sigmas: Tensor, given: Config, name: str, path: Path) -> dict[str, A
             raise ValueError(f"{path} does not tell its {' and '.join(missing)} (no key sigmas); give "
                              + " and ".join(f"--config.sde.{field}" for field in missing))
         return {field: given[field] for field in fields}
-    told: dict[str, Any] = dict(zip(fields, [*sorted((float(sigmas[0]), float(sigmas[-1]))), len(sigmas)], strict=False))
-    for field in ("sigma_min", "sigma_max"):      # exp(log(50)) is not 50, and the file may have it in float32
-        value, wanted = float(f"{told[field]:.7g}"), given.get(field)
+    told: dict[str, Any] = {"steps": len(sigmas)} if name == "smld" else {}
+    ends = sorted((float(sigmas[0]), float(sigmas[-1])))
+    for field, end in zip(("sigma_min", "sigma_max"), ends, strict=True):
+        value, wanted = float(f"{end:.7g}"), given.get(field)      # exp(log(50)) is not 50, and the file may be in float32
         told[field] = wanted if wanted is not None and math.isclose(wanted, value, rel_tol=1e-6) else value
     return told
 
@@ -229,7 +230,7 @@ def read(path: Path, config: Config | None = None) -> Checkpoint:
     resolved = merged(told, {key: given[key] for key in ("sde", "model", "data") if key in given})
     try:
         network = outline(resolved)
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise ValueError(f"{path}: no network has these settings: {error}") from None
     assert isinstance(network, NCSNpp)      # as agreed above
     plan = sources(network, negated=resolved["sde"]["name"] in EXPLODING)
