@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 MACHINES = Path(__file__).parent / "machines"
-if "PYTEST_XDIST_WORKER" in os.environ:      # workers have a core each; threads of several would wait for one another
+WORKER = "PYTEST_XDIST_WORKER" in os.environ
+if WORKER:      # has one core, so one thread, and so have the processes that it starts
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 if "SCOREFIELD_MACHINE" in os.environ:      # before torch is imported, and again in every process that a test starts
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(MACHINES), os.environ.get("PYTHONPATH")]))
@@ -27,6 +28,8 @@ import main  # noqa: E402
 from models import GaussianMixture  # noqa: E402
 from sde_lib import VESDE, VPSDE, CosineVPSDE, SubVPSDE  # noqa: E402
 
+if WORKER:
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))      # sitecustomize imported torch before
 ROOT = Path(__file__).parents[1]
 SDES = {"vp": VPSDE(), "cosine": CosineVPSDE(), "subvp": SubVPSDE(), "ve": VESDE()}
 
