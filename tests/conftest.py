@@ -18,19 +18,43 @@ if "SCOREFIELD_MACHINE" in os.environ:      # before torch is imported, and agai
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(MACHINES), os.environ.get("PYTHONPATH")]))
     runpy.run_path(str(MACHINES / "sitecustomize.py"))
 
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
-import torch  # noqa: E402
-from absl.testing import flagsaver  # noqa: E402
-from helpers import SMALL  # noqa: E402
+import numpy as np
+import pytest
+import torch
+from absl.testing import flagsaver
+from helpers import SMALL
 
-import main  # noqa: E402
-from models import GaussianMixture  # noqa: E402
-from sde_lib import VESDE, VPSDE, CosineVPSDE, SubVPSDE  # noqa: E402
+import main
+from models import GaussianMixture
+from sde_lib import VESDE, VPSDE, CosineVPSDE, SubVPSDE
 
 if WORKER:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))      # sitecustomize imported torch before
 ROOT = Path(__file__).parents[1]
+asked_for_capabilities = []
+capabilities = getattr(torch.cpu, "get_capabilities", dict)      # older versions of PyTorch have none
+torch.cpu.get_capabilities = lambda: asked_for_capabilities.append(True) or capabilities()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """A run depends on the machine that trained it, and so do the tests of one."""
+    for item in items:
+        if "digits_run" in item.fixturenames:
+            item.add_marker(pytest.mark.machine)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """A test that runs what goes by the processor's capabilities fails, unless it has the mark `machine`."""
+    asked_for_capabilities.clear()
+    result = yield
+    if asked_for_capabilities and not item.get_closest_marker("machine"):
+        pytest.fail("what this test runs depends on the processor; mark it with @pytest.mark.machine, and `make test` runs "
+                    "it as every kind of machine", pytrace=False)
+    return result
+
+
 SDES = {"vp": VPSDE(), "cosine": CosineVPSDE(), "subvp": SubVPSDE(), "ve": VESDE()}
 
 

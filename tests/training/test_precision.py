@@ -9,6 +9,7 @@ from sde_lib import VESDE, VPSDE
 from training import precision
 from training.precision import prefers_channels_last, prepare_sampling
 
+pytestmark = pytest.mark.machine
 CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))
 SMALL = {"image_size": 8, "width": 32, "multipliers": (1, 2), "num_blocks": 1, "attention_resolutions": (4,), "dropout": 0.0}
 

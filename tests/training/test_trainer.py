@@ -20,6 +20,7 @@ from training.distributed import World, local_device
 from training.precision import PRECISIONS, autocast_dtype
 from training.trainer import Batches, Interrupted, Trainer, held_out_loss, learning_rate
 
+pytestmark = pytest.mark.machine
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 
