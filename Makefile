@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
+TEST := $(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal
 RUN := runs/vp_digits
 DEMO := $(PY) main.py --config configs/vp_digits.py --workdir $(RUN)
 
@@ -40,11 +41,11 @@ demo: setup
 	@$(DEMO) --mode report
 
 test: setup
-	@echo "Running the tests ..."
-	@$(PY) -m pytest -n auto --dist worksteal -m "not machine"
+	@echo "Running the tests that are the same on every processor ..."
+	@$(TEST) -m "not machine"
 	@for machine in avx2 bf16 amx; do \
-	    echo "Running the tests that depend on the processor, as on one with $$machine ..."; \
-	    SCOREFIELD_MACHINE=$$machine $(PY) -m pytest -n auto --dist worksteal -m machine || exit 1; \
+	    echo "Running those that depend on it, as on one with $$machine ..."; \
+	    SCOREFIELD_MACHINE=$$machine $(TEST) -m machine || exit 1; \
 	done
 
 lint: setup

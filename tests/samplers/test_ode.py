@@ -56,9 +56,11 @@ def test_too_many_evaluations_are_an_error_that_says_how_far_it_came(mixture):
 
 
 def test_tolerances_beyond_the_precision_are_an_error_in_one_line(mixture):
-    with pytest.raises(ArithmeticError, match="tolerances") as error:
-        make_sampler("ode", rtol=1e-15, atol=1e-15)(mixture, prior_sample(mixture.sde.prior_std, (2,), range(4)))
-    assert "\n" not in str(error.value)
+    for tolerance in (1e-15, 1e-30):      # too many steps, and steps of no length
+        sampler = make_sampler("ode", rtol=tolerance, atol=tolerance, max_evaluations=1000)
+        with pytest.raises(ArithmeticError, match="tolerances") as error:
+            sampler(mixture, prior_sample(mixture.sde.prior_std, (2,), range(4)))
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("settings, flag", [({"method": "rk45"}, "--method"), ({"scaling": "log"}, "--scaling"),
