@@ -16,26 +16,25 @@ from typing import Any
 import numpy as np
 import torch
 from absl import flags
-
-from configs.loading import all_fields, config_names
-from data import DATASETS, Dataset, load_dataset, load_images, quantize
-from evaluation import Evaluation, Score, auroc, draw, plots
-from evaluation.likelihood import ESTIMATORS, write_csv
-from evaluation.report import report
-from likelihood import CLOCKS, DIVERGENCES, METHODS, PROBE_KINDS
-from likelihood.elbo import VARIANCES
-from models import read_checkpoint
-from models.build import effective
-from models.formats.run import newest_checkpoint
-from models.load import FORMATS, SUFFIXES
-from models.serialization import write_atomically
-from samplers import GRIDS, SAMPLERS, make_sampler, sampler_options
-from sde_lib import SDES
-from training.command import Command
-from training.distributed import World, connect, launched
-from training.precision import prepare_sampling, set_memory_format
-from training.start import describe, untouched
-from training.trainer import Interrupted, Trainer
+from scorefield.checkpoints import read_checkpoint
+from scorefield.checkpoints.formats.run import newest_checkpoint
+from scorefield.checkpoints.load import FORMATS, SUFFIXES
+from scorefield.cli.command import Command
+from scorefield.cli.start import describe, untouched
+from scorefield.configs.loading import all_fields, config_names
+from scorefield.data import DATASETS, Dataset, load_dataset, load_images, quantize
+from scorefield.evaluation import Evaluation, Score, auroc, draw, plots
+from scorefield.evaluation.likelihood import ESTIMATORS, write_csv
+from scorefield.evaluation.report import report
+from scorefield.likelihood import CLOCKS, DIVERGENCES, METHODS, PROBE_KINDS
+from scorefield.likelihood.elbo import VARIANCES
+from scorefield.models.build import effective
+from scorefield.numerics.devices import prepare_sampling, set_memory_format
+from scorefield.numerics.files import write_atomically
+from scorefield.numerics.processes import World, connect, launched
+from scorefield.samplers import GRIDS, SAMPLERS, make_sampler, sampler_options
+from scorefield.sde_lib import SDES
+from scorefield.training.trainer import Interrupted, Trainer
 
 SPLITS = ("train", "test")
 

@@ -9,11 +9,10 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-
-from data import quantize
-from evaluation.plots import image_grid
-from models import load_denoiser
-from samplers import SAMPLERS, make_sampler, prior_sample, sample_seeds
+from scorefield.checkpoints import load_denoiser
+from scorefield.data import quantize
+from scorefield.evaluation.plots import image_grid
+from scorefield.samplers import SAMPLERS, make_sampler, prior_sample, sample_seeds
 
 ROOT = Path(__file__).parents[1]
 BUDGETS = (10, 20, 50, 200)

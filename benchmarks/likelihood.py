@@ -19,17 +19,18 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.integrate import solve_ivp
+from scorefield.checkpoints import load_denoiser
+from scorefield.checkpoints.formats.run import read_config
+from scorefield.data import dequantize, load_dataset
+from scorefield.likelihood import bits_per_dim, chain_elbo, elbo, log_prob
+from scorefield.models import Denoiser, GaussianMixture
+from scorefield.numerics.devices import set_memory_format
+from scorefield.numerics.noise import DEQUANTIZATION, PROBES, NoiseStream
+from scorefield.samplers import sample_seeds
+from scorefield.sde_lib import VPSDE
 from torch import Tensor
 
 from benchmarks.samplers import RESULTS, ROOT, mixture_2d, mixture_16d
-from data import dequantize, load_dataset
-from likelihood import bits_per_dim, chain_elbo, elbo, log_prob
-from models import Denoiser, GaussianMixture, load_denoiser
-from models.formats.run import read_config
-from samplers import sample_seeds
-from samplers.noise import DEQUANTIZATION, PROBES, NoiseStream
-from sde_lib import VPSDE
-from training.precision import set_memory_format
 
 RUN = ROOT / "runs" / "vp_digits"
 STEPS = (10, 15, 20, 25, 30, 40, 60)

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from scorefield.checkpoints import load_denoiser
+from scorefield.models import Denoiser, GaussianMixture, ScoreModel
+from scorefield.samplers import make_sampler, prior_sample, sample_seeds
+from scorefield.sde_lib import SDE, VESDE, VPSDE, CosineVPSDE
 from torch import Tensor, nn
-
-from models import Denoiser, GaussianMixture, ScoreModel, load_denoiser
-from samplers import make_sampler, prior_sample, sample_seeds
-from sde_lib import SDE, VESDE, VPSDE, CosineVPSDE
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

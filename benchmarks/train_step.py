@@ -13,11 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-
-from configs import vp_cifar10, vp_digits, vp_swiss_roll
-from data import Dataset, load_dataset
-from training.distributed import local_device
-from training.trainer import Batches, Trainer, _Log
+from scorefield.configs import vp_cifar10, vp_digits, vp_swiss_roll
+from scorefield.data import Dataset, load_dataset
+from scorefield.numerics.processes import local_device
+from scorefield.training.trainer import Batches, Trainer, _Log
 
 RESULTS = Path(__file__).parent / "results"
 

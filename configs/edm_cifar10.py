@@ -6,7 +6,7 @@ over 10M of them, an average of half-life 0.5M. Not the paper's: flips are the o
 discrepancy, gradients are clipped, the average's warm-up is (1 + n) / (10 + n), and weights start as in Song et al.
 """
 
-from configs import vp_cifar10_ddpmpp
+from scorefield.configs import vp_cifar10_ddpmpp
 
 
 def get_config():

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
-
-from configs.default import get_config
+from scorefield.configs.default import get_config
 
 HERE = Path(__file__).parent
 

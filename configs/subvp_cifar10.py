@@ -1,6 +1,6 @@
 """CIFAR-10 by the sub-VP SDE (Song et al. 2021, section 3.4), otherwise as vp_cifar10."""
 
-from configs import vp_cifar10
+from scorefield.configs import vp_cifar10
 
 
 def get_config():

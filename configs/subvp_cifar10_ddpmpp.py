@@ -1,6 +1,6 @@
 """CIFAR-10 by the sub-VP SDE and DDPM++, otherwise as vp_cifar10_ddpmpp (Song et al. 2021, appendix H)."""
 
-from configs import vp_cifar10_ddpmpp
+from scorefield.configs import vp_cifar10_ddpmpp
 
 
 def get_config():

@@ -1,6 +1,6 @@
 """CIFAR-10 by the sub-VP SDE and DDPM++ (deep), otherwise as vp_cifar10_ddpmpp_deep (Song et al. 2021, appendix H)."""
 
-from configs import vp_cifar10_ddpmpp_deep
+from scorefield.configs import vp_cifar10_ddpmpp_deep
 
 
 def get_config():

@@ -1,6 +1,6 @@
 """CIFAR-10 by the sub-VP SDE and NCSN++, otherwise as vp_cifar10_ncsnpp (Song et al. 2021, appendix H)."""
 
-from configs import vp_cifar10_ncsnpp
+from scorefield.configs import vp_cifar10_ncsnpp
 
 
 def get_config():

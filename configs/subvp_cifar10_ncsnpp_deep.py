@@ -1,6 +1,6 @@
 """CIFAR-10 by the sub-VP SDE and NCSN++ (deep), otherwise as vp_cifar10_ncsnpp_deep (Song et al. 2021, appendix H)."""
 
-from configs import vp_cifar10_ncsnpp_deep
+from scorefield.configs import vp_cifar10_ncsnpp_deep
 
 
 def get_config():

@@ -4,7 +4,7 @@ The network is told the index, counted down. The paper crops the central 140x140
 --config.data.path; of the aligned pictures as they are the data set takes the central 178x178.
 """
 
-from configs import ve_cifar10_ncsnpp
+from scorefield.configs import ve_cifar10_ncsnpp
 
 
 def get_config():

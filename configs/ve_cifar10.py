@@ -1,6 +1,6 @@
 """CIFAR-10 by the VE SDE (Song et al. 2021, appendix C): sigma from 0.01 to 50 on data in [0, 1]."""
 
-from configs import vp_cifar10
+from scorefield.configs import vp_cifar10
 
 
 def get_config():

@@ -5,7 +5,7 @@ H.2). Under VE it was one of the many networks that they compared on the discret
 here it trains in continuous time, with what their VE networks have there: Fourier features of log sigma.
 """
 
-from configs import ve_cifar10_ncsnpp
+from scorefield.configs import ve_cifar10_ncsnpp
 
 
 def get_config():

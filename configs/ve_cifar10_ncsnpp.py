@@ -4,7 +4,7 @@ Steps as in the published config; the paper's text has 0.95M. The published VE r
 over a picture at 1. Here the loss is the mean, 2 / (3 * 32 * 32) of that; clip and Adam's eps scale with it.
 """
 
-from configs import ve_cifar10
+from scorefield.configs import ve_cifar10
 
 
 def get_config():

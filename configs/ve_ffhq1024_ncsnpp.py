@@ -4,7 +4,7 @@ The same as theirs for CelebA-HQ at 1024x1024 (appendix H.3). Unlike the other p
 a picture (reduce_mean), as all do here, and clips that.
 """
 
-from configs import ve_ffhq256_ncsnpp
+from scorefield.configs import ve_ffhq256_ncsnpp
 
 
 def get_config():

@@ -1,6 +1,6 @@
 """LSUN bedrooms at 256x256 by the VE SDE and NCSN++ with skips (published config of Song et al. 2021): 65.6M."""
 
-from configs import ve_cifar10_ncsnpp
+from scorefield.configs import ve_cifar10_ncsnpp
 
 
 def get_config():

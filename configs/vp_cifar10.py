@@ -1,6 +1,6 @@
 """CIFAR-10 by the VP SDE: DDPM's U-Net and training (Ho et al. 2020, appendix B) in continuous time."""
 
-from configs import default
+from scorefield.configs import default
 
 
 def get_config():

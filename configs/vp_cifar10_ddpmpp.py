@@ -1,6 +1,6 @@
 """CIFAR-10 by the VP SDE and DDPM++ (Song et al. 2021, appendix H): 61.8M parameters."""
 
-from configs import vp_cifar10
+from scorefield.configs import vp_cifar10
 
 
 def get_config():

@@ -1,6 +1,6 @@
 """Fashion-MNIST (28x28 grey) by the VP SDE: a U-Net of 64 channels over 28, 14 and 7 pixels."""
 
-from configs import default
+from scorefield.configs import default
 
 
 def get_config():

@@ -1,6 +1,6 @@
 """The swiss roll of Sohl-Dickstein et al. 2015 in 2-D by the VP SDE and an MLP; under a minute on a laptop."""
 
-from configs import default
+from scorefield.configs import default
 
 
 def get_config():

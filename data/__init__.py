@@ -1,8 +1,8 @@
 """Data sets and the maps between integer levels and the reals. Knows nothing of the other packages."""
 
-from data.datasets import DATASETS, Dataset, levels_of, load_dataset, load_images, reader_of
-from data.points import mixture_parameters
-from data.transforms import batch_indices, dequantize, quantize, random_flip, require_within, to_unit
+from scorefield.data.datasets import DATASETS, Dataset, levels_of, load_dataset, load_images, reader_of
+from scorefield.data.points import mixture_parameters
+from scorefield.data.transforms import batch_indices, dequantize, quantize, random_flip, require_within, to_unit
 
 __all__ = [
     "DATASETS",

@@ -1,6 +1,6 @@
 """Samples, scores and pictures of a trained model."""
 
-from evaluation.evaluate import Samples, draw
-from evaluation.likelihood import Evaluation, Score, auroc, score
+from scorefield.evaluation.draw import Samples, draw
+from scorefield.evaluation.likelihood import Evaluation, Score, auroc, score
 
 __all__ = ["Evaluation", "Samples", "Score", "auroc", "draw", "score"]

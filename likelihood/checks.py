@@ -4,10 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from scorefield.models.denoiser import ScoreModel
+from scorefield.sde_lib.sde import SDE
 from torch import Tensor
-
-from models.denoiser import ScoreModel
-from sde_lib.sde import SDE
 
 
 def check_input(model: ScoreModel, x: Tensor) -> None:

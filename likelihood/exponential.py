@@ -25,11 +25,10 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from scorefield.numerics.grids import sinh
+from scorefield.numerics.quadrature import exponential_weights
+from scorefield.sde_lib.sde import SDE
 from torch import Tensor
-
-from samplers.adams import exponential_weights
-from samplers.grids import sinh
-from sde_lib.sde import SDE
 
 STEPS = 30
 PREDICTOR, CORRECTOR, QUADRATURE = 3, 4, 4      # points of the interpolations; orders, too

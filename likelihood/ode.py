@@ -12,14 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from scorefield.likelihood.checks import check_input, fitting, start_time
+from scorefield.likelihood.divergence import with_exact_divergence, with_hutchinson_divergence
+from scorefield.likelihood.exponential import STEPS, exponential_flow, scale, transformed
+from scorefield.models.denoiser import ScoreModel, evaluation_mode
+from scorefield.numerics import integrate as adaptive
+from scorefield.numerics.noise import PROBES, NoiseStream, Seed
 from torch import Tensor
-
-from likelihood.checks import check_input, fitting, start_time
-from likelihood.divergence import with_exact_divergence, with_hutchinson_divergence
-from likelihood.exponential import STEPS, exponential_flow, scale, transformed
-from models.denoiser import ScoreModel, evaluation_mode
-from samplers.noise import PROBES, NoiseStream, Seed
-from sde_lib import integrate as adaptive
 
 DIVERGENCES = ("exact", "hutchinson")
 PROBE_KINDS = ("rademacher", "gaussian")

@@ -7,10 +7,9 @@ s_k^2 = alpha^2 v_k + sigma^2, and everything about it is known in closed form.
 import math
 
 import torch
+from scorefield.models.denoiser import ScoreModel
+from scorefield.sde_lib.sde import SDE, as_time
 from torch import Tensor
-
-from models.denoiser import ScoreModel
-from sde_lib.sde import SDE, as_time
 
 
 class GaussianMixture(ScoreModel):

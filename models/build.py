@@ -6,15 +6,14 @@ from functools import partial
 from typing import Any
 
 import torch
+from scorefield.models.denoiser import Denoiser
+from scorefield.models.networks.mlp import MLP
+from scorefield.models.networks.ncsnpp import NCSNpp
+from scorefield.models.networks.unet import UNet
+from scorefield.sde_lib import SDES
+from scorefield.sde_lib.schedules import BETAS, linear_betas
+from scorefield.sde_lib.sde import SDE
 from torch import nn
-
-from models.denoiser import Denoiser
-from models.mlp import MLP
-from models.ncsnpp import NCSNpp
-from models.unet import UNet
-from sde_lib import SDES
-from sde_lib.schedules import BETAS, linear_betas
-from sde_lib.sde import SDE
 
 
 def of_pictures(network: Callable[..., nn.Module], shape: Sequence[int], **settings: Any) -> nn.Module:

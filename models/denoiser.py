@@ -9,10 +9,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from scorefield.models.parametrization import make_parametrization
+from scorefield.sde_lib.sde import SDE, as_time, expand_as
 from torch import Tensor, nn
-
-from models.parametrization import make_parametrization
-from sde_lib.sde import SDE, as_time, expand_as
 
 
 @contextmanager

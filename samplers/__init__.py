@@ -4,18 +4,18 @@ import dataclasses
 import difflib
 from typing import Any
 
-from samplers.adams import ExponentialAdams
-from samplers.base import GridSampler, Result, Sampler
-from samplers.dpm_solver import DPMSolver, DPMSolverPlusPlus
-from samplers.edm import EDM
-from samplers.fixed_ode import Euler, Heun, RungeKutta4
-from samplers.grids import GRIDS, make_grid
-from samplers.noise import NoiseStream, prior_sample, sample_seeds
-from samplers.ode import ProbabilityFlow
-from samplers.one_step import DDIM, Ancestral, EulerMaruyama, ReverseDiffusion, ddim_invert, slerp
-from samplers.predictor_corrector import Langevin, PredictorCorrector
-from samplers.reference_sde import ReferenceSDE
-from samplers.unipc import UniPC
+from scorefield.numerics.grids import GRIDS, make_grid
+from scorefield.numerics.noise import NoiseStream, prior_sample, sample_seeds
+from scorefield.samplers.adams import ExponentialAdams
+from scorefield.samplers.base import GridSampler, Result, Sampler
+from scorefield.samplers.dpm_solver import DPMSolver, DPMSolverPlusPlus
+from scorefield.samplers.edm import EDM
+from scorefield.samplers.fixed_ode import Euler, Heun, RungeKutta4
+from scorefield.samplers.ode import ProbabilityFlow
+from scorefield.samplers.one_step import DDIM, Ancestral, EulerMaruyama, ReverseDiffusion, ddim_invert, slerp
+from scorefield.samplers.predictor_corrector import Langevin, PredictorCorrector
+from scorefield.samplers.reference_sde import ReferenceSDE
+from scorefield.samplers.unipc import UniPC
 
 SAMPLERS: dict[str, type[Sampler]] = {
     "auto": ExponentialAdams,

@@ -18,10 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
-from samplers.multistep import MultistepSampler, Rule, Schedule
-
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
+from scorefield.numerics.quadrature import exponential_weights
+from scorefield.samplers.multistep import MultistepSampler, Rule, Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,15 +63,3 @@ class ExponentialAdams(MultistepSampler):
                 correct = (scale[i + 1] * weights).tolist()
             rules.append(Rule(float(scale[i + 1] / scale[i]), predict.tolist(), correct))
         return rules
-
-
-def exponential_weights(start: float, end: float, nodes: np.ndarray, data_std: float) -> np.ndarray:
-    """The integral over [start, end] of e^-lambda / R^2 times each Lagrange polynomial of the nodes (n,), (n,)."""
-    half = (end - start) / 2
-    lam = (start + end) / 2 + half * _NODES
-    weight = half * _WEIGHTS * np.exp(-lam) / (data_std**2 + np.exp(-2 * lam))
-    basis = np.ones((len(nodes), len(lam)))
-    for j, node in enumerate(nodes):
-        for other in np.delete(nodes, j):
-            basis[j] *= (lam - other) / (node - other)
-    return basis @ weight

@@ -10,12 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from scorefield.models.denoiser import ScoreModel, evaluation_mode
+from scorefield.numerics.grids import make_grid
+from scorefield.numerics.noise import NoiseStream, Seed
+from scorefield.sde_lib.sde import expand_as
 from torch import Tensor
-
-from models.denoiser import ScoreModel, evaluation_mode
-from samplers.grids import make_grid
-from samplers.noise import NoiseStream, Seed
-from sde_lib.sde import expand_as
 
 Callback = Callable[[int, float, Tensor], None]      # (step, t, x)
 

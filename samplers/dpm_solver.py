@@ -17,13 +17,12 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from scorefield.models.denoiser import ScoreModel
+from scorefield.numerics.grids import MAX_STEPS, make_grid
+from scorefield.numerics.noise import NoiseStream
+from scorefield.samplers.base import CountedModel
+from scorefield.samplers.multistep import MultistepSampler, Rule, Schedule, prediction
 from torch import Tensor
-
-from models.denoiser import ScoreModel
-from samplers.base import CountedModel
-from samplers.grids import MAX_STEPS, make_grid
-from samplers.multistep import MultistepSampler, Rule, Schedule, prediction
-from samplers.noise import NoiseStream
 
 METHODS = ("multistep", "singlestep", "adaptive", "sde")
 

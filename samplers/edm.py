@@ -8,11 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from scorefield.models.denoiser import ScoreModel
+from scorefield.numerics.noise import NoiseStream
+from scorefield.samplers.base import CountedModel, GridSampler
 from torch import Tensor
-
-from models.denoiser import ScoreModel
-from samplers.base import CountedModel, GridSampler
-from samplers.noise import NoiseStream
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
+from scorefield.numerics.noise import NoiseStream
+from scorefield.samplers.base import CountedModel, GridSampler
 from torch import Tensor
-
-from samplers.base import CountedModel, GridSampler
-from samplers.noise import NoiseStream
 
 SCALINGS = ("x", "ve")
 Field = Callable[[Tensor, float], Tensor]

@@ -16,11 +16,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scorefield.numerics.noise import NoiseStream
+from scorefield.samplers.base import CountedModel, GridSampler
+from scorefield.sde_lib.sde import SDE
 from torch import Tensor
-
-from samplers.base import CountedModel, GridSampler
-from samplers.noise import NoiseStream
-from sde_lib.sde import SDE
 
 PREDICTIONS = ("noise", "data")
 

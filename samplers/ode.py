@@ -4,14 +4,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from scorefield.models.denoiser import ScoreModel
+from scorefield.numerics.grids import make_grid
+from scorefield.numerics.integrate import MAX_EVALUATIONS, METHODS, check_tolerances, integrate
+from scorefield.numerics.noise import NoiseStream
+from scorefield.samplers.base import CountedModel, Sampler
+from scorefield.samplers.fixed_ode import SCALINGS
 from torch import Tensor
-
-from models.denoiser import ScoreModel
-from samplers.base import CountedModel, Sampler
-from samplers.fixed_ode import SCALINGS
-from samplers.grids import make_grid
-from samplers.noise import NoiseStream
-from sde_lib.integrate import MAX_EVALUATIONS, METHODS, check_tolerances, integrate
 
 
 @dataclass(frozen=True, kw_only=True)

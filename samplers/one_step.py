@@ -15,14 +15,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from scorefield.models.denoiser import evaluation_mode
+from scorefield.numerics.noise import NoiseStream
+from scorefield.samplers.base import CountedModel, GridSampler
+from scorefield.sde_lib.sde import SDE
+from scorefield.sde_lib.ve import VESDE
+from scorefield.sde_lib.vp import VariancePreserving
 from torch import Tensor
-
-from models.denoiser import evaluation_mode
-from samplers.base import CountedModel, GridSampler
-from samplers.noise import NoiseStream
-from sde_lib.sde import SDE
-from sde_lib.ve import VESDE
-from sde_lib.vp import VariancePreserving
 
 Coefficients = tuple[Tensor, Tensor, Tensor]      # keep, of_eps and of_noise, float64 (steps,)
 

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torchsde
+from scorefield.models.denoiser import ScoreModel
+from scorefield.numerics.grids import make_grid
+from scorefield.numerics.noise import NoiseStream, Seed
+from scorefield.samplers.base import CountedModel, Sampler
 from torch import Tensor
-
-from models.denoiser import ScoreModel
-from samplers.base import CountedModel, Sampler
-from samplers.grids import make_grid
-from samplers.noise import NoiseStream, Seed
 
 METHODS = {"euler": 0.5, "milstein": 1.0, "srk": 1.5}      # and their strong orders for additive noise
 

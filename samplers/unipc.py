@@ -12,9 +12,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-
-from samplers.dpm_solver import Step
-from samplers.multistep import PREDICTIONS, MultistepSampler, Rule, Schedule, prediction
+from scorefield.samplers.dpm_solver import Step
+from scorefield.samplers.multistep import PREDICTIONS, MultistepSampler, Rule, Schedule, prediction
 
 VARIANTS = ("bh1", "bh2")
 

@@ -3,13 +3,12 @@
 from collections.abc import Callable, Sequence
 
 import torch
-
-from sde_lib.chain import Chain, DDPMChain, SMLDChain
-from sde_lib.schedules import cosine_betas, geometric_sigmas, linear_betas, scaled_linear_betas, sigmoid_betas
-from sde_lib.sde import SDE, expand_as
-from sde_lib.subvp import SubVPSDE
-from sde_lib.ve import VESDE
-from sde_lib.vp import VPSDE, CosineVPSDE, SigmoidVPSDE
+from scorefield.sde_lib.chain import Chain, DDPMChain, SMLDChain
+from scorefield.sde_lib.schedules import cosine_betas, geometric_sigmas, linear_betas, scaled_linear_betas, sigmoid_betas
+from scorefield.sde_lib.sde import SDE, expand_as
+from scorefield.sde_lib.subvp import SubVPSDE
+from scorefield.sde_lib.ve import VESDE
+from scorefield.sde_lib.vp import VPSDE, CosineVPSDE, SigmoidVPSDE
 
 
 def ddpm(schedule: str | None = None, steps: int | None = None, beta_min: float | None = None,

@@ -16,12 +16,11 @@ from typing import Self
 
 import torch
 from scipy.interpolate import PchipInterpolator
+from scorefield.sde_lib import schedules
+from scorefield.sde_lib.sde import SDE, as_time, expand_as
+from scorefield.sde_lib.ve import VESDE
+from scorefield.sde_lib.vp import VariancePreserving
 from torch import Tensor
-
-from sde_lib import schedules
-from sde_lib.sde import SDE, as_time, expand_as
-from sde_lib.ve import VESDE
-from sde_lib.vp import VariancePreserving
 
 
 class Chain:

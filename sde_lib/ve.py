@@ -6,9 +6,8 @@ Song et al. 2021, equation 30. sigma(0) is sigma_min, not 0: the data are seen t
 import math
 
 import torch
+from scorefield.sde_lib.sde import SDE, as_time
 from torch import Tensor
-
-from sde_lib.sde import SDE, as_time
 
 
 class VESDE(SDE):

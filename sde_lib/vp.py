@@ -9,9 +9,8 @@ from abc import abstractmethod
 
 import torch
 import torch.nn.functional as F
+from scorefield.sde_lib.sde import SDE, as_time
 from torch import Tensor
-
-from sde_lib.sde import SDE, as_time
 
 
 class VariancePreserving(SDE):

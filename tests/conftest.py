@@ -9,10 +9,10 @@ import pytest
 import torch
 from absl.testing import flagsaver
 from helpers import SMALL
+from scorefield.models import GaussianMixture
+from scorefield.sde_lib import VESDE, VPSDE, CosineVPSDE, SubVPSDE
 
 import main
-from models import GaussianMixture
-from sde_lib import VESDE, VPSDE, CosineVPSDE, SubVPSDE
 
 ROOT = Path(__file__).parents[1]
 SDES = {"vp": VPSDE(), "cosine": CosineVPSDE(), "subvp": SubVPSDE(), "ve": VESDE()}

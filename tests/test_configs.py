@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from configs.loading import all_fields, config_names, load_config
-from models import build_denoiser, build_sde
+from scorefield.configs.loading import all_fields, config_names, load_config
+from scorefield.models import build_denoiser, build_sde
 
 FOLDER = Path(__file__).parents[1] / "configs"
 SHAPES = {"digits": (1, 8, 8), "fashion_mnist": (1, 28, 28), "cifar10": (3, 32, 32), "swiss_roll": (2,)}

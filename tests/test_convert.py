@@ -10,10 +10,9 @@ import pytest
 import torch
 from helpers import SMALL, write_cifar10
 from PIL import Image
-
-from models import load_denoiser, read_checkpoint
-from models.formats.score_sde_layout import sources
-from models.ncsnpp import NCSNpp
+from scorefield.checkpoints import load_denoiser, read_checkpoint
+from scorefield.checkpoints.formats.score_sde_layout import sources
+from scorefield.models.networks.ncsnpp import NCSNpp
 
 ITS_NETWORK = ("model.width = 8", "model.multipliers = (1, 2)", "model.num_blocks = 1")
 NETWORK = {"width": 8, "multipliers": (1, 2), "num_blocks": 1, "attention_resolutions": (16,)}

@@ -15,11 +15,11 @@ import pytest
 import torch
 from helpers import SMALL, write_cifar10
 from PIL import Image
+from scorefield.configs.loading import config_names, load_config, override, validate
+from scorefield.evaluation import Evaluation
+from scorefield.samplers import SAMPLERS
 
 import main
-from configs.loading import config_names, load_config, override, validate
-from evaluation import Evaluation
-from samplers import SAMPLERS
 
 ROOT = Path(__file__).parents[1]
 

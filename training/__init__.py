@@ -1,6 +1,6 @@
 """Training by weighted denoising score matching."""
 
-from training.objective import TIME_SAMPLERS, WEIGHTINGS, Objective
-from training.trainer import Interrupted, Trainer
+from scorefield.training.objective import TIME_SAMPLERS, WEIGHTINGS, Objective
+from scorefield.training.trainer import Interrupted, Trainer
 
 __all__ = ["TIME_SAMPLERS", "WEIGHTINGS", "Interrupted", "Objective", "Trainer"]

@@ -23,11 +23,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+from scorefield.models.denoiser import Denoiser
+from scorefield.models.parametrization import make_parametrization
+from scorefield.sde_lib.sde import SDE, expand_as
 from torch import Tensor
-
-from models.denoiser import Denoiser
-from models.parametrization import make_parametrization
-from sde_lib.sde import SDE, expand_as
 
 
 def _edm(objective: "Objective", t: Tensor) -> Tensor:

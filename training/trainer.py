@@ -19,20 +19,19 @@ from typing import Any, TextIO
 
 import numpy as np
 import torch
+from scorefield.checkpoints.formats.run import newest_checkpoint, read_state, write_checkpoint
+from scorefield.data import Dataset, batch_indices, dequantize, random_flip, to_unit
+from scorefield.models.build import build_denoiser
+from scorefield.models.denoiser import Denoiser, evaluation_mode
+from scorefield.models.ema import EMA
+from scorefield.models.layers import recompute_activations
+from scorefield.numerics.devices import autocast_dtype, keep_freed_memory, set_memory_format
+from scorefield.numerics.files import write_atomically
+from scorefield.numerics.processes import World, connect
+from scorefield.training.objective import Objective
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
-
-from data import Dataset, batch_indices, dequantize, random_flip, to_unit
-from models.build import build_denoiser
-from models.denoiser import Denoiser, evaluation_mode
-from models.ema import EMA
-from models.formats.run import newest_checkpoint, read_state, write_checkpoint
-from models.serialization import write_atomically
-from models.unet import recompute_activations
-from training.distributed import World, connect
-from training.objective import Objective
-from training.precision import autocast_dtype, keep_freed_memory, set_memory_format
 
 Preview = Callable[[Denoiser], Tensor]      # samples as a picture (3, height, width), uint8
 

@@ -6,13 +6,12 @@ import math
 import numpy as np
 import pytest
 import torch
-
-from data import Dataset, load_images
-from evaluation import Evaluation, auroc, score
-from evaluation.likelihood import write_csv
-from models import GaussianMixture
-from sde_lib import VPSDE
-from training.distributed import World
+from scorefield.data import Dataset, load_images
+from scorefield.evaluation import Evaluation, auroc, score
+from scorefield.evaluation.likelihood import write_csv
+from scorefield.models import GaussianMixture
+from scorefield.numerics.processes import World
+from scorefield.sde_lib import VPSDE
 
 QUICK = {"method": "exponential", "steps": 12, "progress": False}
 MODEL = GaussianMixture(VPSDE(), torch.zeros(1, 16), torch.tensor([0.3]))

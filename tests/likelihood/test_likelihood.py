@@ -4,14 +4,13 @@ import numpy as np
 import pytest
 import torch
 from scipy.integrate import quad
+from scorefield.likelihood import bits_per_dim, chain_elbo, elbo, log_prob
+from scorefield.likelihood.divergence import with_exact_divergence, with_hutchinson_divergence
+from scorefield.likelihood.exponential import quadrature
+from scorefield.models import MLP, Denoiser, GaussianMixture
+from scorefield.samplers import make_sampler
+from scorefield.sde_lib import VPSDE
 from torch import nn
-
-from likelihood import bits_per_dim, chain_elbo, elbo, log_prob
-from likelihood.divergence import with_exact_divergence, with_hutchinson_divergence
-from likelihood.exponential import quadrature
-from models import MLP, Denoiser, GaussianMixture
-from samplers import make_sampler
-from sde_lib import VPSDE
 
 
 def test_log_density_of_a_gaussian_is_exact(any_sde):

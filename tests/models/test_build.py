@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from ml_collections import ConfigDict
-
-from configs import default
-from models import MLP, UNet, build_denoiser, build_sde, load_denoiser
-from models.formats.run import newest_checkpoint, read_config, read_state, write_checkpoint
-from models.serialization import digest
-from sde_lib import SDES, VESDE, VPSDE, CosineVPSDE
+from scorefield.checkpoints import load_denoiser
+from scorefield.checkpoints.formats.run import newest_checkpoint, read_config, read_state, write_checkpoint
+from scorefield.configs import default
+from scorefield.models import MLP, UNet, build_denoiser, build_sde
+from scorefield.numerics.files import digest
+from scorefield.sde_lib import SDES, VESDE, VPSDE, CosineVPSDE
 
 SHAPES = {"mlp": (2,), "unet": (1, 8, 8)}
 SMALL = {"mlp": {"width": 8, "layers": 1},

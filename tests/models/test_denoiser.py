@@ -2,11 +2,10 @@
 
 import pytest
 import torch
+from scorefield.models import PARAMETRIZATIONS, TIME_INPUTS, Denoiser
+from scorefield.models.denoiser import evaluation_mode
+from scorefield.sde_lib import VESDE, VPSDE, DDPMChain, SMLDChain
 from torch import nn
-
-from models import PARAMETRIZATIONS, TIME_INPUTS, Denoiser
-from models.denoiser import evaluation_mode
-from sde_lib import VESDE, VPSDE, DDPMChain, SMLDChain
 
 KINDS = ["eps", "x0", "v", "score"]
 

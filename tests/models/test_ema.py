@@ -2,9 +2,8 @@
 
 import pytest
 import torch
+from scorefield.models import EMA
 from torch import nn
-
-from models import EMA
 
 
 def with_weight(value):

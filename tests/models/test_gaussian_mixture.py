@@ -6,10 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scorefield.models import GaussianMixture
+from scorefield.sde_lib import SDE, VESDE, VPSDE
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
-
-from models import GaussianMixture
-from sde_lib import SDE, VESDE, VPSDE
 
 ORACLE = Path(__file__).parents[1] / "oracles" / "gmm2_vp_linear.npz"
 MEANS = torch.tensor([[-2.0, 0.5, 1.0], [1.5, -1.0, 0.0], [0.0, 2.0, -0.5]], dtype=torch.float64)

@@ -4,11 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scorefield.models import PARAMETRIZATIONS, Denoiser
+from scorefield.models.parametrization import make_parametrization
+from scorefield.sde_lib import VESDE
 from torch import nn
-
-from models import PARAMETRIZATIONS, Denoiser
-from models.parametrization import make_parametrization
-from sde_lib import VESDE
 
 prove = settings(deadline=None, derandomize=True, max_examples=30)
 KINDS = ["eps", "x0", "v", "score"]

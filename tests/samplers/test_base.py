@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-
-from models import GaussianMixture
-from models.denoiser import ScoreModel
-from samplers import EDM, SAMPLERS, make_sampler, prior_sample, sampler_options
-from sde_lib import VPSDE, SubVPSDE
+from scorefield.models import GaussianMixture
+from scorefield.models.denoiser import ScoreModel
+from scorefield.samplers import EDM, SAMPLERS, make_sampler, prior_sample, sampler_options
+from scorefield.sde_lib import VPSDE, SubVPSDE
 
 FAST = {name: {"steps": 12} for name in SAMPLERS} | {"ode": {"rtol": 1e-4, "atol": 1e-4}, "torchsde": {"steps": 8}}
 

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 import torch
-
-from models import GaussianMixture
-from samplers import SAMPLERS, make_sampler, prior_sample
-from sde_lib import VESDE, VPSDE, CosineVPSDE, DDPMChain, SubVPSDE
+from scorefield.models import GaussianMixture
+from scorefield.samplers import SAMPLERS, make_sampler, prior_sample
+from scorefield.sde_lib import VESDE, VPSDE, CosineVPSDE, DDPMChain, SubVPSDE
 
 T_END = 0.01
 

@@ -1,10 +1,9 @@
 import pytest
 import torch
-
-from models import GaussianMixture
-from samplers import make_sampler, prior_sample
-from sde_lib import VPSDE
-from sde_lib.integrate import METHODS, integrate
+from scorefield.models import GaussianMixture
+from scorefield.numerics.integrate import METHODS, integrate
+from scorefield.samplers import make_sampler, prior_sample
+from scorefield.sde_lib import VPSDE
 
 
 def mixture_of(oracle):

@@ -1,10 +1,9 @@
 import numpy as np
 import pytest
 import torch
-
-from models import GaussianMixture
-from samplers import ddim_invert, make_sampler, prior_sample, slerp
-from sde_lib import VESDE, VPSDE, DDPMChain, SMLDChain, SubVPSDE
+from scorefield.models import GaussianMixture
+from scorefield.samplers import ddim_invert, make_sampler, prior_sample, slerp
+from scorefield.sde_lib import VESDE, VPSDE, DDPMChain, SMLDChain, SubVPSDE
 
 STD = 0.5      # of one-dimensional Gaussian data, for which every rule is linear and its variance a recursion
 STOCHASTIC = {

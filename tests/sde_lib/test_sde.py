@@ -6,8 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from sde_lib import (
+from scorefield.sde_lib import (
     SDE,
     SDES,
     VESDE,

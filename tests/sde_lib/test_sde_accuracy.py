@@ -5,8 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from sde_lib import VESDE, VPSDE, CosineVPSDE, SigmoidVPSDE, SubVPSDE
+from scorefield.sde_lib import VESDE, VPSDE, CosineVPSDE, SigmoidVPSDE, SubVPSDE
 
 prove = settings(deadline=None, derandomize=True, max_examples=60)
 BETA_MIN, BETA_MAX = st.floats(0.01, 1), st.floats(1, 40)

@@ -5,15 +5,14 @@ import math
 
 import pytest
 import torch
+from scorefield.configs.default import get_config
+from scorefield.data import load_dataset, mixture_parameters
+from scorefield.likelihood import log_prob
+from scorefield.models import Denoiser, GaussianMixture
+from scorefield.samplers import make_sampler, prior_sample
+from scorefield.training.objective import Objective
+from scorefield.training.trainer import Trainer, held_out_loss
 from torch import nn
-
-from configs.default import get_config
-from data import load_dataset, mixture_parameters
-from likelihood import log_prob
-from models import Denoiser, GaussianMixture
-from samplers import make_sampler, prior_sample
-from training.objective import Objective
-from training.trainer import Trainer, held_out_loss
 
 STD = 0.8
 

@@ -4,12 +4,11 @@ import pytest
 import torch
 from scipy.integrate import quad
 from scipy.stats import kstest, norm, truncnorm
+from scorefield.models import PARAMETRIZATIONS, Denoiser
+from scorefield.models.denoiser import TIME_INPUTS
+from scorefield.sde_lib import VESDE, VPSDE, DDPMChain, SMLDChain
+from scorefield.training.objective import TIME_SAMPLERS, WEIGHTINGS, Objective, unit_uniforms
 from torch import nn
-
-from models import PARAMETRIZATIONS, Denoiser
-from models.denoiser import TIME_INPUTS
-from sde_lib import VESDE, VPSDE, DDPMChain, SMLDChain
-from training.objective import TIME_SAMPLERS, WEIGHTINGS, Objective, unit_uniforms
 
 STD = 0.5      # of the data, for "edm"
 
@@ -121,7 +120,7 @@ def test_the_loss_is_the_weighted_error_of_the_score(weighting, parametrization,
 @pytest.mark.parametrize("parametrization", PARAMETRIZATIONS)
 @pytest.mark.parametrize("time_input", [k for k in TIME_INPUTS if k != "index"])
 def test_gradients_are_finite_at_the_smallest_time(parametrization, time_input, any_sde):
-    from models import MLP
+    from scorefield.models import MLP
     denoiser = Denoiser(MLP((3,), 16, 2), any_sde, parametrization, time_input, input_std=STD)
     objective = Objective(any_sde, "likelihood", importance=True)
     t = torch.full((8,), any_sde.t_min, dtype=torch.float64)

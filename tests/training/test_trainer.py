@@ -8,17 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from configs.default import get_config
-from data import load_dataset
-from models.formats.run import newest_checkpoint, read_state, write_checkpoint
-from models.serialization import write_atomically
-from samplers import make_sampler
-from sde_lib import VPSDE
-from training import Objective
-from training.distributed import World, local_device
-from training.precision import PRECISIONS, autocast_dtype
-from training.trainer import Batches, Interrupted, Trainer, held_out_loss, learning_rate
+from scorefield.checkpoints.formats.run import newest_checkpoint, read_state, write_checkpoint
+from scorefield.configs.default import get_config
+from scorefield.data import load_dataset
+from scorefield.numerics.devices import PRECISIONS, autocast_dtype
+from scorefield.numerics.files import write_atomically
+from scorefield.numerics.processes import World, local_device
+from scorefield.samplers import make_sampler
+from scorefield.sde_lib import VPSDE
+from scorefield.training import Objective
+from scorefield.training.trainer import Batches, Interrupted, Trainer, held_out_loss, learning_rate
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")

@@ -1,0 +1,214 @@
+"""The network of a score_sde_pytorch checkpoint: where each of our parameters stands in it, and which network it is.
+
+It is one list of modules without names, in the order in which the reference runs them:
+
+    [Fourier frequencies], two linear layers of time, first convolution,
+    on the way down, a level:  (block, [attention]) num_blocks times, then [resampling, [progressive input]]
+    in the middle:             block, attention, block
+    on the way up, a level:    block num_blocks + 1 times, [attention], [norm, convolution to the picture], [resampling]
+
+`reference_order` walks an NCSNpp in that order, which gives each of its parameters the names under which the file has it.
+Three things differ besides names. The reference's 1x1 convolutions of attention and of DDPM's shortcuts are matrices (in,
+out), ours kernels (out, in, 1, 1), and q, k and v are one here. Its variance-exploding networks give sigma score = -eps:
+the sign is taken into the weights of the last convolutions, so that every network imported predicts eps.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from scorefield.models.layers import ResidualBlock, SelfAttention
+from scorefield.models.networks.ncsnpp import ConvDown, ConvUp, Head, InputSkip, NCSNpp
+from torch import Tensor, nn
+
+# ---- our parameters in the reference's order ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one of our parameters stands in a file: the keys joined in order along the first axis.
+
+    matrix   the file has (in, out) for our (out, in, 1, 1)
+    negated  the file has its negative
+    """
+
+    keys: tuple[str, ...]
+    matrix: bool = False
+    negated: bool = False
+
+    def read(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        parts = [tensors[key] for key in self.keys]
+        joined = torch.cat([part.T[:, :, None, None] for part in parts] if self.matrix else parts)
+        return -joined if self.negated else joined
+
+    def split(self, value: Tensor) -> dict[str, Tensor]:
+        """The inverse of `read`."""
+        parts = (-value if self.negated else value).chunk(len(self.keys))
+        return {key: (part[:, :, 0, 0].T if self.matrix else part).contiguous()
+                for key, part in zip(self.keys, parts, strict=True)}
+
+    def shape(self, ours: torch.Size) -> tuple[int, ...]:
+        """The shape that each key should have, from that of our parameter."""
+        out = ours[0] // len(self.keys)
+        return (ours[1], out) if self.matrix else (out, *ours[1:])
+
+
+def _block_parts(block: ResidualBlock, shortcut: str) -> Iterator[tuple[str, str]]:
+    yield from (("norm1", "GroupNorm_0"), ("conv1", "Conv_0"), ("time", "Dense_0"), ("norm2", "GroupNorm_1"),
+                ("conv2", "Conv_1"))
+    if isinstance(block.shortcut, nn.Conv2d):
+        yield "shortcut", shortcut
+
+
+def reference_order(network: NCSNpp) -> Iterator[tuple[str, nn.Module]]:
+    """The named modules of a network as the reference lists them; a Head counts as two there, norm and convolution."""
+    def named(module: nn.Module | None, name: str) -> Iterator[tuple[str, nn.Module]]:
+        if isinstance(module, Head):
+            yield f"{name}.norm", module.norm
+            yield f"{name}.conv", module.conv
+        elif module is not None and not isinstance(module, nn.Identity):
+            yield name, module
+
+    yield "time.0", network.time[0]
+    yield "time.2", network.time[2]
+    yield "conv_in", network.conv_in
+    for i, level in enumerate(network.down):
+        for j, (block, attention) in enumerate(zip(level.blocks, level.attentions, strict=True)):
+            yield from named(block, f"down.{i}.blocks.{j}")
+            yield from named(attention, f"down.{i}.attentions.{j}")
+        yield from named(level.resample, f"down.{i}.resample")
+        yield from named(level.pyramid, f"down.{i}.pyramid")
+    for i, module in enumerate(network.middle):
+        yield f"middle.{i}", module
+    for i, level in enumerate(network.up):
+        for j, block in enumerate(level.blocks):
+            yield f"up.{i}.blocks.{j}", block
+        yield from named(level.attention, f"up.{i}.attention")
+        yield from named(level.head, f"up.{i}.head")
+        yield from named(level.resample, f"up.{i}.resample")
+
+
+def sources(network: NCSNpp, negated: bool) -> dict[str, Source]:
+    """For the name of each of our parameters its place in a file.
+
+    negated  whether the file's network gives -eps
+    """
+    plan: dict[str, Source] = {}
+    first = 0
+    if network.fourier is not None:
+        plan["fourier.frequencies"], first = Source(("all_modules.0.W",)), 1
+    shortcut = "Conv_2" if network.block == "biggan" else "NIN_0"
+    for index, (name, module) in enumerate(reference_order(network), first):
+        here = f"all_modules.{index}"
+        if isinstance(module, ResidualBlock):
+            for mine, theirs in _block_parts(module, shortcut):
+                if theirs == "NIN_0":
+                    plan[f"{name}.{mine}.weight"] = Source((f"{here}.NIN_0.W",), matrix=True)
+                    plan[f"{name}.{mine}.bias"] = Source((f"{here}.NIN_0.b",))
+                else:
+                    plan |= {f"{name}.{mine}.{leaf}": Source((f"{here}.{theirs}.{leaf}",)) for leaf in ("weight", "bias")}
+        elif isinstance(module, SelfAttention):
+            plan |= {f"{name}.norm.{leaf}": Source((f"{here}.GroupNorm_0.{leaf}",)) for leaf in ("weight", "bias")}
+            for mine, numbers in (("qkv", (0, 1, 2)), ("out", (3,))):
+                plan[f"{name}.{mine}.weight"] = Source(tuple(f"{here}.NIN_{n}.W" for n in numbers), matrix=True)
+                plan[f"{name}.{mine}.bias"] = Source(tuple(f"{here}.NIN_{n}.b" for n in numbers))
+        elif isinstance(module, ConvDown | ConvUp | InputSkip):
+            theirs = "Conv_0" if isinstance(module, InputSkip) or not module.fir else "Conv2d_0"
+            plan |= {f"{name}.conv.{leaf}": Source((f"{here}.{theirs}.{leaf}",)) for leaf in ("weight", "bias")}
+        else:
+            last = name.endswith("head.conv")
+            plan |= {f"{name}.{leaf}": Source((f"{here}.{leaf}",), negated=negated and last) for leaf in ("weight", "bias")}
+    return plan
+
+
+# ---- which network ------------------------------------------------------------------------------------------------
+
+
+def infer_settings(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The settings of NCSNpp that the names and shapes of a file's tensors tell.
+
+    Not told, and as published unless given: the image size (attention is taken to be at 16 x 16; None without it),
+    skip_rescale (on but for DDPM blocks), groups, fir where no filtered convolution shows it (on where anything is
+    progressive), dropout.
+    Raises ValueError for tensors that are no such network.
+    """
+    modules: dict[int, _Shapes] = {}
+    try:
+        for key, tensor in tensors.items():
+            if key.startswith("all_modules."):
+                _, index, leaf = key.split(".", 2)
+                modules.setdefault(int(index), _Shapes(int(index)))[leaf] = tuple(tensor.shape)
+        for i in range(len(modules)):
+            if i not in modules:
+                raise ValueError(f"all_modules.{i}.* is missing")
+        return _parse([modules[i] for i in range(len(modules))])
+    except (ArithmeticError, LookupError, ValueError) as error:
+        raise ValueError(f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)) from None
+
+
+class _Shapes(dict[str, tuple[int, ...]]):
+    """The shapes of one module's tensors, by name; KeyError with the whole key."""
+
+    def __init__(self, index: int):
+        super().__init__()
+        self.index = index
+
+    def __missing__(self, leaf: str) -> tuple[int, ...]:
+        raise KeyError(f"all_modules.{self.index}.{leaf}")
+
+    def has(self, part: str) -> bool:
+        return any(leaf.startswith(f"{part}.") for leaf in self)
+
+
+def _parse(modules: list[_Shapes]) -> dict[str, Any]:
+    """Follows the channels down to where a block takes more than there are: there the way up begins."""
+    fourier = "W" in modules[0]
+    start = 3 if fourier else 2
+    width, channels = modules[start]["weight"][:2]
+    biggan = any(module.has("Conv_2") for module in modules)
+    levels: list[dict[str, Any]] = [{"blocks": 0, "attention": False, "width": width}]
+    c, progressive_input, combine, fir, up = width, "none", "sum", False, 0
+    for i, module in enumerate(modules[start + 1:], start + 1):
+        level = levels[-1]
+        if module.has("Dense_0") or module.has("GroupNorm_1"):
+            c_out, c_in = module["Conv_0.weight"][:2]
+            if c_in != c:
+                up = i
+                break
+            if biggan and c_in == c_out and module.has("Conv_2"):
+                levels.append({"blocks": 0, "attention": False, "width": c})
+            else:
+                level["blocks"] += 1
+                c = level["width"] = c_out
+        elif "NIN_3.W" in module or "NIN_0.W" in module:
+            level["attention"] = level["blocks"]
+        else:
+            fir |= module.has("Conv2d_0")
+            kernel = module["Conv2d_0.weight" if module.has("Conv2d_0") else "Conv_0.weight"]
+            if kernel[2] == 1:
+                progressive_input = "input_skip"
+                if modules[i + 1]["Conv_0.weight"][1] == 2 * c:
+                    combine, c = "cat", 2 * c
+            elif level["blocks"] and not biggan:
+                levels.append({"blocks": 0, "attention": False, "width": c})
+            else:
+                progressive_input = "residual"
+    if not up:
+        raise ValueError("its blocks end before the way up")
+    levels[-1]["blocks"] -= 2      # of the middle, as its attention
+    num_blocks = levels[0]["blocks"]
+    attended = [i for i, level in enumerate(levels[:-1]) if level["attention"]]
+    if "NIN_3.W" in modules[up - 4]:      # the last level's own attention, before the middle's
+        attended.append(len(levels) - 1)
+    heads = sum("weight" in module and len(module["weight"]) == 1 for module in modules[up:])
+    progressive = "output_skip" if heads > 1 else "none"
+    image_size = 16 << attended[0] if attended else None
+    return {
+        "image_size": image_size, "channels": channels, "width": width,
+        "multipliers": tuple(level["width"] // width for level in levels), "num_blocks": num_blocks,
+        "attention_resolutions": tuple((image_size or 0) >> i for i in attended), "block": "biggan" if biggan else "ddpm",
+        "embedding": "fourier" if fourier else "positional", "progressive_input": progressive_input,
+        "progressive": progressive, "combine": combine, "skip_rescale": biggan, "groups": None if biggan else 32,
+        "fir": fir or (biggan and (progressive_input, progressive) != ("none", "none")),
+    }

@@ -1,0 +1,107 @@
+"""From a run, a file, or a repository of the Hugging Face hub to a trained denoiser, and from any format to another."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from ml_collections import ConfigDict
+from scorefield.checkpoints.checkpoint import Checkpoint, Config
+from scorefield.checkpoints.formats import diffusers, hub, run, score_sde, scorefield
+from scorefield.configs.default import get_config
+from scorefield.configs.loading import all_fields, nearest
+from scorefield.models.build import effective
+from scorefield.models.denoiser import Denoiser
+
+# In the order in which they are asked whether a path is theirs.
+FORMATS: dict[str, ModuleType] = {
+    "diffusers": diffusers, "run": run, "scorefield": scorefield, "score_sde": score_sde,
+}
+SUFFIXES = {module.SUFFIX: name for name, module in FORMATS.items() if module in (scorefield, score_sde)}      # of files
+
+
+def find(source: str | Path) -> tuple[ModuleType, Path]:
+    """The format of a file, a folder or a repository owner/name[@revision] of the hub, and where it lies.
+
+    Raises FileNotFoundError where there is nothing, ValueError for what no format recognises and for what the hub has not,
+    OSError where it cannot be fetched from the hub.
+    """
+    path = Path(os.path.expanduser(source))
+    if not path.exists():
+        if not hub.is_id(str(source)) or path.suffix in (".safetensors", ".pth", ".pt", ".ckpt", ".bin"):
+            raise FileNotFoundError(f"there is no {source}; give a run's folder, a .safetensors, a .pth, a folder of "
+                                    "diffusers, or owner/name of a model on the Hugging Face hub")
+        path = hub.fetch(str(source))
+    files = [*path.glob("*.safetensors"), *path.glob("*.pth")] if path.is_dir() else []
+    for candidate in [path, *files][:2] if len(files) == 1 else [path]:      # a repository of one file is that file
+        for module in FORMATS.values():
+            if module.recognises(candidate):
+                return module, candidate
+    raise ValueError(f"{source} is no checkpoint: neither a run's folder (config.json), a folder of diffusers "
+                     "(model_index.json, or config.json of a UNet2DModel), a .safetensors nor a .pth")
+
+
+def read_checkpoint(source: str | Path, config: Config | ConfigDict | None = None) -> Checkpoint:
+    """What `source` holds, see `find`.
+
+    config  what a foreign file does not tell, nested, in the words of configs/default.py: such as {"sde": {"name": "subvp"},
+            "data": {"image_size": 64}}, or a whole config, whose fields of None then mean their defaults. What the file
+            does tell it may repeat, not change; `model.dropout` apart. Of data and training our own formats tell all
+
+    Raises ValueError of one line for a damaged file, one that would run code, one that does not fit or says otherwise than
+    `config`, and a field that no config has.
+    """
+    given = _typed({} if config is None else config.to_dict() if isinstance(config, ConfigDict) else config)
+    given = effective(given) if isinstance(config, ConfigDict) else given
+    module, path = find(source)
+    checkpoint: Checkpoint = module.read(path, given)
+    checkpoint.check()
+    return checkpoint
+
+
+def _typed(config: Config) -> dict[str, Any]:
+    """A config given as a nested mapping; ValueError for a field that no config has, or a value of another type."""
+    known, result = get_config(), dict[str, Any]()
+    if not isinstance(config, Mapping):
+        raise ValueError(f"config must be a nested mapping such as {{'sde': {{'name': 'subvp'}}}}, got {config!r:.60}")
+    for section, fields in config.items():
+        if section == "shape":
+            if not isinstance(fields, list | tuple) or not fields or not all(type(n) is int and n > 0 for n in fields):
+                raise ValueError(f"config's shape must be a list of whole numbers above 0, got {fields!r:.60}")
+            result[section] = list(fields)
+        elif section == "reduce_mean":
+            if not isinstance(fields, bool):
+                raise ValueError(f"config's reduce_mean must be True or False, got {fields!r:.60}")
+            result[section] = fields
+        elif section not in list(known):
+            raise ValueError(f"config has no section {section!r}{nearest(str(section), known)} (it is nested, such as "
+                             "{'sde': {'name': 'subvp'}})")
+        elif not isinstance(fields, Mapping):
+            raise ValueError(f"config's section {section!r} must be a mapping of its fields, got {fields!r:.60}")
+        else:
+            result[section] = {field: _value(known, section, field, value) for field, value in fields.items()}
+    return result
+
+
+def _value(known: ConfigDict, section: str, field: str, value: Any) -> Any:
+    if field not in known[section]:
+        raise ValueError(f"config has no field '{section}.{field}'{nearest(f'{section}.{field}', all_fields(known))}")
+    try:
+        known[section][field] = tuple(value) if isinstance(value, list) else value
+    except (TypeError, ValueError):
+        raise ValueError(f"config's {section}.{field} must be of type {known[section].get_type(field).__name__}, got "
+                         f"{value!r:.60}") from None
+    return known[section][field]
+
+
+def load_denoiser(source: str | Path, ema: bool = True, device: torch.device | str = "cpu",
+                  config: Config | ConfigDict | None = None) -> Denoiser:
+    """The trained denoiser of `source`, in evaluation mode and without gradients; see `read_checkpoint`.
+
+    source  the folder that `--mode train` has written, one of its checkpoints, a .safetensors of `--mode convert`, a .pth of
+            score_sde_pytorch, a folder of diffusers' UNet2DModel, or a model owner/name of the Hugging Face hub
+    ema     the averaged weights, or else the raw ones, where there are both
+    """
+    return read_checkpoint(source, config).denoiser(ema).to(device)

@@ -1,0 +1,7 @@
+"""Networks: maps from (x, time) to a tensor of x's shape. They know layers, and nothing of an SDE."""
+
+from scorefield.models.networks.mlp import MLP
+from scorefield.models.networks.ncsnpp import NCSNpp
+from scorefield.models.networks.unet import UNet
+
+__all__ = ["MLP", "NCSNpp", "UNet"]

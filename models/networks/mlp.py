@@ -1,0 +1,37 @@
+"""A residual multilayer perceptron for points and other small events."""
+
+import math
+
+import torch.nn.functional as F
+from scorefield.models.layers import timestep_embedding, zero_init
+from torch import Tensor, nn
+
+
+class MLP(nn.Module):
+    """(batch, *event) and time (batch,) to a tensor of the first one's shape.
+
+    shape   of the event; it is flattened
+    width   of the hidden layers, an even number of at least 4
+    layers  residual blocks: LayerNorm, then Linear, time added, SiLU, Linear; the last Linear of each starts at zero
+    """
+
+    def __init__(self, shape: tuple[int, ...], width: int = 128, layers: int = 4):
+        super().__init__()
+        if width < 4 or width % 2 or layers < 1:
+            raise ValueError("the MLP needs an even width of at least 4 and at least 1 layer, got "
+                             f"{width} and {layers} (--config.model.width, --config.model.layers)")
+        d = math.prod(shape)
+        self.width = width
+        self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        self.first = nn.Linear(d, width)
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(layers))
+        self.inner = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
+        self.outer = nn.ModuleList(zero_init(nn.Linear(width, width)) for _ in range(layers))
+        self.last = zero_init(nn.Linear(width, d))
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        embedding = self.time(timestep_embedding(time, self.width).to(self.first.weight.dtype))
+        h = self.first(x.flatten(1))
+        for norm, inner, outer in zip(self.norms, self.inner, self.outer, strict=True):
+            h = h + outer(F.silu(inner(norm(h)) + embedding))
+        return self.last(F.silu(h)).reshape(x.shape)

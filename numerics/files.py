@@ -1,0 +1,102 @@
+"""Files: a digest of contents, and writing that leaves a whole file or folder, or none."""
+
+import hashlib
+import json
+import os
+import shutil
+import textwrap
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+DIGEST = "sha256"      # the key of a checkpoint under which the digest of all the rest stands
+
+
+def digest(state: Any) -> str:
+    """SHA-256 over nested mappings and sequences of tensors and plain values: names, types, shapes and contents."""
+    hasher = hashlib.sha256()
+
+    def note(text: str) -> None:      # with its length, so that no two lists of texts run together alike
+        hasher.update(f"{len(text)}:{text}".encode())
+
+    def add(value: Any) -> None:
+        if isinstance(value, Tensor):
+            note(f"{value.dtype} {tuple(value.shape)}")
+            hasher.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        elif isinstance(value, Mapping):
+            note(f"mapping of {len(value)}")
+            for key, item in value.items():
+                note(repr(key))
+                add(item)
+        elif isinstance(value, list | tuple):
+            note(f"sequence of {len(value)}")
+            for item in value:
+                add(item)
+        else:
+            note(repr(value))
+
+    add(state)
+    return hasher.hexdigest()
+
+
+def read_json(path: Path, advice: str = "") -> dict[str, Any]:
+    """The mapping in a file; ValueError where it is damaged, which ends in `advice`."""
+    try:
+        content = json.loads(path.read_text())
+    except (RecursionError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({textwrap.shorten(str(error), 100)}){advice}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is damaged (it holds no mapping){advice}")
+    return content
+
+
+def write_atomically(path: Path, write: Any) -> None:
+    """Call write(file) on a temporary file beside `path`, bring it to disk, and rename it to `path`."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise _told_of(path, error) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _told_of(path: Path, error: OSError) -> OSError:
+    """The error of a temporary file, told of the one that was asked for."""
+    return error if error.errno is None else OSError(error.errno, error.strerror, str(path))
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path` to fill, which then is brought to disk and becomes `path`.
+
+    Raises ValueError where that is there already and not empty, or is the current folder.
+    """
+    path = Path(os.path.expanduser(path)).resolve()
+    if path == Path.cwd():
+        raise ValueError(f"{path} is the current folder; choose another one")
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError(f"{path} is not empty; choose another folder")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with open(file, "rb+") as written:
+                    os.fsync(written.fileno())
+        if path.exists():
+            path.rmdir()      # not every system renames onto an empty one
+        temporary.rename(path)
+    except OSError as error:
+        raise _told_of(path, error) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
