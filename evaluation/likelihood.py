@@ -41,6 +41,7 @@ import torch
 from scorefield.data import Dataset, dequantize, require_within
 from scorefield.likelihood import bits_per_dim, chain_elbo, elbo, log_prob
 from scorefield.models import ScoreModel
+from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.files import write_atomically
 from scorefield.numerics.noise import DEQUANTIZATION, NoiseStream, Seed
 from scorefield.numerics.processes import World
@@ -209,7 +210,7 @@ def _ode(model: ScoreModel, task: Task, **settings: Any) -> Estimate:
 
 def _elbo(model: ScoreModel, task: Task, bound_draws: int = 32, **settings: Any) -> Estimate:
     if bound_draws < 2 or bound_draws % 2:
-        raise ValueError(f"elbo takes an even number of draws of at least 2, got {bound_draws} (--bound_draws)")
+        raise ArgumentError(f"elbo takes an even number of draws of at least 2, got {bound_draws}", "bound_draws")
     bound = elbo(model, task.x, draws=bound_draws, seeds=task.seeds, **settings)
     return bound.value, bound.error, None, bound.nfe, bound.terms
 
@@ -243,9 +244,9 @@ class Evaluation:
                  progress: bool = True, draws: int = 1, estimator: str = "ode", float64: bool = False,
                  folder: Path | None = None, world: World | None = None, **settings: Any):
         if estimator not in ESTIMATORS:
-            raise ValueError(f"unknown estimator {estimator!r}; choose from {', '.join(ESTIMATORS)} (--estimator)")
+            raise ArgumentError(f"unknown estimator {estimator!r}; choose from {', '.join(ESTIMATORS)}", "estimator")
         if draws < 1:
-            raise ValueError(f"draws must be at least 1, got {draws} (--draws)")
+            raise ArgumentError(f"draws must be at least 1, got {draws}", "draws")
         self.discrete = estimator == "chain_elbo" and settings.get("discrete", True)
         if draws > 1 and (dataset.levels is None or self.discrete):
             what = "for chain_elbo integers" if self.discrete else f"the points of data set {dataset.name!r}"
@@ -256,7 +257,7 @@ class Evaluation:
         self.examples = dataset.test if split == "test" else dataset.train
         self.total = len(self.examples) if n is None else min(n, len(self.examples))
         if self.total < 1:
-            raise ValueError(f"data set {dataset.name!r} has no {split} examples (--split)")
+            raise ArgumentError(f"data set {dataset.name!r} has no {split} examples", "split")
         self.seed, self.device, self.draws, self.float64 = seed, device, draws, float64
         self.estimator, self.settings = ESTIMATORS[estimator], settings
         self.exact = estimator == "ode" and settings.get("divergence", "exact") == "exact"

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 from scorefield.models.denoiser import ScoreModel
+from scorefield.numerics.errors import ArgumentError
 from scorefield.sde_lib.sde import SDE
 from torch import Tensor
 
@@ -29,7 +30,7 @@ def start_time(sde: SDE, t_min: float | None) -> float:
     """t_min, or the SDE's own; ValueError where the SDE has no such time."""
     start = sde.t_min if t_min is None else t_min
     if not sde.t_min <= start < 1:
-        raise ValueError(f"t_min must lie in [{sde.t_min:g}, 1) for {sde}, got {start} (--t_min)")
+        raise ArgumentError(f"t_min must lie in [{sde.t_min:g}, 1) for {sde}, got {start}", "t_min")
     return start
 
 

@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from scorefield.likelihood.checks import check_input, fitting, start_time
 from scorefield.models.denoiser import ScoreModel, evaluation_mode
+from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.noise import BOUND, NoiseStream, Seed
 from scorefield.sde_lib.chain import Chain
 from scorefield.sde_lib.sde import expand_as
@@ -63,7 +64,7 @@ def elbo(model: ScoreModel, x: Tensor, draws: int = 32, seeds: Sequence[Seed] | 
     somewhat too large. Raises ValueError for unusable input, ArithmeticError for a prediction that is not finite.
     """
     if draws < 2 or draws % 2:
-        raise ValueError(f"draws must be an even number of at least 2, got {draws} (--draws)")
+        raise ArgumentError(f"draws must be an even number of at least 2, got {draws}", "draws")
     check_input(model, x)
     sde, d = model.sde, x[0].numel()
     start = start_time(sde, t_min)
@@ -124,14 +125,14 @@ def chain_elbo(model: ScoreModel, k: Tensor, levels: int | None, chain: Chain | 
     if levels is not None:
         _refuse_levels(k, levels, low, high)
     if variance not in VARIANCES:
-        raise ValueError(f"unknown variance {variance!r}; choose from {', '.join(VARIANCES)} (--variance)")
+        raise ArgumentError(f"unknown variance {variance!r}; choose from {', '.join(VARIANCES)}", "variance")
     if draws < 1:
-        raise ValueError(f"draws must be at least 1, got {draws} (--draws)")
+        raise ArgumentError(f"draws must be at least 1, got {draws}", "draws")
     sde = model.sde
     chain = Chain.from_sde(sde, getattr(sde, "steps", 1000)) if chain is None else chain
     steps = chain.steps if steps is None else steps
     if not 2 <= steps <= chain.steps:
-        raise ValueError(f"steps must lie in 2 .. {chain.steps}, got {steps} (--steps)")
+        raise ArgumentError(f"steps must lie in 2 .. {chain.steps}, got {steps}", "steps")
     noise = _noise(seeds, len(k))
     kept = torch.linspace(0, chain.steps - 1, steps, dtype=torch.float64).round().long()
     times, chain = chain.times[kept], Chain(chain.alpha[kept], chain.sigma[kept])
@@ -210,7 +211,7 @@ def _squares(x: Tensor) -> Tensor:
 def _noise(seeds: Sequence[Seed] | None, n: int) -> NoiseStream:
     if seeds is None or len(seeds) != n:
         given = "none" if seeds is None else len(seeds)
-        raise ValueError(f"a bound needs seeds, one for each of the {n} samples, got {given} (--seed)")
+        raise ArgumentError(f"a bound needs seeds, one for each of the {n} samples, got {given}", "seed")
     return NoiseStream(seeds, BOUND)
 
 
@@ -218,7 +219,7 @@ def _refuse_levels(k: Tensor, levels: int, low: float, high: float) -> None:
     if levels < 2:
         raise ValueError(f"levels must be at least 2, got {levels}")
     if not low < high:
-        raise ValueError(f"need low < high, got {low} and {high} (--config.data.low, --config.data.high)")
+        raise ArgumentError(f"need low < high, got {low} and {high}", "low", "high")
     if k.is_floating_point() or k.is_complex() or k.dtype == torch.bool:
         raise ValueError(f"k must hold integers, got {k.dtype}")
     least, most = (int(k.min()), int(k.max())) if k.numel() else (0, 0)      # ints, since in uint8 256 is 0

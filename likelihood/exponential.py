@@ -25,6 +25,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.grids import sinh
 from scorefield.numerics.quadrature import exponential_weights
 from scorefield.sde_lib.sde import SDE
@@ -56,7 +57,7 @@ def exponential_flow(sde: SDE, y: Tensor, steps: int, t_min: float, trace: Trace
     log q(y at t_min) = log q(y at 1) + integral, and an estimate of its error (batch,).
     """
     if not 2 * QUADRATURE <= steps <= 10_000:
-        raise ValueError(f"steps must lie between {2 * QUADRATURE} and 10000, got {steps} (--steps)")
+        raise ArgumentError(f"steps must lie between {2 * QUADRATURE} and 10000, got {steps}", "steps")
     t = sinh(sde, steps - 1, t_min, width=1.0).flip(0)
     t[0], t[-1] = t_min, 1.0
     lam = sde.half_log_snr(t).numpy()

@@ -17,6 +17,7 @@ from scorefield.likelihood.divergence import with_exact_divergence, with_hutchin
 from scorefield.likelihood.exponential import STEPS, exponential_flow, scale, transformed
 from scorefield.models.denoiser import ScoreModel, evaluation_mode
 from scorefield.numerics import integrate as adaptive
+from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.noise import PROBES, NoiseStream, Seed
 from torch import Tensor
 
@@ -65,14 +66,14 @@ def log_prob(model: ScoreModel, x: Tensor, divergence: str = "exact", rtol: floa
     sde = model.sde
     start = start_time(sde, t_min)
     if method not in METHODS:
-        raise ValueError(f"unknown ODE method {method!r}; choose from {', '.join(METHODS)} (--method)")
+        raise ArgumentError(f"unknown ODE method {method!r}; choose from {', '.join(METHODS)}", "method")
     foreign = {"steps": steps} if method != "exponential" else {
         "rtol": rtol, "atol": atol, "max_evaluations": max_evaluations, "clock": clock}
     for name, value in foreign.items():
         if value is not None:
-            raise ValueError(f"method {method!r} takes no {name} (--{name})")
+            raise ArgumentError(f"method {method!r} takes no {name}", name)
     if clock not in (None, *CLOCKS):
-        raise ValueError(f"unknown clock {clock!r}; choose from {', '.join(CLOCKS)} (--clock)")
+        raise ArgumentError(f"unknown clock {clock!r}; choose from {', '.join(CLOCKS)}", "clock")
     check_input(model, x)
     vectors = _probes(x, divergence, probes, probe_kind, seeds)
     evaluations = 0
@@ -135,11 +136,11 @@ def _probes(x: Tensor, divergence: str, probes: int | None, kind: str | None,
             seeds: Sequence[Seed] | None) -> Tensor | None:
     """The vectors (probes, batch, *event) of the Hutchinson estimator; None for the exact trace."""
     if divergence not in DIVERGENCES:
-        raise ValueError(f"unknown divergence {divergence!r}; choose from {', '.join(DIVERGENCES)} (--divergence)")
+        raise ArgumentError(f"unknown divergence {divergence!r}; choose from {', '.join(DIVERGENCES)}", "divergence")
     if kind is not None and kind not in PROBE_KINDS:
-        raise ValueError(f"unknown kind of probes {kind!r}; choose from {', '.join(PROBE_KINDS)} (--probe_kind)")
+        raise ArgumentError(f"unknown kind of probes {kind!r}; choose from {', '.join(PROBE_KINDS)}", "probe_kind")
     if probes is not None and probes < 1:
-        raise ValueError(f"probes must be at least 1, got {probes} (--probes)")
+        raise ArgumentError(f"probes must be at least 1, got {probes}", "probes")
     if divergence == "exact":
         for name, value in (("probes", probes), ("probe_kind", kind)):
             if value is not None:

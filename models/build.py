@@ -10,6 +10,7 @@ from scorefield.models.denoiser import Denoiser
 from scorefield.models.networks.mlp import MLP
 from scorefield.models.networks.ncsnpp import NCSNpp
 from scorefield.models.networks.unet import UNet
+from scorefield.numerics.errors import ArgumentError
 from scorefield.sde_lib import SDES
 from scorefield.sde_lib.schedules import BETAS, linear_betas
 from scorefield.sde_lib.sde import SDE
@@ -19,8 +20,7 @@ from torch import nn
 def of_pictures(network: Callable[..., nn.Module], shape: Sequence[int], **settings: Any) -> nn.Module:
     """A network of square pictures for events of `shape`; ValueError where these are no such."""
     if len(shape) != 3 or shape[1] != shape[2]:
-        raise ValueError(f"a U-Net needs square pictures (channels, size, size), the data are {tuple(shape)} "
-                         "(--config.model.network)")
+        raise ArgumentError(f"a U-Net needs square pictures (channels, size, size), the data are {tuple(shape)}", "network")
     return network(image_size=shape[1], channels=shape[0], **settings)
 
 
@@ -49,7 +49,7 @@ def given_settings(section: Mapping[str, Any], taker: Callable[..., Any], beside
     given = {k: v for k, v in section.items() if v is not None and k not in besides}
     for field in given:
         if field not in allowed:
-            raise ValueError(f"{owner!r} takes no {field!r}; it takes {', '.join(allowed)} (--config.{name}.{field})")
+            raise ArgumentError(f"{owner!r} takes no {field!r}; it takes {', '.join(allowed)}", field)
     return given
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from scorefield.models.parametrization import make_parametrization
+from scorefield.numerics.errors import ArgumentError
 from scorefield.sde_lib.sde import SDE, as_time, expand_as
 from torch import Tensor, nn
 
@@ -84,12 +85,11 @@ class Denoiser(ScoreModel):
                  input_std: float | None = None):
         super().__init__()
         if time_input not in TIME_INPUTS:
-            raise ValueError(f"unknown time_input {time_input!r}; choose from {', '.join(TIME_INPUTS)} "
-                             "(--config.model.time_input)")
+            raise ArgumentError(f"unknown time_input {time_input!r}; choose from {', '.join(TIME_INPUTS)}", "time_input")
         if time_input == "index" and not hasattr(sde, "steps"):
-            raise ValueError(f"time_input 'index' needs the SDE of a chain, got {sde} (--config.model.time_input)")
+            raise ArgumentError(f"time_input 'index' needs the SDE of a chain, got {sde}", "time_input")
         if input_std is not None and not input_std > 0:
-            raise ValueError(f"input_std must be positive, got {input_std} (--config.model.input_std)")
+            raise ArgumentError(f"input_std must be positive, got {input_std}", "input_std")
         self.network, self.sde = network, sde
         self.parametrization = make_parametrization(parametrization, input_std)
         self.time_input, self.input_std = time_input, input_std

@@ -3,6 +3,7 @@
 import copy
 
 import torch
+from scorefield.numerics.errors import ArgumentError
 from torch import nn
 
 
@@ -18,7 +19,7 @@ class EMA:
 
     def __init__(self, network: nn.Module, decay: float = 0.9999):
         if not 0 <= decay < 1:
-            raise ValueError(f"EMA decay must lie in [0, 1), got {decay} (--config.training.ema_decay)")
+            raise ArgumentError(f"EMA decay must lie in [0, 1), got {decay}", "ema_decay")
         self.decay, self.updates = decay, 0
         self.module = copy.deepcopy(network).eval().requires_grad_(False)
         self._parameters, self._buffers = tuple(self.module.parameters()), list(self.module.buffers())

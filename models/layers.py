@@ -9,6 +9,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
+from scorefield.numerics.errors import ArgumentError
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -59,8 +60,8 @@ def group_norm(channels: int, groups: int | None, eps: float = 1e-6) -> GroupNor
     """GroupNorm of `groups` groups, or of min(32, channels / 4); ValueError where that does not divide `channels`."""
     number = groups or min(32, channels // 4)
     if number < 1 or channels % number:
-        raise ValueError(f"GroupNorm with {number} groups does not fit {channels} channels; choose a width that is a "
-                         "multiple of 4, with large multipliers of 32 (--config.model.width, --config.model.multipliers)")
+        raise ArgumentError(f"GroupNorm with {number} groups does not fit {channels} channels; choose a width that is a "
+                            "multiple of 4, with large multipliers of 32", "width", "multipliers")
     return GroupNorm(number, channels, eps=eps)
 
 
@@ -69,24 +70,23 @@ def check_sizes(image_size: int, width: int, multipliers: Sequence[int], num_blo
     """ValueError unless a U-Net can have these."""
     levels = max(1, len(multipliers))
     if not 1 <= image_size <= 2**16:
-        raise ValueError(f"a U-Net needs pictures of 1 to {2**16:,} pixels a side, got {image_size} "
-                         "(--config.data.image_size)")
+        raise ArgumentError(f"a U-Net needs pictures of 1 to {2**16:,} pixels a side, got {image_size}", "image_size")
     if image_size % 2 ** (levels - 1):
-        raise ValueError(f"a U-Net of {levels} levels needs an image_size divisible by {2 ** (levels - 1)}, got "
-                         f"{image_size} (--config.data.image_size, --config.model.multipliers)")
+        raise ArgumentError(f"a U-Net of {levels} levels needs an image_size divisible by {2 ** (levels - 1)}, got "
+                            f"{image_size}", "image_size", "multipliers")
     if width < 4 or width % 4:
-        raise ValueError(f"the U-Net's width must be a multiple of 4, got {width} (--config.model.width)")
+        raise ArgumentError(f"the U-Net's width must be a multiple of 4, got {width}", "width")
     if not 1 <= num_blocks <= 1000 or not multipliers or min(multipliers) < 1 or not 0 <= dropout < 1:
         raise ValueError(f"the U-Net needs 1 <= num_blocks <= 1000, multipliers >= 1 and 0 <= dropout < 1, got "
-                         f"{num_blocks}, {tuple(multipliers)} and {dropout} (--config.model.*)")
+                         f"{num_blocks}, {tuple(multipliers)} and {dropout}")
     if not 0 < norm_eps < 1:
-        raise ValueError(f"the U-Net's norm_eps must lie between 0 and 1, got {norm_eps} (--config.model.norm_eps)")
+        raise ArgumentError(f"the U-Net's norm_eps must lie between 0 and 1, got {norm_eps}", "norm_eps")
 
 
 def check_switch(name: str, value: int) -> None:
     """ValueError unless `value` is 0 or 1."""
     if value not in (0, 1):
-        raise ValueError(f"the U-Net's {name} is 0 or 1, got {value} (--config.model.{name})")
+        raise ArgumentError(f"the U-Net's {name} is 0 or 1, got {value}", name)
 
 
 class ResidualBlock(nn.Module):
@@ -124,8 +124,8 @@ class SelfAttention(nn.Module):
                  head_dim: int | None = None):
         super().__init__()
         if head_dim is not None and (head_dim < 1 or channels % head_dim):
-            raise ValueError(f"attention to {channels} channels cannot have heads of {head_dim} channels; choose a number "
-                             "that divides them (--config.model.attention_head_dim)")
+            raise ArgumentError(f"attention to {channels} channels cannot have heads of {head_dim} channels; choose a "
+                                "attention_head_dim")
         self.heads = channels // (head_dim or channels)
         self.norm = group_norm(channels, groups, eps)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)

@@ -12,6 +12,7 @@ and d eps / d F, the second coefficient of the middle one, turns an error in F i
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from scorefield.numerics.errors import ArgumentError
 from torch import Tensor, ones_like, zeros_like
 
 Pair = tuple[Tensor, Tensor]
@@ -96,12 +97,11 @@ PARAMETRIZATIONS: dict[str, Parametrization | Callable[[float], Parametrization]
 def make_parametrization(name: str, data_std: float | None = None) -> Parametrization:
     """The parametrisation of that name; ValueError for an unknown one, and for "edm" without `data_std`."""
     if name not in PARAMETRIZATIONS:
-        raise ValueError(f"unknown parametrization {name!r}; choose from {', '.join(PARAMETRIZATIONS)} "
-                         "(--config.model.parametrization)")
+        raise ArgumentError(f"unknown parametrization {name!r}; choose from {', '.join(PARAMETRIZATIONS)}",
+                            "parametrization")
     known = PARAMETRIZATIONS[name]
     if isinstance(known, Parametrization):
         return known
     if data_std is None:
-        raise ValueError(f"parametrization {name!r} needs the standard deviation of the data "
-                         "(--config.model.input_std)")
+        raise ArgumentError(f"parametrization {name!r} needs the standard deviation of the data", "input_std")
     return known(data_std)

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Protocol
 
 import torch
+from scorefield.numerics.errors import ArgumentError
 from torch import Tensor
 
 MAX_STEPS = 1_000_000
@@ -61,7 +62,7 @@ def strided(sde: Process, steps: int, t_end: float, spacing: str = "linspace") -
     """
     n = getattr(sde, "steps", 1000)
     if steps + 1 > n:
-        raise ValueError(f"a chain of {n} indices has no strided grid of {steps} steps (--steps)")
+        raise ArgumentError(f"a chain of {n} indices has no strided grid of {steps} steps", "steps")
     if spacing == "leading":
         indices = torch.arange(steps, -1, -1) * (n // (steps + 1))
     elif spacing == "trailing":
@@ -84,11 +85,11 @@ def make_grid(grid: str | Sequence[float], sde: Process, steps: int, t_end: floa
     """
     if isinstance(grid, str):
         if grid not in GRIDS:
-            raise ValueError(f"unknown grid {grid!r}; choose from {', '.join(GRIDS)} (--grid)")
+            raise ArgumentError(f"unknown grid {grid!r}; choose from {', '.join(GRIDS)}", "grid")
         if not 1 <= steps <= MAX_STEPS:
-            raise ValueError(f"steps must be at least 1 and at most {MAX_STEPS}, got {steps} (--steps)")
+            raise ArgumentError(f"steps must be at least 1 and at most {MAX_STEPS}, got {steps}", "steps")
         if not sde.t_min <= t_end < 1:
-            raise ValueError(f"t_end must lie in [{sde.t_min:g}, 1) for {sde}, got {t_end} (--t_end)")
+            raise ArgumentError(f"t_end must lie in [{sde.t_min:g}, 1) for {sde}, got {t_end}", "t_end")
         times = GRIDS[grid](sde, steps, t_end)
         if not grid.startswith("strided"):
             times[0], times[-1] = 1.0, t_end
@@ -96,5 +97,5 @@ def make_grid(grid: str | Sequence[float], sde: Process, steps: int, t_end: floa
         times = torch.as_tensor(grid, dtype=torch.float64)
     if not (times.ndim == 1 and len(times) > 1 and bool((times.diff() < 0).all())
             and times[0] <= 1 and times[-1] >= sde.t_min):
-        raise ValueError(f"a grid must decrease within [{sde.t_min:g}, 1], got {times.tolist()[:4]} ... (--grid)")
+        raise ArgumentError(f"a grid must decrease within [{sde.t_min:g}, 1], got {times.tolist()[:4]} ...", "grid")
     return times

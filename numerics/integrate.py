@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torchdiffeq
+from scorefield.numerics.errors import ArgumentError
 from torch import Tensor
 
 METHODS = {"dopri5": 5, "dopri8": 8, "bosh3": 3, "fehlberg2": 2, "adaptive_heun": 2}      # and their orders
@@ -19,12 +20,12 @@ class _TooManyEvaluations(Exception):
 def check_tolerances(method: str, rtol: float, atol: float, max_evaluations: int) -> None:
     """ValueError for an unknown method, a tolerance that is not positive or a cap below 1."""
     if method not in METHODS:
-        raise ValueError(f"unknown ODE method {method!r}; choose from {', '.join(METHODS)} (--method)")
+        raise ArgumentError(f"unknown ODE method {method!r}; choose from {', '.join(METHODS)}", "method")
     for name, value in (("rtol", rtol), ("atol", atol)):
         if not 0 < value < 1:
-            raise ValueError(f"{name} must lie between 0 and 1, got {value} (--{name})")
+            raise ArgumentError(f"{name} must lie between 0 and 1, got {value}", name)
     if max_evaluations < 1:
-        raise ValueError(f"max_evaluations must be at least 1, got {max_evaluations} (--max_evaluations)")
+        raise ArgumentError(f"max_evaluations must be at least 1, got {max_evaluations}", "max_evaluations")
 
 
 def integrate(field: Callable[[Tensor, State], State], state: State, times: Sequence[float], method: str = "dopri5",

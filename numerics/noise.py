@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scorefield.numerics.errors import ArgumentError
 from torch import Tensor
 
 Seed = int | tuple[int, int]
@@ -33,7 +34,7 @@ class NoiseStream:
         for seed in self.seeds:
             first, second = seed if isinstance(seed, tuple) else (int(seed), 0)
             if not (0 <= first < 2**64 and 0 <= second < 2**64):
-                raise ValueError(f"a seed must lie in [0, 2**64), got {seed} (--seed)")
+                raise ArgumentError(f"a seed must lie in [0, 2**64), got {seed}", "seed")
             key = np.array([first, second], dtype=np.uint64)
             counter = np.array([0, 0, 0, stream], dtype=np.uint64)
             self._generators.append(np.random.Generator(np.random.Philox(key=key, counter=counter)))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from scorefield.numerics.errors import ArgumentError
 from torch import nn
 
 
@@ -69,10 +70,10 @@ def local_device(device: str) -> torch.device:
         device = next(name for name, there in available.items() if there)
     kind = device.partition(":")[0]
     if kind not in available:
-        raise ValueError(f"unknown device {device!r}; choose from auto, {', '.join(available)} (--device)")
+        raise ArgumentError(f"unknown device {device!r}; choose from auto, {', '.join(available)}", "device")
     if not available[kind]:
-        raise ValueError(f"device {device!r} is not available here; there is "
-                         f"{', '.join(name for name, there in available.items() if there)} (--device)")
+        raise ArgumentError(f"device {device!r} is not available here; there is "
+                            f"{', '.join(name for name, there in available.items() if there)}", "device")
     if device == "cuda" and "LOCAL_RANK" in os.environ:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
         torch.cuda.set_device(device)
@@ -81,5 +82,5 @@ def local_device(device: str) -> torch.device:
         if found.type == "cuda":
             torch.cuda.get_device_properties(found)
     except (RuntimeError, AssertionError):
-        raise ValueError(f"device {device!r} does not exist here (--device)") from None
+        raise ArgumentError(f"device {device!r} does not exist here", "device") from None
     return found

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 from typing import Any
 
+from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.grids import GRIDS, make_grid
 from scorefield.numerics.noise import NoiseStream, prior_sample, sample_seeds
 from scorefield.samplers.adams import ExponentialAdams
@@ -42,7 +43,7 @@ def sampler_options(name: str) -> dict[str, Any]:
     if name not in SAMPLERS:
         near = difflib.get_close_matches(name, SAMPLERS, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"unknown sampler {name!r}; {hint}choose from {', '.join(SAMPLERS)} (--sampler)")
+        raise ArgumentError(f"unknown sampler {name!r}; {hint}choose from {', '.join(SAMPLERS)}", "sampler")
     return {f.name: f.default for f in dataclasses.fields(SAMPLERS[name])}
 
 
@@ -51,7 +52,7 @@ def make_sampler(name: str, **options: Any) -> Sampler:
     allowed = sampler_options(name)
     for option in options:
         if option not in allowed:
-            raise ValueError(f"sampler {name!r} takes no {option!r}; it takes {', '.join(allowed)} (--{option})")
+            raise ArgumentError(f"sampler {name!r} takes no {option!r}; it takes {', '.join(allowed)}", option)
     return SAMPLERS[name](**options)
 
 

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.quadrature import exponential_weights
 from scorefield.samplers.multistep import MultistepSampler, Rule, Schedule
 
@@ -36,9 +37,9 @@ class ExponentialAdams(MultistepSampler):
 
     def __post_init__(self) -> None:
         if not 1 <= self.order <= 5:
-            raise ValueError(f"order must lie between 1 and 5, got {self.order} (--order)")
+            raise ArgumentError(f"order must lie between 1 and 5, got {self.order}", "order")
         if not 0 <= self.data_std < float("inf"):
-            raise ValueError(f"data_std must lie in [0, inf), got {self.data_std} (--data_std)")
+            raise ArgumentError(f"data_std must lie in [0, inf), got {self.data_std}", "data_std")
 
     def _spread(self, s: Schedule) -> np.ndarray:
         return np.sqrt(self.data_std**2 + np.exp(-2 * s.lam))
@@ -50,7 +51,7 @@ class ExponentialAdams(MultistepSampler):
     def rules(self, s: Schedule) -> list[Rule]:
         n, scale = len(s.lam) - 1, s.alpha * self._spread(s)
         if n < self.order:
-            raise ValueError(f"order {self.order} needs at least {self.order} steps, got {n} (--order, --steps)")
+            raise ArgumentError(f"order {self.order} needs at least {self.order} steps, got {n}", "order", "steps")
         rules = []
         for i in range(n):
             depth = min(self.order, i + 1)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import torch
 from scorefield.models.denoiser import ScoreModel, evaluation_mode
+from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.grids import make_grid
 from scorefield.numerics.noise import NoiseStream, Seed
 from scorefield.sde_lib.sde import expand_as
@@ -173,9 +174,10 @@ class GridSampler(Sampler):
         """The grid of that many steps; ValueError also where the grid settles what another option asks for."""
         if not isinstance(self.grid, str):
             if self.steps not in (type(self).steps, len(self.grid) - 1):
-                raise ValueError(f"a list of {len(self.grid)} times fixes the steps; leave out steps={self.steps} (--steps)")
+                raise ArgumentError(f"a list of {len(self.grid)} times fixes the steps; leave out steps={self.steps}",
+                                    "steps")
             if self.t_end not in (None, self.grid[-1]):
-                raise ValueError(f"a list of times fixes the end; leave out t_end={self.t_end} (--t_end)")
+                raise ArgumentError(f"a list of times fixes the end; leave out t_end={self.t_end}", "t_end")
         elif self.grid in ("strided_leading", "strided_trailing") and self.t_end is not None:
-            raise ValueError(f"grid {self.grid!r} fixes the end; leave out t_end={self.t_end} (--t_end)")
+            raise ArgumentError(f"grid {self.grid!r} fixes the end; leave out t_end={self.t_end}", "t_end")
         return make_grid(self.grid, model.sde, steps, self.end(model))

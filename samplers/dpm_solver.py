@@ -18,6 +18,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 from scorefield.models.denoiser import ScoreModel
+from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.grids import MAX_STEPS, make_grid
 from scorefield.numerics.noise import NoiseStream
 from scorefield.samplers.base import CountedModel
@@ -77,13 +78,13 @@ class DPMSolver(MultistepSampler):
 
     def __post_init__(self) -> None:
         if self.order not in (1, 2, 3):
-            raise ValueError(f"order must be 1, 2 or 3, got {self.order} (--order)")
+            raise ArgumentError(f"order must be 1, 2 or 3, got {self.order}", "order")
         if self.method not in self.methods:
-            raise ValueError(f"unknown method {self.method!r}; choose from {', '.join(self.methods)} (--method)")
+            raise ArgumentError(f"unknown method {self.method!r}; choose from {', '.join(self.methods)}", "method")
         if self.method == "adaptive" and self.order == 1:
-            raise ValueError("the adaptive method has order 2 or 3 (--order)")
+            raise ArgumentError("the adaptive method has order 2 or 3", "order")
         if not (0 < self.rtol < 1 and 0 < self.atol < 1 and self.max_evaluations > 0):
-            raise ValueError("rtol and atol must lie in (0, 1) and max_evaluations above 0 (--rtol, --atol)")
+            raise ArgumentError("rtol and atol must lie in (0, 1) and max_evaluations above 0", "rtol", "atol")
         self._refuse_options_of_other_methods()
 
     def _refuse_options_of_other_methods(self) -> None:
@@ -93,7 +94,7 @@ class DPMSolver(MultistepSampler):
                   "published": not (self.method == "multistep" and self.order == 3)}
         for option, ignored in unused.items():
             if ignored and getattr(self, option) != getattr(type(self), option):
-                raise ValueError(f"method {self.method!r} of order {self.order} takes no {option!r} (--{option})")
+                raise ArgumentError(f"method {self.method!r} of order {self.order} takes no {option!r}", option)
 
     def predicts(self, s: Schedule) -> tuple[np.ndarray, np.ndarray]:
         return prediction(self.kind, s)
@@ -115,13 +116,13 @@ class DPMSolver(MultistepSampler):
             return make_grid("uniform", model.sde, 1, self.end(model))
         if self.method == "singlestep" and isinstance(self.grid, str):
             if not self.order <= self.steps <= MAX_STEPS:
-                raise ValueError(f"order {self.order} needs at least {self.order} evaluations and at most {MAX_STEPS}, "
-                                 f"got {self.steps} (--order, --steps)")
+                raise ArgumentError(f"order {self.order} needs at least {self.order} evaluations and at most {MAX_STEPS}, "
+                                    f"got {self.steps}", "order", "steps")
             return self.grid_of(model, len(self.orders()))
         times = self.grid_of(model, self.steps)
         if self.method != "singlestep" and len(times) - 1 < self.order:
-            raise ValueError(f"order {self.order} needs at least {self.order} steps, got {len(times) - 1} "
-                             "(--order, --steps)")
+            raise ArgumentError(f"order {self.order} needs at least {self.order} steps, got {len(times) - 1}",
+                                "order", "steps")
         return times
 
     # ---- multistep -----------------------------------------------------------------------------------------------
@@ -237,7 +238,7 @@ class DPMSolverPlusPlus(DPMSolver):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.method == "sde" and self.order == 3:
-            raise ValueError("the SDE form has order 1 or 2 (--order)")
+            raise ArgumentError("the SDE form has order 1 or 2", "order")
 
     @property
     def stochastic(self) -> bool:  # type: ignore[override]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from scorefield.models.denoiser import ScoreModel
+from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.noise import NoiseStream
 from scorefield.samplers.base import CountedModel, GridSampler
 from torch import Tensor
@@ -34,11 +35,11 @@ class EDM(GridSampler):
 
     def __post_init__(self) -> None:
         if self.denoise:
-            raise ValueError("edm ends at the data already; leave out --denoise")
+            raise ValueError("edm ends at the data already; leave out denoise")
         if not (0 <= self.churn < math.inf and 0 <= self.s_noise < math.inf and 0 <= self.s_min <= self.s_max):
-            raise ValueError("need churn and s_noise finite and not negative and 0 <= s_min <= s_max, got "
-                             f"{self.churn}, {self.s_noise}, {self.s_min}, {self.s_max} (--churn, --s_noise, --s_min, "
-                             "--s_max)")
+            raise ArgumentError("need churn and s_noise finite and not negative and 0 <= s_min <= s_max, got "
+                                f"{self.churn}, {self.s_noise}, {self.s_min} and {self.s_max}",
+                                "churn", "s_noise", "s_min", "s_max")
 
     @property
     def stochastic(self) -> bool:
@@ -46,7 +47,7 @@ class EDM(GridSampler):
 
     def times(self, model: ScoreModel) -> Tensor:
         if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps} (--steps)")
+            raise ArgumentError(f"steps must be at least 1, got {self.steps}", "steps")
         if isinstance(self.grid, str) and self.steps == 1:
             levels = torch.ones(1, dtype=torch.float64)
         else:

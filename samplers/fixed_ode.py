@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
+from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.noise import NoiseStream
 from scorefield.samplers.base import CountedModel, GridSampler
 from torch import Tensor
@@ -28,7 +29,7 @@ class FixedODE(GridSampler):
 
     def __post_init__(self) -> None:
         if self.scaling not in SCALINGS:
-            raise ValueError(f"unknown scaling {self.scaling!r}; choose from {', '.join(SCALINGS)} (--scaling)")
+            raise ArgumentError(f"unknown scaling {self.scaling!r}; choose from {', '.join(SCALINGS)}", "scaling")
 
     @abstractmethod
     def step(self, field: Field, y: Tensor, c: float, h: float, last: bool) -> Tensor:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from scorefield.models.denoiser import ScoreModel
+from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.grids import make_grid
 from scorefield.numerics.integrate import MAX_EVALUATIONS, METHODS, check_tolerances, integrate
 from scorefield.numerics.noise import NoiseStream
@@ -39,7 +40,7 @@ class ProbabilityFlow(Sampler):
     def __post_init__(self) -> None:
         check_tolerances(self.method, self.rtol, self.atol, self.max_evaluations)
         if self.scaling not in SCALINGS:
-            raise ValueError(f"unknown scaling {self.scaling!r}; choose from {', '.join(SCALINGS)} (--scaling)")
+            raise ArgumentError(f"unknown scaling {self.scaling!r}; choose from {', '.join(SCALINGS)}", "scaling")
         if self.points < 2:
             raise ValueError(f"a trajectory has at least 2 points, got {self.points}")
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import torch
 from scorefield.models.denoiser import evaluation_mode
+from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.noise import NoiseStream
 from scorefield.samplers.base import CountedModel, GridSampler
 from scorefield.sde_lib.sde import SDE
@@ -66,7 +67,7 @@ class EulerMaruyama(OneStepSampler):
 
     def __post_init__(self) -> None:
         if not 0 <= self.eta <= 100:
-            raise ValueError(f"eta must lie in [0, 100], got {self.eta} (--eta)")
+            raise ArgumentError(f"eta must lie in [0, 100], got {self.eta}", "eta")
 
     @property
     def stochastic(self) -> bool:
@@ -106,12 +107,12 @@ class Ancestral(OneStepSampler):
 
     def __post_init__(self) -> None:
         if self.variance not in VARIANCES:
-            raise ValueError(f"unknown variance {self.variance!r}; choose from {', '.join(VARIANCES)} (--variance)")
+            raise ArgumentError(f"unknown variance {self.variance!r}; choose from {', '.join(VARIANCES)}", "variance")
 
     def coefficients(self, sde: SDE, times: Tensor) -> Coefficients:
         if not isinstance(sde, VariancePreserving | VESDE):
-            raise ValueError(f"ancestral sampling belongs to the DDPM and SMLD chains, and {sde} is the limit of neither; "
-                             "use reverse_diffusion, euler_maruyama or ddim (--sampler)")
+            raise ArgumentError(f"ancestral sampling belongs to the DDPM and SMLD chains, and {sde} is the limit of "
+                                "neither; use  reverse_diffusion, euler_maruyama or ddim", "sampler")
         a, v = transition(sde, times)
         (alpha_t, alpha_s), (sigma_t, sigma_s) = ((c[:-1], c[1:]) for c in (sde.alpha(times), sde.sigma(times)))
         # mean = x / a - v / (a sigma_t) eps, from x_0 = (x - sigma_t eps) / alpha_t (Ho et al. 2020, equation 11)
@@ -131,7 +132,7 @@ class DDIM(OneStepSampler):
 
     def __post_init__(self) -> None:
         if not 0 <= self.eta <= 1:
-            raise ValueError(f"eta of DDIM must lie in [0, 1], got {self.eta} (--eta)")
+            raise ArgumentError(f"eta of DDIM must lie in [0, 1], got {self.eta}", "eta")
 
     @property
     def stochastic(self) -> bool:
@@ -153,7 +154,7 @@ def ddim_invert(model, x: Tensor, sampler: DDIM) -> Tensor:
     the latent back to (nearly) x.
     """
     if sampler.stochastic:
-        raise ValueError("only deterministic DDIM can be inverted; set eta to 0 (--eta)")
+        raise ArgumentError("only deterministic DDIM can be inverted; set eta to 0", "eta")
     with evaluation_mode(model):
         *_, latent = sampler.solve(CountedModel(model), x, sampler.times(model).flip(0), None)
     return latent

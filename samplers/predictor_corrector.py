@@ -16,6 +16,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.noise import NoiseStream
 from scorefield.samplers.base import CountedModel, GridSampler
 from scorefield.samplers.one_step import Ancestral, EulerMaruyama, OneStepSampler, ReverseDiffusion, transition
@@ -44,11 +45,11 @@ class _Corrected(GridSampler):
 
     def __post_init__(self) -> None:
         if self.corrector not in CORRECTORS:
-            raise ValueError(f"unknown corrector {self.corrector!r}; choose from {', '.join(CORRECTORS)} (--corrector)")
+            raise ArgumentError(f"unknown corrector {self.corrector!r}; choose from {', '.join(CORRECTORS)}", "corrector")
         if self.corrector_steps < 0:
-            raise ValueError(f"corrector_steps must not be negative, got {self.corrector_steps} (--corrector_steps)")
+            raise ArgumentError(f"corrector_steps must not be negative, got {self.corrector_steps}", "corrector_steps")
         if not 0 < self.snr <= 100:
-            raise ValueError(f"snr must lie in (0, 100], got {self.snr} (--snr)")
+            raise ArgumentError(f"snr must lie in (0, 100], got {self.snr}", "snr")
 
     @abstractmethod
     def predictor_steps(self, model: CountedModel, times: Tensor) -> list[tuple[float, float, float]] | None:
@@ -94,7 +95,7 @@ class PredictorCorrector(_Corrected):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.predictor not in PREDICTORS:
-            raise ValueError(f"unknown predictor {self.predictor!r}; choose from {', '.join(PREDICTORS)} (--predictor)")
+            raise ArgumentError(f"unknown predictor {self.predictor!r}; choose from {', '.join(PREDICTORS)}", "predictor")
 
     def predictor_steps(self, model: CountedModel, times: Tensor) -> list[tuple[float, float, float]]:
         columns = (c.tolist() for c in PREDICTORS[self.predictor].coefficients(model.sde, times))

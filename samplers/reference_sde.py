@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torchsde
 from scorefield.models.denoiser import ScoreModel
+from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.grids import make_grid
 from scorefield.numerics.noise import NoiseStream, Seed
 from scorefield.samplers.base import CountedModel, Sampler
@@ -82,11 +83,11 @@ class ReferenceSDE(Sampler):
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
-            raise ValueError(f"unknown method {self.method!r}; choose from {', '.join(METHODS)} (--method)")
+            raise ArgumentError(f"unknown method {self.method!r}; choose from {', '.join(METHODS)}", "method")
         if not (0 < self.steps <= 2**DEPTH and self.steps.bit_count() == 1):
-            raise ValueError(f"steps of torchsde must be a power of two, at most {2**DEPTH}, got {self.steps} (--steps)")
+            raise ArgumentError(f"steps of torchsde must be a power of two, at most {2**DEPTH}, got {self.steps}", "steps")
         if not 0 < self.eta <= 100:
-            raise ValueError(f"eta must lie in (0, 100], got {self.eta}; without noise use the sampler 'ode' (--eta)")
+            raise ArgumentError(f"eta must lie in (0, 100], got {self.eta}; without noise use the sampler 'ode'", "eta")
 
     @property
     def order(self) -> float:

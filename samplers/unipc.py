@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from scorefield.numerics.errors import ArgumentError
 from scorefield.samplers.dpm_solver import Step
 from scorefield.samplers.multistep import PREDICTIONS, MultistepSampler, Rule, Schedule, prediction
 
@@ -35,12 +36,12 @@ class UniPC(MultistepSampler):
 
     def __post_init__(self) -> None:
         if self.order not in (1, 2, 3):
-            raise ValueError(f"order must be 1, 2 or 3, got {self.order} (--order)")
+            raise ArgumentError(f"order must be 1, 2 or 3, got {self.order}", "order")
         if self.prediction not in PREDICTIONS:
-            raise ValueError(f"unknown prediction {self.prediction!r}; choose from {', '.join(PREDICTIONS)} "
-                             "(--prediction)")
+            raise ArgumentError(f"unknown prediction {self.prediction!r}; choose from {', '.join(PREDICTIONS)}",
+                                "prediction")
         if self.variant not in VARIANTS:
-            raise ValueError(f"unknown variant {self.variant!r}; choose from {', '.join(VARIANTS)} (--variant)")
+            raise ArgumentError(f"unknown variant {self.variant!r}; choose from {', '.join(VARIANTS)}", "variant")
 
     def predicts(self, s: Schedule) -> tuple[np.ndarray, np.ndarray]:
         return prediction(self.prediction, s)
@@ -48,7 +49,7 @@ class UniPC(MultistepSampler):
     def rules(self, s: Schedule) -> list[Rule]:
         n = len(s.lam) - 1
         if n < self.order:
-            raise ValueError(f"order {self.order} needs at least {self.order} steps, got {n} (--order, --steps)")
+            raise ArgumentError(f"order {self.order} needs at least {self.order} steps, got {n}", "order", "steps")
         return [self.rule(s, i, min(self.order, i + 1, n - i if self.lower_order_final else self.order),
                           corrector=i < n - 1) for i in range(n)]
 

@@ -24,7 +24,7 @@ def ddpm(schedule: str | None = None, steps: int | None = None, beta_min: float 
         return DDPMChain.from_schedule(schedule or "linear", 1000 if steps is None else steps, **ends).to_sde()
     if schedule is not None or ends or steps not in (None, len(betas)):
         raise ValueError(f"a list of {len(betas)} betas says the whole chain; it goes with no schedule, beta_min or "
-                         "beta_max, nor another number of steps (--config.sde.*)")
+                         "beta_max, nor another number of steps")
     return DDPMChain(torch.tensor(betas, dtype=torch.float64)).to_sde()
 
 

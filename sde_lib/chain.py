@@ -16,6 +16,7 @@ from typing import Self
 
 import torch
 from scipy.interpolate import PchipInterpolator
+from scorefield.numerics.errors import ArgumentError
 from scorefield.sde_lib import schedules
 from scorefield.sde_lib.sde import SDE, as_time, expand_as
 from scorefield.sde_lib.ve import VESDE
@@ -117,8 +118,8 @@ class DDPMChain(Chain):
             raise ValueError(f"unknown schedule {name!r}; choose from {', '.join(schedules.BETAS)}")
         allowed = list(inspect.signature(schedules.BETAS[name]).parameters)[1:]
         if foreign := [setting for setting in settings if setting not in allowed]:
-            raise ValueError(f"the schedule {name!r} takes no {foreign[0]}; it takes {', '.join(allowed)} "
-                             f"(--config.sde.{foreign[0]})")
+            raise ArgumentError(f"the schedule {name!r} takes no {foreign[0]}; it takes {', '.join(allowed)}",
+                                foreign[0])
         return cls(schedules.BETAS[name](steps, **settings))
 
     @classmethod

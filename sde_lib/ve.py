@@ -6,6 +6,7 @@ Song et al. 2021, equation 30. sigma(0) is sigma_min, not 0: the data are seen t
 import math
 
 import torch
+from scorefield.numerics.errors import ArgumentError
 from scorefield.sde_lib.sde import SDE, as_time
 from torch import Tensor
 
@@ -17,8 +18,7 @@ class VESDE(SDE):
 
     def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0):
         if not 0 < sigma_min < sigma_max < math.inf:
-            raise ValueError(f"need 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max} "
-                             "(--config.sde.sigma_min, --config.sde.sigma_max)")
+            raise ArgumentError(f"need 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}", "sigma_min", "sigma_max")
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
         self._log_ratio = math.log(sigma_max / sigma_min)
 

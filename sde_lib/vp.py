@@ -9,6 +9,7 @@ from abc import abstractmethod
 
 import torch
 import torch.nn.functional as F
+from scorefield.numerics.errors import ArgumentError
 from scorefield.sde_lib.sde import SDE, as_time
 from torch import Tensor
 
@@ -50,8 +51,7 @@ class LinearBeta:
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0):
         if not 0 < beta_min <= beta_max < math.inf:
-            raise ValueError(f"need 0 < beta_min <= beta_max, got {beta_min} and {beta_max} "
-                             "(--config.sde.beta_min, --config.sde.beta_max)")
+            raise ArgumentError(f"need 0 < beta_min <= beta_max, got {beta_min} and {beta_max}", "beta_min", "beta_max")
         self.beta_min, self.beta_max = beta_min, beta_max
 
     def beta(self, t: float | Tensor) -> Tensor:
@@ -81,7 +81,7 @@ class CosineVPSDE(VariancePreserving):
 
     def __init__(self, s: float = 0.008, beta_max: float = 999.0):
         if not (0 < s < 1 and 20 <= beta_max < math.inf):
-            raise ValueError(f"need 0 < s < 1 and beta_max >= 20, got s={s} and beta_max={beta_max} (--config.sde.s)")
+            raise ArgumentError(f"need 0 < s < 1 and beta_max >= 20, got s={s} and beta_max={beta_max}", "s")
         self.s, self.beta_max = s, beta_max
         self._rate = math.pi / 2 / (1 + s)                                  # d theta / dt
         self._theta0 = self._rate * s
@@ -126,7 +126,7 @@ class SigmoidVPSDE(VariancePreserving):
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0, span: float = 6.0):
         LinearBeta(beta_min, beta_max)       # the same conditions on the ends
         if not 0 < span < math.inf:
-            raise ValueError(f"need span > 0, got {span} (--config.sde.span)")
+            raise ArgumentError(f"need span > 0, got {span}", "span")
         self.beta_min, self.beta_max, self.span = beta_min, beta_max, span
 
     def beta(self, t: float | Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 import torch
 from scorefield.models.denoiser import Denoiser
 from scorefield.models.parametrization import make_parametrization
+from scorefield.numerics.errors import ArgumentError
 from scorefield.sde_lib.sde import SDE, expand_as
 from torch import Tensor
 
@@ -73,8 +74,8 @@ class LogNormalLevels:
     def __post_init__(self) -> None:
         ends = torch.special.ndtr(self._normal(torch.tensor([self.sde.t_min, 1.0], dtype=torch.float64))).tolist()
         if not ends[0] < ends[1]:
-            raise ValueError(f"weighting 'edm' trains at ln(sigma / alpha) = {self.mean} +- {self.std}, where "
-                             f"{self.sde} has no time (--config.training.weighting)")
+            raise ArgumentError(f"weighting 'edm' trains at ln(sigma / alpha) = {self.mean} +- {self.std}, where "
+                                f"{self.sde} has no time", "weighting")
         object.__setattr__(self, "_ends", tuple(ends))
 
     def _normal(self, t: Tensor) -> Tensor:
@@ -120,15 +121,14 @@ class Objective:
 
     def __post_init__(self) -> None:
         if self.weighting not in WEIGHTINGS:
-            raise ValueError(f"unknown weighting {self.weighting!r}; choose from {', '.join(WEIGHTINGS)} "
-                             "(--config.training.weighting)")
+            raise ArgumentError(f"unknown weighting {self.weighting!r}; choose from {', '.join(WEIGHTINGS)}", "weighting")
         if self.time_sampling not in TIME_SAMPLERS:
-            raise ValueError(f"unknown time_sampling {self.time_sampling!r}; choose from {', '.join(TIME_SAMPLERS)} "
-                             "(--config.training.time_sampling)")
+            raise ArgumentError(f"unknown time_sampling {self.time_sampling!r}; choose from {', '.join(TIME_SAMPLERS)}",
+                                "time_sampling")
         if self.steps is not None and self.steps < 1:
-            raise ValueError(f"a chain needs at least 1 step, got {self.steps} (--config.sde.steps)")
+            raise ArgumentError(f"a chain needs at least 1 step, got {self.steps}", "steps")
         if self.weighting == "edm" and self.data_std is None:
-            raise ValueError("weighting 'edm' needs the standard deviation of the data (--config.model.input_std)")
+            raise ArgumentError("weighting 'edm' needs the standard deviation of the data", "input_std")
         object.__setattr__(self, "_levels", LogNormalLevels(self.sde) if self.weighting == "edm" else None)
         object.__setattr__(self, "_nodes", self._mass_function())
 

@@ -4,6 +4,7 @@ import math
 
 import torch.nn.functional as F
 from scorefield.models.layers import timestep_embedding, zero_init
+from scorefield.numerics.errors import ArgumentError
 from torch import Tensor, nn
 
 
@@ -18,8 +19,8 @@ class MLP(nn.Module):
     def __init__(self, shape: tuple[int, ...], width: int = 128, layers: int = 4):
         super().__init__()
         if width < 4 or width % 2 or layers < 1:
-            raise ValueError("the MLP needs an even width of at least 4 and at least 1 layer, got "
-                             f"{width} and {layers} (--config.model.width, --config.model.layers)")
+            raise ArgumentError("the MLP needs an even width of at least 4 and at least 1 layer, got "
+                                f"{width} and {layers}", "width", "layers")
         d = math.prod(shape)
         self.width = width
         self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))

@@ -37,6 +37,7 @@ from scorefield.models.layers import (
     xavier_init,
     zero_init,
 )
+from scorefield.numerics.errors import ArgumentError
 from torch import Tensor, nn
 
 BLOCKS = ("biggan", "ddpm")
@@ -229,7 +230,7 @@ def _resampled(block: nn.Module, h: Tensor, embedding: Tensor) -> Tensor:
 
 def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
     if value not in allowed:
-        raise ValueError(f"unknown {name} {value!r}; choose from {', '.join(allowed)} (--config.model.{name})")
+        raise ArgumentError(f"unknown {name} {value!r}; choose from {', '.join(allowed)}", name)
 
 
 class NCSNpp(nn.Module):

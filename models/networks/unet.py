@@ -23,6 +23,7 @@ from scorefield.models.layers import (
     xavier_init,
     zero_init,
 )
+from scorefield.numerics.errors import ArgumentError
 from torch import Tensor, nn
 
 
@@ -73,7 +74,7 @@ class UNet(nn.Module):
         check_switch("freq_shift", freq_shift)
         check_switch("downsample_padding", downsample_padding)
         if groups is None and width > 128 and width % 32:
-            raise ValueError(f"the U-Net's width above 128 must be a multiple of 32, got {width} (--config.model.width)")
+            raise ArgumentError(f"the U-Net's width above 128 must be a multiple of 32, got {width}", "width")
         self.width, self.freq_shift, self.centred = width, freq_shift, centred
         groups, time_dim = groups or min(32, width // 4), 4 * width
         widths = [width * m for m in multipliers]
