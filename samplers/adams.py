@@ -1,17 +1,22 @@
 """An exponential Adams predictor-corrector on the probability-flow ODE: what `--sampler auto` is.
 
-For data N(0, v I) the flow is known: z = x / alpha follows R(lambda) = sqrt(v + e^(-2 lambda)). Any data's flow is then
-y = z / R carried by how far its prediction is from that of the Gaussian,
+The flow of data N(0, v I) is known: z = x / alpha is proportional to R(lambda) = sqrt(v + e^(-2 lambda)). For other data,
+y = z / R moves by the difference between the data's prediction and that of the Gaussian,
 
     dy/dlambda = (e^-lambda / R^2) m,      m = (e^-lambda x_0 - v eps) / R
 
-v = 0 is data prediction (DPM-Solver++), v -> infinity noise prediction (DPM-Solver), and v = 1 under a
-variance-preserving SDE the v-prediction of Salimans and Ho 2022 in their angle. Between the two ends, m changes slowly
-both where the noise hides the data and where it is finer than the data's own spread.
+v = 0 is data prediction (DPM-Solver++), and v -> infinity is noise prediction (DPM-Solver). v = 1 under a
+variance-preserving SDE is the v-prediction of Salimans and Ho 2022 with the opposite sign. For v between the two ends, m
+changes slowly where the noise hides the data, and also where the noise is finer than the data's own spread.
 
-m is interpolated in lambda through the last `order` values (predictor) and those with the new one (corrector), and
-integrated against the weight exactly (to rounding): Adams-Bashforth and Adams-Moulton in exponential form (Hochbruck and
-Ostermann 2010, section 2.5); the corrector takes no evaluation of its own (Zhao et al. 2023).
+The predictor interpolates the last `order` values of m in lambda. The corrector interpolates these and the new one. Both
+integrate the polynomial against the weight, exactly to rounding. They are Adams-Bashforth and Adams-Moulton in exponential
+form (Hochbruck and Ostermann 2010, section 2.5). The corrector takes no evaluation of its own (UniPC, Zhao et al. 2023).
+
+Sources: the method is the predictor-corrector of DPM-Solver-v3 (Zheng et al. 2023, "DPM-Solver-v3: Improved diffusion ODE
+solver with empirical model statistics"), whose coefficients are here l = e^(-2 lambda) / R^2, s = l - 1 and b = 0 instead
+of measurements on a network. The predictor with v = 1 is REABSampler of azula (Rozet, version 0.7 and later). The ODE in y
+with free v is that of EDM's sigma_data (Karras et al. 2022) and of TrigFlow (Lu and Song 2025). docs/samplers.md compares.
 """
 
 from collections.abc import Sequence
