@@ -41,7 +41,7 @@ demo: setup
 
 test: setup
 	@echo "Running the tests ..."
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n auto --dist worksteal
 
 lint: setup
 	@echo "Running ruff and mypy ..."

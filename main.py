@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from absl import flags
+
 from scorefield.checkpoints import read_checkpoint
 from scorefield.checkpoints.formats.run import newest_checkpoint
 from scorefield.checkpoints.load import FORMATS, SUFFIXES

@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+
 from scorefield.checkpoints import load_denoiser
 from scorefield.data import quantize
 from scorefield.evaluation.plots import image_grid

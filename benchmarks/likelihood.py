@@ -19,6 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.integrate import solve_ivp
+from torch import Tensor
+
+from benchmarks.samplers import RESULTS, ROOT, mixture_2d, mixture_16d
 from scorefield.checkpoints import load_denoiser
 from scorefield.checkpoints.formats.run import read_config
 from scorefield.data import dequantize, load_dataset
@@ -28,9 +31,6 @@ from scorefield.numerics.devices import set_memory_format
 from scorefield.numerics.noise import DEQUANTIZATION, PROBES, NoiseStream
 from scorefield.samplers import sample_seeds
 from scorefield.sde_lib import VPSDE
-from torch import Tensor
-
-from benchmarks.samplers import RESULTS, ROOT, mixture_2d, mixture_16d
 
 RUN = ROOT / "runs" / "vp_digits"
 STEPS = (10, 15, 20, 25, 30, 40, 60)

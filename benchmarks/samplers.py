@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+
 from scorefield.checkpoints import load_denoiser
 from scorefield.models import Denoiser, GaussianMixture, ScoreModel
 from scorefield.samplers import make_sampler, prior_sample, sample_seeds
 from scorefield.sde_lib import SDE, VESDE, VPSDE, CosineVPSDE
-from torch import Tensor, nn
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

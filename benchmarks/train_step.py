@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+
 from scorefield.configs import vp_cifar10, vp_digits, vp_swiss_roll
 from scorefield.data import Dataset, load_dataset
 from scorefield.numerics.processes import local_device

@@ -26,15 +26,16 @@ from typing import Any
 import torch
 from diffusers import UNet2DModel
 from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
 from scorefield.checkpoints.formats.diffusers import read
 from scorefield.models.ema import EMA
 from scorefield.models.layers import recompute_activations
 from scorefield.models.networks.unet import UNet
 from scorefield.numerics.devices import autocast_dtype, prepare_sampling, set_memory_format
 from scorefield.numerics.processes import local_device
-from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 RESULTS = Path(__file__).parent / "results"
 DEVICE = local_device("auto")

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from ml_collections import ConfigDict
+from torch import Tensor, nn
+
 from scorefield.models.build import build_denoiser, effective
 from scorefield.models.denoiser import Denoiser
-from torch import Tensor, nn
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 Weights = dict[str, Tensor]

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from ml_collections import ConfigDict
+
 from scorefield.checkpoints.checkpoint import Checkpoint, Config
 from scorefield.checkpoints.formats import diffusers, hub, run, score_sde, scorefield
 from scorefield.configs.default import get_config

@@ -6,6 +6,7 @@ from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict
+
 from scorefield.checkpoints import Checkpoint, read_checkpoint
 from scorefield.checkpoints.checkpoint import require_agreement
 from scorefield.checkpoints.formats import run as run_format

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
+
 from scorefield.checkpoints import Checkpoint, read_checkpoint
 from scorefield.checkpoints.checkpoint import merged
 from scorefield.checkpoints.formats.run import newest_checkpoint

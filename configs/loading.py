@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
+
 from scorefield.configs.default import get_config
 
 HERE = Path(__file__).parent

@@ -17,8 +17,9 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from scorefield.data import points, readers, transforms
 from torch import Tensor
+
+from scorefield.data import points, readers, transforms
 
 
 class Examples(Protocol):

@@ -4,10 +4,11 @@ import time
 from dataclasses import dataclass
 
 import torch
-from scorefield.models import ScoreModel
-from scorefield.samplers import Result, Sampler, prior_sample, sample_seeds
 from torch import Tensor
 from tqdm import tqdm
+
+from scorefield.models import ScoreModel
+from scorefield.samplers import Result, Sampler, prior_sample, sample_seeds
 
 
 @dataclass(frozen=True)

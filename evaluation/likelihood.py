@@ -38,6 +38,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+from tqdm import tqdm
+
 from scorefield.data import Dataset, dequantize, require_within
 from scorefield.likelihood import bits_per_dim, chain_elbo, elbo, log_prob
 from scorefield.models import ScoreModel
@@ -46,8 +49,6 @@ from scorefield.numerics.files import write_atomically
 from scorefield.numerics.noise import DEQUANTIZATION, NoiseStream, Seed
 from scorefield.numerics.processes import World
 from scorefield.samplers import sample_seeds
-from torch import Tensor
-from tqdm import tqdm
 
 GOLDEN = 0x9E3779B97F4A7C15      # odd, so that the draws of one example have 2^64 different seeds
 LOG_EVERY = 30                   # seconds between the lines of progress in a log

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
+
 from scorefield.models.denoiser import ScoreModel
 from scorefield.numerics.errors import ArgumentError
 from scorefield.sde_lib.sde import SDE
-from torch import Tensor
 
 
 def check_input(model: ScoreModel, x: Tensor) -> None:

@@ -23,13 +23,14 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
 from scorefield.likelihood.checks import check_input, fitting, start_time
 from scorefield.models.denoiser import ScoreModel, evaluation_mode
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.noise import BOUND, NoiseStream, Seed
 from scorefield.sde_lib.chain import Chain
 from scorefield.sde_lib.sde import expand_as
-from torch import Tensor
 
 VARIANCES = ("beta", "beta_tilde")
 PSEUDO_DIMENSIONS = 16.0      # how many dimensions of a draw the guess m / D = sigmoid(2 lambda)^2 is worth

@@ -31,11 +31,12 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.grids import sinh
 from scorefield.numerics.quadrature import exponential_weights
 from scorefield.sde_lib.sde import SDE
-from torch import Tensor
 
 STEPS = 30
 PREDICTOR, CORRECTOR, QUADRATURE = 3, 4, 4      # points of the interpolations; orders, too

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+
 from scorefield.likelihood.checks import check_input, fitting, start_time
 from scorefield.likelihood.divergence import with_exact_divergence, with_hutchinson_divergence
 from scorefield.likelihood.exponential import STEPS, exponential_flow, scale, transformed
@@ -19,7 +21,6 @@ from scorefield.models.denoiser import ScoreModel, evaluation_mode
 from scorefield.numerics import integrate as adaptive
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.noise import PROBES, NoiseStream, Seed
-from torch import Tensor
 
 DIVERGENCES = ("exact", "hutchinson")
 PROBE_KINDS = ("rademacher", "gaussian")

@@ -7,9 +7,10 @@ s_k^2 = alpha^2 v_k + sigma^2, and everything about it is known in closed form.
 import math
 
 import torch
+from torch import Tensor
+
 from scorefield.models.denoiser import ScoreModel
 from scorefield.sde_lib.sde import SDE, as_time
-from torch import Tensor
 
 
 class GaussianMixture(ScoreModel):

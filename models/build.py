@@ -6,6 +6,8 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
+
 from scorefield.models.denoiser import Denoiser
 from scorefield.models.networks.mlp import MLP
 from scorefield.models.networks.ncsnpp import NCSNpp
@@ -14,7 +16,6 @@ from scorefield.numerics.errors import ArgumentError
 from scorefield.sde_lib import SDES
 from scorefield.sde_lib.schedules import BETAS, linear_betas
 from scorefield.sde_lib.sde import SDE
-from torch import nn
 
 
 def of_pictures(network: Callable[..., nn.Module], shape: Sequence[int], **settings: Any) -> nn.Module:

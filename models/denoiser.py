@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from scorefield.models.parametrization import make_parametrization
 from scorefield.numerics.errors import ArgumentError
 from scorefield.sde_lib.sde import SDE, as_time, expand_as
-from torch import Tensor, nn
 
 
 @contextmanager

@@ -3,8 +3,9 @@
 import copy
 
 import torch
-from scorefield.numerics.errors import ArgumentError
 from torch import nn
+
+from scorefield.numerics.errors import ArgumentError
 
 
 class EMA:

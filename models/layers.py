@@ -9,9 +9,10 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from scorefield.numerics.errors import ArgumentError
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from scorefield.numerics.errors import ArgumentError
 
 
 def timestep_embedding(time: Tensor, dim: int, freq_shift: int = 1) -> Tensor:

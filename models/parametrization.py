@@ -12,8 +12,9 @@ and d eps / d F, the second coefficient of the middle one, turns an error in F i
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from scorefield.numerics.errors import ArgumentError
 from torch import Tensor, ones_like, zeros_like
+
+from scorefield.numerics.errors import ArgumentError
 
 Pair = tuple[Tensor, Tensor]
 Coefficients = Callable[[Tensor, Tensor], Pair]      # of (alpha, sigma)

@@ -6,8 +6,9 @@ from functools import partial
 from typing import Protocol
 
 import torch
-from scorefield.numerics.errors import ArgumentError
 from torch import Tensor
+
+from scorefield.numerics.errors import ArgumentError
 
 MAX_STEPS = 1_000_000
 

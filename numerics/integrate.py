@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torchdiffeq
-from scorefield.numerics.errors import ArgumentError
 from torch import Tensor
+
+from scorefield.numerics.errors import ArgumentError
 
 METHODS = {"dopri5": 5, "dopri8": 8, "bosh3": 3, "fehlberg2": 2, "adaptive_heun": 2}      # and their orders
 MAX_EVALUATIONS = 10_000

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from scorefield.numerics.errors import ArgumentError
 from torch import Tensor
+
+from scorefield.numerics.errors import ArgumentError
 
 Seed = int | tuple[int, int]
 PRIOR, STEPS, DEQUANTIZATION, PROBES, BOUND = range(5)      # streams of one seed, which never overlap

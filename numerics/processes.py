@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from scorefield.numerics.errors import ArgumentError
 from torch import nn
+
+from scorefield.numerics.errors import ArgumentError
 
 
 @dataclass(frozen=True)

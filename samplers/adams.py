@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.quadrature import exponential_weights
 from scorefield.samplers.multistep import MultistepSampler, Rule, Schedule

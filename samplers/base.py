@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
+
 from scorefield.models.denoiser import ScoreModel, evaluation_mode
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.grids import make_grid
 from scorefield.numerics.noise import NoiseStream, Seed
 from scorefield.sde_lib.sde import expand_as
-from torch import Tensor
 
 Callback = Callable[[int, float, Tensor], None]      # (step, t, x)
 

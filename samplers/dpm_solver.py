@@ -17,13 +17,14 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from scorefield.models.denoiser import ScoreModel
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.grids import MAX_STEPS, make_grid
 from scorefield.numerics.noise import NoiseStream
 from scorefield.samplers.base import CountedModel
 from scorefield.samplers.multistep import MultistepSampler, Rule, Schedule, prediction
-from torch import Tensor
 
 METHODS = ("multistep", "singlestep", "adaptive", "sde")
 

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.noise import NoiseStream
 from scorefield.samplers.base import CountedModel, GridSampler
-from torch import Tensor
 
 SCALINGS = ("x", "ve")
 Field = Callable[[Tensor, float], Tensor]

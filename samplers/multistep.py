@@ -16,10 +16,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
+
 from scorefield.numerics.noise import NoiseStream
 from scorefield.samplers.base import CountedModel, GridSampler
 from scorefield.sde_lib.sde import SDE
-from torch import Tensor
 
 PREDICTIONS = ("noise", "data")
 

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+
 from scorefield.models.denoiser import ScoreModel
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.grids import make_grid
@@ -11,7 +13,6 @@ from scorefield.numerics.integrate import MAX_EVALUATIONS, METHODS, check_tolera
 from scorefield.numerics.noise import NoiseStream
 from scorefield.samplers.base import CountedModel, Sampler
 from scorefield.samplers.fixed_ode import SCALINGS
-from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)

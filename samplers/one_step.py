@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+
 from scorefield.models.denoiser import evaluation_mode
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.noise import NoiseStream
@@ -22,7 +24,6 @@ from scorefield.samplers.base import CountedModel, GridSampler
 from scorefield.sde_lib.sde import SDE
 from scorefield.sde_lib.ve import VESDE
 from scorefield.sde_lib.vp import VariancePreserving
-from torch import Tensor
 
 Coefficients = tuple[Tensor, Tensor, Tensor]      # keep, of_eps and of_noise, float64 (steps,)
 

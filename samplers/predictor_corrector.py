@@ -16,12 +16,13 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.noise import NoiseStream
 from scorefield.samplers.base import CountedModel, GridSampler
 from scorefield.samplers.one_step import Ancestral, EulerMaruyama, OneStepSampler, ReverseDiffusion, transition
 from scorefield.sde_lib.sde import expand_as
-from torch import Tensor
 
 PREDICTORS: dict[str, OneStepSampler] = {
     "reverse_diffusion": ReverseDiffusion(),

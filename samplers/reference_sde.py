@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torchsde
+from torch import Tensor
+
 from scorefield.models.denoiser import ScoreModel
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.grids import make_grid
 from scorefield.numerics.noise import NoiseStream, Seed
 from scorefield.samplers.base import CountedModel, Sampler
-from torch import Tensor
 
 METHODS = {"euler": 0.5, "milstein": 1.0, "srk": 1.5}      # and their strong orders for additive noise
 

@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+
 from scorefield.numerics.errors import ArgumentError
 from scorefield.samplers.dpm_solver import Step
 from scorefield.samplers.multistep import PREDICTIONS, MultistepSampler, Rule, Schedule, prediction

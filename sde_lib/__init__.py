@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import torch
+
 from scorefield.sde_lib.chain import Chain, DDPMChain, SMLDChain
 from scorefield.sde_lib.schedules import cosine_betas, geometric_sigmas, linear_betas, scaled_linear_betas, sigmoid_betas
 from scorefield.sde_lib.sde import SDE, expand_as

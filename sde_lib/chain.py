@@ -16,12 +16,13 @@ from typing import Self
 
 import torch
 from scipy.interpolate import PchipInterpolator
+from torch import Tensor
+
 from scorefield.numerics.errors import ArgumentError
 from scorefield.sde_lib import schedules
 from scorefield.sde_lib.sde import SDE, as_time, expand_as
 from scorefield.sde_lib.ve import VESDE
 from scorefield.sde_lib.vp import VariancePreserving
-from torch import Tensor
 
 
 class Chain:

@@ -6,9 +6,10 @@ Song et al. 2021, equation 30. sigma(0) is sigma_min, not 0: the data are seen t
 import math
 
 import torch
+from torch import Tensor
+
 from scorefield.numerics.errors import ArgumentError
 from scorefield.sde_lib.sde import SDE, as_time
-from torch import Tensor
 
 
 class VESDE(SDE):

@@ -9,9 +9,10 @@ from abc import abstractmethod
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
 from scorefield.numerics.errors import ArgumentError
 from scorefield.sde_lib.sde import SDE, as_time
-from torch import Tensor
 
 
 class VariancePreserving(SDE):

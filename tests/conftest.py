@@ -1,18 +1,31 @@
-"""Fixtures that several test files share."""
+"""Fixtures that several test files share, and the machine that tests run as.
 
+`SCOREFIELD_MACHINE=avx2 python -m pytest` runs them as on a machine without bf16 arithmetic; `bf16` and `amx` are machines
+with some (machines/sitecustomize.py). A test whose outcome may depend on the machine has the mark `machine`.
+"""
+
+import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
-import pytest
-import torch
-from absl.testing import flagsaver
-from helpers import SMALL
-from scorefield.models import GaussianMixture
-from scorefield.sde_lib import VESDE, VPSDE, CosineVPSDE, SubVPSDE
+MACHINES = Path(__file__).parent / "machines"
+if "PYTEST_XDIST_WORKER" in os.environ:      # workers have a core each; threads of several would wait for one another
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+if "SCOREFIELD_MACHINE" in os.environ:      # before torch is imported, and again in every process that a test starts
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(MACHINES), os.environ.get("PYTHONPATH")]))
+    runpy.run_path(str(MACHINES / "sitecustomize.py"))
 
-import main
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from absl.testing import flagsaver  # noqa: E402
+from helpers import SMALL  # noqa: E402
+
+import main  # noqa: E402
+from scorefield.models import GaussianMixture  # noqa: E402
+from scorefield.sde_lib import VESDE, VPSDE, CosineVPSDE, SubVPSDE  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 SDES = {"vp": VPSDE(), "cosine": CosineVPSDE(), "subvp": SubVPSDE(), "ve": VESDE()}

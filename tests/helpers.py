@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
+
 from scorefield.checkpoints import Checkpoint
 from scorefield.models import build_denoiser
 

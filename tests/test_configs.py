@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from scorefield.configs.loading import all_fields, config_names, load_config
 from scorefield.models import build_denoiser, build_sde
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers import SMALL, write_cifar10
 from PIL import Image
+
 from scorefield.checkpoints import load_denoiser, read_checkpoint
 from scorefield.checkpoints.formats.score_sde_layout import sources
 from scorefield.models.networks.ncsnpp import NCSNpp

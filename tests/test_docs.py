@@ -8,9 +8,9 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from scorefield.configs.loading import load_config, override
 
 import main
+from scorefield.configs.loading import load_config, override
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

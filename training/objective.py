@@ -23,11 +23,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
+
 from scorefield.models.denoiser import Denoiser
 from scorefield.models.parametrization import make_parametrization
 from scorefield.numerics.errors import ArgumentError
 from scorefield.sde_lib.sde import SDE, expand_as
-from torch import Tensor
 
 
 def _edm(objective: "Objective", t: Tensor) -> Tensor:

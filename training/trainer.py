@@ -19,6 +19,10 @@ from typing import Any, TextIO
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
 from scorefield.checkpoints.formats.run import newest_checkpoint, read_state, write_checkpoint
 from scorefield.data import Dataset, batch_indices, dequantize, random_flip, to_unit
 from scorefield.models.build import build_denoiser
@@ -29,9 +33,6 @@ from scorefield.numerics.devices import autocast_dtype, keep_freed_memory, set_m
 from scorefield.numerics.files import write_atomically
 from scorefield.numerics.processes import World, connect
 from scorefield.training.objective import Objective
-from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 Preview = Callable[[Denoiser], Tensor]      # samples as a picture (3, height, width), uint8
 

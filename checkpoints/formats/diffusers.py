@@ -25,6 +25,8 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from torch import Tensor, nn
+
 from scorefield.checkpoints.checkpoint import Checkpoint, Config, Weights, merged, outline, require_agreement, require_fit
 from scorefield.checkpoints.formats.pickles import read_pickle
 from scorefield.checkpoints.formats.tensors import read_safetensors
@@ -32,7 +34,6 @@ from scorefield.models.build import NETWORKS, complete_settings, effective
 from scorefield.numerics.files import new_folder, read_json
 from scorefield.sde_lib import SDES
 from scorefield.sde_lib.sde import SDE
-from torch import Tensor, nn
 
 WEIGHTS = "diffusion_pytorch_model"
 WHOLE, MAYBE, NUMBER = (int,), (int, type(None)), (int, float)

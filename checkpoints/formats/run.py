@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from scorefield.checkpoints.checkpoint import Checkpoint, Config, require_agreement, require_whole
 from scorefield.numerics.files import DIGEST, digest, new_folder, read_json, write_atomically
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 from ml_collections import ConfigDict
+from torch import Tensor
+
 from scorefield.checkpoints.checkpoint import (
     Checkpoint,
     Config,
@@ -40,7 +42,6 @@ from scorefield.models.build import build_sde, effective
 from scorefield.models.networks.ncsnpp import NCSNpp
 from scorefield.numerics.files import write_atomically
 from scorefield.sde_lib import VESDE
-from torch import Tensor
 
 SUFFIX = ".pth"
 CHAINS = ("ddpm", "smld")

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from scorefield.models.layers import ResidualBlock, SelfAttention
 from scorefield.models.networks.ncsnpp import ConvDown, ConvUp, Head, InputSkip, NCSNpp
-from torch import Tensor, nn
 
 # ---- our parameters in the reference's order ---------------------------------------------------------------------
 

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+
 from scorefield.checkpoints.checkpoint import Config
 from scorefield.checkpoints.formats.score_sde_layout import Source
 from scorefield.models.networks.ncsnpp import NCSNpp
-from torch import nn
 
 EXPLODING = ("ve", "smld")
 MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")      # of Adam; only the first has a sign

@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 import safetensors.torch
+
 from scorefield.checkpoints.checkpoint import Checkpoint, Config, Weights, require_agreement, require_whole
 from scorefield.checkpoints.formats.tensors import read_safetensors
 from scorefield.numerics.files import digest, write_atomically

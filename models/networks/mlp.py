@@ -3,9 +3,10 @@
 import math
 
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from scorefield.models.layers import timestep_embedding, zero_init
 from scorefield.numerics.errors import ArgumentError
-from torch import Tensor, nn
 
 
 class MLP(nn.Module):

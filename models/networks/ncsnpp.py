@@ -26,6 +26,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from scorefield.models.layers import (
     ResidualBlock,
     SelfAttention,
@@ -38,7 +40,6 @@ from scorefield.models.layers import (
     zero_init,
 )
 from scorefield.numerics.errors import ArgumentError
-from torch import Tensor, nn
 
 BLOCKS = ("biggan", "ddpm")
 EMBEDDINGS = ("positional", "fourier")

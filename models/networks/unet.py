@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from scorefield.models.layers import (
     Downsample,
     ResidualBlock,
@@ -24,7 +26,6 @@ from scorefield.models.layers import (
     zero_init,
 )
 from scorefield.numerics.errors import ArgumentError
-from torch import Tensor, nn
 
 
 class Level(nn.Module):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from scorefield.checkpoints.checkpoint import Checkpoint, merged, require_agreement, require_fit
 
 EXPECTED = {"a.weight": (2, 3), "a.bias": (2,), "b.weight": (4,)}

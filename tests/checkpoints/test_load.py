@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers import small_checkpoint
 from ml_collections import ConfigDict
+
 from scorefield.checkpoints import Checkpoint, load_denoiser
 from scorefield.checkpoints.formats import diffusers, scorefield
 from scorefield.checkpoints.formats import run as run_format

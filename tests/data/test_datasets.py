@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers import smooth_pictures, write_cifar10, write_cifar10_archive
 from PIL import Image
+
 from scorefield.data import DATASETS, levels_of, load_dataset, mixture_parameters, readers
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")

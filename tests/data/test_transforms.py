@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from scorefield.data.transforms import batch_indices, dequantize, quantize, random_flip, to_unit
 
 INTERVALS = [(-1.0, 1.0), (0.0, 1.0), (-0.3, 1.7)]

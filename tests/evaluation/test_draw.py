@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
 from scorefield.data import Dataset, mixture_parameters
 from scorefield.evaluation import draw, plots, score
 from scorefield.evaluation.report import report

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+
 from scorefield.data import Dataset, load_images
 from scorefield.evaluation import Evaluation, auroc, score
 from scorefield.evaluation.likelihood import write_csv

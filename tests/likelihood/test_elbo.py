@@ -3,12 +3,13 @@ import math
 import pytest
 import torch
 from scipy.stats import norm
+from torch import nn
+from torch.distributions import Independent, Normal, kl_divergence
+
 from scorefield.likelihood import chain_elbo, elbo, log_prob
 from scorefield.likelihood.elbo import discretised_log_prob, gaussian_kl
 from scorefield.models import MLP, Denoiser, GaussianMixture, ScoreModel
 from scorefield.sde_lib import VESDE, VPSDE, Chain, DDPMChain, SMLDChain, SubVPSDE
-from torch import nn
-from torch.distributions import Independent, Normal, kl_divergence
 
 # ---- the bound in continuous time ------------------------------------------------------------------------------------
 

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 from scipy.integrate import quad
+from torch import nn
+
 from scorefield.likelihood import bits_per_dim, chain_elbo, elbo, log_prob
 from scorefield.likelihood.divergence import with_exact_divergence, with_hutchinson_divergence
 from scorefield.likelihood.exponential import quadrature
 from scorefield.models import MLP, Denoiser, GaussianMixture
 from scorefield.samplers import make_sampler
 from scorefield.sde_lib import VPSDE
-from torch import nn
 
 
 def test_log_density_of_a_gaussian_is_exact(any_sde):

@@ -1,4 +1,5 @@
 import pytest
+
 from scorefield.sde_lib import SDES, DDPMChain
 
 EVERY_SDE = {name: make() for name, make in SDES.items()} | {

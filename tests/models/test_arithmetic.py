@@ -5,11 +5,12 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+
 from scorefield.models import UNet
 from scorefield.models.layers import GroupNorm, SelfAttention, conv_of_doubled, recompute_activations
 from scorefield.models.networks.mlp import MLP
 from scorefield.models.networks.ncsnpp import NCSNpp
-from torch import nn
 
 SMALL = {"image_size": 16, "width": 32, "multipliers": (1, 2), "num_blocks": 1, "attention_resolutions": (8,)}
 FAMILIES = {

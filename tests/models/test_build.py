@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from ml_collections import ConfigDict
+
 from scorefield.checkpoints import load_denoiser
 from scorefield.checkpoints.formats.run import newest_checkpoint, read_config, read_state, write_checkpoint
 from scorefield.configs import default

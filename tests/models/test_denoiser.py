@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from torch import nn
+
 from scorefield.models import PARAMETRIZATIONS, TIME_INPUTS, Denoiser
 from scorefield.models.denoiser import evaluation_mode
 from scorefield.sde_lib import VESDE, VPSDE, DDPMChain, SMLDChain
-from torch import nn
 
 KINDS = ["eps", "x0", "v", "score"]
 

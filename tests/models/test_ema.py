@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from scorefield.models import EMA
 from torch import nn
+
+from scorefield.models import EMA
 
 
 def with_weight(value):

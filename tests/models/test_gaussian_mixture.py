@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
+
 from scorefield.models import GaussianMixture
 from scorefield.sde_lib import SDE, VESDE, VPSDE
-from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 ORACLE = Path(__file__).parents[1] / "oracles" / "gmm2_vp_linear.npz"
 MEANS = torch.tensor([[-2.0, 0.5, 1.0], [1.5, -1.0, 0.0], [0.0, 2.0, -0.5]], dtype=torch.float64)

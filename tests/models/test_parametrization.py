@@ -4,10 +4,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
+
 from scorefield.models import PARAMETRIZATIONS, Denoiser
 from scorefield.models.parametrization import make_parametrization
 from scorefield.sde_lib import VESDE
-from torch import nn
 
 prove = settings(deadline=None, derandomize=True, max_examples=30)
 KINDS = ["eps", "x0", "v", "score"]

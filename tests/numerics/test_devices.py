@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from scorefield.models import Denoiser, UNet
 from scorefield.models.networks.ncsnpp import NCSNpp
 from scorefield.numerics import devices as precision

@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from scorefield.samplers import GRIDS, make_grid
 from scorefield.sde_lib import VPSDE, DDPMChain
 

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+
 from scorefield.models import GaussianMixture
 from scorefield.numerics.noise import PRIOR, PROBES, STEPS
 from scorefield.samplers import NoiseStream, make_sampler, prior_sample, sample_seeds

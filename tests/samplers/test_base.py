@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from scorefield.models import GaussianMixture
 from scorefield.models.denoiser import ScoreModel
 from scorefield.samplers import EDM, SAMPLERS, make_sampler, prior_sample, sampler_options

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from scorefield.models import GaussianMixture
 from scorefield.samplers import SAMPLERS, make_sampler, prior_sample
 from scorefield.sde_lib import VESDE, VPSDE, CosineVPSDE, DDPMChain, SubVPSDE

@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from scorefield.models import GaussianMixture
 from scorefield.numerics.integrate import METHODS, integrate
 from scorefield.samplers import make_sampler, prior_sample

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+
 from scorefield.models import GaussianMixture
 from scorefield.samplers import ddim_invert, make_sampler, prior_sample, slerp
 from scorefield.sde_lib import VESDE, VPSDE, DDPMChain, SMLDChain, SubVPSDE

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from scorefield.sde_lib import (
     SDE,
     SDES,
@@ -191,7 +192,7 @@ def test_the_data_stand_at_time_zero(sde):
     (CosineVPSDE, {"beta_max": 10}), (CosineVPSDE, {"beta_max": math.inf}), (VESDE, {"sigma_min": 0}),
     (VESDE, {"sigma_min": 2, "sigma_max": 1}), (VESDE, {"sigma_max": math.inf}), (VESDE, {"sigma_max": math.nan}),
     (SDES["ddpm"], {"schedule": "quadratic"}), (SDES["smld"], {"steps": 1}), (SDES["smld"], {"sigma_min": -1.0}),
-], ids=str)
+], ids=lambda value: str(value) if isinstance(value, dict) else value.__name__)
 def test_settings_out_of_range_are_value_errors_of_one_line(make, settings):
     with pytest.raises(ValueError) as caught:
         make(**settings)

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 import torchsde
-from scorefield.sde_lib import VESDE, VPSDE, CosineVPSDE, SigmoidVPSDE, SubVPSDE
 from torch import nn
+
+from scorefield.sde_lib import VESDE, VPSDE, CosineVPSDE, SigmoidVPSDE, SubVPSDE
 
 PATHS, START, STEP = 40_000, 1.5, 0.01
 ALLOWANCE = 0.005       # of the discretisation, relative to sigma and to its square

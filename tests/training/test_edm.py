@@ -5,6 +5,8 @@ import math
 
 import pytest
 import torch
+from torch import nn
+
 from scorefield.configs.default import get_config
 from scorefield.data import load_dataset, mixture_parameters
 from scorefield.likelihood import log_prob
@@ -12,7 +14,6 @@ from scorefield.models import Denoiser, GaussianMixture
 from scorefield.samplers import make_sampler, prior_sample
 from scorefield.training.objective import Objective
 from scorefield.training.trainer import Trainer, held_out_loss
-from torch import nn
 
 STD = 0.8
 

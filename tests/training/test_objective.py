@@ -4,11 +4,12 @@ import pytest
 import torch
 from scipy.integrate import quad
 from scipy.stats import kstest, norm, truncnorm
+from torch import nn
+
 from scorefield.models import PARAMETRIZATIONS, Denoiser
 from scorefield.models.denoiser import TIME_INPUTS
 from scorefield.sde_lib import VESDE, VPSDE, DDPMChain, SMLDChain
 from scorefield.training.objective import TIME_SAMPLERS, WEIGHTINGS, Objective, unit_uniforms
-from torch import nn
 
 STD = 0.5      # of the data, for "edm"
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from scorefield.checkpoints.formats.run import newest_checkpoint, read_state, write_checkpoint
 from scorefield.configs.default import get_config
 from scorefield.data import load_dataset

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from ml_collections import ConfigDict
+
 from scorefield.checkpoints.checkpoint import Checkpoint
 from scorefield.checkpoints.formats.diffusers import OLD, WEIGHTS, read, recognises, write
 from scorefield.configs import vp_cifar10

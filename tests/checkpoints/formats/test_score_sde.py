@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from ml_collections import ConfigDict
+
 from scorefield.checkpoints import Checkpoint, load_denoiser
 from scorefield.checkpoints.checkpoint import merged
 from scorefield.checkpoints.formats.pickles import read_pickle

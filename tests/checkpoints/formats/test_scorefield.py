@@ -6,6 +6,7 @@ import pytest
 import safetensors.torch
 import torch
 from ml_collections import ConfigDict
+
 from scorefield.checkpoints import Checkpoint, load_denoiser
 from scorefield.checkpoints.formats import scorefield
 from scorefield.models import build_denoiser

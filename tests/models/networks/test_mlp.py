@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from scorefield.models import MLP
 
 

@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+
 from scorefield.models.layers import ResidualBlock, SelfAttention
 from scorefield.models.networks.ncsnpp import ConvDown, ConvUp, FIRDown, FIRUp, NCSNpp
-from torch import nn
 
 SMALL = {"image_size": 8, "channels": 2, "width": 8, "multipliers": (1, 2), "num_blocks": 1, "attention_resolutions": (4,)}
 DDPM = {"block": "ddpm", "num_blocks": 2, "skip_rescale": False}

@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+from torch import nn
+
 from scorefield.models import UNet
 from scorefield.models.layers import Downsample, SelfAttention, timestep_embedding
-from torch import nn
 
 SMALL = {"image_size": 8, "channels": 2, "width": 16, "multipliers": (1, 2), "num_blocks": 1,
          "attention_resolutions": (4,)}
