@@ -202,13 +202,6 @@ class DDPMChainSDE(VariancePreserving):
     def beta(self, t: float | Tensor) -> Tensor:
         return -2 * self._log_alpha.slope(as_time(t))
 
-    def time(self, half_log_snr: float | Tensor) -> Tensor:
-        return SDE.time(self, half_log_snr)
-
-    def _time_of_log_alpha(self, log_alpha: Tensor) -> Tensor:
-        half_log_snr = log_alpha - 0.5 * torch.log(-torch.expm1(2 * log_alpha))
-        return self.time(half_log_snr)
-
 
 class SMLDChainSDE(VESDE):
     """An SMLD chain in continuous time: log sigma by a monotone cubic, going on as a line below the first index."""

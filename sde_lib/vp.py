@@ -16,7 +16,7 @@ from scorefield.sde_lib.sde import SDE, as_time
 
 
 class VariancePreserving(SDE):
-    """A subclass writes `log_alpha` and `beta` and, if it can, `_time_of_log_alpha`."""
+    """A subclass writes `log_alpha` and `beta`."""
 
     @abstractmethod
     def log_alpha(self, t: float | Tensor) -> Tensor:
@@ -37,6 +37,10 @@ class VariancePreserving(SDE):
 
     def g2(self, t: float | Tensor) -> Tensor:
         return self.beta(t)
+
+
+class InvertibleVP(VariancePreserving):
+    """One whose `log_alpha` has an inverse, which a subclass writes; others find the time by bisection."""
 
     def time(self, half_log_snr: float | Tensor) -> Tensor:
         # alpha^2 = sigmoid(2 lambda)
@@ -68,11 +72,11 @@ class LinearBeta:
         return 2 * integral / (self.beta_min + root)
 
 
-class VPSDE(LinearBeta, VariancePreserving):
+class VPSDE(LinearBeta, InvertibleVP):
     """VP with linear beta: the SDE of DDPM's linear schedule."""
 
 
-class CosineVPSDE(VariancePreserving):
+class CosineVPSDE(InvertibleVP):
     """VP with alpha(t) = cos(theta) / cos(theta_0), theta = pi/2 (t + s)/(1 + s) (Nichol and Dhariwal 2021, eq. 17).
 
     The published alpha reaches 0 at t = 1, where beta diverges; they cap beta_i at 0.999 of 1000 steps. So beta(t) is
@@ -121,7 +125,7 @@ class CosineVPSDE(VariancePreserving):
         return (t + (before - log_alpha) * 2 / self.beta_max).to(log_alpha.dtype)
 
 
-class SigmoidVPSDE(VariancePreserving):
+class SigmoidVPSDE(InvertibleVP):
     """VP with beta(t) = beta_min + (beta_max - beta_min) / (1 + exp(-span (2 t - 1))) (GeoDiff, Xu et al. 2022)."""
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0, span: float = 6.0):
