@@ -13,10 +13,10 @@ import torch
 import torchdiffeq
 from scipy.integrate import quad
 
-from models import GaussianMixture
-from samplers import NoiseStream, make_sampler, prior_sample
-from samplers.reference_sde import BrownianPaths
-from sde_lib import VPSDE, SubVPSDE
+from scorefield.models import GaussianMixture
+from scorefield.samplers import NoiseStream, make_sampler, prior_sample
+from scorefield.samplers.reference_sde import BrownianPaths
+from scorefield.sde_lib import VPSDE, SubVPSDE
 
 SEEDS = range(3)
 

@@ -31,8 +31,8 @@ from paper_formulas import (
     unipc,
 )
 
-from samplers import SAMPLERS, sampler_options
-from samplers.reference_sde import BrownianPaths
+from scorefield.samplers import SAMPLERS, sampler_options
+from scorefield.samplers.reference_sde import BrownianPaths
 
 
 def end(steps):
