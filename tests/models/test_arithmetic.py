@@ -58,6 +58,7 @@ def output_and_gradients(network, x, time):
     return [output.detach(), x.grad, *(p.grad.clone() for p in network.parameters() if p.requires_grad)]
 
 
+@pytest.mark.machine
 def test_float32_does_not_depend_on_memory_format(network, batch):
     x, time = batch
     expected = output_and_gradients(network, x, time)
@@ -66,6 +67,7 @@ def test_float32_does_not_depend_on_memory_format(network, batch):
         assert relative(value, exact) < 1e-5 or float((value - exact).abs().max()) < 1e-5 * float(expected[0].abs().max())
 
 
+@pytest.mark.machine
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
 def test_bf16_stays_within_its_stated_error(memory_format, network, batch):
     x, time = batch
@@ -84,6 +86,7 @@ def flat(values):
     return torch.cat([value.flatten() for value in values])
 
 
+@pytest.mark.machine
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
 def test_group_norm_in_bf16_is_that_of_float32_rounded(memory_format):
     norm = GroupNorm(8, 32)

@@ -119,6 +119,7 @@ def test_the_fourier_embedding_is_sines_then_cosines_of_fixed_random_frequencies
     torch.testing.assert_close(network.embed(seen), F.silu(waves), rtol=0, atol=1e-4)
 
 
+@pytest.mark.machine
 def test_fourier_frequencies_stay_float32_where_the_weights_are_held_in_bfloat16(batch):
     network = randomised(NCSNpp(**SMALL | PLUS | {"embedding": "fourier"}))
     before = network.fourier.frequencies.clone()
