@@ -21,8 +21,8 @@ from scorefield.sde_lib.sde import SDE
 def of_pictures(network: Callable[..., nn.Module], shape: Sequence[int], **settings: Any) -> nn.Module:
     """A network of square pictures, for data of `shape` (channels, size, size); ArgumentError for others."""
     if len(shape) != 3 or shape[1] != shape[2]:
-        raise ArgumentError(f"this network takes square pictures (channels, size, size), the data are {tuple(shape)}; choose "
-                            "another network", "network")
+        raise ArgumentError(f"this network takes square pictures (channels, size, size), the data are {tuple(shape)}; "
+                            "choose another network", "network")
     return network(image_size=shape[1], channels=shape[0], **settings)
 
 

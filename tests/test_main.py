@@ -222,14 +222,9 @@ def test_damaged_files_of_a_run_are_one_clear_line(command, tmp_path):
     assert command(*where, "--mode", "train", *SMALL, "--config.training.keep=1")[0] == 0
     checkpoint = next((run / "checkpoints").iterdir())
     content = bytearray(checkpoint.read_bytes())
-<<<<<<< HEAD
     with zipfile.ZipFile(checkpoint) as archive:
         weights = archive.read(max(archive.infolist(), key=lambda record: record.file_size))      # of one layer, as stored
     content[content.index(weights) + 100] ^= 1
-=======
-    tensor = torch.load(checkpoint, weights_only=True)["network"]["middle.0.conv1.weight"]
-    content[content.index(bytes(tensor.untyped_storage())) + 100] ^= 1      # in the order in which the file holds them
->>>>>>> mutants
     checkpoint.write_bytes(content)
     refused(command("--workdir", run, "--mode", "sample"), str(checkpoint), "damaged")
     checkpoint.write_bytes(content[:1000])
