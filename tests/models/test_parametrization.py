@@ -8,6 +8,7 @@ from torch import nn
 
 from scorefield.models import PARAMETRIZATIONS, Denoiser
 from scorefield.models.parametrization import make_parametrization
+from scorefield.numerics.errors import ArgumentError
 from scorefield.sde_lib import VESDE
 
 prove = settings(deadline=None, derandomize=True, max_examples=30)
@@ -168,5 +169,6 @@ def test_edm_keeps_five_digits_in_float32_from_sigma_0002_to_80():
 
 
 def test_edm_needs_the_standard_deviation_of_the_data():
-    with pytest.raises(ValueError, match=r"'edm' needs the standard deviation of the data \(--config.model.input_std"):
+    with pytest.raises(ArgumentError, match="'edm' needs the standard deviation of the data$") as caught:
         Denoiser(Wave(), VESDE(), "edm")
+    assert caught.value.arguments == ("input_std",)
