@@ -9,7 +9,7 @@ from scorefield.models.denoiser import evaluation_mode
 from scorefield.numerics.errors import ArgumentError
 from scorefield.sde_lib import VESDE, VPSDE, DDPMChain, SMLDChain
 
-KINDS = ["eps", "x0", "v", "score"]
+KINDS = ["eps", "x0", "v", "score", "flow"]
 
 
 class Recorder(nn.Module):
@@ -172,7 +172,7 @@ def test_evaluation_mode_restores_the_mode_also_after_an_error(training):
 
 
 def test_an_unknown_parametrization_lists_those_that_exist():
-    with pytest.raises(ArgumentError, match="'noise'; choose from eps, x0, v, score, edm$") as caught:
+    with pytest.raises(ArgumentError, match="'noise'; choose from eps, x0, v, score, flow, edm$") as caught:
         Denoiser(Recorder(), VPSDE(), "noise")
     assert caught.value.arguments == ("parametrization",)
 
@@ -190,5 +190,5 @@ def test_an_input_std_that_is_not_positive_is_refused(std):
 
 
 def test_an_unknown_kind_of_prediction_is_refused():
-    with pytest.raises(ValueError, match="'noise'; choose from x0, eps, v, score"):
+    with pytest.raises(ValueError, match="'noise'; choose from x0, eps, v, score, flow$"):
         Denoiser(Recorder(), VPSDE()).predict(normal(1, 2), 0.5, "noise")
