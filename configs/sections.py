@@ -88,14 +88,14 @@ def require_sections(config: Mapping[str, Any]) -> None:
     """ArgumentError for a field that does not exist or is missing, and for a number out of range."""
     for name, kind in SECTIONS.items():
         fields = config[name]
-        _, _, beside = kind.split(fields)
-        if missing := kind.complete(fields).keys() - set(fields):
+        whole = kind.complete(fields)
+        if missing := whole.keys() - set(fields):
             raise ArgumentError(f"the section {name!r} lacks {', '.join(sorted(missing))}; choose a class by "
                                 f"config.{name} = {name}({fields[kind.word]!r})", f"{name}.{kind.word}")
         check = kind.beside(kind.entry(fields[kind.word]))
         if check in (Pixels, Training):
             with renamed(name):
-                check(**beside)
+                check(**{field: whole[field] for field in kind.beside_fields(fields[kind.word])})
 
 
 def annotation(config: Mapping[str, Any], field: str) -> Any:
