@@ -91,7 +91,7 @@ class Denoiser(ScoreModel):
         super().__init__()
         if time_input not in TIME_INPUTS:
             raise ArgumentError(f"unknown time_input {time_input!r}; choose from {', '.join(TIME_INPUTS)}", "time_input")
-        if time_input == "index" and not hasattr(sde, "steps"):
+        if time_input == "index" and sde.steps is None:
             raise ArgumentError(f"time_input 'index' needs the SDE of a chain, got {sde}", "time_input")
         if input_std is not None and not input_std > 0:
             raise ArgumentError(f"input_std must be positive, got {input_std}", "input_std")
