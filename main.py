@@ -23,10 +23,12 @@ from scorefield.checkpoints.load import FORMATS, SUFFIXES
 from scorefield.cli.command import Command
 from scorefield.cli.start import describe, untouched
 from scorefield.configs.loading import all_fields, config_names
-from scorefield.data import DATASETS, Dataset, load_dataset, load_images, quantize
-from scorefield.evaluation import Evaluation, Score, auroc, draw, plots
-from scorefield.evaluation.likelihood import ESTIMATORS, write_csv
+from scorefield.data import DATASETS, Dataset, codec_of, load_dataset, load_images
+from scorefield.evaluation import Evaluation, Preview, Score, auroc, draw, plots
+from scorefield.evaluation.estimators import ESTIMATORS
+from scorefield.evaluation.preview import picture
 from scorefield.evaluation.report import report
+from scorefield.evaluation.scores import write_csv
 from scorefield.likelihood import CLOCKS, DIVERGENCES, METHODS, PROBE_KINDS
 from scorefield.likelihood.elbo import VARIANCES
 from scorefield.models.build import effective
@@ -185,16 +187,15 @@ def train(command: Command) -> None:
         raise ValueError(f"--config.training.batch_size={config.training.batch_size} must be divisible by "
                          f"the number of processes, {world.size}")
 
-    sampler = make_sampler("euler_maruyama", steps=config.training.sample_steps)
     if command.checkpoint is not None and command.checkpoint.step >= config.training.steps:
         raise ValueError(f"{FLAGS.checkpoint} is at step {command.checkpoint.step} already; to train on, raise "
                          f"--config.training.steps, which is {config.training.steps}")
     command.write_imported()
 
+    codec, shown = codec_of(config.data, dataset.levels), Preview(config.training.sample_steps)
+
     def preview(model: Any) -> torch.Tensor:
-        n = 64 if dataset.levels is not None else 2000
-        samples = draw(model, sampler, dataset.shape, n, seed=0, batch_size=n, device=command.device, progress=False)
-        return picture(samples.x, dataset.levels, config.data)
+        return shown(model, dataset, codec)
 
     # Setting up reads the newest checkpoint and finds what is wrong before anything is written.
     trainer = Trainer(config, dataset, run, command.device, preview)
@@ -225,12 +226,9 @@ def train(command: Command) -> None:
               f"{time.perf_counter() - start:.0f} s")
 
 
-def picture(x: torch.Tensor, levels: int | None, data: Any) -> torch.Tensor:
-    """Samples as one picture: a grid of images, or points over the data."""
-    if levels is None:
-        train = load_dataset(data).train
-        return plots.points_over_data(x, train[torch.arange(min(len(train), 2000))])
-    return plots.image_grid(quantize(x, levels, data.low, data.high, data.dequantize), levels)
+def shown_data(command: Command, levels: int | None) -> Dataset | None:
+    """The data that samples are drawn over: of points, where the config's data set can be loaded."""
+    return load_dataset(command.config.data) if levels is None and command.config.data.dataset != "arrays" else None
 
 
 def sample(command: Command) -> None:
@@ -255,7 +253,8 @@ def sample(command: Command) -> None:
     samples = draw(denoiser, sampler, shape, FLAGS.num_samples, FLAGS.seed, FLAGS.batch_size,
                    command.device, trajectory=points)
     write_atomically(stem.with_suffix(".npz"), lambda file: np.savez_compressed(file, x=samples.x.numpy()))
-    plots.save_png(stem.with_suffix(".png"), picture(samples.x, levels, command.config.data))
+    plots.save_png(stem.with_suffix(".png"), picture(
+        samples.x, codec_of(command.config.data, levels), shown_data(command, levels)))
     written = [".npz", ".png", ".json"]
     if samples.first.trajectory is not None:
         panels = plots.trajectory_panels(samples.first.trajectory.cpu(), samples.first.times.tolist())
@@ -314,14 +313,11 @@ def likelihood(command: Command) -> None:
     for source in sources:
         dataset, files = scored_data(command, source)
         key = hashlib.sha256(json.dumps([identity, place(source)], sort_keys=True).encode()).hexdigest()[:16]
-        # A model of dequantised data fills each level's cell: there the chain's bound is that of the density.
-        dense = dataset.levels is None or command.config.data.dequantize
-        more = {"discrete": not dense} if FLAGS.estimator == "chain_elbo" else {}
         evaluations.append(Evaluation(
-            denoiser, dataset, command.config.data.low, command.config.data.high,
+            denoiser, dataset, codec_of(command.config.data, dataset.levels),
             split="train" if source == "train" else "test", n=FLAGS.num_images, seed=FLAGS.seed,
             batch_size=FLAGS.batch_size, device=command.device, draws=FLAGS.draws, estimator=FLAGS.estimator,
-            float64=FLAGS.float64, folder=command.run / "likelihood" / "partial" / key, world=world, **settings, **more))
+            float64=FLAGS.float64, folder=command.run / "likelihood" / "partial" / key, world=world, **settings))
         names.append(files)
     meet(world, [e.folder for e in evaluations if e.folder], command.device)
 
@@ -360,8 +356,8 @@ def scored_data(command: Command, source: str) -> tuple[Dataset, list[str] | Non
     stored, data = command.stored, command.config.data
     assert stored is not None
     if source not in SPLITS:
-        flag = "--images" if source == FLAGS.images else "--compare"
-        return load_images(source, tuple(stored["shape"]), stored["levels"], data.low, data.high, data.dequantize, flag)
+        argument = "images" if source == FLAGS.images else "compare"
+        return load_images(source, tuple(stored["shape"]), codec_of(data, stored["levels"]), argument)
     try:
         dataset = command.dataset()
     except (FileNotFoundError, ValueError) as error:

@@ -13,7 +13,7 @@ from scorefield.checkpoints.formats import run as run_format
 from scorefield.checkpoints.formats.run import read_config
 from scorefield.cli.start import describe, from_stored, import_checkpoint, started_from, stem_of, untouched
 from scorefield.configs.loading import all_fields, load_config, override, validate
-from scorefield.data import Dataset, load_dataset, reader_of
+from scorefield.data import Dataset, load_dataset, source_of
 from scorefield.models import Denoiser
 from scorefield.models.build import effective
 from scorefield.numerics.processes import launched, local_device
@@ -65,7 +65,7 @@ class Command:
         if FLAGS.mode != "train" and self.stored is not None:
             self.refuse_other_experiment(all_fields(effective(self.config.to_dict())))
         validate(self.config)
-        reader_of(self.config.data)
+        source_of(self.config.data.dataset)
         if self.stored is not None and (self.name is None or imported):
             self.name = self.stored["config"]
         self.device = local_device(FLAGS.device)
@@ -143,17 +143,5 @@ class Command:
         return {name: FLAGS[name].value for name in names if FLAGS[name].value is not None}
 
     def dataset(self) -> Dataset:
-        """The config's data set, after checking that the config asks nothing of it that it cannot give."""
-        data = self.config.data
-        dataset = load_dataset(data)
-        for field, actual in (("image_size", dataset.shape[-1]), ("channels", dataset.shape[0])):
-            if data[field] is not None and (len(dataset.shape) != 3 or data[field] != actual):
-                raise ValueError(f"data set {dataset.name!r} has examples of shape {dataset.shape}; "
-                                 f"--config.data.{field}={data[field]} does not fit")
-        points, files = dataset.levels is None, dataset.name in ("cifar10", "fashion_mnist", "folder")
-        for field, given, taken in (("size", data.size is not None, points), ("seed", data.seed != 0, points),
-                                    ("flip", data.flip is True, not points), ("path", data.path != "", files),
-                                    ("dequantize", data.dequantize, not points)):
-            if given and not taken:
-                raise ValueError(f"data set {dataset.name!r} takes no --config.data.{field}")
-        return dataset
+        """The config's data set."""
+        return load_dataset(self.config.data)
