@@ -24,7 +24,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from scorefield.checkpoints.formats.run import newest_checkpoint, read_state, write_checkpoint
-from scorefield.data import Dataset, batch_indices, dequantize, random_flip, to_unit
+from scorefield.data import Dataset, batch_indices, codec_of, random_flip
 from scorefield.models.build import build_denoiser
 from scorefield.models.denoiser import Denoiser, evaluation_mode
 from scorefield.models.ema import EMA
@@ -65,14 +65,14 @@ class Batches:
 
     def __init__(self, config: Any, dataset: Dataset, objective: Objective, device: torch.device, world: World):
         self.config, self.dataset, self.objective, self.device, self.world = config, dataset, objective, device, world
-        self.flip = dataset.flip if config.data.flip is None else config.data.flip
+        self.codec = codec_of(config.data, dataset.levels)
         self._pool = ThreadPoolExecutor(1)
         self._next: tuple[int, Any] = (-1, None)
 
     def _fetch(self, step: int) -> Tensor:
         training = self.config.training
         indices = batch_indices(len(self.dataset.train), training.batch_size, step, training.seed)
-        return self.dataset.train[indices[self.world.rank::self.world.size]]
+        return self.dataset.train[indices[self.world.rank::self.world.size]][0]
 
     def _prefetched(self, step: int) -> Tensor:
         """As _fetch, with the next batch read from disk while the network works on this one."""
@@ -81,7 +81,7 @@ class Batches:
         return fetched.result() if at == step else self._fetch(step)
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        examples = self._fetch(step) if isinstance(self.dataset.train, Tensor) else self._prefetched(step)
+        examples = self._fetch(step) if getattr(self.dataset.train, "in_memory", False) else self._prefetched(step)
         seed = int(np.random.SeedSequence([self.config.training.seed, step]).generate_state(1, np.uint64)[0])
         _seed_dropout((seed + self.world.rank) % 2**64, self.device)
         host = torch.Generator().manual_seed(seed)
@@ -92,9 +92,9 @@ class Batches:
             self.device, torch.float32 if self.device.type == "mps" else torch.float64)
         shape = (batch, *self.dataset.shape)
         eps = torch.randn(shape, generator=here, device=self.device)[share]
-        u = torch.rand(shape, generator=here, device=self.device)[share] if self.config.data.dequantize else None
-        x0 = as_reals(examples.to(self.device), u, self.dataset.levels, self.config.data)
-        if self.flip:
+        u = torch.rand(shape, generator=here, device=self.device)[share] if self.codec.noisy else None
+        x0 = self.codec.encode(examples.to(self.device), u)
+        if self.dataset.flip:
             x0 = random_flip(x0, host)
         return x0, t, weight, eps
 
@@ -109,27 +109,18 @@ def _seed_dropout(seed: int, device: torch.device) -> None:
         torch.default_generator.manual_seed(seed)
 
 
-def as_reals(examples: Tensor, u: Tensor | None, levels: int | None, data: Any) -> Tensor:
-    """Integer levels scaled to [low, high], dequantised where there is noise u; points as they are."""
-    if levels is None:
-        return examples
-    if u is None:
-        return to_unit(examples, levels, data.low, data.high)
-    return dequantize(examples, u, levels, data.low, data.high)
-
-
 @torch.no_grad()
 def held_out_loss(denoiser: Denoiser, objective: Objective, dataset: Dataset, config: Any, device: torch.device,
                   limit: int = 1024) -> float:
     """The objective on (at most `limit`) held-out examples, with times and noise that are the same in every call."""
-    n, total = min(limit, len(dataset.test)), 0.0
+    n, total, codec = min(limit, len(dataset.test)), 0.0, codec_of(config.data, dataset.levels)
     generator = torch.Generator().manual_seed(0)
     times, weights = objective.draw_times(n, generator)
     with evaluation_mode(denoiser):
         for part in torch.arange(n).split(config.training.batch_size):
             shape = (len(part), *dataset.shape)
-            u = torch.rand(shape, generator=generator) if config.data.dequantize else None
-            x0 = as_reals(dataset.test[part], u, dataset.levels, config.data).to(device)
+            u = torch.rand(shape, generator=generator) if codec.noisy else None
+            x0 = codec.encode(dataset.test[part][0], u).to(device)
             eps = torch.randn(shape, generator=generator).to(device)
             total += float(objective.loss(denoiser, x0, times[part], weights[part], eps).sum())
     return total / n
