@@ -79,6 +79,11 @@ def test_the_trajectory_includes_both_ends_and_the_callback_sees_every_step(samp
     assert seen[-1][1] == result.times[-1] == (0 if isinstance(sampler, EDM) else mixture.sde.t_sample)
 
 
+def test_nothing_is_kept_that_was_not_asked_for(sampler, mixture):
+    result = sampler(mixture, start(mixture), seeds=range(6))
+    assert result.trajectory is None and result.predictions is None
+
+
 def test_predictions_are_the_data_predicted_by_each_evaluation(sampler, mixture):
     seen = []
 

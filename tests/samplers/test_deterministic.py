@@ -141,6 +141,12 @@ def test_settings_that_cannot_be_are_refused_before_the_first_evaluation(name, s
         make_sampler(name, **settings)(mixture, None)
 
 
+def test_a_list_of_times_may_be_told_the_steps_and_the_end_that_it_has(mixture):
+    grid = [1.0, 0.6, 0.3, 0.05]
+    for options in ({}, {"steps": 3}, {"t_end": 0.05}):
+        assert make_sampler("ddim", grid=grid, **options).times(mixture).tolist() == grid
+
+
 def mixture_16d(sde, seed):
     """The 16-D mixture of the benchmark, and its start."""
     rng = np.random.default_rng(seed)
