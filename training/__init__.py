@@ -1,6 +1,15 @@
-"""Training by weighted denoising score matching."""
+"""Training of score models and of what guides them."""
 
-from scorefield.training.objective import TIME_SAMPLERS, WEIGHTINGS, Objective
-from scorefield.training.trainer import Interrupted, Trainer
+from typing import Any
 
-__all__ = ["TIME_SAMPLERS", "WEIGHTINGS", "Interrupted", "Objective", "Trainer"]
+_HOMES = {"Interrupted": "trainer", "Trainer": "trainer", "Objective": "objective", "TIME_SAMPLERS": "objective",
+          "WEIGHTINGS": "objective"}
+
+
+def __getattr__(name: str) -> Any:
+    """Names are imported when they are asked for, so that configs may import the objectives without the trainer."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"scorefield.training.{_HOMES[name]}"), name)

@@ -48,7 +48,7 @@ class Interrupted(Exception):
 def build_objective(denoiser: Denoiser, training: Any) -> Objective:
     """The objective of config.training; on a chain where the SDE is that of a chain."""
     return Objective(denoiser.sde, training.weighting, training.time_sampling, training.importance,
-                     steps=getattr(denoiser.sde, "steps", None), data_std=denoiser.input_std)
+                     steps=denoiser.sde.steps, data_std=denoiser.input_std)
 
 
 def learning_rate(training: Any, step: int) -> float:
@@ -159,7 +159,7 @@ class Trainer:
         self.denoiser = build_denoiser(config, dataset.shape).to(device)
         self.denoiser.autocast = autocast_dtype(training.precision, device)
         self.network = self.denoiser.network
-        set_memory_format(self.network, device, self.denoiser.autocast, training.channels_last)
+        set_memory_format(self.network, device, self.denoiser.autocast, training.memory_format)
         self.objective = build_objective(self.denoiser, training)
         self.parameters = list(self.network.parameters())
         self.optimizer = torch.optim.Adam(self.parameters, lr=0.0, betas=(training.beta1, training.beta2),

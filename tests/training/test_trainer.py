@@ -12,9 +12,9 @@ import torch
 from scorefield.checkpoints.formats.run import newest_checkpoint, read_state, write_checkpoint
 from scorefield.configs.default import get_config
 from scorefield.data import load_dataset
-from scorefield.numerics.devices import PRECISIONS, autocast_dtype
+from scorefield.numerics.devices import PRECISIONS, autocast_dtype, local_device
 from scorefield.numerics.files import write_atomically
-from scorefield.numerics.processes import World, local_device
+from scorefield.numerics.processes import World
 from scorefield.samplers import make_sampler
 from scorefield.sde_lib import VPSDE
 from scorefield.training import Objective

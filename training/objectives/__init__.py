@@ -1,0 +1,5 @@
+"""Objectives."""
+
+from scorefield.training.objective import Objective
+
+OBJECTIVES = {"score_matching": Objective}
