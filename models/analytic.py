@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from scorefield.models.denoiser import ScoreModel
+from scorefield.models.parametrization import check_kind
 from scorefield.sde_lib.sde import SDE, as_time
 
 
@@ -57,6 +58,7 @@ class GaussianMixture(ScoreModel):
         return self._components(x, t)[2].logsumexp(1)
 
     def predict(self, x: Tensor, t: float | Tensor, kind: str) -> Tensor:
+        check_kind(kind)
         residual, s2, log_joint, alpha, sigma = self._components(x, t)
         responsibility = log_joint.softmax(1)
         score = -(responsibility / s2)[:, None] @ residual               # (B, 1, D)
@@ -70,8 +72,8 @@ class GaussianMixture(ScoreModel):
             prediction = (responsibility @ means)[:, None] + gain[:, None] @ residual     # E[x_0]
             if kind == "v":
                 prediction = -alpha[:, :, None] * sigma[:, :, None] * score - sigma[:, :, None] * prediction
-            elif kind != "x0":
-                raise ValueError(f"unknown kind of prediction {kind!r}; choose from x0, eps, v, score")
+            elif kind == "flow":
+                prediction = -sigma[:, :, None] * score - prediction
         return prediction.reshape(x.shape)
 
     def sample(self, n: int, t: float = 0.0, generator: torch.Generator | None = None) -> Tensor:

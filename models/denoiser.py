@@ -38,7 +38,7 @@ class ScoreModel(nn.Module):
 
     @abstractmethod
     def predict(self, x: Tensor, t: float | Tensor, kind: str) -> Tensor:
-        """The prediction of `kind`: "score", "eps", "x0" or "v"."""
+        """The prediction of `kind`: "score", "eps", "x0", "v" or "flow"."""
 
     def score(self, x: Tensor, t: float | Tensor) -> Tensor:
         """grad log p_t(x) = -eps / sigma."""
@@ -56,6 +56,10 @@ class ScoreModel(nn.Module):
         """alpha eps - sigma x_0 (Salimans and Ho 2022, section 4)."""
         return self.predict(x, t, "v")
 
+    def flow(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """eps - x_0, the velocity of flow matching (Lipman et al. 2023)."""
+        return self.predict(x, t, "flow")
+
 
 # What a network is told of time, from the SDE and t.
 TIME_INPUTS: dict[str, Callable[[Any, Tensor], Tensor]] = {
@@ -72,7 +76,7 @@ class Denoiser(ScoreModel):
     """A network F(x, time) read through an SDE and a parametrisation.
 
     network          maps x (batch, *event) and time (batch,) to a tensor of x's shape
-    parametrization  what its output means: "eps", "x0", "v", "score" or "edm"
+    parametrization  what its output means: "eps", "x0", "v", "score", "flow" or "edm"
     time_input       what it is told of time: a key of TIME_INPUTS
     input_std        if given, the network sees x / sqrt(alpha^2 input_std^2 + sigma^2), which has unit variance for
                      data of that standard deviation (Karras et al. 2022, c_in); for variance-exploding SDEs and "edm"
@@ -87,7 +91,7 @@ class Denoiser(ScoreModel):
         super().__init__()
         if time_input not in TIME_INPUTS:
             raise ArgumentError(f"unknown time_input {time_input!r}; choose from {', '.join(TIME_INPUTS)}", "time_input")
-        if time_input == "index" and not hasattr(sde, "steps"):
+        if time_input == "index" and sde.steps is None:
             raise ArgumentError(f"time_input 'index' needs the SDE of a chain, got {sde}", "time_input")
         if input_std is not None and not input_std > 0:
             raise ArgumentError(f"input_std must be positive, got {input_std}", "input_std")

@@ -70,6 +70,7 @@ def test_a_published_file_samples_and_scores_in_one_line_each(command, published
     assert "2 examples of mine.npz" in out
 
 
+@pytest.mark.machine
 def test_training_goes_on_from_a_published_file(command, published, tmp_path):
     write_cifar10(tmp_path / "data", num_train=20, num_test=4)
     words = ["--mode", "train", "--checkpoint", published, f"--config.data.path={tmp_path / 'data'}",
@@ -88,6 +89,7 @@ def test_training_goes_on_from_a_published_file(command, published, tmp_path):
     assert command(*SAMPLE, "--workdir", "runs/published")[0] == 0
 
 
+@pytest.mark.machine
 def test_pictures_of_ones_own_are_trained_on_in_the_files_size(command, published, tmp_path):
     (tmp_path / "pictures").mkdir()
     for i in range(12):
@@ -139,6 +141,7 @@ def stored(run):
 NEW = [word for word in SMALL if ".model." not in word]
 
 
+@pytest.mark.machine
 @pytest.mark.parametrize("there", [False, True], ids=["new", "there"])
 def test_training_follows_the_config_beside_the_checkpoint(command, published, tmp_path, there):
     write_cifar10(tmp_path / "data", num_train=20, num_test=4)
@@ -237,6 +240,7 @@ def test_converting_a_checkpoint_looks_at_no_run(command, published):
     assert command("--mode", "convert", "--checkpoint", published, "--output", "x.safetensors")[0] == 0
 
 
+@pytest.mark.machine
 def test_levels_come_from_the_data_set_that_is_said(command, tmp_path):
     small = ["--config.model.network=ncsnpp", "--config.model.time_input=999t",
              *[word for word in SMALL if "attention" not in word]]
@@ -263,6 +267,7 @@ def test_a_picture_that_no_memory_holds_is_one_line(command, published, monkeypa
     assert code == 1 and err.count("\n") == 1 and "can't allocate memory" in err
 
 
+@pytest.mark.machine
 @pytest.mark.parametrize("given", [[], ["--config"]], ids=["flags", "config"])
 @pytest.mark.parametrize("there", [False, True], ids=["new", "there"])
 def test_pictures_of_ones_own_are_scored_and_trained_on_first_and_later(command, published, tmp_path, there, given):

@@ -25,6 +25,7 @@ from scorefield.samplers import SAMPLERS
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.machine
 @pytest.mark.parametrize("name", ["vp_cifar10", "ve_cifar10", "subvp_cifar10"])
 def test_cifar_configs_train_sample_and_score_shrunk_by_flags_alone(name, command, tmp_path):
     write_cifar10(tmp_path / "data", num_train=200, num_test=20)
@@ -73,6 +74,7 @@ def test_samples_do_not_depend_on_the_batch_size(command, digits_run):
     np.testing.assert_allclose(*drawn, atol=1e-4)
 
 
+@pytest.mark.machine
 def test_points_are_drawn_over_the_data_with_their_trajectory(command, tmp_path):
     where = ["--config", ROOT / "configs/vp_swiss_roll.py", "--workdir", tmp_path / "roll"]
     settings = ["--config.training.steps=5", "--config.data.size=500", "--config.model.width=16"]
@@ -213,6 +215,7 @@ def test_a_folder_without_write_permission_is_one_clear_line(command, tmp_path):
     refused(command(*DIGITS, "--mode", "train", "--workdir", tmp_path / "run", *SMALL), "Permission denied")
 
 
+@pytest.mark.machine
 def test_damaged_files_of_a_run_are_one_clear_line(command, tmp_path):
     run = tmp_path / "run"
     where = ["--workdir", run, *DIGITS]
@@ -305,6 +308,7 @@ def test_images_of_ones_own_and_a_second_set(command, digits_run, tmp_path):
     refused(command("--workdir", digits_run, *SCORE, "--images", tmp_path / "noise.npz"), "17", "levels are 0 .. 16")
 
 
+@pytest.mark.machine
 def test_a_folder_of_pictures_is_scored_by_name(command, tmp_path):
     (tmp_path / "pictures").mkdir()
     for i in range(3):
@@ -329,6 +333,7 @@ def test_bounds_are_scored_by_a_flag(estimator, options, command, digits_run):
     assert np.isfinite(summary["bits_per_dim"]) and summary["estimator"] == estimator and summary["nfe"] in (4, 5)
 
 
+@pytest.mark.machine
 def test_a_run_on_a_chain_is_scored_through_its_sde_and_says_so(command, tmp_path):
     where = ["--workdir", tmp_path / "run"]
     assert command("--config", ROOT / "configs/vp_digits.py", "--config.sde.name=ddpm", *where, "--mode", "train",
@@ -350,6 +355,7 @@ def test_every_summary_is_valid_json(command, digits_run):
     assert json.loads((digits_run / "likelihood/summary.json").read_text(), parse_constant=refuse)["standard_error"] is None
 
 
+@pytest.mark.machine
 def test_ctrl_c_leaves_a_run_that_the_same_command_finishes(tmp_path):
     words = [sys.executable, "main.py", "--config", "configs/vp_digits.py", "--mode", "train", "--workdir",
              str(tmp_path / "run"), *SMALL, "--config.training.steps=100000", "--config.training.log_every=1",
@@ -425,6 +431,7 @@ def test_tensorboard_holds_scalars_and_a_picture_of_samples(digits_run):
     assert events.Tags()["images"] == ["samples"]
 
 
+@pytest.mark.machine
 def test_the_seed_of_a_run_settles_its_weights(command, tmp_path):
     for name in ("a", "b"):
         assert command(*DIGITS, "--mode", "train", "--workdir", tmp_path / name, *SMALL)[0] == 0

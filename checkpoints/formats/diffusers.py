@@ -30,9 +30,8 @@ from torch import Tensor, nn
 from scorefield.checkpoints.checkpoint import Checkpoint, Config, Weights, merged, outline, require_agreement, require_fit
 from scorefield.checkpoints.formats.pickles import read_pickle
 from scorefield.checkpoints.formats.tensors import read_safetensors
-from scorefield.models.build import NETWORKS, complete_settings, effective
+from scorefield.models.build import complete
 from scorefield.numerics.files import new_folder, read_json
-from scorefield.sde_lib import SDES
 from scorefield.sde_lib.sde import SDE
 
 WEIGHTS = "diffusion_pytorch_model"
@@ -348,7 +347,7 @@ def _exported_network(config: Config) -> dict[str, Any]:
     kind = config["model"]["network"]
     if kind not in ("unet", "ncsnpp"):
         raise _refusal("model", "network", kind, "a UNet2DModel holds unet, and ncsnpp with progressive_input=input_skip")
-    settings, skip = complete_settings(NETWORKS[kind][1], config["model"]), kind == "ncsnpp"
+    settings, skip = complete(config)["model"], kind == "ncsnpp"
     channels, size, _ = config["shape"]
     widths = [settings["width"] * m for m in settings["multipliers"]]
     attended = [size >> level in settings["attention_resolutions"] for level in range(len(widths))]
@@ -393,7 +392,7 @@ def _exported_process(config: Config, sde: SDE, fourier: bool) -> tuple[str, dic
     if ends != (0.0 if exploding else -1.0, 1.0):
         raise _refusal("data", "low, data.high", ends, "diffusers' pipeline takes the data to lie in "
                        f"[{0 if exploding else -1}, 1]")
-    settings = complete_settings(SDES[name], effective(config)["sde"])
+    settings = {field: value for field, value in complete(config)["sde"].items() if field != "name"}
     if exploding:
         return "ScoreSdeVePipeline", {"_class_name": "ScoreSdeVeScheduler", "correct_steps": 1, "num_train_timesteps": 2000,
                                       "sampling_eps": 1e-5, "snr": 0.15, **settings}

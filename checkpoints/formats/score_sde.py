@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ml_collections import ConfigDict
 from torch import Tensor
 
 from scorefield.checkpoints.checkpoint import (
@@ -38,7 +37,7 @@ from scorefield.checkpoints.formats.score_sde_training import (
     read_optimizer,
     rescaled,
 )
-from scorefield.models.build import build_sde, effective
+from scorefield.models.build import build_sde, complete
 from scorefield.models.networks.ncsnpp import NCSNpp
 from scorefield.numerics.files import write_atomically
 from scorefield.sde_lib import VESDE
@@ -297,16 +296,16 @@ def write(checkpoint: Checkpoint, path: Path, ema: bool = True) -> str:
     Returns what reading it back needs to be told, if anything, as flags.
     Raises ValueError for a network that it does not have, and for an SDE other than its own.
     """
-    config = effective(checkpoint.config)
+    config = complete(checkpoint.config)
     _require_expressible(config)
     network, training = outline(config), config.get("training") or {}
     assert isinstance(network, NCSNpp)
     plan = sources(network, negated=config["sde"]["name"] in EXPLODING)
     tensors, shadow = _keyed(plan, checkpoint.weights(ema=False)), _keyed(plan, checkpoint.weights(ema))
-    sde, ratio = build_sde(ConfigDict(config)), loss_ratio(config)
+    sde, ratio = build_sde(config), loss_ratio(config)
     ends = (sde.sigma_max, sde.sigma_min) if isinstance(sde, VESDE) else (50.0, 0.01)
     published = 2000 if config["shape"][-1] >= 256 else 1000
-    scales = getattr(sde, "steps", None) or config.get("num_scales") or published
+    scales = sde.steps or config.get("num_scales") or published
     sigmas = torch.linspace(math.log(ends[0]), math.log(ends[1]), scales, dtype=torch.float64).exp()
     optimizer = keyed_optimizer(rescaled(checkpoint.optimizer, ratio), network, plan, list(tensors))
     state = {
@@ -327,10 +326,10 @@ def write(checkpoint: Checkpoint, path: Path, ema: bool = True) -> str:
 
 
 def _untold(config: Config, tensors: Mapping[str, Tensor], step: int, path: Path) -> str:
-    """The flags for what a file does not tell of an effective config, where that is not as published."""
+    """The flags for what a file does not tell of a complete config, where that is not as published."""
     size, name = config["shape"][-1], config["sde"]["name"]
     alone = "ve" if config["model"]["embedding"] == "fourier" else "vp"
-    told = effective(_told(tensors, {"data": {"image_size": size}, "sde": {"name": name}}, path))
+    told = complete(_told(tensors, {"data": {"image_size": size}, "sde": {"name": name}}, path))
     differing = {"data.image_size": size} if infer_settings(tensors)["image_size"] != size else {}
     differing |= {"sde.name": name} if name != alone else {}
     if step < WARMUP and (rate := (config.get("training") or {}).get("learning_rate", 2e-4)) != 2e-4:
@@ -349,7 +348,7 @@ def _untold(config: Config, tensors: Mapping[str, Tensor], step: int, path: Path
 
 
 def _require_expressible(config: Config) -> None:
-    """ValueError with the first setting of an effective config that score_sde_pytorch does not have, and what it has."""
+    """ValueError with the first setting of a complete config that score_sde_pytorch does not have, and what it has."""
     sde, model, name = config["sde"], config["model"], config["sde"]["name"]
     if model["network"] != "ncsnpp":
         raise ValueError(f"score_sde_pytorch has no network {model['network']!r}, only 'ncsnpp'; choose another format")

@@ -14,6 +14,7 @@ from scorefield.checkpoints import load_denoiser
 from scorefield.checkpoints.formats.run import newest_checkpoint, read_config, read_state, write_checkpoint
 from scorefield.configs import default
 from scorefield.models import MLP, UNet, build_denoiser, build_sde
+from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.files import digest
 from scorefield.sde_lib import SDES, VESDE, VPSDE, CosineVPSDE
 
@@ -110,6 +111,15 @@ def refusal(error, call, *names):
     message = str(caught.value)
     assert type(caught.value) is error, repr(caught.value)
     assert "\n" not in message and all(str(name) in message for name in names), message
+    return message
+
+
+def argument_refusal(call, argument, *names):
+    """The error of one line that blames that argument, with the names in it."""
+    message = refusal(ArgumentError, call, *names)
+    with pytest.raises(ArgumentError) as caught:
+        call()
+    assert caught.value.arguments == (argument,)
     return message
 
 
@@ -290,8 +300,8 @@ def test_fields_of_none_take_the_defaults_of_the_class():
 def test_a_setting_that_the_sde_does_not_take_is_refused(sde, field, value, takes):
     config = small_config(sde=sde)
     config.sde[field] = value
-    message = refusal(ValueError, lambda: build_denoiser(config, (2,)), repr(sde), f"(--config.sde.{field})")
-    assert set(takes.split(", ")) <= set(message.split("it takes ")[1].split(" (")[0].split(", "))
+    message = argument_refusal(lambda: build_denoiser(config, (2,)), field, repr(sde))
+    assert set(takes.split(", ")) <= set(message.split("it takes ")[1].split(", "))
 
 
 @pytest.mark.parametrize(("network", "field", "value", "takes"), [
@@ -299,24 +309,30 @@ def test_a_setting_that_the_sde_does_not_take_is_refused(sde, field, value, take
     ("unet", "layers", 4, "width, multipliers, num_blocks, attention_resolutions, dropout")])
 def test_a_setting_that_the_network_does_not_take_is_refused(network, field, value, takes):
     config = small_config(network, **{field: value})
-    message = refusal(ValueError, lambda: build_denoiser(config, SHAPES[network]), repr(network),
-                      f"(--config.model.{field})")
-    assert set(takes.split(", ")) <= set(message.split("it takes ")[1].split(" (")[0].split(", "))
+    message = argument_refusal(lambda: build_denoiser(config, SHAPES[network]), field, repr(network))
+    assert set(takes.split(", ")) <= set(message.split("it takes ")[1].split(", "))
 
 
 @pytest.mark.parametrize(("section", "field", "words"), [
-    ("sde", "name", ["vp", "cosine", "subvp", "ve", "ddpm", "smld"]), ("model", "network", ["unet", "mlp"]),
-    ("model", "parametrization", ["eps", "x0", "v", "score"]), ("model", "time_input", ["999t", "index", "log_sigma"])])
-def test_an_unknown_name_lists_those_that_exist_and_its_flag(section, field, words):
+    ("sde", "name", ["vp", "cosine", "subvp", "ve", "ddpm", "smld"]), ("model", "network", ["unet", "mlp"])])
+def test_an_unknown_class_lists_those_that_exist_and_its_flag(section, field, words):
     config = small_config()
     config[section][field] = "nonesuch"
     refusal(ValueError, lambda: build_denoiser(config, (2,)), "'nonesuch'", "choose from", *words,
             f"(--config.{section}.{field})")
 
 
+@pytest.mark.parametrize(("field", "words"), [
+    ("parametrization", ["eps", "x0", "v", "score"]), ("time_input", ["999t", "index", "log_sigma"])])
+def test_an_unknown_word_lists_those_that_exist(field, words):
+    config = small_config()
+    config.model[field] = "nonesuch"
+    argument_refusal(lambda: build_denoiser(config, (2,)), field, "'nonesuch'", "choose from", *words)
+
+
 @pytest.mark.parametrize("shape", [(2,), (1, 8, 4), (8, 8)], ids=str)
 def test_a_unet_needs_square_pictures(shape):
-    refusal(ValueError, lambda: build_denoiser(small_config("unet"), shape), "square", shape, "--config.model.network")
+    argument_refusal(lambda: build_denoiser(small_config("unet"), shape), "network", "square", shape)
 
 
 def test_a_config_read_back_from_json_builds_the_same_denoiser():

@@ -20,6 +20,7 @@ from scorefield.sde_lib import VPSDE
 from scorefield.training import Objective
 from scorefield.training.trainer import Batches, Interrupted, Trainer, held_out_loss, learning_rate
 
+pytestmark = pytest.mark.machine
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from scorefield.models import UNet
 from scorefield.models.layers import Downsample, SelfAttention, timestep_embedding
+from scorefield.numerics.errors import ArgumentError
 
 SMALL = {"image_size": 8, "channels": 2, "width": 16, "multipliers": (1, 2), "num_blocks": 1,
          "attention_resolutions": (4,)}
@@ -178,10 +179,10 @@ def test_any_size_that_halves_often_enough_will_do(settings):
     ({"freq_shift": 2}, "freq_shift is 0 or 1, got 2"), ({"downsample_padding": 2}, "downsample_padding is 0 or 1"),
     ({"attention_head_dim": 48}, "256 channels cannot have heads of 48"), ({"groups": 7}, "7 groups"),
 ], ids=str)
-def test_sizes_that_do_not_fit_are_value_errors_that_name_the_flag(settings, match):
-    with pytest.raises(ValueError, match=match) as caught:
+def test_sizes_that_do_not_fit_are_errors_that_name_the_argument(settings, match):
+    with pytest.raises(ArgumentError, match=match) as caught:
         UNet(**settings)
-    assert "(--config." in str(caught.value)
+    assert set(settings) & set(caught.value.arguments) and "--" not in str(caught.value)
 
 
 # The embedding of time

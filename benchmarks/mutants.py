@@ -1,0 +1,200 @@
+"""Whether the tests can fail: `python -m benchmarks.mutants` breaks the code in random places and runs the tests.
+
+A mutant is one change of the source: another operator, constant or comparison, and / or, a sign or a `not` less. Texts of
+errors, annotations, f-strings and __repr__ stay. A seeded sample of mutants runs one after the other in a scratch copy of
+the repository: first the tests of the mutated file's folder, then, if all of these pass, the rest. Number 0 is the
+unchanged code, which must pass. Each result is a line of benchmarks/results/mutants.jsonl; a run that was stopped goes on.
+With --own a survivor of its folder's tests is left at that, which saves most of the time; a run without it goes on there.
+"""
+
+import argparse
+import ast
+import copy
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ["sde_lib", "samplers", "likelihood", "models"]
+OTHERS: dict[type[ast.AST], list[type[ast.AST]]] = {
+    ast.Add: [ast.Sub], ast.Sub: [ast.Add], ast.Mult: [ast.Div], ast.Div: [ast.Mult], ast.FloorDiv: [ast.Mult],
+    ast.Mod: [ast.Mult], ast.Pow: [ast.Mult], ast.And: [ast.Or], ast.Or: [ast.And],
+    ast.Lt: [ast.LtE, ast.Gt], ast.LtE: [ast.Lt, ast.GtE], ast.Gt: [ast.GtE, ast.Lt], ast.GtE: [ast.Gt, ast.LtE],
+    ast.Eq: [ast.NotEq], ast.NotEq: [ast.Eq], ast.Is: [ast.IsNot], ast.IsNot: [ast.Is],
+    ast.In: [ast.NotIn], ast.NotIn: [ast.In],
+}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change of one file: bytes start to stop of it become `text`."""
+
+    path: Path
+    line: int
+    start: int
+    stop: int
+    text: str
+    change: str
+
+    @property
+    def place(self) -> str:
+        return f"{self.path}:{self.line}"
+
+    def source(self) -> bytes:
+        content = (ROOT / self.path).read_bytes()
+        return content[:self.start] + self.text.encode() + content[self.stop:]
+
+
+def nodes(tree: ast.AST) -> Iterator[ast.AST]:
+    """Those of a tree that decide what the code does."""
+    for field, value in ast.iter_fields(tree):
+        if field in ("annotation", "returns"):
+            continue
+        for node in value if isinstance(value, list) else [value]:
+            if not isinstance(node, ast.AST) or isinstance(node, ast.Raise | ast.JoinedStr) \
+                    or isinstance(node, ast.FunctionDef) and node.name == "__repr__":
+                continue
+            yield node
+            yield from nodes(node)
+
+
+def variants(node: ast.AST) -> Iterator[ast.AST]:
+    """What may stand in a node's place."""
+    if isinstance(node, ast.BinOp | ast.AugAssign | ast.BoolOp):
+        for other in OTHERS.get(type(node.op), []):
+            yield replaced(node, op=other())
+    elif isinstance(node, ast.Compare):
+        for i, op in enumerate(node.ops):
+            for other in OTHERS[type(op)]:
+                yield replaced(node, ops=[*node.ops[:i], other(), *node.ops[i + 1:]])
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.Not):
+        yield node.operand
+    elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
+        yield replaced(node, value=not node.value)
+    elif isinstance(node, ast.Constant) and isinstance(node.value, int):
+        yield replaced(node, value=node.value + 1)
+    elif isinstance(node, ast.Constant) and isinstance(node.value, float):
+        yield replaced(node, value=2 * node.value or 1.0)
+
+
+def replaced(node: ast.AST, **fields: object) -> ast.AST:
+    other = copy.copy(node)
+    for name, value in fields.items():
+        setattr(other, name, value)
+    return other
+
+
+def mutants_of(path: Path) -> list[list[Mutant]]:
+    """The mutants at each place of a file, in its order."""
+    content = (ROOT / path).read_bytes()
+    starts = [0]
+    for line in content.splitlines(keepends=True):
+        starts.append(starts[-1] + len(line))
+    places = []
+    for node in nodes(ast.parse(content)):
+        found = []
+        for other in variants(node):
+            new = ast.unparse(other)
+            found.append(Mutant(path, node.lineno, starts[node.lineno - 1] + node.col_offset,
+                                starts[node.end_lineno - 1] + node.end_col_offset,
+                                new if isinstance(node, ast.stmt) else f"({new})", f"{ast.unparse(node)} -> {new}"))
+        if found:
+            places.append(found)
+    return places
+
+
+def sample(folders: list[str], number: int, seed: int) -> list[Mutant]:
+    """So many mutants at as many places, the same for the same seed and source."""
+    places = [place for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))
+              for place in mutants_of(path.relative_to(ROOT))]
+    rng = random.Random(seed)
+    return [rng.choice(place) for place in rng.sample(places, min(number, len(places)))]
+
+
+def tests_of(path: Path) -> list[str]:
+    """The test files of the folder of a source file, those that name it most often first, and the folder itself."""
+    folder = next(Path("tests") / parent for parent in path.parents if (ROOT / "tests" / parent).is_dir())
+    files = sorted((ROOT / folder).rglob("test_*.py"), key=lambda file: -file.read_text().count(path.stem))
+    return [str(file.relative_to(ROOT)) for file in files]
+
+
+def scratch_copy(folder: Path) -> None:
+    """Every file of the repository that git does not ignore."""
+    listed = subprocess.run(["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True)
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, folder / name)
+
+
+def first_failure(scratch: Path, arguments: list[str], limit: float) -> str | None:
+    """The first test that fails, or what else went wrong; None where all pass."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-rfE", "--tb=no", "-p", "no:cacheprovider", *arguments]
+    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    try:
+        done = subprocess.run(command, cwd=scratch, env=environment, capture_output=True, text=True, timeout=limit)
+    except subprocess.TimeoutExpired:
+        return "the time limit"
+    if done.returncode == 0:
+        return None
+    failed = [line.split(" ")[1] for line in done.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+    return failed[0] if failed else f"pytest's exit code {done.returncode}"
+
+
+def run(mutant: Mutant | None, scratch: Path, limit: float, own_alone: bool) -> str | None:
+    """What kills a mutant in the scratch copy, which is as it was after; None where it survives."""
+    if mutant is None:
+        return first_failure(scratch, ["tests"], 10 * limit)
+    (scratch / mutant.path).write_bytes(mutant.source())
+    own = tests_of(mutant.path)
+    try:
+        killer = first_failure(scratch, own, limit)
+        if killer is None and not own_alone:
+            killer = first_failure(scratch, ["tests", *(f"--ignore={file}" for file in own)], limit)
+        return killer
+    finally:
+        shutil.copyfile(ROOT / mutant.path, scratch / mutant.path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folders", nargs="+", default=FOLDERS, help="where to mutate")
+    parser.add_argument("--number", type=int, default=100, help="of mutants")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", type=int, nargs="+", help="run mutants of these numbers alone, again if need be")
+    parser.add_argument("--own", action="store_true", help="run the tests of the mutated file's folder alone")
+    parser.add_argument("--limit", type=float, default=600, help="seconds for the tests of a folder, and for the rest")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "mutants.jsonl")
+    args = parser.parse_args()
+
+    args.results.parent.mkdir(parents=True, exist_ok=True)
+    known = [json.loads(line) for line in args.results.read_text().splitlines()] if args.results.exists() else []
+    done = {(row["number"], row["place"], row["change"]) for row in known
+            if row["killed_by"] or args.own or not row["own"]}
+    with tempfile.TemporaryDirectory() as folder, args.results.open("a") as results:
+        scratch_copy(Path(folder))
+        for number, mutant in enumerate([None, *sample(args.folders, args.number, args.seed)]):
+            place, change = (mutant.place, mutant.change) if mutant else ("nowhere", "none")
+            if number not in args.only if args.only else (number, place, change) in done:
+                continue
+            start = time.monotonic()
+            killer = run(mutant, Path(folder), args.limit, args.own)
+            row = {"number": number, "place": place, "change": change, "killed_by": killer, "own": args.own,
+                   "seconds": round(time.monotonic() - start)}
+            results.write(json.dumps(row) + "\n")
+            results.flush()
+            print(f"{number:3d}  {place}  {change[:100]}  {'killed by ' + killer if killer else 'SURVIVED'}", flush=True)
+            if mutant is None and killer:
+                sys.exit(f"the unchanged code does not pass: {killer}")
+
+
+if __name__ == "__main__":
+    main()
