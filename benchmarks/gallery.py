@@ -41,7 +41,7 @@ def main() -> None:
                                    constrained_layout=True)
     for row, name in zip(axes, SAMPLERS, strict=True):
         for axis, budget in zip(row, BUDGETS, strict=True):
-            result = make_sampler(name, **options(name, budget))(model, prior_sample(1.0, (1, 8, 8), seeds), seeds)
+            result = make_sampler(name, **options(name, budget))(model, prior_sample(model.sde, (1, 8, 8), seeds), seeds)
             levels = quantize(result.x, 17, -1.0, 1.0, dequantized=True)
             tiles = [np.asarray(image_grid(level[None], 17))[0] for level in levels]
             axis.imshow(np.concatenate(tiles, axis=1), cmap="gray", vmin=0, vmax=255)

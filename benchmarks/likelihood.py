@@ -139,9 +139,9 @@ def usual_way(model: Denoiser, x: Tensor, probe: Tensor, tolerance: float) -> tu
         return np.concatenate([value.flatten().double().numpy(), trace.double().numpy()])
 
     start = np.concatenate([x.flatten().double().numpy(), np.zeros(len(x))])
-    end = solve_ivp(field, (sde.t_min, 1.0), start, rtol=tolerance, atol=tolerance, method="RK45").y[:, -1]
+    end = solve_ivp(field, (sde.t_min, sde.t_max), start, rtol=tolerance, atol=tolerance, method="RK45").y[:, -1]
     latent = torch.from_numpy(end[:-len(x)]).to(x).reshape(shape)
-    return sde.prior_log_prob(latent) + torch.from_numpy(end[-len(x):]).to(x), calls
+    return sde.prior.log_prob(latent) + torch.from_numpy(end[-len(x):]).to(x), calls
 
 
 def speed(n: int = 64, rounds: int = 3) -> None:

@@ -37,7 +37,7 @@ def draw(model: ScoreModel, sampler: Sampler, shape: tuple[int, ...], n: int, se
 
         for begin in batches:
             seeds = sample_seeds(seed, begin, min(begin + batch_size, n))
-            x_T = prior_sample(model.sde.prior_std, shape, seeds, device)
+            x_T = prior_sample(model.sde, shape, seeds, device)
             result = sampler(model, x_T, seeds, trajectory and begin == 0, advance)
             first = first or result
             parts.append(result.x.cpu())

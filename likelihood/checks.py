@@ -30,8 +30,8 @@ def check_input(model: ScoreModel, x: Tensor) -> None:
 def start_time(sde: SDE, t_min: float | None) -> float:
     """t_min, or the SDE's own; ValueError where the SDE has no such time."""
     start = sde.t_min if t_min is None else t_min
-    if not sde.t_min <= start < 1:
-        raise ArgumentError(f"t_min must lie in [{sde.t_min:g}, 1) for {sde}, got {start}", "t_min")
+    if not sde.t_min <= start < sde.t_max:
+        raise ArgumentError(f"t_min must lie in [{sde.t_min:g}, {sde.t_max:g}) for {sde}, got {start}", "t_min")
     return start
 
 

@@ -1,10 +1,10 @@
 """Lower bounds on log p: of the reverse-time SDE in continuous time, and of a discrete chain.
 
 Continuous time (Song et al. 2021, "Maximum Likelihood Training of Score-Based Diffusion Models", theorem 3; Kingma et
-al. 2021, equations 11 to 19), with lambda the half log-SNR, for which g^2 dt / (2 sigma^2) = -dlambda:
+al. 2021, equations 11 to 19), with lambda the half log-SNR, for which g^2 dt / (2 sigma^2) = -dlambda, and T = t_max:
 
-    log p(x) >= - KL(q(x_1 given x) || N(0, prior_std^2 I))                                   prior
-                - int_lambda(1)^lambda(t_min) E ||eps - eps_theta(x_t, t)||^2 dlambda         diffusion
+    log p(x) >= - KL(q(x_T given x) || prior)                                                    prior
+                - int_lambda(T)^lambda(t_min) E ||eps - eps_theta(x_t, t)||^2 dlambda         diffusion
                 + E log N(x; x_t / alpha, (sigma / alpha)^2 I) at t_min                       decoder
 
 The integral is the mean of one draw in each of many equal intervals of lambda. Where the error ||eps - eps_theta||^2
@@ -70,10 +70,10 @@ def elbo(model: ScoreModel, x: Tensor, draws: int = 32, seeds: Sequence[Seed] | 
     sde, d = model.sde, x[0].numel()
     start = start_time(sde, t_min)
     noise = _noise(seeds, len(x))
-    last, first = sde.half_log_snr(1.0), sde.half_log_snr(start)
+    last, first = sde.half_log_snr(sde.t_max), sde.half_log_snr(start)
     jitter = noise.uniform(torch.empty(len(x), draws, dtype=torch.float64)).T
     strata = (torch.arange(draws, dtype=torch.float64)[:, None] + jitter) / draws
-    times = sde.time(last + (first - last) * strata).clamp(start, 1.0)          # (draws, batch), from noise to data
+    times = sde.time(last + (first - last) * strata).clamp(start, sde.t_max)          # (draws, batch), from noise to data
 
     errors, excesses = [], []                                                   # of ||eps||^2 over its mean
     with evaluation_mode(model), torch.no_grad():
@@ -91,9 +91,9 @@ def elbo(model: ScoreModel, x: Tensor, draws: int = 32, seeds: Sequence[Seed] | 
     integrand = error - (before + PSEUDO_DIMENSIONS * gaussian) / (known + PSEUDO_DIMENSIONS) * excess
 
     span = float(first - last)
-    mean, std = sde.marginal(x, 1.0)
+    mean, std = sde.marginal(x, sde.t_max)
     terms = {
-        "prior": -gaussian_kl(mean, std.square(), sde.prior_std**2),
+        "prior": -gaussian_kl(mean, std.square(), sde.prior.std**2),
         "diffusion": -span * integrand.mean(0),
         "decoder": x.new_full((len(x),), d * (float(first) - 0.5 * math.log(2 * math.pi * math.e))),
     }
@@ -109,8 +109,8 @@ def chain_elbo(model: ScoreModel, k: Tensor, levels: int | None, chain: Chain | 
 
     levels       None: k is real, and the bound is on its log-density. That suits a model of dequantised data, whose
                  mass fills each level's cell; the discretised decoder makes it pay for hitting the cell's centre
-    chain        index i of it stands at t = (i + 1) / chain.steps of the model's SDE; None: the chain that the SDE was
-                 made of, or 1000 marginals of the SDE
+    chain        index i of it stands at chain.times[i] of the model's SDE; None: the chain that the SDE was made of, or
+                 1000 marginals of the SDE
     steps        generate in so many steps, evenly spaced over the chain's indices, both ends included; None: all
     variance     of the reverse step from i to j: "beta", that of q(x_i given x_j), or "beta_tilde", that of
                  q(x_j given x_i, x_0). The latter is 0 where j is the data, so there that of the step before
@@ -130,7 +130,7 @@ def chain_elbo(model: ScoreModel, k: Tensor, levels: int | None, chain: Chain | 
     if draws < 1:
         raise ArgumentError(f"draws must be at least 1, got {draws}", "draws")
     sde = model.sde
-    chain = Chain.from_sde(sde, getattr(sde, "steps", 1000)) if chain is None else chain
+    chain = Chain.from_sde(sde, sde.steps or 1000) if chain is None else chain
     steps = chain.steps if steps is None else steps
     if not 2 <= steps <= chain.steps:
         raise ArgumentError(f"steps must lie in 2 .. {chain.steps}, got {steps}", "steps")
@@ -144,7 +144,7 @@ def chain_elbo(model: ScoreModel, k: Tensor, levels: int | None, chain: Chain | 
         width = (high - low) / (levels if dequantized else levels - 1)
         x = (low + width * (k.double().cpu() + 0.5 * dequantized)).to(k.device, dtype)
     check_input(model, x)
-    prior = -gaussian_kl(*chain.marginal(x, steps - 1), sde.prior_std**2)
+    prior = -gaussian_kl(*chain.marginal(x, steps - 1), sde.prior.std**2)
     samples = []
     with evaluation_mode(model), torch.no_grad():
         for _ in range(draws):

@@ -58,15 +58,15 @@ def transformed(sde: SDE, t: Tensor, y: Tensor, trace: Trace) -> tuple[Tensor, T
 
 
 def exponential_flow(sde: SDE, y: Tensor, steps: int, t_min: float, trace: Trace) -> tuple[Tensor, Tensor, Tensor]:
-    """Carry y (batch, *event) from t_min to 1 in `steps` evaluations, both ends among them.
+    """Carry y (batch, *event) from t_min to t_max in `steps` evaluations, both ends among them.
 
-    Returns y at 1 (batch, *event), the integral of w div m along the way (probes, batch) in nats, so that
-    log q(y at t_min) = log q(y at 1) + integral, and an estimate of its error (batch,).
+    Returns y at t_max (batch, *event), the integral of w div m along the way (probes, batch) in nats, so that
+    log q(y at t_min) = log q(y at t_max) + integral, and an estimate of its error (batch,).
     """
     if not 2 * QUADRATURE <= steps <= 10_000:
         raise ArgumentError(f"steps must lie between {2 * QUADRATURE} and 10000, got {steps}", "steps")
     t = sinh(sde, steps - 1, t_min, width=1.0).flip(0)
-    t[0], t[-1] = t_min, 1.0
+    t[0], t[-1] = t_min, sde.t_max
     lam = sde.half_log_snr(t).numpy()
     of_score = -np.sqrt(1 + np.exp(-2 * lam)) * np.exp(lam)      # s = -R e^lambda eps
     weights, coarse = quadrature(lam, QUADRATURE), quadrature(lam, QUADRATURE - 1)

@@ -2,7 +2,7 @@
 
 By the instantaneous change of variables (Chen et al. 2018), along dx/dt = F(x, t) = f x - g^2/2 score,
 
-    log p_0(x) = log p_1(x(1)) + int_0^1 div F(x(t), t) dt,       div F = D f - g^2/2 div score
+    log p_0(x) = log p_T(x(T)) + int_0^T div F(x(t), t) dt,       div F = D f - g^2/2 div score
 
 solved by one of torchdiffeq's adaptive methods, or on a fixed budget by the exponential method of exponential.py.
 """
@@ -30,7 +30,7 @@ CLOCKS = ("t", "lambda")
 
 @dataclass(frozen=True)
 class LogProb:
-    """value: log p(x) in nats, (batch,). latent: x(1), (batch, *event). nfe: evaluations of the network.
+    """value: log p(x) in nats, (batch,). latent: x at t_max, (batch, *event). nfe: evaluations of the network.
 
     probe_error   standard error of value over the probes, (batch,), where there were several
     solver_error  estimate of what the steps left of error in value, (batch,), from method "exponential"; rather too
@@ -49,7 +49,7 @@ def log_prob(model: ScoreModel, x: Tensor, divergence: str = "exact", rtol: floa
              seeds: Sequence[Seed] | None = None, max_evaluations: int | None = None, steps: int | None = None,
              probe_kind: str | None = None, prior: Callable[[Tensor], Tensor] | None = None,
              clock: str | None = None) -> LogProb:
-    """log-density of x (batch, *event) under the probability flow from t_min (the SDE's, unless given) to 1.
+    """log-density of x (batch, *event) under the probability flow from t_min (the SDE's, unless given) to t_max.
 
     divergence  "exact", D products with the Jacobian an evaluation, or "hutchinson": unbiased, with `probes` (1)
                 random vectors a sample, "rademacher" (the default) or "gaussian", the same along the trajectory
@@ -58,7 +58,7 @@ def log_prob(model: ScoreModel, x: Tensor, divergence: str = "exact", rtol: floa
                 "exponential" with exactly `steps` evaluations (30)
     clock       of the adaptive methods: "t" (the default), or "lambda", the half log-SNR, with the state in the coordinates
                 of exponential.py: fewer evaluations at tight tolerances, coarser at loose ones
-    prior       log-density (batch,) of the latent at t = 1; the SDE's Gaussian unless given
+    prior       log-density (batch,) of the latent at t_max; the SDE's prior unless given
 
     The state has the dtype of x, the network its own. One forward of the network serves drift and divergence, and
     counts once. Raises ValueError for unusable input (NaN, an event that does not fit the network, bf16 arithmetic,
@@ -104,7 +104,7 @@ def log_prob(model: ScoreModel, x: Tensor, divergence: str = "exact", rtol: floa
         return linear * y - weight * score, linear * y[0].numel() - weight * div_score
 
     def by_lambda(lam: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        t = sde.time(torch.tensor(float(lam), dtype=torch.float64)).clamp(start, 1.0)
+        t = sde.time(torch.tensor(float(lam), dtype=torch.float64)).clamp(start, sde.t_max)
         m, div_m, _ = transformed(sde, t, state[0], trace)
         noise = math.exp(-float(lam))
         weight = noise / (1 + noise**2)
@@ -112,12 +112,12 @@ def log_prob(model: ScoreModel, x: Tensor, divergence: str = "exact", rtol: floa
 
     # In lambda, by either method, the state is y = x / scale, and its volume is that of x over scale^D.
     in_y = method == "exponential" or clock == "lambda"
-    first, last = (scale(sde, start), scale(sde, 1.0)) if in_y else (1.0, 1.0)
+    first, last = (scale(sde, start), scale(sde, sde.t_max)) if in_y else (1.0, 1.0)
     with evaluation_mode(model), torch.no_grad():
         if method == "exponential":
             end, integral, error = exponential_flow(sde, x / first, STEPS if steps is None else steps, start, trace)
         else:
-            ends = torch.tensor([start, 1.0], dtype=torch.float64)
+            ends = torch.tensor([start, sde.t_max], dtype=torch.float64)
             field, span = (by_lambda, sde.half_log_snr(ends)) if clock == "lambda" else (by_t, ends)
             zero = x.new_zeros(1 if vectors is None else len(vectors), len(x))
             states, _ = adaptive.integrate(
@@ -126,7 +126,7 @@ def log_prob(model: ScoreModel, x: Tensor, divergence: str = "exact", rtol: floa
                 adaptive.MAX_EVALUATIONS if max_evaluations is None else max_evaluations, clock or "t")
             (end, integral), error = states[-1], None
     latent = end * last
-    values = (prior or sde.prior_log_prob)(latent) + integral + x[0].numel() * math.log(last / first)
+    values = (prior or sde.prior.log_prob)(latent) + integral + x[0].numel() * math.log(last / first)
     if not bool(values.isfinite().all()):
         raise ArithmeticError(f"log p(x) is not finite after {evaluations} evaluations (method {method})")
     spread = values.std(0) / len(values)**0.5 if len(values) > 1 else None
@@ -139,13 +139,13 @@ def _probes(x: Tensor, divergence: str, probes: int | None, kind: str | None,
     if divergence not in DIVERGENCES:
         raise ArgumentError(f"unknown divergence {divergence!r}; choose from {', '.join(DIVERGENCES)}", "divergence")
     if kind is not None and kind not in PROBE_KINDS:
-        raise ArgumentError(f"unknown kind of probes {kind!r}; choose from {', '.join(PROBE_KINDS)}", "probe_kind")
+        raise ArgumentError(f"unknown probe_kind {kind!r}; choose from {', '.join(PROBE_KINDS)}", "probe_kind")
     if probes is not None and probes < 1:
         raise ArgumentError(f"probes must be at least 1, got {probes}", "probes")
     if divergence == "exact":
         for name, value in (("probes", probes), ("probe_kind", kind)):
             if value is not None:
-                raise ValueError(f"divergence 'exact' takes no {name}; --{name} belongs to --divergence hutchinson")
+                raise ArgumentError(f"divergence 'exact' takes no {name}; 'hutchinson' does", name)
         return None
     if seeds is None or len(seeds) != len(x):
         raise ValueError(f"the Hutchinson estimator needs seeds, one for each of the {len(x)} samples")

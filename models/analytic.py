@@ -21,7 +21,7 @@ from scorefield.models.conditions import LABEL, Condition, Conditions
 from scorefield.models.parametrization import check_kind
 from scorefield.models.score_model import ConditionalModel, Given, Posterior
 from scorefield.numerics.errors import ArgumentError
-from scorefield.sde_lib.sde import SDE, as_time
+from scorefield.sde_lib.sde import SDE, check_time
 
 
 class GaussianMixture(ConditionalModel):
@@ -65,6 +65,7 @@ class GaussianMixture(ConditionalModel):
         self.register_buffer("variances", variances)
         self.register_buffer("weights", weights / weights.sum())
         self.register_buffer("labels", None if labels is None else _checked_labels(labels, len(means)))
+        self._point_mass = not bool(variances.min() > 0)
         self._takes = Conditions() if self.labels is None else Conditions((LABEL,), int(self.labels.max()) + 1, True)
 
     @property
@@ -91,15 +92,12 @@ class GaussianMixture(ConditionalModel):
         if x[0].numel() != self.means.shape[1]:
             raise ArgumentError(f"the mixture has {self.means.shape[1]} dimensions, x has {x[0].numel()} "
                                 f"(shape {tuple(x.shape)})", "x")
-        t = as_time(t).expand(len(x))
+        t = check_time(self.sde, t).expand(len(x))
+        self._check_density(t)
         alpha, sigma = self.sde.alpha(t).to(x)[:, None], self.sde.sigma(t).to(x)[:, None]
         means, variances = self.means.to(x.dtype), self.variances.to(x.dtype)
         residual = x.reshape(len(x), 1, -1) - alpha[:, :, None] * means
         s2 = alpha.square() * variances + sigma.square()
-        if not bool((s2 > 0).all()):
-            first = float(t[~(s2 > 0).all(1)][0])
-            raise ArgumentError(f"there is no density at t = {first:g}: sigma = 0 there and a component of the mixture has "
-                                "variance 0; choose a later time", "t")
         d = means.shape[1]
         log_density = -0.5 * (residual.square().sum(2) / s2 + d * torch.log(2 * math.pi * s2))
         log_joint = log_density + self.weights.to(x.dtype).log()
@@ -107,6 +105,15 @@ class GaussianMixture(ConditionalModel):
         if members is not None:
             log_joint = log_joint.masked_fill(~members, -math.inf)
         return residual, s2, log_joint, alpha, sigma
+
+    def _check_density(self, t: Tensor) -> None:
+        """ArgumentError where a point mass is seen without noise; as check_time, it waits for no device."""
+        if not self._point_mass or t.device.type != "cpu" or torch.compiler.is_compiling():
+            return
+        bare = self.sde.sigma(t) == 0
+        if bool(bare.any()):
+            raise ArgumentError(f"there is no density and no score at t = {float(t[bare][0]):g}: sigma = 0 there, and a "
+                                "component of the mixture has variance 0; choose a later time", "t")
 
     def log_prob(self, x: Tensor, t: float | Tensor = 0.0, condition: Condition | None = None) -> Tensor:
         """log p_t(x) in nats, (batch,), or log p_t(x | label); t = 0 is the data where alpha(0) = 1 and sigma(0) = 0."""

@@ -13,7 +13,7 @@ from scorefield.models.conditions import Condition, Conditions, declared
 from scorefield.models.parametrization import make_parametrization
 from scorefield.models.score_model import ConditionalModel, ScoreModel, evaluation_mode
 from scorefield.numerics.errors import ArgumentError
-from scorefield.sde_lib.sde import SDE, as_time, expand_as
+from scorefield.sde_lib.sde import SDE, as_time, check_time, expand_as
 
 __all__ = ["TIME_INPUTS", "Denoiser", "ScoreModel", "TimeInput", "evaluation_mode"]
 
@@ -57,7 +57,7 @@ class Denoiser(ConditionalModel):
         super().__init__()
         if not callable(time_input) and time_input not in TIME_INPUTS:
             raise ArgumentError(f"unknown time_input {time_input!r}; choose from {', '.join(TIME_INPUTS)}", "time_input")
-        if time_input == "index" and getattr(sde, "steps", None) is None:
+        if time_input == "index" and sde.steps is None:
             raise ArgumentError(f"time_input 'index' needs the SDE of a chain, got {sde}", "time_input")
         if input_std is not None and not input_std > 0:
             raise ArgumentError(f"input_std must be positive, got {input_std}", "input_std")
@@ -109,7 +109,7 @@ class Denoiser(ConditionalModel):
         return torch.full((len(x),), float(time), dtype=torch.float32, device=x.device)
 
     def predict(self, x: Tensor, t: float | Tensor, kind: str, condition: Condition | None = None) -> Tensor:
-        t = _precise(t)
+        t = _precise(check_time(self.sde, t))
         if kind == self.parametrization.name:
             return self(x, t, condition)
         a, b = self._coefficients(t, kind)
@@ -118,6 +118,8 @@ class Denoiser(ConditionalModel):
     def _coefficients(self, t: Tensor, kind: str) -> tuple[Tensor, Tensor]:
         alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)
         a, b = self.parametrization.coefficients(kind, alpha, sigma)
+        if t.device.type != "cpu" or torch.compiler.is_compiling():      # as in check_time: never wait for a device
+            return a, b
         bad = ~(a.isfinite() & b.isfinite())
         if bool(bad.any()):
             zero = "sigma" if float(sigma[bad][0]) == 0 else "alpha"

@@ -62,7 +62,7 @@ def integrate(field: Callable[[Tensor, State], State], state: State, times: Sequ
                                     options={"step_t": t[-1:], "dtype": precise})
     except _TooManyEvaluations:
         raise ArithmeticError(f"the ODE needs more than {max_evaluations} evaluations: stopped at {clock} = {reached:.4g} "
-                              f"of {times[0]:g} to {times[-1]:g} ({where}); raise --max_evaluations or the tolerances"
+                              f"of {times[0]:g} to {times[-1]:g} ({where}); raise max_evaluations or the tolerances"
                               ) from None
     except AssertionError as error:
         raise ArithmeticError(f"the ODE cannot be integrated beyond {clock} = {reached:.4g} after {evaluations} evaluations "

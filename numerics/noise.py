@@ -67,10 +67,3 @@ class NoiseStream:
         if like.device.type == "cuda":      # pinned, so that the copy waits for nothing
             return noise.pin_memory().to(like.device, like.dtype, non_blocking=True)
         return noise.to(like)
-
-
-def prior_sample(prior_std: float, event_shape: Sequence[int], seeds: Sequence[Seed],
-                 device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
-    """x at t = 1 for each seed: N(0, prior_std^2 I), (len(seeds), *event_shape)."""
-    empty = torch.empty((len(seeds), *event_shape), device=device, dtype=dtype)
-    return prior_std * NoiseStream(seeds, PRIOR).normal(empty)

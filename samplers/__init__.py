@@ -6,9 +6,9 @@ from typing import Any
 
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.grids import GRIDS, make_grid
-from scorefield.numerics.noise import NoiseStream, prior_sample, sample_seeds
+from scorefield.numerics.noise import NoiseStream, sample_seeds
 from scorefield.samplers.adams import ExponentialAdams
-from scorefield.samplers.base import GridSampler, Result, Sampler
+from scorefield.samplers.base import GridSampler, Result, Sampler, prior_sample
 from scorefield.samplers.dpm_solver import DPMSolver, DPMSolverPlusPlus
 from scorefield.samplers.edm import EDM
 from scorefield.samplers.fixed_ode import Euler, Heun, RungeKutta4

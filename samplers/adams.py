@@ -1,4 +1,4 @@
-"""An exponential Adams predictor-corrector on the probability-flow ODE: what `--sampler auto` is.
+"""An exponential Adams predictor-corrector on the probability-flow ODE: the sampler "auto".
 
 The flow of data N(0, v I) is known: z = x / alpha is proportional to R(lambda) = sqrt(v + e^(-2 lambda)). For other data,
 y = z / R moves by the difference between the data's prediction and that of the Gaussian,

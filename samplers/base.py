@@ -16,9 +16,18 @@ from scorefield.models.denoiser import ScoreModel, evaluation_mode
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.grids import make_grid
 from scorefield.numerics.noise import NoiseStream, Seed
-from scorefield.sde_lib.sde import expand_as
+from scorefield.sde_lib.sde import SDE, expand_as
 
 Callback = Callable[[int, float, Tensor], None]      # (step, t, x)
+
+
+def prior_sample(sde: SDE, event_shape: Sequence[int], seeds: Sequence[Seed], device: torch.device | str = "cpu",
+                 dtype: torch.dtype = torch.float32) -> Tensor:
+    """x at t_max, drawn from the SDE's prior, (len(seeds), *event_shape): `prior_sample(model.sde, (1, 8, 8), range(10))`.
+
+    seeds  one for each sample; what a seed gives depends on nothing else
+    """
+    return sde.prior.sample(event_shape, seeds, device, dtype)
 
 
 @dataclass(frozen=True)

@@ -209,7 +209,7 @@ class DPMSolver(MultistepSampler):
         while end - now > 1e-9:
             if model.nfe >= self.max_evaluations:
                 raise ArithmeticError(f"adaptive DPM-Solver stopped after {model.nfe} evaluations at half log-SNR {now:.4g} "
-                                      f"of {end:.4g}, its step {h:.3g}; raise --rtol, --atol or --max_evaluations")
+                                      f"of {end:.4g}, its step {h:.3g}; raise rtol, atol or max_evaluations")
             h = min(h, end - now)
             if m is None:
                 m = self._predict(model, x, model.sde.time(torch.tensor(now, dtype=torch.float64)))

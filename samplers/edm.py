@@ -18,7 +18,7 @@ from scorefield.samplers.base import CountedModel, GridSampler
 
 @dataclass(frozen=True, kw_only=True)
 class EDM(GridSampler):
-    """Order 2; 2 steps - 1 evaluations: `steps` noise levels from t = 1 to t_end, then 0.
+    """Order 2; 2 steps - 1 evaluations: `steps` noise levels from t_max to t_end, then 0.
 
     churn     S_churn: noise added over all steps, in units of each level; 0 is deterministic
     s_min     noise is added where s_min <= s <= s_max
@@ -50,7 +50,7 @@ class EDM(GridSampler):
         if self.steps < 1:
             raise ArgumentError(f"steps must be at least 1, got {self.steps}", "steps")
         if isinstance(self.grid, str) and self.steps == 1:
-            levels = torch.ones(1, dtype=torch.float64)
+            levels = torch.full((1,), model.sde.t_max, dtype=torch.float64)
         else:
             levels = self.grid_of(model, self.steps - 1)
         return torch.cat([levels, torch.zeros(1, dtype=torch.float64)])

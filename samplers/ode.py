@@ -55,7 +55,7 @@ class ProbabilityFlow(Sampler):
             return (sde.reverse_drift(state[0], t, model.score(state[0], t), eta=0.0),)
 
         def in_z(c: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            t = sde.time(-torch.as_tensor(float(c), dtype=torch.float64).log()).clamp(end, 1.0)
+            t = sde.time(-torch.as_tensor(float(c), dtype=torch.float64).log()).clamp(end, sde.t_max)
             return (model.eps(state[0] * float(sde.alpha(t)), t),)
 
         clock, scale = times, torch.ones_like(times)

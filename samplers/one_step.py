@@ -149,7 +149,7 @@ class DDIM(OneStepSampler):
 
 @torch.no_grad()
 def ddim_invert(model, x: Tensor, sampler: DDIM) -> Tensor:
-    """The latent at t = 1 of x (batch, *event) at the sampler's last time: DDIM's steps taken backwards.
+    """The latent at t_max of x (batch, *event) at the sampler's last time: DDIM's steps taken backwards.
 
     Song, Meng and Ermon 2021, section 4.3 and equation 14. Exact as steps grow; `sampler` must have eta = 0, and carries
     the latent back to (nearly) x.

@@ -1,6 +1,6 @@
 """Strong reference solutions of the reverse-time SDE through torchsde, on one Brownian path a sample.
 
-With time running from 0 at t = 1: dx = -[f x - (1 + eta^2)/2 g^2 score] dtau + eta g dw, tau = 1 - t.
+With time running from 0 at t = t_max: dx = -[f x - (1 + eta^2)/2 g^2 score] dtau + eta g dw, tau = t_max - t.
 """
 
 from collections.abc import Iterator, Sequence
@@ -99,23 +99,24 @@ class ReferenceSDE(Sampler):
 
     def solve(self, model: CountedModel, x: Tensor, times: Tensor, noise: NoiseStream | None) -> Iterator[Tensor]:
         assert noise is not None
-        sde, event, eta, end = model.sde, x.shape, self.eta, float(times[0] - times[-1])
+        sde, event, eta, t_max = model.sde, x.shape, self.eta, model.sde.t_max
+        end = float(times[0] - times[-1])
 
         class Reverse(torch.nn.Module):
             noise_type, sde_type = "diagonal", "ito"
 
             def f(self, tau: Tensor, y: Tensor) -> Tensor:
-                t = (1 - tau.double()).clamp(1 - end, 1.0)
+                t = (t_max - tau.double()).clamp(t_max - end, t_max)
                 state = y.reshape(event)
                 return -sde.reverse_drift(state, t, model.score(state, t), eta).reshape(y.shape)
 
             def g(self, tau: Tensor, y: Tensor) -> Tensor:
-                t = (1 - tau.double()).clamp(1 - end, 1.0)
+                t = (t_max - tau.double()).clamp(t_max - end, t_max)
                 return torch.full_like(y, eta * float(sde.g2(t).sqrt()))
 
         flat = x.flatten(1)
         paths = BrownianPaths(noise.seeds, end, flat.shape[1], x.dtype, x.device)
-        taus = (1 - times).to(x.device)
+        taus = (t_max - times).to(x.device)
         states = torchsde.sdeint(Reverse(), flat, taus, bm=paths, method=self.method, dt=end / self.steps)
         for state in states[1:]:
             yield state.reshape(event)

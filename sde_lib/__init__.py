@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 import torch
 
 from scorefield.sde_lib.chain import Chain, DDPMChain, SMLDChain
+from scorefield.sde_lib.prior import GaussianPrior
 from scorefield.sde_lib.schedules import cosine_betas, geometric_sigmas, linear_betas, scaled_linear_betas, sigmoid_betas
-from scorefield.sde_lib.sde import SDE, expand_as
+from scorefield.sde_lib.sde import SDE, check_time, expand_as
 from scorefield.sde_lib.subvp import SubVPSDE
 from scorefield.sde_lib.ve import VESDE
 from scorefield.sde_lib.vp import VPSDE, CosineVPSDE, SigmoidVPSDE
@@ -41,5 +42,6 @@ SDES: dict[str, Callable[..., SDE]] = {
 
 __all__ = [
     "SDE", "SDES", "VPSDE", "CosineVPSDE", "SigmoidVPSDE", "SubVPSDE", "VESDE", "Chain", "DDPMChain", "SMLDChain",
-    "linear_betas", "scaled_linear_betas", "cosine_betas", "sigmoid_betas", "geometric_sigmas", "expand_as",
+    "GaussianPrior", "linear_betas", "scaled_linear_betas", "cosine_betas", "sigmoid_betas", "geometric_sigmas",
+    "check_time", "expand_as",
 ]

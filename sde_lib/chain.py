@@ -1,7 +1,7 @@
 """Discrete forward chains: DDPM (Ho et al. 2020) and SMLD (Song and Ermon 2019), both ways between chain and SDE.
 
 A chain is a list of marginals q(x_i given x_0) = N(alpha_i x_0, sigma_i^2 I), i = 0 .. steps - 1, of a Gaussian
-Markov process; index i stands at time t = (i + 1) / steps, index -1 is the data (alpha = 1, sigma = 0). With
+Markov process; index i stands at time t = t_max (i + 1) / steps, index -1 is the data (alpha = 1, sigma = 0). With
 a = alpha_i / alpha_j and v = sigma_i^2 - a^2 sigma_j^2 for j < i,
 
     q(x_i given x_j)       = N(a x_j, v I)
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from scorefield.numerics.errors import ArgumentError
 from scorefield.sde_lib import schedules
+from scorefield.sde_lib.prior import GaussianPrior
 from scorefield.sde_lib.sde import SDE, as_time, expand_as
 from scorefield.sde_lib.ve import VESDE
 from scorefield.sde_lib.vp import VariancePreserving
@@ -28,10 +29,12 @@ from scorefield.sde_lib.vp import VariancePreserving
 class Chain:
     """A Gaussian Markov chain given by `alpha` and `sigma`, float64 of shape (steps,), signal-to-noise decreasing.
 
+    t_max  the time of the last index, that of the SDE whose marginals these are
+
     Raises ValueError for anything else. Indices are ints or integer tensors of shape (batch,).
     """
 
-    def __init__(self, alpha: Tensor, sigma: Tensor):
+    def __init__(self, alpha: Tensor, sigma: Tensor, t_max: float = 1.0):
         alpha, sigma = (torch.as_tensor(a, dtype=torch.float64) for a in (alpha, sigma))
         if alpha.ndim != 1 or alpha.shape != sigma.shape or not len(alpha):
             raise ValueError(f"a chain needs alpha and sigma of one shape (steps,), got {tuple(alpha.shape)} "
@@ -40,7 +43,7 @@ class Chain:
         if not (alpha.min() > 0 and sigma.min() > 0 and bool(sigma.isfinite().all()) and bool(snr.isfinite().all())
                 and bool((snr.diff() < 0).all())):
             raise ValueError("a chain needs positive alpha and sigma with a decreasing signal-to-noise ratio")
-        self.alpha, self.sigma = alpha, sigma
+        self.alpha, self.sigma, self.t_max = alpha, sigma, t_max
 
     @property
     def steps(self) -> int:
@@ -48,16 +51,16 @@ class Chain:
 
     @property
     def times(self) -> Tensor:
-        """The times (i + 1) / steps at which the indices stand, float64 (steps,)."""
-        return torch.arange(1, self.steps + 1, dtype=torch.float64) / self.steps
+        """The times t_max (i + 1) / steps at which the indices stand, float64 (steps,)."""
+        return _times(self.steps, self.t_max)
 
     @classmethod
     def from_sde(cls, sde: SDE, steps: int) -> "Chain":
-        """The chain whose marginals are those of `sde` at t = (i + 1) / steps."""
+        """The chain whose marginals are those of `sde` at t = t_max (i + 1) / steps."""
         if steps < 1:
             raise ValueError(f"a chain needs at least 1 step, got {steps}")
-        t = torch.arange(1, steps + 1, dtype=torch.float64) / steps
-        return Chain(sde.alpha(t), sde.sigma(t))
+        t = _times(steps, sde.t_max)
+        return Chain(sde.alpha(t), sde.sigma(t), sde.t_max)
 
     def _at(self, index: int | Tensor) -> tuple[Tensor, Tensor]:
         """alpha and sigma at `index`, which may be -1 for the data."""
@@ -98,6 +101,10 @@ class Chain:
         if not variance.min() > 0:
             raise ValueError(f"need previous < index, got {previous} and {index}")
         return scale, variance
+
+
+def _times(steps: int, t_max: float) -> Tensor:
+    return t_max * torch.arange(1, steps + 1, dtype=torch.float64) / steps
 
 
 class DDPMChain(Chain):
@@ -227,5 +234,5 @@ class SMLDChainSDE(VESDE):
         return SDE.time(self, half_log_snr)
 
     @property
-    def prior_std(self) -> float:
-        return math.exp(float(self._log_sigma.value(torch.ones((), dtype=torch.float64))))
+    def prior(self) -> GaussianPrior:
+        return GaussianPrior(math.exp(float(self._log_sigma.value(torch.tensor(self.t_max, dtype=torch.float64)))))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from scorefield.numerics.errors import ArgumentError
+from scorefield.sde_lib.prior import GaussianPrior
 from scorefield.sde_lib.sde import SDE, as_time
 
 
@@ -42,5 +43,5 @@ class VESDE(SDE):
         return (-as_time(half_log_snr) - math.log(self.sigma_min)) / self._log_ratio
 
     @property
-    def prior_std(self) -> float:
-        return self.sigma_max
+    def prior(self) -> GaussianPrior:
+        return GaussianPrior(self.sigma_max)

@@ -49,8 +49,8 @@ class MLP(nn.Module):
         embedding = self.time(timestep_embedding(time, self.width).to(self.first.weight.dtype))
         if self.label is not None:
             if not condition or LABEL not in condition:
-                raise ArgumentError(f"this MLP must be told {{'label': integers (batch,)}}, of which {self.classes} means no "
-                                    "label", "condition")
+                raise ArgumentError("this MLP must be told {'label': integers (batch,)}; the integer "
+                                    f"{self.classes} means no label", "condition")
             embedding = embedding + self.label(condition[LABEL])
         h = self.first(x.flatten(1))
         for norm, inner, outer in zip(self.norms, self.inner, self.outer, strict=True):

@@ -29,9 +29,9 @@ def test_each_grid_has_equal_steps_in_its_own_variable(name, map_of, any_sde):
 
 
 @pytest.mark.parametrize("grid, steps, t_end, message", [
-    ("uniform", 0, 1e-3, "--steps"),
-    ("uniform", 10, 0.0, "--t_end"),
-    ("uniform", 10, 1.0, "--t_end"),
+    ("uniform", 0, 1e-3, "steps"),
+    ("uniform", 10, 0.0, "t_end"),
+    ("uniform", 10, 1.0, "t_end"),
     ("uniforms", 10, 1e-3, "uniform, quadratic, logsnr, karras, sinh, strided"),
     ([1.0, 0.5, 0.5, 0.1], 3, 1e-3, "must decrease"),
     ([1.1, 0.5], 1, 1e-3, "within"),

@@ -28,7 +28,7 @@ class Problem:
         self.sde = VPSDE() if "ancestral" in (name, *options.values()) else SubVPSDE()
         self.model = GaussianMixture(self.sde, torch.tensor([[1.0, 0.0], [-1.0, 0.5], [0.0, -1.2]]),
                                      torch.tensor([0.3, 0.5, 0.4]), torch.tensor([1.0, 2.0, 1.5]))
-        self.x_T = prior_sample(1.0, (2,), SEEDS, dtype=torch.float64)
+        self.x_T = prior_sample(VPSDE(), (2,), SEEDS, dtype=torch.float64)
         self.noise = NoiseStream(SEEDS)
 
     def run(self, name, options):

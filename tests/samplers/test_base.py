@@ -37,7 +37,7 @@ def sampler(request):
 
 
 def start(model, n=6, shape=(2,)):
-    return prior_sample(model.sde.prior_std, shape, range(n), dtype=torch.float64)
+    return prior_sample(model.sde, shape, range(n), dtype=torch.float64)
 
 
 DENOISING = [name for name in SAMPLERS if name != "edm"]      # which ends at the data already

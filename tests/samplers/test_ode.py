@@ -23,7 +23,7 @@ def test_it_ends_where_the_reference_solution_ends(oracle, t_end, scaling):
 def test_it_maps_gaussians_by_their_standard_deviations(scaling, any_sde):
     """For Gaussian data the flow is linear: x(t) = x(1) sqrt(V(t) / V(1))."""
     model = GaussianMixture(any_sde, torch.zeros(1, 3), torch.tensor([0.3]))
-    x_T = prior_sample(any_sde.prior_std, (3,), range(5), dtype=torch.float64)
+    x_T = prior_sample(any_sde, (3,), range(5), dtype=torch.float64)
     result = make_sampler("ode", rtol=1e-9, atol=1e-9, points=5, scaling=scaling)(model, x_T, trajectory=True)
     variance = any_sde.alpha(result.times).square() * 0.3 + any_sde.sigma(result.times).square()
     exact = x_T * (variance / variance[0]).sqrt()[:, None, None]
@@ -51,19 +51,19 @@ def test_the_field_is_never_asked_beyond_the_ends():
 
 
 def test_too_many_evaluations_are_an_error_that_says_how_far_it_came(mixture):
-    with pytest.raises(ArithmeticError, match=r"more than 30 evaluations.*t = .*--max_evaluations"):
+    with pytest.raises(ArithmeticError, match=r"more than 30 evaluations.*t = .*raise max_evaluations"):
         make_sampler("ode", rtol=1e-8, atol=1e-8, max_evaluations=30)(mixture, torch.randn(4, 2).double())
 
 
 def test_tolerances_beyond_the_precision_are_an_error_in_one_line(mixture):
     with pytest.raises(ArithmeticError, match="tolerances") as error:
-        make_sampler("ode", rtol=1e-15, atol=1e-15)(mixture, prior_sample(mixture.sde.prior_std, (2,), range(4)))
+        make_sampler("ode", rtol=1e-15, atol=1e-15)(mixture, prior_sample(mixture.sde, (2,), range(4)))
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("settings, flag", [({"method": "rk45"}, "--method"), ({"scaling": "log"}, "--scaling"),
-                                            ({"rtol": 0.0}, "--rtol"),
-                                            ({"atol": -1.0}, "--atol"), ({"max_evaluations": 0}, "--max_evaluations")])
-def test_settings_out_of_range_are_refused(settings, flag):
-    with pytest.raises(ValueError, match=flag):
+@pytest.mark.parametrize("settings, argument", [({"method": "rk45"}, "method"), ({"scaling": "log"}, "scaling"),
+                                            ({"rtol": 0.0}, "rtol"),
+                                            ({"atol": -1.0}, "atol"), ({"max_evaluations": 0}, "max_evaluations")])
+def test_settings_out_of_range_are_refused(settings, argument):
+    with pytest.raises(ValueError, match=argument):
         make_sampler("ode", **settings)

@@ -120,7 +120,7 @@ def test_the_cap_on_evaluations_lets_a_run_through_that_needs_no_more(name, opti
     problem = Problem(name, options)
     free = problem.run(name, options)
     assert torch.equal(problem.run(name, options | {"max_evaluations": free.nfe}).x, free.x)
-    with pytest.raises(ArithmeticError, match="--max_evaluations"):
+    with pytest.raises(ArithmeticError, match="raise .*max_evaluations"):
         problem.run(name, options | {"max_evaluations": free.nfe - at_once})
 
 

@@ -271,7 +271,7 @@ def test_an_smld_chain_read_as_an_sde_keeps_its_marginals_and_comes_back(sigmas)
     torch.testing.assert_close(sde.sigma(chain.times), chain.sigma, rtol=1e-12, atol=0)
     assert bool((sde.alpha(chain.times) == 1).all())
     torch.testing.assert_close(SMLDChain.from_sde(sde, chain.steps).sigma, chain.sigma, rtol=1e-12, atol=0)
-    assert sde.prior_std == pytest.approx(float(sigmas[-1]), rel=1e-12)
+    assert sde.prior.std == pytest.approx(float(sigmas[-1]), rel=1e-12)
     assert sde.steps == chain.steps and sde.t_min == sde.t_sample == 1 / chain.steps
 
 

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scorefield.numerics.noise import PRIOR, NoiseStream
 from scorefield.sde_lib import (
     SDE,
     SDES,
@@ -17,6 +18,7 @@ from scorefield.sde_lib import (
     SigmoidVPSDE,
     SMLDChain,
     SubVPSDE,
+    check_time,
     expand_as,
 )
 
@@ -158,7 +160,7 @@ def test_ve_is_geometric_from_a_hundredth_to_fifty_with_that_prior():
         assert float(sde.alpha(t)) == 1 and float(sde.drift(t)) == 0
         assert float(sde.sigma(t)) == pytest.approx(sigma, rel=1e-13)
         assert float(sde.g2(t)) == pytest.approx(2 * sigma**2 * math.log(5000), rel=1e-13)
-    assert sde.prior_std == 50
+    assert sde.prior.std == 50
 
 
 @pytest.mark.parametrize("sde", [
@@ -167,7 +169,7 @@ def test_ve_is_geometric_from_a_hundredth_to_fifty_with_that_prior():
 def test_the_variance_preserving_ones_preserve_the_variance(sde):
     t = torch.cat([torch.logspace(-5, -1, 200), torch.linspace(0.1, 1, 200)]).double()
     torch.testing.assert_close(sde.alpha(t).square() + sde.sigma(t).square(), torch.ones_like(t), rtol=0, atol=1e-14)
-    assert sde.prior_std == 1
+    assert sde.prior.std == 1
 
 
 def test_times_used_are_those_of_the_design():
@@ -203,14 +205,64 @@ def test_settings_out_of_range_are_value_errors_of_one_line(make, settings):
 
 
 @pytest.mark.parametrize("event", [(), (2,), (3, 4, 4)], ids=str)
-def test_prior_log_prob_is_the_normal_density_in_nats(sde, event):
-    x = sde.prior_std * torch.randn(5, *event, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    exact = torch.distributions.Normal(0.0, torch.tensor(sde.prior_std, dtype=torch.float64)).log_prob(x)
-    torch.testing.assert_close(sde.prior_log_prob(x), exact.reshape(5, -1).sum(1), rtol=1e-12, atol=1e-12)
+def test_the_priors_log_prob_is_the_normal_density_in_nats(sde, event):
+    x = sde.prior.std * torch.randn(5, *event, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    exact = torch.distributions.Normal(0.0, torch.tensor(sde.prior.std, dtype=torch.float64)).log_prob(x)
+    torch.testing.assert_close(sde.prior.log_prob(x), exact.reshape(5, -1).sum(1), rtol=1e-12, atol=1e-12)
 
 
 def test_the_prior_has_the_noise_of_the_last_time(sde):
-    assert sde.prior_std == pytest.approx(float(sde.sigma(1.0)), rel=1e-4)      # VP: sqrt(1 - exp(-10.05))
+    assert sde.prior.std == pytest.approx(float(sde.sigma(1.0)), rel=1e-4)      # VP: sqrt(1 - exp(-10.05))
+
+
+def test_the_prior_draws_from_a_stream_of_its_own_for_each_seed(sde):
+    draws = sde.prior.sample((2, 3), [(7, i) for i in range(4)], dtype=torch.float64)
+    noise = NoiseStream([(7, i) for i in range(4)], PRIOR).normal(torch.empty(4, 2, 3, dtype=torch.float64))
+    assert torch.equal(draws, sde.prior.std * noise)
+    assert torch.equal(sde.prior.sample((2, 3), [(7, 2)], dtype=torch.float64), draws[2:3])
+
+
+# The range of time
+
+
+@pytest.mark.parametrize("t", [500, -0.1, -1e-12, math.nan, math.inf, torch.tensor([0.1, 1.01]), torch.tensor([-0.1, 0.5]),
+                               torch.tensor([0.1, math.nan]), torch.tensor(2)], ids=str)
+def test_a_time_outside_the_range_is_refused_by_name_wherever_a_state_comes_with_it(sde, t):
+    x = torch.zeros(2, 3)
+    for call in (lambda: check_time(sde, t), lambda: sde.marginal(x, t), lambda: sde.perturb(x, t, x),
+                 lambda: sde.reverse_drift(x, t, x)):
+        with pytest.raises(ValueError, match=r"t must lie in \[0, ") as caught:
+            call()
+        assert caught.value.arguments == ("t",) and repr(sde) in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_both_ends_are_times_and_so_is_the_rounded_inverse_of_the_last_half_log_snr(sde, dtype):
+    ends = torch.tensor([0.0, sde.t_max], dtype=dtype)
+    assert check_time(sde, ends) is ends
+    last = torch.tensor(sde.t_max, dtype=torch.float64)
+    check_time(sde, sde.time(sde.half_log_snr(last)))
+    assert check_time(sde, 0).dtype == check_time(sde, sde.t_max).dtype == torch.float64
+    check_time(sde, torch.empty(0))
+
+
+def test_a_score_needs_noise_and_says_so_where_there_is_none(sde):
+    for t in (0, torch.tensor([0.5, 0.0])):
+        if float(sde.sigma(0.0)) > 0:
+            check_time(sde, t, score=True)
+        else:
+            with pytest.raises(ValueError, match="no score at t = 0 .*sigma is 0"):
+                check_time(sde, t, score=True)
+
+
+def test_a_time_elsewhere_than_on_the_cpu_is_not_read():
+    t = torch.empty(3, device="meta")
+    assert check_time(VPSDE(), t) is t
+
+
+def test_steps_are_those_of_a_chain_and_none_for_other_processes():
+    assert VPSDE().steps is VESDE().steps is SDE.steps is None and VPSDE().t_max == 1
+    assert SDES["ddpm"](steps=500).steps == SDES["smld"](steps=500).steps == 500
 
 
 # The perturbation kernel and the reverse family, for any event

@@ -55,7 +55,7 @@ def test_it_has_the_exact_score(best, mixture):
 
 @pytest.mark.parametrize("sampler", ["edm", "dpm_solver++", "auto"])
 def test_it_draws_the_exact_models_samples(sampler, best, mixture):
-    start = prior_sample(mixture.sde.prior_std, (2,), seeds=range(16)).double()
+    start = prior_sample(mixture.sde, (2,), seeds=range(16)).double()
     ours, exact = (make_sampler(sampler, steps=8)(model, start) for model in (best, mixture))
     assert ours.nfe == exact.nfe
     torch.testing.assert_close(ours.x, exact.x, rtol=1e-4, atol=1e-4)
