@@ -168,6 +168,7 @@ class GaussianMixture(ConditionalModel):
     def sample(self, n: int, t: float = 0.0, generator: torch.Generator | None = None,
                condition: Condition | None = None) -> Tensor:
         """n exact draws (n, D) of the marginal at t, in float64 and on the generator's device (the CPU without one)."""
+        check_time(self.sde, t)
         device = generator.device if generator is not None else torch.device("cpu")
         weights = self.weights.to(device)
         if condition:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from scorefield.models.denoiser import TIME_INPUTS, Denoiser, TimeInput
 from scorefield.models.parametrization import PARAMETRIZATIONS
-from scorefield.numerics.errors import ArgumentError
+from scorefield.numerics.errors import ArgumentError, renamed
 from scorefield.sde_lib.sde import SDE
 
 
@@ -74,7 +74,8 @@ def wrap(function: Callable[..., Any], sde: SDE, predicts: str = "eps", time: st
                             "SDE and t", "time")
     names = getattr(function, "conditions", ()) if conditions is None else conditions
     number = getattr(function, "classes", None) if classes is None else classes
-    return Denoiser(Wrapped(function, names, number), sde, predicts, time, input_std, label_dropout)
+    with renamed(names={"time_input": "time"}):
+        return Denoiser(Wrapped(function, names, number), sde, predicts, time, input_std, label_dropout)
 
 
 def _name(function: Callable[..., Any]) -> str:

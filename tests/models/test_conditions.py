@@ -163,9 +163,9 @@ def test_labels_of_another_batch_are_refused(model):
 
 def test_names_that_a_model_does_not_take_are_refused():
     plain = [Denoiser(MLP((2,)), VPSDE()), GaussianMixture(VPSDE(), torch.zeros(1, 2), torch.ones(1))]
+    condition = {"label": torch.zeros(3).long()}
     for model in plain:
         refusal(lambda model=model: model.given(label=1), "label", "cannot be given 'label'; it takes no condition")
-        condition = {"label": torch.zeros(3).long()}
         refusal(lambda model=model: model.predict(normal(3, 2), 0.5, "eps", condition), "label", "takes no condition")
         assert torch.equal(model.given().eps(normal(3, 2), 0.5), model.eps(normal(3, 2), 0.5))
     refusal(lambda: Denoiser(ToldOfPictures(), VPSDE()).given(text=1), "text", "'text'; it takes label, low_res")
