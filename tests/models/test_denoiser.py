@@ -218,6 +218,7 @@ def test_a_prediction_costs_one_call_of_the_network(sde):
         assert denoiser.network.calls == calls + 1
 
 
+@pytest.mark.machine
 def test_autocast_is_the_arithmetic_of_the_network_alone():
     class Linear(nn.Linear):
         def forward(self, x, time):
