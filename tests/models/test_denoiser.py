@@ -50,6 +50,12 @@ def test_the_network_is_told_of_time_in_the_words_asked_for(sde, word):
     torch.testing.assert_close(network.time.double(), expected, rtol=1e-6, atol=1e-6)
 
 
+def test_log_sigma_is_rounded_once_alone_for_times_in_float32(sde):
+    network, t = Recorder(), torch.linspace(0.001, 1, 1000)
+    Denoiser(network, sde, time_input="log_sigma").eps(normal(1000, 2), t)
+    assert torch.equal(network.time, sde.sigma(t.double()).log().float())
+
+
 @pytest.mark.parametrize("chain", [DDPMChain.from_schedule("cosine", 40), SMLDChain.from_schedule(40)])
 def test_a_network_of_a_chain_is_told_the_index(chain):
     network = Recorder()
