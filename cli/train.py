@@ -33,8 +33,8 @@ def run(command: Command) -> None:
     if world.first:      # it alone, since under torchrun the others may already see what it writes
         command.refuse_other_experiment(experiment)
     if config.training.batch_size % world.size:
-        raise ArgumentError(f"training.batch_size={config.training.batch_size} must be divisible by {world.size}, the number "
-                            "of processes")
+        raise ArgumentError(f"training.batch_size={config.training.batch_size} must be divisible by {world.size}, the "
+                            "number of processes")
     if command.checkpoint is not None and command.checkpoint.step >= config.training.steps:
         raise ArgumentError(f"{command.source} is at step {command.checkpoint.step} already; to train on, raise "
                             f"training.steps, which is {config.training.steps}", "training.steps")
