@@ -5,6 +5,7 @@ samplers may have an option of one name and of different types.
 """
 
 import dataclasses
+import re
 import textwrap
 import typing
 from collections.abc import Mapping, Sequence
@@ -125,3 +126,23 @@ def _short(value: Any) -> str:
 def _wrapped(name: str, text: str, indent: str) -> list[str]:
     return textwrap.wrap(text, 118, initial_indent=f"{indent}{name:<20} ", subsequent_indent=indent + " " * 21,
                          break_on_hyphens=False, break_long_words=False)
+
+
+FIELD = re.compile(r"(?<![\w./-])(?:data|sde|model|training)\.[a-z]\w*")      # what may be a field of a config
+
+
+def fields_in(text: str) -> list[str]:
+    """The fields of a config that a text names, such as sde.name."""
+    found = FIELD.findall(text)
+    if not found:
+        return []
+    from scorefield.configs.sections import SECTIONS
+
+    known = {f"{section.name}.{name}" for section in SECTIONS.values() for word in section.registry
+             for name in (section.word, *section.fields(word))}
+    return [name for name in found if name in known]
+
+
+def as_flags(text: str) -> str:
+    """A text in which fields of a config with values, such as sde.name=smld, are written as flags."""
+    return re.sub(rf"({FIELD.pattern})(?==)", r"--config.\1", text)

@@ -13,7 +13,7 @@ from absl import flags
 
 from scorefield import __version__
 from scorefield.cli import convert, likelihood, report, sample, train
-from scorefield.cli.flags import Flag, Table, describe, describe_options
+from scorefield.cli.flags import Flag, Table, describe, describe_options, fields_in
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.text import nearest
 
@@ -124,19 +124,11 @@ def _check_places(values: Mapping[str, object], mode: str) -> None:
 
 def with_flags(error: BaseException) -> str:
     """An error's message in one line, with the flags that set the arguments or fields of the config that it names."""
-    message, found = " ".join(str(error).split()), list(getattr(error, "arguments", ()))
-    known = _fields() if re.search(r"\b(data|sde|model|training)\.\w", message) else set()
-    found += [field for field in re.findall(r"\b(?:data|sde|model|training)\.\w+", message) if field in known]
+    message = " ".join(str(error).split())
+    found = [*getattr(error, "arguments", ()), *fields_in(message)]
     hints = [f"--config.{name}" if "." in name else f"--{name}" for name in dict.fromkeys(found)]
     missing = [hint for hint in hints if not re.search(rf"{re.escape(hint)}\b", message)]
     return f"{message} ({', '.join(missing)})" if missing else message
-
-
-def _fields() -> set[str]:
-    from scorefield.configs.sections import SECTIONS
-
-    return {f"{section.name}.{name}" for section in SECTIONS.values() for word in section.registry
-            for name in (section.word, *section.fields(word))}
 
 
 def main(argv: Sequence[str]) -> None:

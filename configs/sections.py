@@ -121,5 +121,6 @@ def declared(field: str) -> Any:
         return str
     known = {f"{k.name}.{n}": f.annotation for k in SECTIONS.values() for w in k.registry for n, f in k.fields(w).items()}
     if field not in known:
-        raise ArgumentError(f"config has no field {field!r}{nearest(field, known)}", field)
+        words = [*(f"{k.name}.{k.word}" for k in SECTIONS.values()), *known]
+        raise ArgumentError(f"config has no field {field!r}{nearest(field, words)}", field)
     return known[field]

@@ -239,7 +239,7 @@ class Trainer:
         line = log.summary(self.step) | {"learning_rate": learning_rate(training, self.step - 1)}
         if not (math.isfinite(line["loss"]) and math.isfinite(line["grad_norm"])):
             raise ArithmeticError(f"the loss is not finite between steps {log.since} and {self.step}; try a lower "
-                                  "--config.training.learning_rate; the last checkpoint is kept")
+                                  "training.learning_rate; the last checkpoint is kept")
         self.seconds += log.elapsed
         line["seconds"] = self.seconds
         if self.world.first:
