@@ -101,7 +101,7 @@ def describe(own: Sequence[Flag], indent: str = "  ") -> list[str]:
         shown = f"--[no]{flag.name}" if base_type(flag.annotation)[0] is bool else f"--{flag.name}"
         words = f" ({', '.join(flag.choices)})" if flag.choices else ""
         default = "" if flag.default in (None, "") or isinstance(flag.default, bool) else f" [{_short(flag.default)}]"
-        lines += _wrapped(shown, flag.help + words + default, indent)
+        lines += wrapped(shown, flag.help + words + default, indent)
     return lines
 
 
@@ -115,7 +115,7 @@ def describe_options(classes: Mapping[str, Mapping[str, Flag]], indent: str = " 
     for (option, text), takers in sorted(together.items()):
         names = [f"{name}{'' if default is None else f' {_short(default)}'}" for name, default in takers]
         who = "all" if len(takers) == len(classes) and len({str(d) for _, d in takers}) == 1 else ", ".join(names)
-        lines += _wrapped(f"--{option}", f"{text} [{who}]", indent)
+        lines += wrapped(f"--{option}", f"{text} [{who}]", indent)
     return lines
 
 
@@ -123,7 +123,8 @@ def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _wrapped(name: str, text: str, indent: str) -> list[str]:
+def wrapped(name: str, text: str, indent: str = "  ") -> list[str]:
+    """A name and its text, in lines of at most 118 characters."""
     return textwrap.wrap(text, 118, initial_indent=f"{indent}{name:<20} ", subsequent_indent=indent + " " * 21,
                          break_on_hyphens=False, break_long_words=False)
 
