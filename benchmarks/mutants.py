@@ -10,14 +10,15 @@ With --own a survivor of its folder's tests is left at that, which saves most of
 import argparse
 import ast
 import copy
+import hashlib
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,7 @@ class Mutant:
 
     path: Path
     line: int
+    column: int
     start: int
     stop: int
     text: str
@@ -46,7 +48,7 @@ class Mutant:
 
     @property
     def place(self) -> str:
-        return f"{self.path}:{self.line}"
+        return f"{self.path}:{self.line}:{self.column + 1}"
 
     def source(self) -> bytes:
         content = (ROOT / self.path).read_bytes()
@@ -103,7 +105,7 @@ def mutants_of(path: Path) -> list[list[Mutant]]:
         found = []
         for other in variants(node):
             new = ast.unparse(other)
-            found.append(Mutant(path, node.lineno, starts[node.lineno - 1] + node.col_offset,
+            found.append(Mutant(path, node.lineno, node.col_offset, starts[node.lineno - 1] + node.col_offset,
                                 starts[node.end_lineno - 1] + node.end_col_offset,
                                 new if isinstance(node, ast.stmt) else f"({new})", f"{ast.unparse(node)} -> {new}"))
         if found:
@@ -112,11 +114,23 @@ def mutants_of(path: Path) -> list[list[Mutant]]:
 
 
 def sample(folders: list[str], number: int, seed: int) -> list[Mutant]:
-    """So many mutants at as many places, the same for the same seed and source."""
-    places = [place for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))
-              for place in mutants_of(path.relative_to(ROOT))]
-    rng = random.Random(seed)
-    return [rng.choice(place) for place in rng.sample(places, min(number, len(places)))]
+    """So many mutants at as many places: those whose lines hash lowest with the seed.
+
+    So an edit of the source, or a move of a file, changes little of the sample but what lies on the edited lines.
+    """
+    seen: Counter[str] = Counter()
+    drawn = []
+    for folder in folders:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            lines = path.read_bytes().splitlines()
+            for place in mutants_of(path.relative_to(ROOT)):
+                line = lines[place[0].line - 1]
+                column = place[0].column - len(line) + len(line.lstrip())
+                key = f"{seed} {path.name} {line.strip().decode()} {column} {place[0].stop - place[0].start}"
+                digest = int(hashlib.sha256(f"{key} {seen[key]}".encode()).hexdigest(), 16)
+                seen[key] += 1
+                drawn.append((digest, place[digest % len(place)]))
+    return [mutant for _, mutant in sorted(drawn, key=lambda pair: pair[0])[:number]]
 
 
 def tests_of(path: Path) -> list[str]:
@@ -177,13 +191,13 @@ def main() -> None:
 
     args.results.parent.mkdir(parents=True, exist_ok=True)
     known = [json.loads(line) for line in args.results.read_text().splitlines()] if args.results.exists() else []
-    done = {(row["number"], row["place"], row["change"]) for row in known
+    done = {(row["place"], row["change"]) for row in known
             if row["killed_by"] or args.own or not row["own"]}
     with tempfile.TemporaryDirectory() as folder, args.results.open("a") as results:
         scratch_copy(Path(folder))
         for number, mutant in enumerate([None, *sample(args.folders, args.number, args.seed)]):
             place, change = (mutant.place, mutant.change) if mutant else ("nowhere", "none")
-            if number not in args.only if args.only else (number, place, change) in done:
+            if number not in args.only if args.only else (place, change) in done:
                 continue
             start = time.monotonic()
             killer = run(mutant, Path(folder), args.limit, args.own)

@@ -48,7 +48,7 @@ BATCH_SIZE = Flag("batch_size", int, 128, "examples at once; adaptive solvers ch
 def options_of(settings: type, without: Sequence[str] = ()) -> dict[str, Flag]:
     """The fields of a dataclass as flags: type, default and help are those that the field declares."""
     hints = typing.get_type_hints(settings)
-    return {field.name: Flag(field.name, hints[field.name], field.default, field.metadata["help"])
+    return {field.name: Flag(field.name, hints[field.name], field.default, field.metadata.get("help", ""))
             for field in dataclasses.fields(settings) if field.name not in without}
 
 

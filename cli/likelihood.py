@@ -72,6 +72,7 @@ def run(command: Command) -> None:
     the processes of torchrun meet there.
     """
     from scorefield.checkpoints.formats.run import newest_checkpoint
+    from scorefield.data import codec_of
     from scorefield.evaluation.likelihood import Evaluation
     from scorefield.numerics.devices import set_memory_format
     from scorefield.numerics.processes import launched
@@ -88,14 +89,11 @@ def run(command: Command) -> None:
     for source in sources:
         dataset, files = _scored_data(command, source)
         key = hashlib.sha256(json.dumps([identity, _place(source)], sort_keys=True).encode()).hexdigest()[:16]
-        # A model of dequantised data fills each level's cell: there the chain's bound is that of the density.
-        dense = dataset.levels is None or command.config.data.dequantize
-        more = {"discrete": not dense} if values["estimator"] == "chain_elbo" else {}
         evaluations.append(Evaluation(
-            denoiser, dataset, command.config.data.low, command.config.data.high,
-            split="train" if source == "train" else "test", n=values["num_images"], seed=values["seed"],
+            denoiser, dataset, codec_of(command.config.data, dataset.levels), split="train" if source == "train" else "test",
+            n=values["num_images"], seed=values["seed"],
             batch_size=values["batch_size"], device=command.device, draws=values["draws"], estimator=values["estimator"],
-            float64=values["float64"], folder=command.run / "likelihood" / "partial" / key, world=world, **settings, **more))
+            float64=values["float64"], folder=command.run / "likelihood" / "partial" / key, world=world, **settings))
         names.append(files)
     _meet(world, [e.folder for e in evaluations if e.folder], command.device)
     for e in evaluations:
@@ -136,13 +134,13 @@ def _identity(command: Command, settings: dict[str, Any], checkpoint: Path) -> l
 def _scored_data(command: Command, source: str) -> tuple[Dataset, list[str] | None]:
     """A split's data set, or the images at a path with their file names; ArgumentError where they do not fit the network."""
     from scorefield.cli.origin import untouched
-    from scorefield.data import load_images
+    from scorefield.data import codec_of, load_images
 
     stored, data = command.stored, command.config.data
     assert stored is not None
     if source not in SPLITS:
         flag = "images" if source == command.asked.values["images"] else "compare"
-        return load_images(source, tuple(stored["shape"]), stored["levels"], data.low, data.high, data.dequantize, flag)
+        return load_images(source, tuple(stored["shape"]), codec_of(data, stored["levels"]), flag)
     try:
         dataset = command.dataset()
     except (FileNotFoundError, ValueError) as error:

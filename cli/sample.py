@@ -60,9 +60,10 @@ def run(command: Command) -> None:
     import numpy as np
 
     from scorefield.checkpoints.formats.run import newest_checkpoint
-    from scorefield.cli.pictures import picture
+    from scorefield.data import codec_of
     from scorefield.evaluation import plots
     from scorefield.evaluation.draw import draw
+    from scorefield.evaluation.preview import picture
     from scorefield.numerics.devices import prepare_sampling
     from scorefield.numerics.files import write_atomically, write_json
     from scorefield.samplers import make_sampler
@@ -84,7 +85,8 @@ def run(command: Command) -> None:
     samples = draw(denoiser, sampler, shape, values["num_samples"], values["seed"], values["batch_size"], command.device,
                    trajectory=points)
     write_atomically(stem.with_suffix(".npz"), lambda file: np.savez_compressed(file, x=samples.x.numpy()))
-    plots.save_png(stem.with_suffix(".png"), picture(samples.x, levels, command.config.data))
+    plots.save_png(stem.with_suffix(".png"), picture(samples.x, codec_of(command.config.data, levels),
+                                                       command.dataset() if points else None))
     written = [".npz", ".png", ".json"]
     if samples.first.trajectory is not None:
         panels = plots.trajectory_panels(samples.first.trajectory.cpu(), samples.first.times.tolist())

@@ -167,7 +167,7 @@ def fashion_mnist(path: str = "", flip: bool = False) -> Dataset:
     raise MissingDataError(f"data.path={path!r}: no {wanted} (or .gz) in {searched}", "data.path")
 
 
-def folder(path: str, image_size: int, channels: int = 3, flip: bool = True) -> Dataset:
+def folder(path: str = "", *, image_size: int, channels: int = 3, flip: bool = True) -> Dataset:
     """Every picture below `path`, as squares of `image_size` pixels a side; `channels` is 1 (grey) or 3 (RGB).
 
     Subfolders `train` and `test` are the splits where both exist. Else every tenth picture is held out: those

@@ -6,3 +6,5 @@ from scorefield.likelihood.ode import CLOCKS, DIVERGENCES, METHODS, PROBE_KINDS,
 
 __all__ = ["CLOCKS", "DIVERGENCES", "METHODS", "PROBE_KINDS", "Bound", "LogProb", "bits_per_dim", "chain_elbo", "elbo",
            "log_prob"]
+
+ESTIMATORS: dict = {}

@@ -34,7 +34,7 @@ NETWORKS: dict[str, tuple[Callable[..., nn.Module], type[nn.Module]]] = {
 }
 SDE_SECTION = Section("sde", "name", SDES)
 MODEL_SECTION = Section("model", "network", NETWORKS, taker=lambda entry: entry[1], beside=lambda entry: Denoiser,
-                        without=("network", "sde", "shape", "image_size", "channels"))
+                        without=("shape", "image_size", "channels"), apart=("network", "sde"))
 _SIZES = {"image_size": "data.image_size", "channels": "data.channels"}
 
 

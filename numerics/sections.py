@@ -36,7 +36,8 @@ class Section:
     registry  the classes by name
     taker     from an entry of the registry to the class or function whose arguments are the fields
     beside    from an entry to a class whose arguments are fields, too, and stay when another entry is named; or None
-    without   arguments that are not fields, since they come from elsewhere
+    without   arguments of the named class that are not fields, since they come from elsewhere
+    apart     such arguments of what stands beside
     """
 
     name: str
@@ -45,6 +46,7 @@ class Section:
     taker: Callable[[Any], Callable[..., Any]] = lambda entry: entry
     beside: Callable[[Any], Callable[..., Any] | None] = lambda entry: None
     without: tuple[str, ...] = ()
+    apart: tuple[str, ...] = ()
 
     def entry(self, word: Any) -> Any:
         """What `word` names; ArgumentError with the words that exist."""
@@ -53,7 +55,7 @@ class Section:
     def beside_fields(self, word: str) -> dict[str, Field]:
         """The fields that do not belong to the named class."""
         beside = self.beside(self.entry(word))
-        return {} if beside is None else arguments(beside, self.without)
+        return {} if beside is None else arguments(beside, self.apart)
 
     def own_fields(self, word: str) -> dict[str, Field]:
         """The fields of the named class."""

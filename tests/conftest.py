@@ -6,6 +6,7 @@ with some (machines/sitecustomize.py). A test whose outcome may depend on the ma
 
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -95,10 +96,16 @@ def command(monkeypatch, capsys):
     return call
 
 
-@pytest.fixture(scope="module")
-def digits_run(tmp_path_factory):
+@pytest.fixture(scope="session")
+def trained_digits(tmp_path_factory):
     """A run of four steps on the digits, made by the command line in a process of its own."""
-    run = tmp_path_factory.mktemp("runs") / "vp_digits"
+    run = tmp_path_factory.mktemp("trained") / "vp_digits"
     subprocess.run([sys.executable, "main.py", "--config", "configs/vp_digits.py", "--mode", "train", "--workdir",
                     str(run), *SMALL], check=True, cwd=ROOT, capture_output=True, timeout=120)
     return run
+
+
+@pytest.fixture(scope="module")
+def digits_run(trained_digits, tmp_path_factory):
+    """A copy of that run for the tests of a module, which may go on with it."""
+    return shutil.copytree(trained_digits, tmp_path_factory.mktemp("runs") / "vp_digits")

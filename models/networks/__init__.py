@@ -1,4 +1,4 @@
-"""Networks: maps from (x, time) to a tensor of x's shape. They know layers, and nothing of an SDE."""
+"""Networks: maps from x, time and perhaps a condition to a tensor of x's shape. They know layers, and nothing of an SDE."""
 
 from scorefield.models.networks.mlp import MLP
 from scorefield.models.networks.ncsnpp import NCSNpp

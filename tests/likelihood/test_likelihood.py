@@ -221,6 +221,21 @@ def test_the_exponential_method_has_order_four(mixture):
     assert errors[-1] < 1e-6 or min(orders) > 3.3, (errors, orders)
 
 
+def test_the_exponential_method_has_equal_steps_in_the_angle_of_its_gaussian(any_sde):
+    """asinh lambda, from t_min to 1, both ends exactly."""
+    seen = []
+
+    class Watched(GaussianMixture):
+        def predict(self, x, t, kind):
+            seen.append(float(t))
+            return super().predict(x, t, kind)
+
+    log_prob(Watched(any_sde, torch.zeros(1, 1), torch.ones(1)), torch.ones(1, 1).double(), method="exponential", steps=20)
+    assert (seen[0], seen[-1]) == (any_sde.t_min, 1.0)
+    steps = any_sde.half_log_snr(torch.tensor(seen, dtype=torch.float64)).asinh().diff()
+    torch.testing.assert_close(steps, steps.mean().expand(19), rtol=1e-8, atol=1e-10)
+
+
 def test_thirty_evaluations_give_a_thousandth_of_a_bit_and_the_error_is_not_underestimated(oracle):
     for model in (sixteen_dimensions(VPSDE()), GaussianMixture(VPSDE(), oracle["mu"], oracle["var"], oracle["weights"])):
         x = model.sample(256, 1e-5, torch.Generator().manual_seed(0))

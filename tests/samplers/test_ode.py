@@ -45,8 +45,8 @@ def test_the_field_is_never_asked_beyond_the_ends():
         times.append(float(t))
         return (-state[0],)
 
-    integrate(field, (torch.ones(3, dtype=torch.float64),), [1.0, 1e-5], rtol=1e-4, atol=1e-4)
-    integrate(field, (torch.ones(3, dtype=torch.float64),), [1e-5, 1.0], rtol=1e-4, atol=1e-4)
+    integrate(field, (torch.ones(3, dtype=torch.float64),), [1.0, 1e-5], "dopri5", rtol=1e-4, atol=1e-4)
+    integrate(field, (torch.ones(3, dtype=torch.float64),), [1e-5, 1.0], "dopri5", rtol=1e-4, atol=1e-4)
     assert min(times) >= 1e-5 and max(times) <= 1.0
 
 
