@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from scorefield.cli.command import Command
     from scorefield.data import Dataset
-    from scorefield.evaluation.scores import Score
+    from scorefield.evaluation.score import Score
     from scorefield.numerics.processes import World
 
 SPLITS = ("train", "test")
@@ -161,7 +161,7 @@ def _write_scores(scores: list[Score], sources: list[str], names: list[list[str]
                   folder: Path, own: str) -> None:
     """The .csv, .png and .json of one or two scored sets, and a line of each."""
     from scorefield.evaluation import plots
-    from scorefield.evaluation.scores import auroc, write_csv
+    from scorefield.evaluation.score import auroc, write_csv
     from scorefield.numerics.files import write_json
 
     labels = [source if source in SPLITS else f"images_{Path(_place(source)).stem}" for source in sources]

@@ -3,6 +3,6 @@
 from scorefield.evaluation.draw import Samples, draw
 from scorefield.evaluation.likelihood import Evaluation, score
 from scorefield.evaluation.preview import Preview, picture
-from scorefield.evaluation.scores import Score, auroc
+from scorefield.evaluation.score import Score, auroc
 
 __all__ = ["Evaluation", "Preview", "Samples", "Score", "auroc", "draw", "picture", "score"]

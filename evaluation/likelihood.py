@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from scorefield.data import Codec, Dataset
 from scorefield.evaluation.estimators import ESTIMATORS, Task
-from scorefield.evaluation.scores import Score
+from scorefield.evaluation.score import Score
 from scorefield.models import ScoreModel
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.files import write_atomically

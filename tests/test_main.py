@@ -137,7 +137,8 @@ DIGITS = ["--config", ROOT / "configs/vp_digits.py"]
     (["--mode", "train", *DIGITS, "--config.training.weighting=simpel"], ["simpel", "simple, likelihood, uniform"]),
     (["--mode", "train", *DIGITS, "--config.training.compile=perhaps"], ["true or false", "'perhaps'"]),
     (["--mode", "train", *DIGITS, "--config.data.dataset=digit"], ["'digit'", "'digits'", "--config.data.dataset"]),
-    (["--mode", "train", *DIGITS, "--config.data.image_size=16"], ["'digits' takes no 'image_size'", "--config.data.image_size"]),
+    (["--mode", "train", *DIGITS, "--config.data.image_size=16"],
+     ["'digits' takes no 'image_size'", "--config.data.image_size"]),
     (["--mode", "train", *DIGITS, "--config.data.low=2"], ["--config.data.low"]),
     (["--mode", "train", *DIGITS, "--config.sde.name=vpp"], ["'vpp'", "subvp", "--config.sde.name"]),
     (["--mode", "train", *DIGITS, "--config.sde.sigma_max=3"], ["sigma_max", "beta_min, beta_max"]),
@@ -426,8 +427,8 @@ def test_overrides_keep_the_type_of_their_field():
 def test_naming_another_class_replaces_its_section_and_keeps_the_range_of_the_data():
     config = load_config(str(ROOT / "configs/ve_cifar10.py"))
     apply(config, [("data.image_size", "16"), ("data.dataset", "folder"), ("sde.name", "cosine")])
-    assert config.data.to_dict() == {"dataset": "folder", "path": "", "image_size": 16, "channels": 3, "flip": True, "low": 0.0,
-                                     "high": 1.0, "dequantize": False}
+    assert config.data.to_dict() == {"dataset": "folder", "path": "", "image_size": 16, "channels": 3, "flip": True,
+                                     "low": 0.0, "high": 1.0, "dequantize": False}
     assert config.sde.to_dict() == {"name": "cosine", "s": 0.008, "beta_max": 999.0}
 
 

@@ -74,7 +74,7 @@ def _seed_dropout(seed: int, device: torch.device) -> None:
 @torch.no_grad()
 def held_out(model: Any, objective: Objective, dataset: Dataset, codec: Codec, batch_size: int, device: torch.device,
              limit: int = 1024) -> dict[str, float]:
-    """Means of the loss and of the objective's metrics over (at most `limit`) held-out examples, by name: "held_out_loss" ...
+    """Means of the loss and of the objective's metrics over (at most `limit`) held-out examples, as "held_out_<name>".
 
     Their draws are the same in every call, whatever the seed of the run.
     """
@@ -88,6 +88,7 @@ def held_out(model: Any, objective: Objective, dataset: Dataset, codec: Codec, b
             draw = objective.draw(_outline(len(part), event, condition), draws)
             u = draws.codec_noise(dataset.shape) if codec.noisy else None
             batch = Batch(codec.encode(data, u).to(device), condition)
-            for name, values in {"loss": objective.loss(model, batch, draw), **objective.metrics(model, batch, draw)}.items():
+            figures = {"loss": objective.loss(model, batch, draw), **objective.metrics(model, batch, draw)}
+            for name, values in figures.items():
                 totals[name] = totals.get(name, 0.0) + float(values.sum())
     return {f"held_out_{name}": total / n for name, total in totals.items()}

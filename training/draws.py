@@ -51,8 +51,8 @@ class Draws:
 class HeldOutDraws(Draws):
     """Random numbers for a part of n held-out examples, which are the same in every evaluation.
 
-    Their order has been the same since the first version, so that held-out losses can be compared: the host's numbers for all
-    n examples, then for each part the codec's noise and after it the objective's.
+    Their order has been the same since the first version, so that held-out losses can be compared: the host's numbers for
+    all n examples, then for each part the codec's noise and after it the objective's.
 
     part    the indices of the part
     stream  the generator that all parts share

@@ -76,8 +76,8 @@ def train_run(config: ConfigDict, dataset: Dataset, run: Path, device: torch.dev
     """
     world, steps = launched(), config.training.steps
     if config.training.batch_size % world.size:
-        raise ArgumentError(f"training.batch_size={config.training.batch_size} must be divisible by the number of processes, "
-                            f"{world.size}", "training.batch_size")
+        raise ArgumentError(f"training.batch_size={config.training.batch_size} must be divisible by {world.size}, the "
+                            "number of processes", "training.batch_size")
     say = partial(print, flush=True) if progress and world.first else _silence
     # Setting up reads the newest checkpoint and finds what is wrong before anything is written.
     trainer = set_up(config, dataset, run, device, preview, progress)
@@ -152,8 +152,8 @@ def _resolved(config: str | Path | ModuleType | ConfigDict, overrides: Mapping[s
     elif isinstance(config, ConfigDict):
         name, chosen = "", copy.deepcopy(config)
     else:
-        raise ArgumentError(f"config must be a path, a module with get_config() or a ConfigDict, got {type(config).__name__}",
-                            "config")
+        raise ArgumentError("config must be a path, a module with get_config() or a ConfigDict, got "
+                            f"{type(config).__name__}", "config")
     apply(chosen, [(field, value if isinstance(value, str) else repr(value)) for field, value in overrides.items()])
     return name, chosen
 

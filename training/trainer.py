@@ -5,8 +5,8 @@
             average <- decay average + (1 - decay) weights
 
 What is trained and on what comes from outside: a model, an objective, batches. Whatever step n draws depends on (seed, n)
-alone. So a resumed run continues exactly as if it had not stopped, and a run shared by several processes sees the batches and
-noise of a single one.
+alone. So a resumed run continues exactly as if it had not stopped, and a run shared by several processes sees the batches
+and noise of a single one.
 """
 
 import math

@@ -9,7 +9,7 @@ import torch
 
 from scorefield.data import Dataset, load_images, make_codec
 from scorefield.evaluation import Evaluation, auroc, score
-from scorefield.evaluation.scores import write_csv
+from scorefield.evaluation.score import write_csv
 from scorefield.models import GaussianMixture
 from scorefield.numerics.processes import World
 from scorefield.sde_lib import VPSDE

@@ -28,7 +28,7 @@ class BestNetwork(nn.Module):
 
     def forward(self, h, c_noise):
         sde = self.exact.sde
-        t = sde.time(-4 * c_noise.double())
+        t = sde.time(-4 * c_noise.double()).clamp(max=sde.t_max)      # which is rounded
         alpha, sigma = sde.alpha(t)[:, None], sde.sigma(t)[:, None]
         deviation = (alpha.square() * self.std**2 + sigma.square()).sqrt()
         x = h * deviation

@@ -173,7 +173,8 @@ def test_edm_with_importance_is_its_papers_loss(time_sampling, any_sde):
     c_noise = (level.log()[:, 0] / 4).float()
     denoised = c_skip * z + c_out * Wave()(z / (level**2 + STD**2).sqrt(), c_noise)
     expected = (level**2 + STD**2) / (level * STD) ** 2 * (denoised - x0).square()
-    torch.testing.assert_close(objective.loss(denoiser, Batch(x0), NoisyTimes(t, weight, eps)), expected.mean(1), rtol=1e-5, atol=1e-6)
+    loss = objective.loss(denoiser, Batch(x0), NoisyTimes(t, weight, eps))
+    torch.testing.assert_close(loss, expected.mean(1), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("chain", [None, DDPMChain.from_schedule("linear", 200), SMLDChain.from_schedule(200)],

@@ -25,7 +25,7 @@ from scorefield.training.weightings import make_weighting
 
 
 class NoisyTimes(NamedTuple):
-    """Times t and weights w(t) / p(t), float64 (batch,), the noise eps (batch, *event), whose labels are dropped (batch,)."""
+    """Times t and weights w(t) / p(t), float64 (batch,), noise eps (batch, *event), whose labels are dropped (batch,)."""
 
     t: Tensor
     weight: Tensor
