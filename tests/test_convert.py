@@ -458,7 +458,7 @@ def test_a_published_file_in_any_format_is_the_same_denoiser(command, published,
     (["--output", "taken.safetensors"], ["is there already", "--output"]),
     (["--output", "x.safetensors", "--steps", "3"], ["takes no steps", "--steps"]),
     (["--output", "x.safetensors", "--checkpoint", "none.pth"], ["there is no none.pth"]),
-    (["--output", "x.safetensors", "--checkpoint", "taken.safetensors", "--workdir", "y"], ["one of checkpoint", "--checkpoint"]),
+    (["--output", "x.safetensors", "--checkpoint", "taken.safetensors", "--workdir", "y"], ["one of checkpoint"]),
 ], ids=str)
 def test_a_mistake_in_converting_is_one_line_and_writes_nothing(command, digits_run, words, parts, tmp_path):
     Path("taken.safetensors").write_text("mine")
