@@ -28,13 +28,13 @@ from scorefield.evaluation import Evaluation, Score, auroc, draw, plots
 from scorefield.evaluation.likelihood import ESTIMATORS, write_csv
 from scorefield.evaluation.report import report
 from scorefield.likelihood import CLOCKS, DIVERGENCES, METHODS, PROBE_KINDS
-from scorefield.likelihood.elbo import VARIANCES
 from scorefield.models.build import effective
 from scorefield.numerics.devices import prepare_sampling, set_memory_format
 from scorefield.numerics.files import write_atomically
 from scorefield.numerics.processes import World, connect, launched
 from scorefield.samplers import GRIDS, SAMPLERS, make_sampler, sampler_options
 from scorefield.sde_lib import SDES
+from scorefield.sde_lib.transition import VARIANCES
 from scorefield.training.trainer import Interrupted, Trainer
 
 SPLITS = ("train", "test")
@@ -59,7 +59,7 @@ SAMPLER_FLAGS = sorted({option for name in SAMPLERS for option in sampler_option
 _DEFINE: dict[type, Any] = {bool: flags.DEFINE_bool, int: flags.DEFINE_integer, float: flags.DEFINE_float,
                            str: flags.DEFINE_string}
 for _option in SAMPLER_FLAGS:
-    _values = [sampler_options(name)[_option] for name in SAMPLERS if _option in sampler_options(name)]
+    _values = [sampler_options(name)[_option].default for name in SAMPLERS if _option in sampler_options(name)]
     _kinds = {"t_end": float, "lower_order_final": bool}
     _DEFINE[_kinds.get(_option, type(_values[0]))](_option, None, "an option of some samplers")
 flags.DEFINE_string("divergence", "hutchinson", "hutchinson or exact")
@@ -94,8 +94,8 @@ MODE_FLAGS: dict[str, tuple[str, ...]] = {
 
 def usage() -> str:
     """The text of --help."""
-    shown = {name: {k: v for k, v in sampler_options(name).items() if k not in ("points", "t_end", "denoise", "grid")}
-             for name in SAMPLERS}
+    hidden = ("points", "t_end", "denoise", "grid")
+    shown = {name: {k: v.default for k, v in sampler_options(name).items() if k not in hidden} for name in SAMPLERS}
     takes = "\n".join(textwrap.fill(f"{name:<20}" + " ".join(f"--{k}={v}" for k, v in options.items()), 118,
                                     initial_indent="    ", subsequent_indent=" " * 24, break_on_hyphens=False)
                       for name, options in shown.items())

@@ -35,6 +35,7 @@ class ScoreModel(nn.Module):
     """
 
     sde: SDE
+    evaluations: int = 1      # of the network in one prediction
 
     @abstractmethod
     def predict(self, x: Tensor, t: float | Tensor, kind: str) -> Tensor:

@@ -25,10 +25,10 @@ from helpers import SMALL  # noqa: E402
 
 import main  # noqa: E402
 from scorefield.models import GaussianMixture  # noqa: E402
-from scorefield.sde_lib import VESDE, VPSDE, CosineVPSDE, SubVPSDE  # noqa: E402
+from scorefield.sde_lib import VESDE, VPSDE, CosineVPSDE, FlowSDE, SubVPSDE  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
-SDES = {"vp": VPSDE(), "cosine": CosineVPSDE(), "subvp": SubVPSDE(), "ve": VESDE()}
+SDES = {"vp": VPSDE(), "cosine": CosineVPSDE(), "subvp": SubVPSDE(), "ve": VESDE(), "flow": FlowSDE()}
 
 
 @pytest.fixture(params=SDES)
