@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from scorefield.models.build import build_denoiser, complete
 from scorefield.models.denoiser import Denoiser
+from scorefield.numerics.errors import ArgumentError
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 Weights = dict[str, Tensor]
@@ -146,8 +147,7 @@ def require_agreement(told: Config, given: Config | None, source: Any) -> None:
     if differing:
         words = ", ".join(f"{field}={value!r}, not {other!r}" for field, value, other in differing[:3])
         more = f" (and {len(differing) - 3} more)" if len(differing) > 3 else ""
-        flags = ", ".join(f"--config.{field}" for field, *_ in differing[:1] if field != "shape")
-        raise ValueError(f"{source} was trained with {words}{more}" + (f" ({flags}, --config)" if flags else ""))
+        raise ArgumentError(f"{source} was trained with {words}{more}", "config")
 
 
 def _reached(field: str, value: Any, config: Config) -> Any:

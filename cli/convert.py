@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scorefield.cli.flags import CHECKPOINT, EMA, Flag
+from scorefield.cli.flags import CHECKPOINT, EMA, Flag, as_flags
 from scorefield.numerics.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def run(command: Command) -> None:
     if output.exists() and (output.is_file() or any(output.iterdir())):
         raise ArgumentError(f"{output} is there already; choose another", "output")
     checkpoint = command.checkpoint or read_checkpoint(command.run)
-    lost = FORMATS[kind].write(checkpoint, output, values["ema"])
+    lost = as_flags(FORMATS[kind].write(checkpoint, output, values["ema"]))
     one = "averaged" if values["ema"] or checkpoint.raw is None else "raw"
     sets = "raw and averaged" if kind in ("run", "score_sde") and values["ema"] and checkpoint.raw is not None else one
     print(f"wrote {output} ({kind}, {sets} weights) from {describe(checkpoint)}{lost and '; '}{lost}")

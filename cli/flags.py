@@ -5,6 +5,7 @@ samplers may have an option of one name and of different types.
 """
 
 import dataclasses
+import re
 import textwrap
 import typing
 from collections.abc import Mapping, Sequence
@@ -90,7 +91,7 @@ class Table:
             define = flags.DEFINE_bool if name in switches else flags.DEFINE_string
             define(name, None, "", flag_values=values)
         rest = values(["main.py", *words])[1:]
-        return {name: values[name].value for name in values if values[name].present}, rest
+        return {name: flag.value for name in values if (flag := values[name]).present and flag.value is not None}, rest
 
 
 def describe(own: Sequence[Flag], indent: str = "  ") -> list[str]:
@@ -100,7 +101,7 @@ def describe(own: Sequence[Flag], indent: str = "  ") -> list[str]:
         shown = f"--[no]{flag.name}" if base_type(flag.annotation)[0] is bool else f"--{flag.name}"
         words = f" ({', '.join(flag.choices)})" if flag.choices else ""
         default = "" if flag.default in (None, "") or isinstance(flag.default, bool) else f" [{_short(flag.default)}]"
-        lines += _wrapped(shown, flag.help + words + default, indent)
+        lines += wrapped(shown, flag.help + words + default, indent)
     return lines
 
 
@@ -114,7 +115,7 @@ def describe_options(classes: Mapping[str, Mapping[str, Flag]], indent: str = " 
     for (option, text), takers in sorted(together.items()):
         names = [f"{name}{'' if default is None else f' {_short(default)}'}" for name, default in takers]
         who = "all" if len(takers) == len(classes) and len({str(d) for _, d in takers}) == 1 else ", ".join(names)
-        lines += _wrapped(f"--{option}", f"{text} [{who}]", indent)
+        lines += wrapped(f"--{option}", f"{text} [{who}]", indent)
     return lines
 
 
@@ -122,6 +123,27 @@ def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _wrapped(name: str, text: str, indent: str) -> list[str]:
+def wrapped(name: str, text: str, indent: str = "  ") -> list[str]:
+    """A name and its text, in lines of at most 118 characters."""
     return textwrap.wrap(text, 118, initial_indent=f"{indent}{name:<20} ", subsequent_indent=indent + " " * 21,
                          break_on_hyphens=False, break_long_words=False)
+
+
+FIELD = re.compile(r"(?<![\w./-])(?:data|sde|model|training)\.[a-z]\w*")      # what may be a field of a config
+
+
+def fields_in(text: str) -> list[str]:
+    """The fields of a config that a text names, such as sde.name."""
+    found = FIELD.findall(text)
+    if not found:
+        return []
+    from scorefield.configs.sections import SECTIONS
+
+    known = {f"{section.name}.{name}" for section in SECTIONS.values() for word in section.registry
+             for name in (section.word, *section.fields(word))}
+    return [name for name in found if name in known]
+
+
+def as_flags(text: str) -> str:
+    """A text in which fields of a config with values, such as sde.name=smld, are written as flags."""
+    return re.sub(rf"({FIELD.pattern})(?==)", r"--config.\1", text)

@@ -5,7 +5,6 @@ Flags are absl's. Nothing is global: a command line becomes an `Asked`, and a `C
 
 import re
 import sys
-import textwrap
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 
@@ -13,7 +12,7 @@ from absl import flags
 
 from scorefield import __version__
 from scorefield.cli import convert, likelihood, report, sample, train
-from scorefield.cli.flags import Flag, Table, describe, describe_options
+from scorefield.cli.flags import Flag, Table, describe, describe_options, fields_in, wrapped
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.text import nearest
 
@@ -38,26 +37,28 @@ def table() -> Table:
     return Table(COMMON, {mode: module.FLAGS for mode, module in MODES.items()}, options)
 
 
-def usage() -> str:
-    """The text of --help: a line for each flag and option."""
+def usage(only: str | None = None) -> str:
+    """The text of --help: a line for each flag and option, of one mode where `only` names it."""
     from scorefield.configs.loading import config_names
     from scorefield.configs.sections import SECTIONS
 
     every = table()
-    configs = textwrap.fill(" ".join(config_names()), 118, initial_indent=" " * 23, subsequent_indent=" " * 23)
-    words = "\n".join(textwrap.fill(", ".join(section.registry), 118, subsequent_indent=" " * 23,
-                                    initial_indent=f"    --config.{section.name}.{section.word}=".ljust(37))
-                      for section in SECTIONS.values())
     lines = [f"Scorefield {__version__}: score-based generative models, trained, sampled and scored.", "",
              "  python main.py --config configs/vp_digits.py --mode train",
              "  python main.py --config configs/vp_digits.py --mode sample --sampler dpm_solver++ --steps 20",
              "  python main.py --config configs/vp_digits.py --mode likelihood --method exponential", "",
-             "Every mode", *describe(COMMON), "  --config.FIELD=VALUE any field of the config, such as "
-             "--config.training.batch_size=64; these name a class:", words, "  NAME is one of", configs]
+             "Every mode", *describe(COMMON[:1]), *wrapped("", "NAME is one of " + " ".join(config_names())),
+             *describe(COMMON[1:]),
+             *wrapped("--config.FIELD=VALUE", "any field of the config, such as --config.training.batch_size=64; these name "
+                      "a class, whose settings are then fields:")]
+    for section in SECTIONS.values():
+        lines += wrapped("", f"{section.name}.{section.word}: {', '.join(section.registry)}")
     for mode, module in MODES.items():
-        lines += ["", f"Mode {mode}: {module.SUMMARY}", *describe(module.FLAGS)]
-        if mode in every.options:
-            lines += ["  and what is in brackets takes, with its default:", *describe_options(every.options[mode], "    ")]
+        if only in (None, mode):
+            lines += ["", f"Mode {mode}: {module.SUMMARY}", *describe(module.FLAGS)]
+            if mode in every.options:
+                lines += ["  and the options of what is in brackets, with their defaults:",
+                          *describe_options(every.options[mode], "    ")]
     return "\n".join([*lines, "", "Under torchrun the processes share the work: mode train each batch, mode likelihood the "
                       "batches."])
 
@@ -106,8 +107,8 @@ def ask(argv: Sequence[str]):
 
 
 def _check_bounds(name: str, value: object) -> None:
-    low, high = BOUNDS.get(name, (None, None))
-    if low is not None and isinstance(value, int) and not low <= value <= high:
+    low, high = BOUNDS.get(name, (0, 0))
+    if name in BOUNDS and isinstance(value, int) and not low <= value <= high:
         raise ArgumentError(f"{name} must lie in {low} .. {high}, got {value}", name)
 
 
@@ -124,19 +125,11 @@ def _check_places(values: Mapping[str, object], mode: str) -> None:
 
 def with_flags(error: BaseException) -> str:
     """An error's message in one line, with the flags that set the arguments or fields of the config that it names."""
-    message, found = " ".join(str(error).split()), list(getattr(error, "arguments", ()))
-    known = _fields() if re.search(r"\b(data|sde|model|training)\.\w", message) else set()
-    found += [field for field in re.findall(r"\b(?:data|sde|model|training)\.\w+", message) if field in known]
+    message = " ".join(str(error).split())
+    found = [*getattr(error, "arguments", ()), *fields_in(message)]
     hints = [f"--config.{name}" if "." in name else f"--{name}" for name in dict.fromkeys(found)]
     missing = [hint for hint in hints if not re.search(rf"{re.escape(hint)}\b", message)]
     return f"{message} ({', '.join(missing)})" if missing else message
-
-
-def _fields() -> set[str]:
-    from scorefield.configs.sections import SECTIONS
-
-    return {f"{section.name}.{name}" for section in SECTIONS.values() for word in section.registry
-            for name in (section.word, *section.fields(word))}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -154,7 +147,8 @@ def run() -> None:
         if "--version" in words:
             print(f"scorefield {__version__}")
         elif HELP & set(words):
-            print(usage())
+            mode = words[words.index("--mode") + 1:][:1] if "--mode" in words else []
+            print(usage(next((word for word in mode if word in MODES), None)))
         else:
             main(words)
     except KeyboardInterrupt as stopped:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scorefield.cli.flags import CHECKPOINT
 from scorefield.numerics.errors import ArgumentError
@@ -23,21 +23,20 @@ def run(command: Command) -> None:
     from scorefield.training.run import described, train_run
     from scorefield.training.trainer import Interrupted
 
-    config, folder = command.config, command.run
+    config, folder, steps = command.config, command.run, command.config.training.steps
+    assert command.name is not None
     dataset = command.dataset()
-    experiment = {f: v for f, v in all_fields(described(config, dataset, command.name)).items()
-                  if not f.startswith("training.")}
     if launched().first:      # it alone, since under torchrun the others may already see what it writes
-        command.refuse_other_experiment(experiment)
-    if command.checkpoint is not None and command.checkpoint.step >= config.training.steps:
+        fields = all_fields(described(config, dataset, command.name))
+        command.refuse_other_experiment({f: v for f, v in fields.items() if not f.startswith("training.")})
+    if command.checkpoint is not None and command.checkpoint.step >= steps:
         raise ArgumentError(f"{command.source} is at step {command.checkpoint.step} already; to train on, raise "
-                            f"training.steps, which is {config.training.steps}", "training.steps")
+                            f"training.steps, which is {steps}")
     command.write_imported()
     stored = command.stored or {}
-    kept = {key: stored[key] for key in ("origin", "num_scales", "reduce_mean") if key in stored}      # of an import
+    kept: dict[str, Any] = {key: stored[key] for key in ("origin", "num_scales", "reduce_mean") if key in stored}
     try:
         train_run(config, dataset, folder, command.device, command.name, kept, Preview(config.training.sample_steps))
     except Interrupted as stopped:
-        print(f"\ninterrupted: {folder} holds step {stopped.step} of {config.training.steps}; the same command goes on",
-              file=sys.stderr)
+        print(f"\ninterrupted: {folder} holds step {stopped.step} of {steps}; the same command goes on", file=sys.stderr)
         sys.exit(130)

@@ -106,10 +106,11 @@ def annotation(config: Mapping[str, Any], field: str) -> Any:
     kind = SECTIONS.get(section_name)
     if kind is not None and name == kind.word:
         return str
-    fields = kind.fields(config[section_name][kind.word]) if kind is not None else {}
+    word = config[section_name][kind.word] if kind is not None else ""
+    fields = kind.fields(word) if kind is not None else {}
     if name not in fields:
-        known = [f"{s}.{n}" for s in SECTIONS for n in config[s]]
-        raise ArgumentError(f"config has no field {field!r}{nearest(field, known)}", field)
+        declared(field)      # raises where no class of the section has it
+        raise ArgumentError(f"{word!r} takes no {name!r}; it takes {', '.join(fields)}", field)
     return fields[name].annotation
 
 
@@ -121,5 +122,6 @@ def declared(field: str) -> Any:
         return str
     known = {f"{k.name}.{n}": f.annotation for k in SECTIONS.values() for w in k.registry for n, f in k.fields(w).items()}
     if field not in known:
-        raise ArgumentError(f"config has no field {field!r}{nearest(field, known)}", field)
+        words = [*(f"{k.name}.{k.word}" for k in SECTIONS.values()), *known]
+        raise ArgumentError(f"config has no field {field!r}{nearest(field, words)}", field)
     return known[field]

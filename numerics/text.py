@@ -32,6 +32,11 @@ def base_type(annotation: Any) -> tuple[type, bool]:
     return origin, type(None) in options
 
 
+def _whole(annotation: Any) -> bool:
+    """Whether an annotation is of a sequence of whole numbers."""
+    return typing.get_args(annotation)[:1] == (int,) or any(_whole(option) for option in typing.get_args(annotation))
+
+
 def parse(text: str, annotation: Any) -> Any:
     """The value of `text` in the type of an annotation; ValueError with what is expected.
 
@@ -40,10 +45,15 @@ def parse(text: str, annotation: Any) -> Any:
     kind, optional = base_type(annotation)
     if optional and text == "None":
         return None
+    whole = kind is tuple and _whole(annotation)
     try:
-        return _parsed(text.strip() if kind is not str else text, kind)
+        value = _parsed(text.strip() if kind is not str else text, kind)
+        if whole and not all(type(number) is int for number in value):
+            raise ValueError
+        return value
     except (ValueError, OverflowError):
-        raise ValueError(f"must be {NAMES[kind]}{' or None' if optional else ''}, got {text!r}") from None
+        name = "whole numbers such as (1, 2)" if whole else NAMES[kind]
+        raise ValueError(f"must be {name}{' or None' if optional else ''}, got {text!r}") from None
 
 
 def _parsed(text: str, kind: type) -> Any:

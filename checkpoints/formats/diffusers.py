@@ -163,7 +163,7 @@ def read(folder: Path, config: Config | None = None) -> Checkpoint:
         wanted = {"model": {k: v for k, v in (given.get("model") or {}).items() if k not in untold}}
     else:
         raise ValueError(f"{folder} has no scheduler_config.json, which tells the chain; put it beside config.json, or say "
-                         "which it is (--config.sde.name=ddpm --config.sde.schedule=linear --config.sde.steps=1000)")
+                         "which it is, such as sde.name=ddpm, sde.schedule=linear and sde.steps=1000")
     told = merged(told, process)
     require_agreement(told, wanted, folder)
     resolved = merged(told, given)
@@ -177,7 +177,7 @@ def read(folder: Path, config: Config | None = None) -> Checkpoint:
     shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
     keys = _keys(network, old=any(key.endswith(".proj_attn.weight") for key in tensors))
     expected = {key: _shape(name, shapes[name], len(parts)) for name, parts in keys.items() for key in parts}
-    require_fit(expected, tensors, path, "give no settings but its own (--config.model.*), or fetch it again "
+    require_fit(expected, tensors, path, "give no settings of the model but its own, or fetch it again "
                 "with the config.json that belongs to it")
     joined = {name: torch.cat([tensors[key].float() for key in parts]).reshape(shapes[name]) for name, parts in keys.items()}
     flip = fields["flip_sin_to_cos"] and not fourier
@@ -230,8 +230,8 @@ def _size(fields: Config, given: Config, place: Path) -> int:
     if size is None:
         size = given["shape"][-1] if given.get("shape") else (given.get("data") or {}).get("image_size")
     if not isinstance(size, int) or size < 1:
-        raise ValueError(f"{place / 'config.json'}: sample_size = {size!r:.100} is no size of square pictures; give it "
-                         "(--config.data.image_size)")
+        raise ValueError(f"{place / 'config.json'}: sample_size = {size!r:.100} is no size of square pictures; give "
+                         "data.image_size")
     return size
 
 
