@@ -9,9 +9,12 @@ With --own a survivor of its folder's tests is left at that, which saves most of
 
 import argparse
 import ast
+import contextlib
 import copy
 import hashlib
+import importlib
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -21,9 +24,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
+LIBRARIES = ["torch", "scipy.interpolate", "scipy.integrate", "torchdiffeq", "torchsde", "hypothesis", "matplotlib.pyplot",
+             "sklearn.datasets", "tensorboard", "absl.flags", "ml_collections", "diffusers"]
 FOLDERS = ["sde_lib", "samplers", "likelihood", "models"]
 OTHERS: dict[type[ast.AST], list[type[ast.AST]]] = {
     ast.Add: [ast.Sub], ast.Sub: [ast.Add], ast.Mult: [ast.Div], ast.Div: [ast.Mult], ast.FloorDiv: [ast.Mult],
@@ -32,6 +40,8 @@ OTHERS: dict[type[ast.AST], list[type[ast.AST]]] = {
     ast.Eq: [ast.NotEq], ast.NotEq: [ast.Eq], ast.Is: [ast.IsNot], ast.IsNot: [ast.Is],
     ast.In: [ast.NotIn], ast.NotIn: [ast.In],
 }
+
+STAMPS = count(1)
 
 
 @dataclass(frozen=True)
@@ -149,25 +159,43 @@ def scratch_copy(folder: Path) -> None:
             shutil.copyfile(ROOT / name, folder / name)
 
 
+def run_tests(scratch: Path, arguments: list[str], output: int) -> None:
+    """Pytest in the scratch copy, told to a file; nothing of this checkout is left in this process, a fork."""
+    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != ROOT]
+    for name in [name for name in sys.modules if name.partition(".")[0] == "benchmarks"]:
+        del sys.modules[name]
+    os.chdir(scratch)
+    for stream in (1, 2):
+        os.dup2(output, stream)
+    sys.exit(pytest.main(["-x", "-q", "-rfE", "--tb=no", "-p", "no:cacheprovider", *arguments]))
+
+
 def first_failure(scratch: Path, arguments: list[str], limit: float) -> str | None:
     """The first test that fails, or what else went wrong; None where all pass."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-rfE", "--tb=no", "-p", "no:cacheprovider", *arguments]
-    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
-    try:
-        done = subprocess.run(command, cwd=scratch, env=environment, capture_output=True, text=True, timeout=limit)
-    except subprocess.TimeoutExpired:
-        return "the time limit"
-    if done.returncode == 0:
-        return None
-    failed = [line.split(" ")[1] for line in done.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
-    return failed[0] if failed else f"pytest's exit code {done.returncode}"
+    with tempfile.TemporaryFile("w+") as output:
+        process = multiprocessing.get_context("fork").Process(target=run_tests, args=(scratch, arguments, output.fileno()))
+        process.start()
+        process.join(limit)
+        if process.is_alive():
+            process.kill()
+            process.join()
+            return "the time limit"
+        output.seek(0)
+        failed = [line.split()[1] for line in output if line.startswith(("FAILED ", "ERROR "))]
+    return None if process.exitcode == 0 else failed[0] if failed else f"pytest's exit code {process.exitcode}"
+
+
+def write(file: Path, content: bytes) -> None:
+    """With a time of its own, so that Python takes no compiled file of what stood there before."""
+    file.write_bytes(content)
+    os.utime(file, (stamp := next(STAMPS), stamp))
 
 
 def run(mutant: Mutant | None, scratch: Path, limit: float, own_alone: bool) -> str | None:
     """What kills a mutant in the scratch copy, which is as it was after; None where it survives."""
     if mutant is None:
         return first_failure(scratch, ["tests"], 10 * limit)
-    (scratch / mutant.path).write_bytes(mutant.source())
+    write(scratch / mutant.path, mutant.source())
     own = tests_of(mutant.path)
     try:
         killer = first_failure(scratch, own, limit)
@@ -175,7 +203,7 @@ def run(mutant: Mutant | None, scratch: Path, limit: float, own_alone: bool) -> 
             killer = first_failure(scratch, ["tests", *(f"--ignore={file}" for file in own)], limit)
         return killer
     finally:
-        shutil.copyfile(ROOT / mutant.path, scratch / mutant.path)
+        write(scratch / mutant.path, (ROOT / mutant.path).read_bytes())
 
 
 def main() -> None:
@@ -189,6 +217,10 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "mutants.jsonl")
     args = parser.parse_args()
 
+    os.environ["OMP_NUM_THREADS"] = "1"
+    for library in LIBRARIES:      # once, for all the processes that are forked from this one
+        with contextlib.suppress(ImportError):
+            importlib.import_module(library)
     args.results.parent.mkdir(parents=True, exist_ok=True)
     known = [json.loads(line) for line in args.results.read_text().splitlines()] if args.results.exists() else []
     done = {(row["place"], row["change"]) for row in known
