@@ -10,7 +10,6 @@ With --own a survivor of its folder's tests is left at that, which saves most of
 import argparse
 import ast
 import contextlib
-import copy
 import hashlib
 import importlib
 import json
@@ -24,7 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count
+from itertools import accumulate, count
 from pathlib import Path
 
 import pytest
@@ -56,10 +55,6 @@ class Mutant:
     text: str
     change: str
 
-    @property
-    def place(self) -> str:
-        return f"{self.path}:{self.line}:{self.column + 1}"
-
     def source(self) -> bytes:
         content = (ROOT / self.path).read_bytes()
         return content[:self.start] + self.text.encode() + content[self.stop:]
@@ -71,11 +66,10 @@ def nodes(tree: ast.AST) -> Iterator[ast.AST]:
         if field in ("annotation", "returns"):
             continue
         for node in value if isinstance(value, list) else [value]:
-            if not isinstance(node, ast.AST) or isinstance(node, ast.Raise | ast.JoinedStr) \
-                    or isinstance(node, ast.FunctionDef) and node.name == "__repr__":
-                continue
-            yield node
-            yield from nodes(node)
+            if isinstance(node, ast.AST) and not isinstance(node, ast.Raise | ast.JoinedStr) \
+                    and getattr(node, "name", None) != "__repr__":
+                yield node
+                yield from nodes(node)
 
 
 def variants(node: ast.AST) -> Iterator[ast.AST]:
@@ -89,27 +83,19 @@ def variants(node: ast.AST) -> Iterator[ast.AST]:
                 yield replaced(node, ops=[*node.ops[:i], other(), *node.ops[i + 1:]])
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.Not):
         yield node.operand
-    elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
-        yield replaced(node, value=not node.value)
-    elif isinstance(node, ast.Constant) and isinstance(node.value, int):
-        yield replaced(node, value=node.value + 1)
-    elif isinstance(node, ast.Constant) and isinstance(node.value, float):
-        yield replaced(node, value=2 * node.value or 1.0)
+    elif isinstance(node, ast.Constant) and isinstance(value := node.value, int | float):
+        yield replaced(node, value=not value if isinstance(value, bool) else
+                       value + 1 if isinstance(value, int) else 2 * value or 1.0)
 
 
 def replaced(node: ast.AST, **fields: object) -> ast.AST:
-    other = copy.copy(node)
-    for name, value in fields.items():
-        setattr(other, name, value)
-    return other
+    return type(node)(**vars(node) | fields)
 
 
 def mutants_of(path: Path) -> list[list[Mutant]]:
     """The mutants at each place of a file, in its order."""
     content = (ROOT / path).read_bytes()
-    starts = [0]
-    for line in content.splitlines(keepends=True):
-        starts.append(starts[-1] + len(line))
+    starts = list(accumulate((len(line) for line in content.splitlines(keepends=True)), initial=0))
     places = []
     for node in nodes(ast.parse(content)):
         found = []
@@ -152,11 +138,27 @@ def tests_of(path: Path) -> list[str]:
 
 def scratch_copy(folder: Path) -> None:
     """Every file of the repository that git does not ignore."""
-    listed = subprocess.run(["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True)
-    for name in filter(None, listed.stdout.decode().split("\0")):
+    listed = subprocess.check_output(["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, text=True)
+    for name in filter(None, listed.split("\0")):
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, folder / name)
+
+
+class ShortFirst:
+    """A plugin of pytest's: tests that are known to take over half a second come after the others."""
+
+    def __init__(self, file: Path):
+        self.file, self.seconds = file, json.loads(file.read_text()) if file.exists() else {}
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items.sort(key=lambda item: self.seconds.get(item.nodeid, 0.0) > 0.5)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.seconds[report.nodeid] = max(report.duration, self.seconds.get(report.nodeid, 0.0))
+
+    def pytest_sessionfinish(self) -> None:
+        self.file.write_text(json.dumps(self.seconds))
 
 
 def run_tests(scratch: Path, arguments: list[str], output: int) -> None:
@@ -167,7 +169,8 @@ def run_tests(scratch: Path, arguments: list[str], output: int) -> None:
     os.chdir(scratch)
     for stream in (1, 2):
         os.dup2(output, stream)
-    sys.exit(pytest.main(["-x", "-q", "-rfE", "--tb=no", "-p", "no:cacheprovider", *arguments]))
+    options = ["-x", "-q", "-rfE", "--tb=no", "-p", "no:cacheprovider", *arguments]
+    sys.exit(pytest.main(options, plugins=[ShortFirst(scratch.with_suffix(".json"))]))
 
 
 def first_failure(scratch: Path, arguments: list[str], limit: float) -> str | None:
@@ -223,16 +226,16 @@ def main() -> None:
             importlib.import_module(library)
     args.results.parent.mkdir(parents=True, exist_ok=True)
     known = [json.loads(line) for line in args.results.read_text().splitlines()] if args.results.exists() else []
-    done = {(row["place"], row["change"]) for row in known
-            if row["killed_by"] or args.own or not row["own"]}
+    done = {(row["place"], row["change"]) for row in known if row["killed_by"] or args.own or not row["own"]}
     with tempfile.TemporaryDirectory() as folder, args.results.open("a") as results:
-        scratch_copy(Path(folder))
+        scratch = Path(folder) / "scratch"
+        scratch_copy(scratch)
         for number, mutant in enumerate([None, *sample(args.folders, args.number, args.seed)]):
-            place, change = (mutant.place, mutant.change) if mutant else ("nowhere", "none")
+            place, change = (f"{mutant.path}:{mutant.line}:{mutant.column + 1}", mutant.change) if mutant else ("", "")
             if number not in args.only if args.only else (place, change) in done:
                 continue
             start = time.monotonic()
-            killer = run(mutant, Path(folder), args.limit, args.own)
+            killer = run(mutant, scratch, args.limit, args.own)
             row = {"number": number, "place": place, "change": change, "killed_by": killer, "own": args.own,
                    "seconds": round(time.monotonic() - start)}
             results.write(json.dumps(row) + "\n")
