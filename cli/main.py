@@ -48,7 +48,8 @@ def usage(only: str | None = None) -> str:
              "  python main.py --config configs/vp_digits.py --mode sample --sampler dpm_solver++ --steps 20",
              "  python main.py --config configs/vp_digits.py --mode likelihood --method exponential", "",
              "Every mode", *describe(COMMON[:1]), *wrapped("", "NAME is one of " + " ".join(config_names())),
-             *describe(COMMON[1:]), *wrapped("--config.FIELD=VALUE", "any field of the config, such as --config.training.batch_size=64; these name "
+             *describe(COMMON[1:]),
+             *wrapped("--config.FIELD=VALUE", "any field of the config, such as --config.training.batch_size=64; these name "
                       "a class, whose settings are then fields:")]
     for section in SECTIONS.values():
         lines += wrapped("", f"{section.name}.{section.word}: {', '.join(section.registry)}")

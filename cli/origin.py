@@ -81,7 +81,9 @@ def _data(told: Mapping[str, Any], said: dict[str, Any], given: ConfigDict | Non
     fields |= {end: known[end] for end in ("low", "high") if end in known and end in taken}
     if fields["dataset"] == "folder":
         fields |= {"channels": shape[0], "image_size": shape[-1]}
-    fields = {field: value for field, value in fields.items() if field == "dataset" or field in taken or field in said}
+    sizes = {"channels", "image_size"}      # which may be said of a checkpoint, whatever its data
+    fields = {field: value for field, value in fields.items() if field == "dataset" or field in taken
+              or (field in said and field not in sizes)}
     return SECTIONS["data"].complete(fields), levels
 
 

