@@ -58,7 +58,8 @@ class Command:
 
     def __init__(self, asked: Asked):
         self.asked, self.mode = asked, asked.mode
-        self.source, config = asked.values.get("checkpoint"), asked.values["config"]
+        self.source: str | None = asked.values.get("checkpoint")
+        config = asked.values["config"]
         self.name = Path(config).stem if config else None
         self.run = Path(os.path.expanduser(
             asked.values["workdir"] or f"runs/{stem_of(self.source) if self.source else self.name}"))
@@ -89,6 +90,7 @@ class Command:
     def _read_checkpoint(self, given: ConfigDict | None) -> None:
         """Read --checkpoint, unless the run's folder was made of it before."""
         source = self.source
+        assert source is not None
         if self.mode == "convert" and self.asked.values["workdir"]:
             raise ArgumentError("mode convert takes one of checkpoint and workdir", "checkpoint", "workdir")
         if self.stored is None:
@@ -111,7 +113,7 @@ class Command:
     def _resolved(self, given: ConfigDict | None) -> ConfigDict:
         """The config before the command line's own fields."""
         if self.stored is not None and self.checkpoint is not None:
-            return from_stored(self.stored, self.source)
+            return from_stored(self.stored, self.checkpoint.source)
         if self.stored is not None and self.imported:
             return self._of_imported(self.stored, given)
         if self.mode == "train" and given is not None:

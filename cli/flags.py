@@ -91,7 +91,7 @@ class Table:
             define = flags.DEFINE_bool if name in switches else flags.DEFINE_string
             define(name, None, "", flag_values=values)
         rest = values(["main.py", *words])[1:]
-        return {name: values[name].value for name in values if values[name].present}, rest
+        return {name: flag.value for name in values if (flag := values[name]).present and flag.value is not None}, rest
 
 
 def describe(own: Sequence[Flag], indent: str = "  ") -> list[str]:

@@ -107,8 +107,8 @@ def ask(argv: Sequence[str]):
 
 
 def _check_bounds(name: str, value: object) -> None:
-    low, high = BOUNDS.get(name, (None, None))
-    if low is not None and isinstance(value, int) and not low <= value <= high:
+    low, high = BOUNDS.get(name, (0, 0))
+    if name in BOUNDS and isinstance(value, int) and not low <= value <= high:
         raise ArgumentError(f"{name} must lie in {low} .. {high}, got {value}", name)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scorefield.cli.flags import CHECKPOINT
 from scorefield.numerics.errors import ArgumentError
@@ -34,7 +34,7 @@ def run(command: Command) -> None:
                             f"training.steps, which is {steps}")
     command.write_imported()
     stored = command.stored or {}
-    kept = {key: stored[key] for key in ("origin", "num_scales", "reduce_mean") if key in stored}      # of an import
+    kept: dict[str, Any] = {key: stored[key] for key in ("origin", "num_scales", "reduce_mean") if key in stored}
     try:
         train_run(config, dataset, folder, command.device, command.name, kept, Preview(config.training.sample_steps))
     except Interrupted as stopped:

@@ -22,7 +22,7 @@ class Field:
 
 def arguments(taker: Callable[..., Any], without: tuple[str, ...] = ()) -> dict[str, Field]:
     """The arguments of a class or function by name, but those of `without`."""
-    hints = typing.get_type_hints(taker.__init__ if isinstance(taker, type) else taker)
+    hints = typing.get_type_hints(taker.__init__ if isinstance(taker, type) else taker)  # type: ignore[misc]
     return {name: Field(hints[name], parameter.default) for name, parameter in inspect.signature(taker).parameters.items()
             if name not in without and parameter.kind is not parameter.VAR_KEYWORD}
 
@@ -72,7 +72,7 @@ class Section:
         was not set. So None means the default of a field that cannot be None, and a foreign field of None is left out.
         """
         word = given.get(self.word)
-        fields = self.fields(word)
+        fields = self.fields(str(word))
         for name, value in given.items():
             if name != self.word and name not in fields and value is not None:
                 raise ArgumentError(f"{word!r} takes no {name!r}; it takes {', '.join(fields) or 'nothing'}"

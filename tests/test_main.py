@@ -113,6 +113,7 @@ def refused(result, *parts):
 DIGITS = ["--config", ROOT / "configs/vp_digits.py"]
 
 
+@pytest.mark.machine
 @pytest.mark.parametrize("words, parts", [
     ([], ["--mode", "--help"]),
     (["--mode", "train"], ["--config"]),
