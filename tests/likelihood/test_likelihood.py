@@ -20,7 +20,7 @@ def test_log_density_of_a_gaussian_is_exact(any_sde):
     model = GaussianMixture(any_sde, mean, torch.tensor([variance]))
     x = model.sample(20, any_sde.t_min, torch.Generator().manual_seed(0))
     result = log_prob(model, x, rtol=1e-9, atol=1e-9)
-    a, s = any_sde.alpha(1.0), any_sde.sigma(1.0)
+    a, s = any_sde.alpha(any_sde.t_max), any_sde.sigma(any_sde.t_max)
     v1 = a**2 * variance + s**2
     p1 = -0.5 * ((result.latent - a * mean).square().sum(1) / v1 + d * torch.log(2 * math.pi * v1))
     exact = model.log_prob(x, any_sde.t_min) + any_sde.prior.log_prob(result.latent) - p1
@@ -158,7 +158,7 @@ def gaussian(sde, d, generator):
 def test_log_density_of_a_gaussian_is_exact_in_every_dimension(any_sde, d):
     model = gaussian(any_sde, d, torch.Generator().manual_seed(d))
     x = model.sample(8, any_sde.t_min, torch.Generator().manual_seed(0))
-    result = log_prob(model, x, rtol=1e-9, atol=1e-9, prior=lambda z: model.log_prob(z, 1.0))
+    result = log_prob(model, x, rtol=1e-9, atol=1e-9, prior=lambda z: model.log_prob(z, any_sde.t_max))
     assert float((result.value - model.log_prob(x, any_sde.t_min)).abs().max()) < 1e-6 * d
 
 
@@ -203,7 +203,8 @@ def test_decoding_the_latent_gives_the_data_back(any_sde):
 
 
 def exponential_error(model, x, steps):
-    result = log_prob(model, x, method="exponential", steps=steps, prior=lambda z: model.log_prob(z, 1.0))
+    result = log_prob(model, x, method="exponential", steps=steps,
+                      prior=lambda z: model.log_prob(z, model.sde.t_max))
     assert result.nfe == steps
     return result.value - model.log_prob(x, model.sde.t_min), result.solver_error
 

@@ -35,6 +35,10 @@ from scorefield.samplers import SAMPLERS, sampler_options
 from scorefield.samplers.reference_sde import BrownianPaths
 
 
+def defaults(name):
+    return {option: field.default for option, field in sampler_options(name).items()}
+
+
 def end(steps):
     return {"steps": steps, "grid": "quadratic", "t_end": 0.02, "denoise": True}
 
@@ -83,7 +87,7 @@ CAPPED = [("dpm_solver", {"method": "adaptive"}, 2), ("dpm_solver++", {"method":
 
 @pytest.mark.parametrize("name, options, reference", CASES, ids=NAMES)
 def test_it_does_with_its_options_what_its_paper_says(name, options, reference):
-    p, o = Problem(name, options), SimpleNamespace(**sampler_options(name) | options)
+    p, o = Problem(name, options), SimpleNamespace(**defaults(name) | options)
     times = getattr(o, "grid", None)
     if not isinstance(times, list):
         times = [1.0, o.t_end] if times is None else quadratic(o.steps, p.end(o))
@@ -95,7 +99,7 @@ def test_it_does_with_its_options_what_its_paper_says(name, options, reference):
 
 def changed(name, options):
     """The options whose value in a case is not the default."""
-    return [option for option, value in options.items() if value != sampler_options(name)[option]]
+    return [option for option, value in options.items() if value != defaults(name)[option]]
 
 
 CASE_OF = {(name, option): options for name, options, _ in CASES for option in changed(name, options)}
