@@ -17,7 +17,7 @@ FLAGS = (
     CHECKPOINT,
     Flag("sampler", str, "auto", "which sampler"),
     Flag("num_samples", int, 64, "how many samples"),
-    Flag("precision", str, "fp32", "of the network's arithmetic", ("fp32", "bf16", "auto")),
+    Flag("precision", str, "fp32", "of the network's arithmetic", ("auto", "fp32", "bf16")),
     SEED, EMA, BATCH_SIZE,
 )
 POINTS = 65      # times at which a trajectory of points by an adaptive solver is drawn

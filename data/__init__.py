@@ -5,8 +5,8 @@ from scorefield.data.dataset import Condition, Dataset, Examples, Split, as_data
 from scorefield.data.datasets import DATASETS, Source, codec_of, levels_of, load_dataset, source_of
 from scorefield.data.images import load_images
 from scorefield.data.points import mixture_parameters
-from scorefield.data.readers import MissingDataError
 from scorefield.data.transforms import batch_indices, dequantize, quantize, random_flip, require_within, to_unit
+from scorefield.numerics.errors import MissingFileError
 
 __all__ = [
     "DATASETS",
@@ -15,7 +15,7 @@ __all__ = [
     "Dataset",
     "DequantizedPixels",
     "Examples",
-    "MissingDataError",
+    "MissingFileError",
     "Pixels",
     "Points",
     "Source",
