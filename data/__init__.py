@@ -6,7 +6,6 @@ from scorefield.data.datasets import DATASETS, Source, codec_of, levels_of, load
 from scorefield.data.images import load_images
 from scorefield.data.points import mixture_parameters
 from scorefield.data.transforms import batch_indices, dequantize, quantize, random_flip, require_within, to_unit
-from scorefield.numerics.errors import MissingFileError
 
 __all__ = [
     "DATASETS",
@@ -15,7 +14,6 @@ __all__ = [
     "Dataset",
     "DequantizedPixels",
     "Examples",
-    "MissingFileError",
     "Pixels",
     "Points",
     "Source",

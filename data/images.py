@@ -12,8 +12,9 @@ from torch import Tensor
 from scorefield.data import readers
 from scorefield.data.codec import Codec, Pixels
 from scorefield.data.dataset import Dataset, Examples
+from scorefield.data.readers import named_argument
 from scorefield.data.transforms import require_within
-from scorefield.numerics.errors import ArgumentError, MissingFileError, named_argument
+from scorefield.numerics.errors import ArgumentError, MissingFileError
 
 
 def load_images(path: str, shape: tuple[int, ...], codec: Codec, argument: str = "path"
