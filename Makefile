@@ -41,12 +41,16 @@ demo: setup
 
 test: setup
 	@echo "Running the tests ..."
-	@$(PY) -m pytest -n auto --dist worksteal
+	@$(PY) -m pytest -n auto --dist worksteal -m "not machine"
+	@for machine in avx2 bf16 amx; do \
+	    echo "Running the tests that depend on the processor, as on one with $$machine ..."; \
+	    SCOREFIELD_MACHINE=$$machine $(PY) -m pytest -n auto --dist worksteal -m machine || exit 1; \
+	done
 
 lint: setup
 	@echo "Running ruff and mypy ..."
 	@$(PY) -m ruff check .
-	@$(PY) -m mypy
+	@$(PY) .ci/typecheck.py
 
 bench: setup
 	@echo "Measuring; results go to benchmarks/results/ ..."

@@ -44,7 +44,7 @@ def digits(n: int) -> tuple[Denoiser, Tensor, list]:
     from ml_collections import ConfigDict
 
     dataset = load_dataset(ConfigDict(read_config(RUN)).data)
-    k, seeds = dataset.test[torch.arange(n)], sample_seeds(0, 0, n)
+    (k, _), seeds = dataset.test[torch.arange(n)], sample_seeds(0, 0, n)
     u = NoiseStream(seeds, DEQUANTIZATION).uniform(torch.empty(k.shape))
     return load_denoiser(RUN), dequantize(k, u, 17, -1.0, 1.0), seeds
 

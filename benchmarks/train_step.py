@@ -16,7 +16,7 @@ import torch
 
 from scorefield.configs import vp_cifar10, vp_digits, vp_swiss_roll
 from scorefield.data import Dataset, load_dataset
-from scorefield.numerics.processes import local_device
+from scorefield.numerics.devices import local_device
 from scorefield.training.trainer import Batches, Trainer, _Log
 
 RESULTS = Path(__file__).parent / "results"

@@ -34,8 +34,7 @@ from scorefield.checkpoints.formats.diffusers import read
 from scorefield.models.ema import EMA
 from scorefield.models.layers import recompute_activations
 from scorefield.models.networks.unet import UNet
-from scorefield.numerics.devices import autocast_dtype, prepare_sampling, set_memory_format
-from scorefield.numerics.processes import local_device
+from scorefield.numerics.devices import autocast_dtype, local_device, prepare_sampling, set_memory_format
 
 RESULTS = Path(__file__).parent / "results"
 DEVICE = local_device("auto")

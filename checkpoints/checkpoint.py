@@ -8,11 +8,11 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from ml_collections import ConfigDict
 from torch import Tensor, nn
 
-from scorefield.models.build import build_denoiser, effective
+from scorefield.models.build import build_denoiser, complete
 from scorefield.models.denoiser import Denoiser
+from scorefield.numerics.errors import ArgumentError
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 Weights = dict[str, Tensor]
@@ -70,7 +70,7 @@ class Checkpoint:
     def denoiser(self, ema: bool = True) -> Denoiser:
         """With the averaged or the raw weights, in evaluation mode and without gradients; ValueError as `check`."""
         self.check()
-        denoiser = build_denoiser(ConfigDict(self.config), self.config["shape"])
+        denoiser = build_denoiser(self.config, self.config["shape"])
         denoiser.network.load_state_dict(self.weights(ema))
         return denoiser.eval().requires_grad_(False)
 
@@ -81,7 +81,7 @@ def outline(config: Config) -> nn.Module:
     """
     try:
         with torch.device("meta"):
-            return build_denoiser(ConfigDict(config), config["shape"]).network
+            return build_denoiser(config, config["shape"]).network
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
         raise ValueError(f"a value of a wrong type or size ({textwrap.shorten(str(error), 150)})") from None
 
@@ -129,7 +129,7 @@ def require_agreement(told: Config, given: Config | None, source: Any) -> None:
     Compared are the SDE, the model, the ends of the data and the size of an example; a field of None says nothing, and a
     default said aloud is what was told in silence.
     """
-    there, here = effective(told), given or {}
+    there, here = complete(told), given or {}
     differing = []
     for section in ("sde", "model", "data"):
         fields = {k: v for k, v in (here.get(section) or {}).items() if v is not None and k not in FREE}
@@ -147,8 +147,7 @@ def require_agreement(told: Config, given: Config | None, source: Any) -> None:
     if differing:
         words = ", ".join(f"{field}={value!r}, not {other!r}" for field, value, other in differing[:3])
         more = f" (and {len(differing) - 3} more)" if len(differing) > 3 else ""
-        flags = ", ".join(f"--config.{field}" for field, *_ in differing[:1] if field != "shape")
-        raise ValueError(f"{source} was trained with {words}{more}" + (f" ({flags}, --config)" if flags else ""))
+        raise ArgumentError(f"{source} was trained with {words}{more}", "config")
 
 
 def _reached(field: str, value: Any, config: Config) -> Any:

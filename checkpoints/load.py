@@ -11,10 +11,10 @@ from ml_collections import ConfigDict
 
 from scorefield.checkpoints.checkpoint import Checkpoint, Config
 from scorefield.checkpoints.formats import diffusers, hub, run, score_sde, scorefield
-from scorefield.configs.default import get_config
-from scorefield.configs.loading import all_fields, nearest
-from scorefield.models.build import effective
+from scorefield.configs.sections import SECTIONS, declared
 from scorefield.models.denoiser import Denoiser
+from scorefield.numerics.errors import ArgumentError
+from scorefield.numerics.text import base_type, nearest
 
 # In the order in which they are asked whether a path is theirs.
 FORMATS: dict[str, ModuleType] = {
@@ -55,7 +55,6 @@ def read_checkpoint(source: str | Path, config: Config | ConfigDict | None = Non
     `config`, and a field that no config has.
     """
     given = _typed({} if config is None else config.to_dict() if isinstance(config, ConfigDict) else config)
-    given = effective(given) if isinstance(config, ConfigDict) else given
     module, path = find(source)
     checkpoint: Checkpoint = module.read(path, given)
     checkpoint.check()
@@ -63,38 +62,36 @@ def read_checkpoint(source: str | Path, config: Config | ConfigDict | None = Non
 
 
 def _typed(config: Config) -> dict[str, Any]:
-    """A config given as a nested mapping; ValueError for a field that no config has, or a value of another type."""
-    known, result = get_config(), dict[str, Any]()
+    """A config given as a nested mapping; ArgumentError for a field that no config has, or a value of another type."""
+    result = dict[str, Any]()
     if not isinstance(config, Mapping):
-        raise ValueError(f"config must be a nested mapping such as {{'sde': {{'name': 'subvp'}}}}, got {config!r:.60}")
-    for section, fields in config.items():
-        if section == "shape":
+        raise ArgumentError(f"config must be a nested mapping such as {{'sde': {{'name': 'subvp'}}}}, got {config!r:.60}",
+                            "config")
+    for name, fields in config.items():
+        if name == "shape":
             if not isinstance(fields, list | tuple) or not fields or not all(type(n) is int and n > 0 for n in fields):
-                raise ValueError(f"config's shape must be a list of whole numbers above 0, got {fields!r:.60}")
-            result[section] = list(fields)
-        elif section == "reduce_mean":
+                raise ArgumentError(f"config's shape must be a list of whole numbers above 0, got {fields!r:.60}", "config")
+            result[name] = list(fields)
+        elif name == "reduce_mean":
             if not isinstance(fields, bool):
-                raise ValueError(f"config's reduce_mean must be True or False, got {fields!r:.60}")
-            result[section] = fields
-        elif section not in list(known):
-            raise ValueError(f"config has no section {section!r}{nearest(str(section), known)} (it is nested, such as "
-                             "{'sde': {'name': 'subvp'}})")
+                raise ArgumentError(f"config's reduce_mean must be True or False, got {fields!r:.60}", "config")
+            result[name] = fields
+        elif name not in SECTIONS:
+            raise ArgumentError(f"config has no section {name!r}{nearest(str(name), SECTIONS)} (it is nested, such as "
+                                "{'sde': {'name': 'subvp'}})", "config")
         elif not isinstance(fields, Mapping):
-            raise ValueError(f"config's section {section!r} must be a mapping of its fields, got {fields!r:.60}")
+            raise ArgumentError(f"config's section {name!r} must be a mapping of its fields, got {fields!r:.60}", "config")
         else:
-            result[section] = {field: _value(known, section, field, value) for field, value in fields.items()}
+            result[name] = {field: _value(f"{name}.{field}", value) for field, value in fields.items()}
     return result
 
 
-def _value(known: ConfigDict, section: str, field: str, value: Any) -> Any:
-    if field not in known[section]:
-        raise ValueError(f"config has no field '{section}.{field}'{nearest(f'{section}.{field}', all_fields(known))}")
-    try:
-        known[section][field] = tuple(value) if isinstance(value, list) else value
-    except (TypeError, ValueError):
-        raise ValueError(f"config's {section}.{field} must be of type {known[section].get_type(field).__name__}, got "
-                         f"{value!r:.60}") from None
-    return known[section][field]
+def _value(field: str, value: Any) -> Any:
+    kind, optional = base_type(declared(field))
+    value = tuple(value) if isinstance(value, list) else float(value) if kind is float and type(value) is int else value
+    if not (value is None or type(value) is kind):
+        raise ArgumentError(f"config's {field} must be of type {kind.__name__}, got {value!r:.60}", field)
+    return value
 
 
 def load_denoiser(source: str | Path, ema: bool = True, device: torch.device | str = "cpu",

@@ -1,24 +1,49 @@
-"""Which run a command line means, and with which config. The flags are those that main.py defines."""
+"""Which run a command line means, and with which config."""
 
 import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from absl import flags
 from ml_collections import ConfigDict
 
-from scorefield.checkpoints import Checkpoint, read_checkpoint
-from scorefield.checkpoints.checkpoint import require_agreement
+from scorefield.checkpoints.checkpoint import Checkpoint, require_agreement
 from scorefield.checkpoints.formats import run as run_format
 from scorefield.checkpoints.formats.run import read_config
-from scorefield.cli.start import describe, from_stored, import_checkpoint, started_from, stem_of, untouched
-from scorefield.configs.loading import all_fields, load_config, override, validate
-from scorefield.data import Dataset, load_dataset, reader_of
-from scorefield.models import Denoiser
-from scorefield.models.build import effective
-from scorefield.numerics.processes import launched, local_device
+from scorefield.checkpoints.load import read_checkpoint
+from scorefield.cli.flags import Flag
+from scorefield.cli.origin import describe, import_checkpoint, started_from, stem_of, untouched
+from scorefield.configs.loading import all_fields, apply, from_stored, load_config
+from scorefield.configs.sections import require_sections
+from scorefield.data import Dataset, load_dataset
+from scorefield.models.denoiser import Denoiser
+from scorefield.numerics.devices import local_device
+from scorefield.numerics.errors import ArgumentError
+from scorefield.numerics.processes import launched
 
-FLAGS = flags.FLAGS
+
+@dataclass(frozen=True)
+class Asked:
+    """What a command line says.
+
+    mode       one of the modes
+    values     every flag of the mode, given or with its default
+    texts      the options that are given, as text (of a switch: bool), to be parsed by whom they belong to
+    given      the names of all flags and options that are given
+    overrides  fields of the config with their text
+    """
+
+    mode: str
+    values: Mapping[str, Any]
+    texts: Mapping[str, str | bool] = field(default_factory=dict)
+    given: frozenset[str] = frozenset()
+    overrides: Sequence[tuple[str, str]] = ()
+
+    def settings(self, options: Mapping[str, Flag]) -> dict[str, Any]:
+        """The given options among those of a class, in their types."""
+        return {name: text if isinstance(text, bool) else options[name].value(text) for name, text in self.texts.items()
+                if name in options}
 
 
 class Command:
@@ -31,55 +56,48 @@ class Command:
 
     checkpoint: Checkpoint | None = None      # that of --checkpoint, just read
 
-    def __init__(self, overrides: list[tuple[str, str]]):
-        self.name = Path(FLAGS.config).stem if FLAGS.config else None
+    def __init__(self, asked: Asked):
+        self.asked, self.mode = asked, asked.mode
+        self.source: str | None = asked.values.get("checkpoint")
+        config = asked.values["config"]
+        self.name = Path(config).stem if config else None
         self.run = Path(os.path.expanduser(
-            FLAGS.workdir or f"runs/{stem_of(FLAGS.checkpoint) if FLAGS.checkpoint else self.name}"))
-        used = FLAGS.mode != "convert" or not FLAGS.checkpoint      # which takes no run's folder
-        if used and self.run.exists() and not self.run.is_dir():
-            raise ValueError(f"{self.run} is not a folder (--workdir)")
-        self.stored = read_config(self.run) if used and (self.run / "config.json").exists() else None
-        given = load_config(FLAGS.config) if FLAGS.config else None
-        if FLAGS.checkpoint:
-            self._read_checkpoint(given, overrides)
-        imported = self.stored is not None and "origin" in self.stored
-        if self.stored is not None and self.checkpoint is not None:
-            self.config = from_stored(self.stored, FLAGS.checkpoint)
-        elif self.stored is not None and imported:
-            self.config = self._of_imported(self.stored, given)
-        elif FLAGS.mode == "train" and given is not None:
-            self.config = given
-        elif self.stored is not None:
-            self.config = from_stored(self.stored, self.run / "config.json")
-            if self.name not in (None, self.stored["config"]):
-                raise ValueError(f"{self.run} holds a run of {self.stored['config']!r}, not {self.name!r} "
-                                 "(--config, --workdir)")
-        else:
-            raise FileNotFoundError(f"{self.run} holds no run; train first with --mode train, or give its --workdir")
+            asked.values["workdir"] or f"runs/{stem_of(self.source) if self.source else self.name}"))
+        self.stored = self._read_stored()
+        given = load_config(config) if config else None
+        if self.source:
+            self._read_checkpoint(given)
+        self.imported = self.stored is not None and "origin" in self.stored
+        self.config = self._resolved(given)
         if self.checkpoint is None:      # whose config has them
-            for field, text in overrides:
-                override(self.config, field, text)
-        if self.stored is not None and imported and self.config.data.dataset == "folder":
-            for field, size in (("channels", self.stored["shape"][0]), ("image_size", self.stored["shape"][-1])):
-                self.config.data[field] = size if self.config.data[field] is None else self.config.data[field]
-        if FLAGS.mode != "train" and self.stored is not None:
-            self.refuse_other_experiment(all_fields(effective(self.config.to_dict())))
-        validate(self.config)
-        reader_of(self.config.data)
-        if self.stored is not None and (self.name is None or imported):
+            apply(self.config, asked.overrides)
+        self._fit_folder()
+        require_sections(self.config)
+        if self.mode != "train" and self.stored is not None:
+            self.refuse_other_experiment(all_fields(self.config))
+        if self.stored is not None and (self.name is None or self.imported):
             self.name = self.stored["config"]
-        self.device = local_device(FLAGS.device)
+        self.device = local_device(asked.values["device"])
 
-    def _read_checkpoint(self, given: ConfigDict | None, overrides: list[tuple[str, str]]) -> None:
+    def _read_stored(self) -> dict[str, Any] | None:
+        """config.json of the run's folder, where there is one and the command uses it."""
+        if self.mode == "convert" and self.source:
+            return None
+        if self.run.exists() and not self.run.is_dir():
+            raise ArgumentError(f"{self.run} is not a folder", "workdir")
+        return read_config(self.run) if (self.run / "config.json").exists() else None
+
+    def _read_checkpoint(self, given: ConfigDict | None) -> None:
         """Read --checkpoint, unless the run's folder was made of it before."""
-        source = FLAGS.checkpoint
-        if FLAGS.mode == "convert" and FLAGS.workdir:
-            raise ValueError("--mode convert takes one of --checkpoint and --workdir")
+        source = self.source
+        assert source is not None
+        if self.mode == "convert" and self.asked.values["workdir"]:
+            raise ArgumentError("mode convert takes one of checkpoint and workdir", "checkpoint", "workdir")
         if self.stored is None:
             if launched().size > 1:
-                raise ValueError(f"{source} is not a run yet; under torchrun start from one that --mode convert "
-                                 "--format run has written (--workdir)")
-            self.checkpoint = import_checkpoint(source, given, overrides)
+                raise ArgumentError(f"{source} is not a run yet; under torchrun start from a run that mode convert has "
+                                    "written in format run", "workdir")
+            self.checkpoint = import_checkpoint(source, given, self.asked.overrides)
             self.stored = self.checkpoint.config
         elif Path(os.path.expanduser(source)).resolve() == self.run.resolve():
             raise ValueError(f"{source} is a run already; give it as --workdir instead of --checkpoint")
@@ -88,72 +106,81 @@ class Command:
             raise ValueError(f"{self.run} is not what {source} is now, but " + (
                 f"was made of {origin}" if origin else "a run of its own") + "; choose another --workdir, or take what it "
                 f"holds by --workdir {self.run} alone")
-        elif FLAGS.mode != "train" and not untouched(self.stored, self.run):
+        elif self.mode != "train" and not untouched(self.stored, self.run):
             raise ValueError(f"{self.run} was trained on since it was made of {source}; take what it holds by --workdir "
                              f"{self.run} alone, or choose another --workdir")
+
+    def _resolved(self, given: ConfigDict | None) -> ConfigDict:
+        """The config before the command line's own fields."""
+        if self.stored is not None and self.checkpoint is not None:
+            return from_stored(self.stored, self.checkpoint.source)
+        if self.stored is not None and self.imported:
+            return self._of_imported(self.stored, given)
+        if self.mode == "train" and given is not None:
+            return given
+        if self.stored is None:
+            raise FileNotFoundError(f"{self.run} holds no run; train first with --mode train, or give its --workdir")
+        if self.name not in (None, self.stored["config"]):
+            raise ArgumentError(f"{self.run} holds a run of {self.stored['config']!r}, not {self.name!r}",
+                                "config", "workdir")
+        return from_stored(self.stored, self.run / "config.json")
 
     def _of_imported(self, stored: dict[str, Any], given: ConfigDict | None) -> ConfigDict:
         """The config of a run that was made of a checkpoint, with the data and the training of one given beside it."""
         config = from_stored(stored, self.run / "config.json")
         if given is not None:
-            require_agreement(stored, effective(given.to_dict()), self.run)
+            require_agreement(stored, given.to_dict(), self.run)
             config.data = given.data
-            if FLAGS.mode in ("train", "convert"):      # the others have no use for these
+            if self.mode in ("train", "convert"):      # the others have no use for these
                 config.training = given.training
-                config.model.dropout = effective(given.to_dict())["model"]["dropout"]
+                config.model.dropout = given.model.dropout
         return config
+
+    def _fit_folder(self) -> None:
+        """The sizes of a folder's pictures are those of an imported network, unless said otherwise."""
+        if self.stored is None or not self.imported or self.config.data.dataset != "folder":
+            return
+        said = {name for name, _ in self.asked.overrides}
+        for name, size in (("channels", self.stored["shape"][0]), ("image_size", self.stored["shape"][-1])):
+            if f"data.{name}" not in said:
+                self.config.data[name] = size
 
     def denoiser(self) -> Denoiser:
         """Of --checkpoint where that was just read, or else of the run."""
-        return (self.checkpoint or read_checkpoint(self.run)).denoiser(FLAGS.ema).to(self.device)
+        return (self.checkpoint or read_checkpoint(self.run)).denoiser(self.asked.values["ema"]).to(self.device)
 
     def write_imported(self) -> None:
         """Make the run's folder of --checkpoint, where that was just read; before anything else is written there."""
         if self.checkpoint is not None:
             run_format.write(self.checkpoint, self.run)
-            print(f"wrote {self.run} from {FLAGS.checkpoint}: {describe(self.checkpoint)}", flush=True)
+            print(f"wrote {self.run} from {self.source}: {describe(self.checkpoint)}", flush=True)
             self.stored = read_config(self.run)
 
     def refuse_other_experiment(self, fields: dict[str, Any]) -> None:
-        """ValueError where the run's folder is of another experiment, or of something that is no run at all.
+        """ArgumentError where the run's folder is of another experiment, or of something that is no run at all.
 
         Where the data lie may differ; of a checkpoint that was imported and not trained on, what is trained on, too.
         """
         if self.stored is None:
             if self.run.exists() and any(self.run.iterdir()):
-                raise ValueError(f"{self.run} is not empty and holds no run; choose another --workdir")
+                raise ArgumentError(f"{self.run} is not empty and holds no run; choose another folder", "workdir")
             return
-        stored = from_stored(self.stored, self.run / "config.json").to_dict()      # with fields that came later
-        there = all_fields(effective(stored)) | {k: v for k, v in self.stored.items() if k in ("config", "shape", "levels")}
+        stored = from_stored(self.stored, self.run / "config.json")      # with fields that came later
+        there = all_fields(stored) | {k: v for k, v in self.stored.items() if k in ("config", "shape", "levels")}
         shape = self.stored["shape"]
         free = {"data.path"} | {f for f, size in (("data.channels", shape[0]), ("data.image_size", shape[-1]))
-                                if fields[f] == size}
+                                if fields.get(f) == size}
         new = self.checkpoint is not None or untouched(self.stored, self.run)
-        if new and FLAGS.mode in ("train", "likelihood"):
+        if new and self.mode in ("train", "likelihood"):
             free |= {f for f in fields if f.startswith("data.")} - {"data.low", "data.high"}
-            free |= {"model.dropout", "levels"} if FLAGS.mode == "train" else set()
+            free |= {"model.dropout", "levels"} if self.mode == "train" else set()
         other = [f for f in fields if f not in free and fields[f] != there.get(f)]
         if other:
             differences = ", ".join(f"{f} is {there.get(f)!r} there and {fields[f]!r} here" for f in other[:3])
-            place = self.run if self.checkpoint is None else FLAGS.checkpoint
-            raise ValueError(f"{place} holds another experiment: {differences}; change that or the --workdir")
-
-    def given(self, *names: str) -> dict[str, Any]:
-        """Those of the named flags that have a value, by name."""
-        return {name: FLAGS[name].value for name in names if FLAGS[name].value is not None}
+            place = self.run if self.checkpoint is None else self.source
+            raise ArgumentError(f"{place} holds another experiment: {differences}; change that, or choose another folder",
+                                "workdir")
 
     def dataset(self) -> Dataset:
-        """The config's data set, after checking that the config asks nothing of it that it cannot give."""
-        data = self.config.data
-        dataset = load_dataset(data)
-        for field, actual in (("image_size", dataset.shape[-1]), ("channels", dataset.shape[0])):
-            if data[field] is not None and (len(dataset.shape) != 3 or data[field] != actual):
-                raise ValueError(f"data set {dataset.name!r} has examples of shape {dataset.shape}; "
-                                 f"--config.data.{field}={data[field]} does not fit")
-        points, files = dataset.levels is None, dataset.name in ("cifar10", "fashion_mnist", "folder")
-        for field, given, taken in (("size", data.size is not None, points), ("seed", data.seed != 0, points),
-                                    ("flip", data.flip is True, not points), ("path", data.path != "", files),
-                                    ("dequantize", data.dequantize, not points)):
-            if given and not taken:
-                raise ValueError(f"data set {dataset.name!r} takes no --config.data.{field}")
-        return dataset
+        """The config's data set."""
+        return load_dataset(self.config.data)

@@ -7,13 +7,12 @@ discrepancy, gradients are clipped, the average's warm-up is (1 + n) / (10 + n),
 """
 
 from scorefield.configs import vp_cifar10_ddpmpp
+from scorefield.configs.sections import sde
 
 
 def get_config():
     config = vp_cifar10_ddpmpp.get_config()
-    config.sde.name = "ve"
-    config.sde.sigma_min = 0.002
-    config.sde.sigma_max = 80.0
+    config.sde = sde("ve", sigma_min=0.002, sigma_max=80.0)
     model = config.model
     model.parametrization = "edm"
     model.input_std = 0.5

@@ -5,16 +5,13 @@ The network is told the index, counted down. The paper crops the central 140x140
 """
 
 from scorefield.configs import ve_cifar10_ncsnpp
+from scorefield.configs.sections import data, sde
 
 
 def get_config():
     config = ve_cifar10_ncsnpp.get_config()
-    config.data.dataset = "folder"
-    config.data.image_size = 64
-    config.data.channels = 3
-    config.sde.name = "smld"
-    config.sde.steps = 1000
-    config.sde.sigma_max = 90.0
+    config.data = data("folder", image_size=64, low=0.0)
+    config.sde = sde("smld", sigma_max=90.0)
     config.model.embedding = "positional"
     config.model.time_input = "index"
     config.model.last_label = 999

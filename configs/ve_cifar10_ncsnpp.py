@@ -5,18 +5,13 @@ over a picture at 1. Here the loss is the mean, 2 / (3 * 32 * 32) of that; clip 
 """
 
 from scorefield.configs import ve_cifar10
+from scorefield.configs.sections import model
 
 
 def get_config():
     config = ve_cifar10.get_config()
-    model = config.model
-    model.network = "ncsnpp"
-    model.embedding = "fourier"
-    model.time_input = "log_sigma"
-    model.input_std = None              # NCSN++ sees x itself
-    model.centred = False
-    model.fir = True
-    model.progressive_input = "residual"
+    config.model = model("ncsnpp", embedding="fourier", time_input="log_sigma", centred=False, fir=True,
+                         progressive_input="residual")
     config.training.steps = 1_300_000
     config.training.grad_clip = 2 / (3 * 32 * 32)
     config.training.adam_eps = 1e-8 * config.training.grad_clip

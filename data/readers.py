@@ -21,20 +21,41 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from scorefield.numerics.errors import ArgumentError
+
 CIFAR10_FOLDER, CIFAR10_ARCHIVE = "cifar-10-batches-py", "cifar-10-python.tar.gz"
 PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 EAGER_BYTES = 2 * 2**30  # decoded pictures up to this size are held in memory
 _CIFAR10_BATCHES = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
 
 
+class MissingDataError(FileNotFoundError):
+    """Data that are not where they were looked for. As ArgumentError it has the names of the arguments at fault."""
+
+    def __init__(self, message: str, *arguments: str):
+        super().__init__(message)
+        self.arguments = arguments
+
+
 @contextmanager
-def _damage_named(file: Path, flag: str = "--config.data.path") -> Iterator[None]:
+def named_argument(argument: str) -> Iterator[None]:
+    """Within, a ValueError that names no argument becomes an ArgumentError that names this one."""
+    try:
+        yield
+    except ArgumentError:
+        raise
+    except ValueError as error:
+        raise ArgumentError(str(error), argument) from error
+
+
+@contextmanager
+def _damage_named(file: Path, argument: str = "data.path") -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the parsers of damaged input raise errors of every type
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the system's own error, such as no permission
-        raise ValueError(f"{flag}: {file} is damaged or unsuited ({_line(error)})") from error
+        raise ArgumentError(f"{argument}: {file} is damaged or unsuited ({_line(error)})", argument) from error
 
 
 def _line(error: Exception) -> str:
@@ -67,7 +88,7 @@ def read_cifar10(path: Path) -> tuple[Tensor, Tensor]:
         batches = {name: (path / name).read_bytes() for name in _CIFAR10_BATCHES if (path / name).is_file()}
     missing = [name for name in _CIFAR10_BATCHES if name not in batches]
     if missing:
-        raise FileNotFoundError(f"--config.data.path: {path} lacks {', '.join(missing)} of {CIFAR10_ARCHIVE}")
+        raise MissingDataError(f"data.path: {path} lacks {', '.join(missing)} of {CIFAR10_ARCHIVE}", "data.path")
     *train, test = (_unpickle_cifar10(batches[name], path / name) for name in _CIFAR10_BATCHES)
     return torch.cat(train), test
 
@@ -109,7 +130,7 @@ def download_cifar10() -> tuple[Tensor, Tensor]:
 
     Raises OSError where that package is not installed or the download fails.
     """
-    by_hand = f"or fetch {CIFAR10_ARCHIVE} by hand and pass --config.data.path=<file>"
+    by_hand = f"or fetch {CIFAR10_ARCHIVE} by hand and set data.path to that file"
     try:
         import datasets  # optional, and slow to import
     except ImportError as error:
@@ -157,9 +178,9 @@ def find_pictures(folder: Path) -> list[Path]:
 
 
 def open_pictures(files: Sequence[Path], size: int, channels: int,
-                  flag: str = "--config.data.path") -> Tensor | PictureFiles:
+                  argument: str = "data.path") -> Tensor | PictureFiles:
     """All pictures decoded now, which finds a broken one now, or on access where they would fill memory."""
-    pictures = PictureFiles(files, size, channels, flag)
+    pictures = PictureFiles(files, size, channels, argument)
     fits = len(files) * channels * size**2 <= EAGER_BYTES
     return pictures[torch.arange(len(files))] if fits else pictures
 
@@ -170,11 +191,11 @@ class PictureFiles:
     Each is turned upright (EXIF), made RGB or grey, its transparency dropped, cropped to its central square
     and resized by Lanczos's filter, antialiased; a square of that size already stays as it is.
     Raises ValueError for a picture that is broken, too large for Pillow's guard, or grey in over 8 bits; it names
-    the file and `flag`, the one by which the user gave its place.
+    the file and `argument`, by which the user gave its place.
     """
 
-    def __init__(self, files: Sequence[Path], size: int, channels: int, flag: str = "--config.data.path"):
-        self.files, self.size, self.channels, self.flag = files, size, channels, flag
+    def __init__(self, files: Sequence[Path], size: int, channels: int, argument: str = "data.path"):
+        self.files, self.size, self.channels, self.argument = files, size, channels, argument
 
     def __len__(self) -> int:
         return len(self.files)
@@ -190,7 +211,7 @@ class PictureFiles:
         return pictures
 
     def _decode(self, file: Path) -> Tensor:
-        with _damage_named(file, self.flag), Image.open(file) as opened:
+        with _damage_named(file, self.argument), Image.open(file) as opened:
             if opened.mode.startswith(("I", "F")):  # conversion would clip these to white
                 raise ValueError(f"mode {opened.mode} has over 8 bits a channel")
             picture = ImageOps.exif_transpose(opened).convert("RGB" if self.channels == 3 else "L")
@@ -201,18 +222,19 @@ class PictureFiles:
 ARRAY_NAMES = ("x", "arr_0", "images")
 
 
-def read_array(file: Path, flag: str) -> np.ndarray:
+def read_array(file: Path, argument: str = "path") -> np.ndarray:
     """The array of an .npy, the one array of an .npz, or else that of the first name of ARRAY_NAMES that is there.
 
     Raises ValueError for a file that is damaged or would run code, or whose arrays have other names.
     """
-    with _damage_named(file, flag):
+    with _damage_named(file, argument):
         loaded = np.load(file)
     if isinstance(loaded, np.ndarray):
         return loaded
-    with _damage_named(file, flag), loaded as arrays:
+    with _damage_named(file, argument), loaded as arrays:
         names = list(arrays.files)
         name = next((name for name in (*ARRAY_NAMES, *names[:1] * (len(names) == 1)) if name in names), None)
         if name is not None:
             return arrays[name]
-    raise ValueError(f"{flag}: {file} holds the arrays {', '.join(names) or '(none)'}; name one {' or '.join(ARRAY_NAMES)}")
+    raise ArgumentError(f"{argument}: {file} holds the arrays {', '.join(names) or '(none)'}; name one "
+                        f"{' or '.join(ARRAY_NAMES)}", argument)

@@ -1,6 +1,7 @@
 """Integer levels to reals and back, random flips, and the order of training batches. Pure functions.
 
-Integer levels k = 0 .. L-1 meet the interval [low, high] in two ways, and `quantize` inverts both:
+The elements of a picture take L values, its levels. Those are stored as integers k = 0 .. L-1 and meet the interval
+[low, high] in two ways; `quantize` inverts both:
 
     to_unit       x = low + (high - low) k / (L - 1)     the outer levels lie on the ends of the interval
     dequantize    x = low + (high - low) (k + u) / L     level k owns a bin of width (high - low) / L

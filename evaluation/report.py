@@ -10,7 +10,7 @@ def report(run: Path) -> str:
     """One row for each result, with its figures and its file. Raises FileNotFoundError where there is nothing."""
     rows = [*_training(run), *_samples(run), *_likelihood(run)]
     if not rows:
-        raise FileNotFoundError(f"{run} holds no results yet (--workdir)")
+        raise FileNotFoundError(f"{run} holds no results yet")
     header = ("what", "figure", "evaluations", "seconds", "file")
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     lines = [header, tuple("-" * w for w in widths), *rows]

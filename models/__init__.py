@@ -2,14 +2,17 @@
 
 from scorefield.models.analytic import GaussianMixture
 from scorefield.models.build import NETWORKS, build_denoiser, build_sde
-from scorefield.models.denoiser import TIME_INPUTS, Denoiser, ScoreModel
+from scorefield.models.conditions import Condition, Conditions
+from scorefield.models.denoiser import TIME_INPUTS, Denoiser
 from scorefield.models.ema import EMA
 from scorefield.models.networks.mlp import MLP
 from scorefield.models.networks.ncsnpp import NCSNpp
 from scorefield.models.networks.unet import UNet
 from scorefield.models.parametrization import PARAMETRIZATIONS
+from scorefield.models.score_model import Posterior, ScoreModel
+from scorefield.models.wrap import wrap
 
 __all__ = [
-    "EMA", "MLP", "NETWORKS", "PARAMETRIZATIONS", "TIME_INPUTS", "Denoiser", "GaussianMixture", "NCSNpp",
-    "ScoreModel", "UNet", "build_denoiser", "build_sde",
+    "EMA", "MLP", "NETWORKS", "PARAMETRIZATIONS", "TIME_INPUTS", "Condition", "Conditions", "Denoiser", "GaussianMixture",
+    "NCSNpp", "Posterior", "ScoreModel", "UNet", "build_denoiser", "build_sde", "wrap",
 ]

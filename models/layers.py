@@ -61,8 +61,9 @@ def group_norm(channels: int, groups: int | None, eps: float = 1e-6) -> GroupNor
     """GroupNorm of `groups` groups, or of min(32, channels / 4); ValueError where that does not divide `channels`."""
     number = groups or min(32, channels // 4)
     if number < 1 or channels % number:
-        raise ArgumentError(f"GroupNorm with {number} groups does not fit {channels} channels; choose a width that is a "
-                            "multiple of 4, with large multipliers of 32", "width", "multipliers")
+        advice = f"groups that divide {channels}" if groups else "a width that is a multiple of 4, above 128 of 32"
+        raise ArgumentError(f"GroupNorm with {number} groups does not fit {channels} channels; choose {advice}",
+                            *(("groups",) if groups else ("width", "multipliers")))
     return GroupNorm(number, channels, eps=eps)
 
 
@@ -78,8 +79,8 @@ def check_sizes(image_size: int, width: int, multipliers: Sequence[int], num_blo
     if width < 4 or width % 4:
         raise ArgumentError(f"the U-Net's width must be a multiple of 4, got {width}", "width")
     if not 1 <= num_blocks <= 1000 or not multipliers or min(multipliers) < 1 or not 0 <= dropout < 1:
-        raise ValueError(f"the U-Net needs 1 <= num_blocks <= 1000, multipliers >= 1 and 0 <= dropout < 1, got "
-                         f"{num_blocks}, {tuple(multipliers)} and {dropout}")
+        raise ArgumentError(f"the U-Net needs 1 <= num_blocks <= 1000, multipliers >= 1 and 0 <= dropout < 1, got "
+                            f"{num_blocks}, {tuple(multipliers)} and {dropout}", "num_blocks", "multipliers", "dropout")
     if not 0 < norm_eps < 1:
         raise ArgumentError(f"the U-Net's norm_eps must lie between 0 and 1, got {norm_eps}", "norm_eps")
 
@@ -125,8 +126,8 @@ class SelfAttention(nn.Module):
                  head_dim: int | None = None):
         super().__init__()
         if head_dim is not None and (head_dim < 1 or channels % head_dim):
-            raise ArgumentError(f"attention to {channels} channels cannot have heads of {head_dim} channels; choose a "
-                                "attention_head_dim")
+            raise ArgumentError(f"attention to {channels} channels cannot have heads of {head_dim} channels; "
+                                f"attention_head_dim must divide {channels}", "attention_head_dim")
         self.heads = channels // (head_dim or channels)
         self.norm = group_norm(channels, groups, eps)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
@@ -199,8 +200,8 @@ def recompute_activations(network: nn.Module) -> None:
     """
     blocks = [module for module in network.modules() if isinstance(module, ResidualBlock | SelfAttention)]
     if not blocks:
-        raise ValueError(f"{type(network).__name__} has no blocks whose activations could be computed again; set "
-                         "--config.training.activation_checkpointing=false")
+        raise ArgumentError(f"the network {type(network).__name__} has no blocks whose activations could be computed "
+                            "again; activation_checkpointing must be off", "activation_checkpointing")
     for block in blocks:
         block.forward = partial(_recomputed, block, block.forward)  # type: ignore[method-assign]
 

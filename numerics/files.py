@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import textwrap
@@ -67,6 +68,17 @@ def write_atomically(path: Path, write: Any) -> None:
         raise _told_of(path, error) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a mapping; numbers that are not finite, which JSON does not know, become null."""
+
+    def known(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {k: known(v) for k, v in value.items()}
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    write_atomically(path, lambda file: file.write((json.dumps(known(content), indent=2) + "\n").encode()))
 
 
 def _told_of(path: Path, error: OSError) -> OSError:

@@ -47,13 +47,13 @@ def karras(sde: Process, steps: int, t_end: float, rho: float = 7.0) -> Tensor:
     return sde.time(-rho * torch.linspace(first, last, steps + 1, dtype=torch.float64).log())
 
 
-def sinh(sde: Process, steps: int, t_end: float, width: float = 0.8, centre: float = 0.0) -> Tensor:
-    """Equal steps in asinh((lambda - centre) / width): densest where signal and noise are of one size.
+def sinh(sde: Process, steps: int, t_end: float, width: float = 0.8) -> Tensor:
+    """Equal steps in asinh(lambda / width): densest where signal and noise are of one size.
 
     There most of what the score depends on changes; far from there the flow is nearly that of one Gaussian.
     """
-    ends = [math.asinh((float(sde.half_log_snr(t)) - centre) / width) for t in (sde.t_max, t_end)]
-    return sde.time(centre + width * torch.linspace(ends[0], ends[1], steps + 1, dtype=torch.float64).sinh())
+    ends = [math.asinh(float(sde.half_log_snr(t)) / width) for t in (sde.t_max, t_end)]
+    return sde.time(width * torch.linspace(ends[0], ends[1], steps + 1, dtype=torch.float64).sinh())
 
 
 def strided(sde: Process, steps: int, t_end: float, spacing: str = "linspace") -> Tensor:

@@ -33,9 +33,8 @@ def _norm(state: State) -> Tensor:
     return max(part.detach().abs().pow(2).mean().sqrt() for part in state)
 
 
-def integrate(field: Callable[[Tensor, State], State], state: State, times: Sequence[float], method: str = "dopri5",
-              rtol: float = 1e-5, atol: float = 1e-5,
-              max_evaluations: int = MAX_EVALUATIONS, clock: str = "t") -> tuple[list[State], int]:
+def integrate(field: Callable[[Tensor, State], State], state: State, times: Sequence[float], method: str, rtol: float,
+              atol: float, max_evaluations: int = MAX_EVALUATIONS, clock: str = "t") -> tuple[list[State], int]:
     """Solve d state / dt = field(t, state) through `times`, increasing or decreasing, from state at times[0].
 
     clock  what errors call t

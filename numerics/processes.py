@@ -7,8 +7,6 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from scorefield.numerics.errors import ArgumentError
-
 
 @dataclass(frozen=True)
 class World:
@@ -62,26 +60,3 @@ def connect(device: torch.device) -> World:
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return World(dist.get_rank(), dist.get_world_size())
-
-
-def local_device(device: str) -> torch.device:
-    """"auto" is cuda, else mps, else cpu; under torchrun each process gets its own GPU. ValueError where absent."""
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if device == "auto":
-        device = next(name for name, there in available.items() if there)
-    kind = device.partition(":")[0]
-    if kind not in available:
-        raise ArgumentError(f"unknown device {device!r}; choose from auto, {', '.join(available)}", "device")
-    if not available[kind]:
-        raise ArgumentError(f"device {device!r} is not available here; there is "
-                            f"{', '.join(name for name, there in available.items() if there)}", "device")
-    if device == "cuda" and "LOCAL_RANK" in os.environ:
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
-        torch.cuda.set_device(device)
-    try:
-        found = torch.device(device)
-        if found.type == "cuda":
-            torch.cuda.get_device_properties(found)
-    except (RuntimeError, AssertionError):
-        raise ArgumentError(f"device {device!r} does not exist here", "device") from None
-    return found

@@ -58,13 +58,14 @@ def check_time(sde: "SDE", t: float | Tensor, score: bool = False) -> Tensor:
     if t.device.type != "cpu" or torch.compiler.is_compiling() or not t.numel():
         return t
     first, last = (float(end) for end in t.detach().aminmax()) if t.ndim else (t.item(),) * 2
-    if not (first >= 0 and last <= sde.t_max * (1 + max(ROUNDING, torch.finfo(t.dtype).eps))):      # NaN fails, too
-        wrong = first if not first >= 0 else last
+    slack = sde.t_max * max(ROUNDING, torch.finfo(t.dtype).eps)      # of the inverse of a schedule
+    if not (first >= -slack and last <= sde.t_max + slack):      # NaN fails, too
+        wrong = first if not first >= -slack else last
         raise ArgumentError(f"t must lie in [0, {sde.t_max:g}] for {sde}, got {wrong:g}", "t")
-    if score and first == 0 and not float(sde.sigma(torch.zeros((), dtype=torch.float64))) > 0:
+    if score and first <= 0 and not float(sde.sigma(torch.zeros((), dtype=torch.float64))) > 0:
         raise ArgumentError(f"there is no score at t = 0 for {sde}, where sigma is 0 and a density need not exist; ask "
                             f"for it at t > 0 (t_min is {sde.t_min:g}), or for x0 or eps", "t")
-    return t
+    return t.clamp(min=0) if first < 0 else t
 
 
 class SDE(ABC):

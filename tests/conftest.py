@@ -6,28 +6,55 @@ with some (machines/sitecustomize.py). A test whose outcome may depend on the ma
 
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 MACHINES = Path(__file__).parent / "machines"
-if "PYTEST_XDIST_WORKER" in os.environ:      # workers have a core each; threads of several would wait for one another
+WORKER = "PYTEST_XDIST_WORKER" in os.environ
+if WORKER:      # has one core, so one thread, and so have the processes that it starts
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 if "SCOREFIELD_MACHINE" in os.environ:      # before torch is imported, and again in every process that a test starts
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(MACHINES), os.environ.get("PYTHONPATH")]))
     runpy.run_path(str(MACHINES / "sitecustomize.py"))
 
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
-import torch  # noqa: E402
-from absl.testing import flagsaver  # noqa: E402
-from helpers import SMALL  # noqa: E402
+import numpy as np
+import pytest
+import torch
+from helpers import SMALL
 
-import main  # noqa: E402
-from scorefield.models import GaussianMixture  # noqa: E402
-from scorefield.sde_lib import VESDE, VPSDE, CosineVPSDE, FlowSDE, SubVPSDE  # noqa: E402
+from scorefield.cli import main
+from scorefield.models import GaussianMixture
+from scorefield.sde_lib import VESDE, VPSDE, CosineVPSDE, FlowSDE, SubVPSDE
 
+if WORKER:
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))      # sitecustomize imported torch before
 ROOT = Path(__file__).parents[1]
+asked_for_capabilities = []
+capabilities = getattr(torch.cpu, "get_capabilities", dict)      # older versions of PyTorch have none
+torch.cpu.get_capabilities = lambda: asked_for_capabilities.append(True) or capabilities()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """A run depends on the machine that trained it, and so do the tests of one."""
+    for item in items:
+        if "digits_run" in item.fixturenames:
+            item.add_marker(pytest.mark.machine)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """A test that runs what goes by the processor's capabilities fails, unless it has the mark `machine`."""
+    asked_for_capabilities.clear()
+    result = yield
+    if asked_for_capabilities and not item.get_closest_marker("machine"):
+        pytest.fail("what this test runs depends on the processor; mark it with @pytest.mark.machine, and `make test` runs "
+                    "it as every kind of machine", pytrace=False)
+    return result
+
+
 SDES = {"vp": VPSDE(), "cosine": CosineVPSDE(), "subvp": SubVPSDE(), "ve": VESDE(), "flow": FlowSDE()}
 
 
@@ -56,26 +83,29 @@ def command(monkeypatch, capsys):
 
     def call(*words):
         monkeypatch.setattr(sys, "argv", ["main.py", *map(str, words)])
-        with flagsaver.flagsaver():
-            for name in main.FLAGS:
-                main.FLAGS[name].present = 0
-            try:
-                main.run()
-                code = 0
-            except SystemExit as stop:
-                code = stop.code if isinstance(stop.code, int) else 1
-                if isinstance(stop.code, str):
-                    print(stop.code, file=sys.stderr)
+        try:
+            main.run()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 1
+            if isinstance(stop.code, str):
+                print(stop.code, file=sys.stderr)
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
     return call
 
 
-@pytest.fixture(scope="module")
-def digits_run(tmp_path_factory):
+@pytest.fixture(scope="session")
+def trained_digits(tmp_path_factory):
     """A run of four steps on the digits, made by the command line in a process of its own."""
-    run = tmp_path_factory.mktemp("runs") / "vp_digits"
+    run = tmp_path_factory.mktemp("trained") / "vp_digits"
     subprocess.run([sys.executable, "main.py", "--config", "configs/vp_digits.py", "--mode", "train", "--workdir",
                     str(run), *SMALL], check=True, cwd=ROOT, capture_output=True, timeout=120)
     return run
+
+
+@pytest.fixture(scope="module")
+def digits_run(trained_digits, tmp_path_factory):
+    """A copy of that run for the tests of a module, which may go on with it."""
+    return shutil.copytree(trained_digits, tmp_path_factory.mktemp("runs") / "vp_digits")

@@ -1,5 +1,6 @@
 """Checkpoints on the command line: --mode convert between the formats, and --checkpoint instead of a run of one's own."""
 
+import importlib
 import json
 import os
 import shutil
@@ -42,8 +43,9 @@ def published(tmp_path):
 def config_file(name, parent, *lines):
     """A config file in the current folder that changes `parent` by these lines."""
     body = "".join(f"    config.{line}\n" for line in lines)
-    Path(f"{name}.py").write_text(f"from configs import {parent} as parent\n\n\ndef get_config():\n"
-                                  f"    config = parent.get_config()\n{body}    return config\n")
+    Path(f"{name}.py").write_text(f"from scorefield.configs import {parent} as parent\n"
+                                  "from scorefield.configs.sections import data\n\n\n"
+                                  f"def get_config():\n    config = parent.get_config()\n{body}    return config\n")
     return f"{name}.py"
 
 
@@ -70,6 +72,7 @@ def test_a_published_file_samples_and_scores_in_one_line_each(command, published
     assert "2 examples of mine.npz" in out
 
 
+@pytest.mark.machine
 def test_training_goes_on_from_a_published_file(command, published, tmp_path):
     write_cifar10(tmp_path / "data", num_train=20, num_test=4)
     words = ["--mode", "train", "--checkpoint", published, f"--config.data.path={tmp_path / 'data'}",
@@ -88,6 +91,7 @@ def test_training_goes_on_from_a_published_file(command, published, tmp_path):
     assert command(*SAMPLE, "--workdir", "runs/published")[0] == 0
 
 
+@pytest.mark.machine
 def test_pictures_of_ones_own_are_trained_on_in_the_files_size(command, published, tmp_path):
     (tmp_path / "pictures").mkdir()
     for i in range(12):
@@ -119,7 +123,7 @@ def test_under_torchrun_a_file_is_converted_first(command, published, monkeypatc
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
     code, _, err = command("--mode", "train", "--checkpoint", published)
-    assert code == 1 and "--mode convert --format run" in err and not Path("runs").exists()
+    assert code == 1 and "mode convert has written in format run" in err and not Path("runs").exists()
 
 
 def test_a_config_of_another_network_is_refused(command, published):
@@ -139,6 +143,7 @@ def stored(run):
 NEW = [word for word in SMALL if ".model." not in word]
 
 
+@pytest.mark.machine
 @pytest.mark.parametrize("there", [False, True], ids=["new", "there"])
 def test_training_follows_the_config_beside_the_checkpoint(command, published, tmp_path, there):
     write_cifar10(tmp_path / "data", num_train=20, num_test=4)
@@ -171,7 +176,7 @@ def test_without_a_config_training_follows_the_file(command, published, tmp_path
 def test_what_the_checkpoint_tells_cannot_be_said_otherwise(command, published, digits_run):
     assert command("--mode", "convert", "--workdir", digits_run, "--output", "digits.safetensors")[0] == 0
     for _ in range(2):      # before there is a run, and after
-        for wrong, part in ((["--config", "configs/vp_cifar10.py"], "model.multipliers=[1, 2], not (1, 2, 2, 2)"),
+        for wrong, part in ((["--config", "configs/vp_cifar10.py"], "model.multipliers=(1, 2), not (1, 2, 2, 2)"),
                             (["--config.sde.beta_max=10"], "beta_max"), (["--config.data.low=0"], "low")):
             for source, more in (("digits.safetensors", wrong), (digits_run, [*wrong, "--workdir", "copy"])):
                 code, _, err = command(*SAMPLE, "--checkpoint", source, *more)
@@ -188,7 +193,7 @@ def test_an_imported_run_takes_the_published_config_by_workdir(command, publishe
     code, _, err = command(*SAMPLE, "--workdir", "runs/published", "--config", mine)
     assert code == 0, err
     code, _, err = command(*SAMPLE, "--workdir", "runs/published", "--config", "configs/vp_cifar10_ddpmpp.py")
-    assert code == 1 and "runs/published was trained with model.multipliers=[1, 2], not (1, 2, 2, 2)" in err
+    assert code == 1 and "runs/published was trained with model.multipliers=(1, 2), not (1, 2, 2, 2)" in err
 
 
 @pytest.mark.parametrize("word", ["--config.data.dataset=digitz", "--config.model.dropout=7", "--config.training.steps=0",
@@ -217,7 +222,7 @@ def test_data_that_were_guessed_may_be_said_later(command, digits_run, tmp_path)
 @pytest.mark.parametrize("words", [["--mode", "sample", "--num_samples", 4, "--steps", 3], ["--mode", "report"],
                                    ["--mode", "convert", "--output", "x.safetensors"]], ids=lambda words: words[1])
 def test_a_config_of_a_folder_may_leave_out_its_sizes_each_time(command, published, words):
-    mine = config_file("mine", "vp_cifar10_ddpmpp", *ITS_NETWORK, "data.dataset = 'folder'", "data.path = 'pictures'")
+    mine = config_file("mine", "vp_cifar10_ddpmpp", *ITS_NETWORK, "data = data('folder', path='pictures', image_size=32)")
     for _ in range(2):
         assert command(*SAMPLE, "--checkpoint", published, "--config", mine)[0] == 0
     code, _, err = command(*words, "--workdir", "runs/published", "--config", mine)
@@ -237,6 +242,7 @@ def test_converting_a_checkpoint_looks_at_no_run(command, published):
     assert command("--mode", "convert", "--checkpoint", published, "--output", "x.safetensors")[0] == 0
 
 
+@pytest.mark.machine
 def test_levels_come_from_the_data_set_that_is_said(command, tmp_path):
     small = ["--config.model.network=ncsnpp", "--config.model.time_input=999t",
              *[word for word in SMALL if "attention" not in word]]
@@ -258,11 +264,12 @@ def test_a_picture_that_no_memory_holds_is_one_line(command, published, monkeypa
     def fail(*_, **__):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr("main.draw", fail)
+    monkeypatch.setattr(importlib.import_module("scorefield.evaluation.draw"), "draw", fail)
     code, _, err = command(*SAMPLE, "--checkpoint", published)
     assert code == 1 and err.count("\n") == 1 and "can't allocate memory" in err
 
 
+@pytest.mark.machine
 @pytest.mark.parametrize("given", [[], ["--config"]], ids=["flags", "config"])
 @pytest.mark.parametrize("there", [False, True], ids=["new", "there"])
 def test_pictures_of_ones_own_are_scored_and_trained_on_first_and_later(command, published, tmp_path, there, given):
@@ -447,11 +454,11 @@ def test_a_published_file_in_any_format_is_the_same_denoiser(command, published,
     ([], ["--output"]), (["--output", "folder"], ["does not tell its format", "--format"]),
     (["--output", "x.pth"], ["no network 'unet'"]),
     (["--output", "x.bin", "--format", "scorefield"], ["ends in .safetensors"]),
-    (["--output", "x.safetensors", "--format", "run"], ["--format run writes a folder"]),
-    (["--output", "taken.safetensors"], ["is there already", "another --output"]),
-    (["--output", "x.safetensors", "--steps", "3"], ["takes no --steps"]),
+    (["--output", "x.safetensors", "--format", "run"], ["format run writes a folder"]),
+    (["--output", "taken.safetensors"], ["is there already", "--output"]),
+    (["--output", "x.safetensors", "--steps", "3"], ["takes no steps", "--steps"]),
     (["--output", "x.safetensors", "--checkpoint", "none.pth"], ["there is no none.pth"]),
-    (["--output", "x.safetensors", "--checkpoint", "taken.safetensors", "--workdir", "y"], ["one of --checkpoint"]),
+    (["--output", "x.safetensors", "--checkpoint", "taken.safetensors", "--workdir", "y"], ["one of checkpoint"]),
 ], ids=str)
 def test_a_mistake_in_converting_is_one_line_and_writes_nothing(command, digits_run, words, parts, tmp_path):
     Path("taken.safetensors").write_text("mine")

@@ -30,9 +30,8 @@ from torch import Tensor, nn
 from scorefield.checkpoints.checkpoint import Checkpoint, Config, Weights, merged, outline, require_agreement, require_fit
 from scorefield.checkpoints.formats.pickles import read_pickle
 from scorefield.checkpoints.formats.tensors import read_safetensors
-from scorefield.models.build import NETWORKS, complete_settings, effective
+from scorefield.models.build import complete
 from scorefield.numerics.files import new_folder, read_json
-from scorefield.sde_lib import SDES
 from scorefield.sde_lib.sde import SDE
 
 WEIGHTS = "diffusion_pytorch_model"
@@ -164,7 +163,7 @@ def read(folder: Path, config: Config | None = None) -> Checkpoint:
         wanted = {"model": {k: v for k, v in (given.get("model") or {}).items() if k not in untold}}
     else:
         raise ValueError(f"{folder} has no scheduler_config.json, which tells the chain; put it beside config.json, or say "
-                         "which it is (--config.sde.name=ddpm --config.sde.schedule=linear --config.sde.steps=1000)")
+                         "which it is, such as sde.name=ddpm, sde.schedule=linear and sde.steps=1000")
     told = merged(told, process)
     require_agreement(told, wanted, folder)
     resolved = merged(told, given)
@@ -178,7 +177,7 @@ def read(folder: Path, config: Config | None = None) -> Checkpoint:
     shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
     keys = _keys(network, old=any(key.endswith(".proj_attn.weight") for key in tensors))
     expected = {key: _shape(name, shapes[name], len(parts)) for name, parts in keys.items() for key in parts}
-    require_fit(expected, tensors, path, "give no settings but its own (--config.model.*), or fetch it again "
+    require_fit(expected, tensors, path, "give no settings of the model but its own, or fetch it again "
                 "with the config.json that belongs to it")
     joined = {name: torch.cat([tensors[key].float() for key in parts]).reshape(shapes[name]) for name, parts in keys.items()}
     flip = fields["flip_sin_to_cos"] and not fourier
@@ -231,8 +230,8 @@ def _size(fields: Config, given: Config, place: Path) -> int:
     if size is None:
         size = given["shape"][-1] if given.get("shape") else (given.get("data") or {}).get("image_size")
     if not isinstance(size, int) or size < 1:
-        raise ValueError(f"{place / 'config.json'}: sample_size = {size!r:.100} is no size of square pictures; give it "
-                         "(--config.data.image_size)")
+        raise ValueError(f"{place / 'config.json'}: sample_size = {size!r:.100} is no size of square pictures; give "
+                         "data.image_size")
     return size
 
 
@@ -348,7 +347,7 @@ def _exported_network(config: Config) -> dict[str, Any]:
     kind = config["model"]["network"]
     if kind not in ("unet", "ncsnpp"):
         raise _refusal("model", "network", kind, "a UNet2DModel holds unet, and ncsnpp with progressive_input=input_skip")
-    settings, skip = complete_settings(NETWORKS[kind][1], config["model"]), kind == "ncsnpp"
+    settings, skip = complete(config)["model"], kind == "ncsnpp"
     channels, size, _ = config["shape"]
     widths = [settings["width"] * m for m in settings["multipliers"]]
     attended = [size >> level in settings["attention_resolutions"] for level in range(len(widths))]
@@ -393,7 +392,7 @@ def _exported_process(config: Config, sde: SDE, fourier: bool) -> tuple[str, dic
     if ends != (0.0 if exploding else -1.0, 1.0):
         raise _refusal("data", "low, data.high", ends, "diffusers' pipeline takes the data to lie in "
                        f"[{0 if exploding else -1}, 1]")
-    settings = complete_settings(SDES[name], effective(config)["sde"])
+    settings = {field: value for field, value in complete(config)["sde"].items() if field != "name"}
     if exploding:
         return "ScoreSdeVePipeline", {"_class_name": "ScoreSdeVeScheduler", "correct_steps": 1, "num_train_timesteps": 2000,
                                       "sampling_eps": 1e-5, "snr": 0.15, **settings}

@@ -43,7 +43,7 @@ def read_config(run: Path) -> dict[str, Any]:
     """config.json of a run's folder as nested dictionaries; FileNotFoundError or ValueError with the reason."""
     path = run / "config.json"
     if not path.is_file():
-        raise FileNotFoundError(f"{run} is not the folder of a run: it has no config.json (--workdir)")
+        raise FileNotFoundError(f"{run} is not the folder of a run: it has no config.json")
     config = read_json(path)
     require_whole(config, path)
     if not isinstance(config.get("config"), str):
@@ -88,7 +88,7 @@ def read(path: Path, config: Config | None = None) -> Checkpoint:
     stored = read_config(run)
     checkpoint = path if path != run else newest_checkpoint(run)
     if checkpoint is None:
-        raise FileNotFoundError(f"{run} has no checkpoint yet; train first (--mode train)")
+        raise FileNotFoundError(f"{run} has no checkpoint yet; train first")
     require_agreement(stored, config, run)
     state = read_state(checkpoint)
     place = f"checkpoint {checkpoint} beside {run / 'config.json'}"

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ml_collections import ConfigDict
 from torch import Tensor
 
 from scorefield.checkpoints.checkpoint import (
@@ -38,7 +37,7 @@ from scorefield.checkpoints.formats.score_sde_training import (
     read_optimizer,
     rescaled,
 )
-from scorefield.models.build import build_sde, effective
+from scorefield.models.build import build_sde, complete
 from scorefield.models.networks.ncsnpp import NCSNpp
 from scorefield.numerics.files import write_atomically
 from scorefield.sde_lib import VESDE
@@ -151,30 +150,30 @@ def _told(tensors: Mapping[str, Tensor], given: Config, path: Path) -> dict[str,
     size: Any = given["shape"][-1] if "shape" in given else data.get("image_size")
     if size is not None and size < 1 or len({*given.get("shape", [1, 1, 1])[1:]}) != 1:
         raise ValueError(f"{path} is of square pictures, which have no shape {given.get('shape', size)} "
-                         "(--config.data.image_size)")
+                         "(data.image_size)")
     settings: dict[str, Any] = {}
     try:
         settings = infer_settings(tensors)
     except ValueError as error:
         if size is None or not {"width", "multipliers", "num_blocks"} <= set(wanted):
             raise ValueError(f"{path} does not tell its network ({error}); fetch it again, or give all settings and the "
-                             "size of the pictures to see which keys differ (--config, --config.data.image_size)") from None
+                             "size of the pictures to see which keys differ (data.image_size)") from None
         shape = list(given.get("shape") or (data.get("channels") or 3, size, size))
     else:
         known = settings.pop("image_size")
         size = size or known
         if size is None:
-            raise ValueError(f"{path} does not tell the size of its pictures; give --config.data.image_size")
+            raise ValueError(f"{path} does not tell the size of its pictures; give data.image_size")
         shape = [settings.pop("channels"), size, size]      # the file tells the attention's level, not its resolution
         settings["attention_resolutions"] = tuple(r * size // known for r in settings["attention_resolutions"])
     embedding = wanted.get("embedding", settings.get("embedding"))
     name = given.get("sde", {}).get("name") or ("ve" if embedding == "fourier" else "vp")
     if embedding == "fourier" and name not in EXPLODING:
         raise ValueError(f"{path}: a network with Fourier embedding is imported for the VE SDE only, got {name!r} "
-                         "(--config.sde.name)")
+                         "(sde.name)")
     if embedding != "fourier" and name == "ve":
         raise ValueError(f"{path}: a variance-exploding network with positional embedding was trained at the indices of a "
-                         "chain; say sde.name = smld (--config.sde.name=smld)")
+                         "chain; say sde.name = smld")
     sigmas = tensors.get("sigmas", torch.empty(0))      # there are as many as a chain has steps, whatever the SDE
     scales = len(sigmas) if sigmas.ndim == 1 else 0
     sde: dict[str, Any] = {"name": name} | ({"steps": scales} if name == "ddpm" and scales else {})
@@ -198,7 +197,7 @@ def _sigmas(sigmas: Tensor, given: Config, name: str, path: Path) -> dict[str, A
     if sigmas.ndim != 1 or len(sigmas) < 2:
         if missing := [field for field in fields if given.get(field) is None]:
             raise ValueError(f"{path} does not tell its {' and '.join(missing)} (no key sigmas); give "
-                             + " and ".join(f"--config.sde.{field}" for field in missing))
+                             + " and ".join(f"sde.{field}" for field in missing))
         return {field: given[field] for field in fields}
     told: dict[str, Any] = {"steps": len(sigmas)} if name == "smld" else {}
     ends = sorted((float(sigmas[0]), float(sigmas[-1])))
@@ -237,8 +236,8 @@ def read(path: Path, config: Config | None = None) -> Checkpoint:
     shapes = {name: parameter.shape for name, parameter in network.named_parameters()}
     require_fit({key: source.shape(shapes[name]) for name, source in plan.items() for key in source.keys},
                 {key: tensor for key, tensor in tensors.items() if key != "sigmas"}, path,
-                f"{_own_settings(tensors, resolved['model'])}give the settings that it was trained with (--config, "
-                "--config.model.*) or fetch the file again")
+                f"{_own_settings(tensors, resolved['model'])}give the settings that it was trained with, or "
+                "fetch the file again")
     trainable = [key for key in tensors if key not in FIXED]
     shadow = dict(zip(trainable, _shadow(state["ema"], [tensors[key] for key in trainable], path), strict=True))
     optimizer = read_optimizer(state.get("optimizer"), network, plan, [k for k in tensors if k != "sigmas"], trainable, path)
@@ -256,7 +255,7 @@ def read(path: Path, config: Config | None = None) -> Checkpoint:
         raise ValueError(f"{path} is damaged: its step is {step:.3g}, its averages' decay {decay} after {updates:.3g} "
                          "updates")
     training = {"ema_decay": decay, "grad_clip": unit} | adams | given.get("training", {})      # theirs is clipped at 1
-    note = "its pictures' size is guessed from where the network attends (--config.data.image_size)"
+    note = "its pictures' size is guessed from where the network attends (data.image_size)"
     return Checkpoint(merged(resolved, {"training": training}), _named(plan, tensors | shadow), _named(plan, tensors), step,
                       updates, optimizer, str(path),
                       "" if "shape" in given or given.get("data", {}).get("image_size") else note)
@@ -294,19 +293,19 @@ def write(checkpoint: Checkpoint, path: Path, ema: bool = True) -> str:
     """A .pth that score_sde_pytorch restores: its names and order, both sets of weights and Adam's state.
 
     ema  the averages are the averaged weights, or else the raw ones
-    Returns what reading it back needs to be told, if anything, as flags.
+    Returns what reading it back needs to be told, if anything, as words such as sde.name=smld.
     Raises ValueError for a network that it does not have, and for an SDE other than its own.
     """
-    config = effective(checkpoint.config)
+    config = complete(checkpoint.config)
     _require_expressible(config)
     network, training = outline(config), config.get("training") or {}
     assert isinstance(network, NCSNpp)
     plan = sources(network, negated=config["sde"]["name"] in EXPLODING)
     tensors, shadow = _keyed(plan, checkpoint.weights(ema=False)), _keyed(plan, checkpoint.weights(ema))
-    sde, ratio = build_sde(ConfigDict(config)), loss_ratio(config)
+    sde, ratio = build_sde(config), loss_ratio(config)
     ends = (sde.sigma_max, sde.sigma_min) if isinstance(sde, VESDE) else (50.0, 0.01)
     published = 2000 if config["shape"][-1] >= 256 else 1000
-    scales = getattr(sde, "steps", None) or config.get("num_scales") or published
+    scales = sde.steps or config.get("num_scales") or published
     sigmas = torch.linspace(math.log(ends[0]), math.log(ends[1]), scales, dtype=torch.float64).exp()
     optimizer = keyed_optimizer(rescaled(checkpoint.optimizer, ratio), network, plan, list(tensors))
     state = {
@@ -327,10 +326,10 @@ def write(checkpoint: Checkpoint, path: Path, ema: bool = True) -> str:
 
 
 def _untold(config: Config, tensors: Mapping[str, Tensor], step: int, path: Path) -> str:
-    """The flags for what a file does not tell of an effective config, where that is not as published."""
+    """The fields, as words such as sde.name=smld, that a file does not tell of a complete config, where not as published."""
     size, name = config["shape"][-1], config["sde"]["name"]
     alone = "ve" if config["model"]["embedding"] == "fourier" else "vp"
-    told = effective(_told(tensors, {"data": {"image_size": size}, "sde": {"name": name}}, path))
+    told = complete(_told(tensors, {"data": {"image_size": size}, "sde": {"name": name}}, path))
     differing = {"data.image_size": size} if infer_settings(tensors)["image_size"] != size else {}
     differing |= {"sde.name": name} if name != alone else {}
     if step < WARMUP and (rate := (config.get("training") or {}).get("learning_rate", 2e-4)) != 2e-4:
@@ -342,19 +341,19 @@ def _untold(config: Config, tensors: Mapping[str, Tensor], step: int, path: Path
                 differing[f"{section}.{field}"] = value
     if config.get("levels", 256) != 256:
         differing["data.dataset"] = config["data"].get("dataset", "digits")
-    words = [shlex.quote(f"--config.{field}={value}") for field, value in sorted(differing.items())]
+    words = [shlex.quote(f"{field}={value}") for field, value in sorted(differing.items())]
     if loss_ratio(config) != loss_ratio({"sde": config["sde"], "shape": config["shape"]}):
         words.append(f"(in Python alone: config={{'reduce_mean': {config['reduce_mean']}}})")
     return " ".join(words)
 
 
 def _require_expressible(config: Config) -> None:
-    """ValueError with the first setting of an effective config that score_sde_pytorch does not have, and what it has."""
+    """ValueError with the first setting of a complete config that score_sde_pytorch does not have, and what it has."""
     sde, model, name = config["sde"], config["model"], config["sde"]["name"]
     if model["network"] != "ncsnpp":
         raise ValueError(f"score_sde_pytorch has no network {model['network']!r}, only 'ncsnpp'; choose another format")
     if name not in ("vp", "subvp", *EXPLODING, "ddpm") or sde.get("schedule") not in (None, "linear") or sde.get("betas"):
-        schedule = sde.get("schedule") or sde.get("betas")
+        schedule = sde.get("betas") or sde.get("schedule")
         raise ValueError(f"score_sde_pytorch has no SDE {name!r} of schedule {schedule!r:.60}; choose another format")
     if (model["embedding"] == "fourier") != (name == "ve") and name != "smld":
         raise ValueError(f"in score_sde_pytorch 've' has model.embedding 'fourier', and 'vp', 'subvp' and 'ddpm' have "

@@ -162,44 +162,68 @@ class _Shapes(dict[str, tuple[int, ...]]):
         return any(leaf.startswith(f"{part}.") for leaf in self)
 
 
+@dataclass
+class _Level:
+    """What one resolution has on the way down."""
+
+    width: int
+    blocks: int = 0
+    attention: bool = False
+
+
+class _WayDown:
+    """What the modules of the way down tell, one after the other."""
+
+    def __init__(self, width: int, biggan: bool):
+        self.levels, self.channels, self.biggan = [_Level(width)], width, biggan
+        self.progressive_input, self.combine, self.fir = "none", "sum", False
+
+    def follow(self, modules: list[_Shapes], start: int) -> int:
+        """Follow the modules from `start` to the way up, which begins where a block takes more channels than there are.
+
+        Returns where that is; ValueError where there is no way up.
+        """
+        for i, module in enumerate(modules[start:], start):
+            if module.has("Dense_0") or module.has("GroupNorm_1"):
+                if module["Conv_0.weight"][1] != self.channels:
+                    return i
+                self._block(module)
+            elif "NIN_3.W" in module or "NIN_0.W" in module:
+                self.levels[-1].attention = bool(self.levels[-1].blocks)
+            else:
+                self._convolution(module, modules[i + 1:i + 2])
+        raise ValueError("its blocks end before the way up")
+
+    def _block(self, module: _Shapes) -> None:
+        c_out, c_in = module["Conv_0.weight"][:2]
+        if self.biggan and c_in == c_out and module.has("Conv_2"):      # it halves the picture
+            self.levels.append(_Level(self.channels))
+        else:
+            self.levels[-1].blocks += 1
+            self.channels = self.levels[-1].width = c_out
+
+    def _convolution(self, module: _Shapes, following: list[_Shapes]) -> None:
+        self.fir |= module.has("Conv2d_0")
+        kernel = module["Conv2d_0.weight" if module.has("Conv2d_0") else "Conv_0.weight"]
+        if kernel[2] == 1:
+            self.progressive_input = "input_skip"
+            if following[0]["Conv_0.weight"][1] == 2 * self.channels:
+                self.combine, self.channels = "cat", 2 * self.channels
+        elif self.levels[-1].blocks and not self.biggan:
+            self.levels.append(_Level(self.channels))
+        else:
+            self.progressive_input = "residual"
+
+
 def _parse(modules: list[_Shapes]) -> dict[str, Any]:
-    """Follows the channels down to where a block takes more than there are: there the way up begins."""
+    """The settings of NCSNpp that a file's modules tell."""
     fourier = "W" in modules[0]
     start = 3 if fourier else 2
     width, channels = modules[start]["weight"][:2]
-    biggan = any(module.has("Conv_2") for module in modules)
-    levels: list[dict[str, Any]] = [{"blocks": 0, "attention": False, "width": width}]
-    c, progressive_input, combine, fir, up = width, "none", "sum", False, 0
-    for i, module in enumerate(modules[start + 1:], start + 1):
-        level = levels[-1]
-        if module.has("Dense_0") or module.has("GroupNorm_1"):
-            c_out, c_in = module["Conv_0.weight"][:2]
-            if c_in != c:
-                up = i
-                break
-            if biggan and c_in == c_out and module.has("Conv_2"):
-                levels.append({"blocks": 0, "attention": False, "width": c})
-            else:
-                level["blocks"] += 1
-                c = level["width"] = c_out
-        elif "NIN_3.W" in module or "NIN_0.W" in module:
-            level["attention"] = level["blocks"]
-        else:
-            fir |= module.has("Conv2d_0")
-            kernel = module["Conv2d_0.weight" if module.has("Conv2d_0") else "Conv_0.weight"]
-            if kernel[2] == 1:
-                progressive_input = "input_skip"
-                if modules[i + 1]["Conv_0.weight"][1] == 2 * c:
-                    combine, c = "cat", 2 * c
-            elif level["blocks"] and not biggan:
-                levels.append({"blocks": 0, "attention": False, "width": c})
-            else:
-                progressive_input = "residual"
-    if not up:
-        raise ValueError("its blocks end before the way up")
-    levels[-1]["blocks"] -= 2      # of the middle, as its attention
-    num_blocks = levels[0]["blocks"]
-    attended = [i for i, level in enumerate(levels[:-1]) if level["attention"]]
+    way = _WayDown(width, biggan=any(module.has("Conv_2") for module in modules))
+    up, levels = way.follow(modules, start + 1), way.levels
+    levels[-1].blocks -= 2      # of the middle, as its attention
+    attended = [i for i, level in enumerate(levels[:-1]) if level.attention]
     if "NIN_3.W" in modules[up - 4]:      # the last level's own attention, before the middle's
         attended.append(len(levels) - 1)
     heads = sum("weight" in module and len(module["weight"]) == 1 for module in modules[up:])
@@ -207,9 +231,10 @@ def _parse(modules: list[_Shapes]) -> dict[str, Any]:
     image_size = 16 << attended[0] if attended else None
     return {
         "image_size": image_size, "channels": channels, "width": width,
-        "multipliers": tuple(level["width"] // width for level in levels), "num_blocks": num_blocks,
-        "attention_resolutions": tuple((image_size or 0) >> i for i in attended), "block": "biggan" if biggan else "ddpm",
-        "embedding": "fourier" if fourier else "positional", "progressive_input": progressive_input,
-        "progressive": progressive, "combine": combine, "skip_rescale": biggan, "groups": None if biggan else 32,
-        "fir": fir or (biggan and (progressive_input, progressive) != ("none", "none")),
+        "multipliers": tuple(level.width // width for level in levels), "num_blocks": levels[0].blocks,
+        "attention_resolutions": tuple((image_size or 0) >> i for i in attended),
+        "block": "biggan" if way.biggan else "ddpm",
+        "embedding": "fourier" if fourier else "positional", "progressive_input": way.progressive_input,
+        "progressive": progressive, "combine": way.combine, "skip_rescale": way.biggan, "groups": None if way.biggan else 32,
+        "fir": way.fir or (way.biggan and (way.progressive_input, progressive) != ("none", "none")),
     }

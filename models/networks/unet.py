@@ -62,7 +62,12 @@ class UNet(nn.Module):
     downsample_padding     1: convolutions that halve the picture are padded on all sides; 0: below and to the right
     centred                False: data lie in [0, 1] and the network sees 2 x - 1
 
-    Raises ValueError where the sizes do not fit.
+    Raises ArgumentError (a ValueError) where the sizes do not fit. One use:
+
+    >>> from scorefield.models import UNet
+    >>> network = UNet(image_size=8, channels=1, width=16, multipliers=(1, 2), num_blocks=1, attention_resolutions=())
+    >>> network(torch.zeros(4, 1, 8, 8), torch.full((4,), 500.0)).shape
+    torch.Size([4, 1, 8, 8])
     """
 
     def __init__(self, image_size: int = 32, channels: int = 3, width: int = 128,

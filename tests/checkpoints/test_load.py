@@ -15,6 +15,8 @@ from scorefield.checkpoints.formats import diffusers, scorefield
 from scorefield.checkpoints.formats import run as run_format
 from scorefield.checkpoints.load import find
 from scorefield.configs.default import get_config
+from scorefield.configs.sections import model, sde
+from scorefield.models.build import complete
 
 
 class FakeHub:
@@ -249,8 +251,7 @@ def test_a_config_that_says_nothing_known_or_something_else_is_refused(places, p
 
 def test_a_whole_config_may_be_given(places, checkpoint):
     config = get_config()
-    config.model.update({k: v for k, v in checkpoint.config["model"].items() if v is not None})
-    config.sde.update(checkpoint.config["sde"])
+    config.model, config.sde = (make(**complete(checkpoint.config)[name]) for name, make in (("model", model), ("sde", sde)))
     assert load_denoiser(places["file"], config=config).sde
     config.model.width += 1
     with pytest.raises(ValueError, match="trained with model.width="):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from scorefield.data import Dataset, mixture_parameters
-from scorefield.evaluation import draw, plots, score
+from scorefield.data import Dataset, make_codec, mixture_parameters
+from scorefield.evaluation import draw, picture, plots, score
 from scorefield.evaluation.report import report
 from scorefield.models import GaussianMixture
 from scorefield.samplers import make_sampler
@@ -20,7 +20,7 @@ def test_the_exact_model_of_points_scores_them_at_their_entropy():
     model = GaussianMixture(VPSDE(), *map(torch.from_numpy, (means, variances, weights)))
     points = model.sample(400, generator=torch.Generator().manual_seed(0))
     data = Dataset("gaussians8", points, points, (2,), None, False)
-    result = score(model, data, -1.0, 1.0, batch_size=400, divergence="exact", rtol=1e-5, atol=1e-5)
+    result = score(model, data, make_codec(None), batch_size=400, divergence="exact", rtol=1e-5, atol=1e-5)
     entropy = (math.log(8) + math.log(2 * math.pi * math.e * variances[0])) / (2 * math.log(2))
     assert abs(result.mean - entropy) < 4 * result.standard_error + 0.005
     assert result.nfe > 20 and len(result.bits_per_dim) == 400
@@ -38,8 +38,8 @@ def test_the_score_of_an_example_does_not_depend_on_its_batch_or_the_scaling():
         centre, variance = (low + high) / 2, (high - low) ** 2 / 12
         model = GaussianMixture(VPSDE(), torch.full((1, 16), centre), torch.tensor([variance]))
         for batch_size in (12, 5):
-            results.append(score(model, flat_data(), low, high, batch_size=batch_size, divergence="exact", rtol=1e-6,
-                                 atol=1e-6).bits_per_dim)
+            results.append(score(model, flat_data(), make_codec(17, low, high), batch_size=batch_size, divergence="exact",
+                                 rtol=1e-6, atol=1e-6).bits_per_dim)
     for other in results[1:]:
         torch.testing.assert_close(other, results[0], rtol=0, atol=5e-3)      # the priors fit alike, not equally
     assert math.log2(17) < float(results[0].mean()) < math.log2(17) + 0.4
@@ -48,9 +48,9 @@ def test_the_score_of_an_example_does_not_depend_on_its_batch_or_the_scaling():
 def test_a_number_of_examples_and_a_split_can_be_chosen():
     model = GaussianMixture(VPSDE(), torch.zeros(1, 16), torch.tensor([0.3]))
     data = flat_data()
-    other = Dataset("noise", data.train[:3], data.test, (1, 4, 4), 17, False)
-    assert len(score(model, other, -1, 1, n=5, divergence="exact", rtol=1e-2, atol=1e-2).bits_per_dim) == 5
-    assert len(score(model, other, -1, 1, "train", n=5, divergence="exact", rtol=1e-2, atol=1e-2).bits_per_dim) == 3
+    other = Dataset("noise", data.train.data[:3], data.test, (1, 4, 4), 17, False)
+    assert len(score(model, other, make_codec(17), n=5, divergence="exact", rtol=1e-2, atol=1e-2).bits_per_dim) == 5
+    assert len(score(model, other, make_codec(17), "train", n=5, divergence="exact", rtol=1e-2, atol=1e-2).bits_per_dim) == 3
 
 
 def test_samples_are_the_same_for_any_batch_size_and_their_cost_is_counted():
@@ -70,6 +70,22 @@ def test_a_grid_of_images_puts_each_where_it_belongs(tmp_path):
         assert (grid[:, top:top + 40, left:left + 40] == round(255 * i / 4)).all()
     plots.save_png(tmp_path / "grid.png", grid)
     assert np.array_equal(np.asarray(Image.open(tmp_path / "grid.png")), grid.permute(1, 2, 0).numpy())
+
+
+def test_pictures_of_points_leave_matplotlib_as_it_was():
+    import matplotlib
+    from matplotlib import pyplot
+
+    backend = matplotlib.get_backend()
+    assert plots.points_over_data(torch.randn(5, 2), torch.randn(9, 2)).shape == (3, 600, 600)
+    assert matplotlib.get_backend() == backend and not pyplot.get_fignums()
+
+
+def test_samples_are_shown_as_the_codec_decodes_them():
+    x = torch.linspace(-1, 1, 17).view(17, 1, 1, 1).expand(17, 1, 8, 8)
+    grid = plots.image_grid(torch.arange(17, dtype=torch.uint8).view(17, 1, 1, 1).expand(17, 1, 8, 8), 17)
+    assert torch.equal(picture(x, make_codec(17)), grid)
+    assert picture(torch.randn(5, 2), make_codec(None)).shape == (3, 600, 600)
 
 
 def test_the_report_has_a_row_for_each_result(tmp_path):

@@ -145,6 +145,7 @@ def test_bytes_have_an_offset_of_seven_bits_and_continuous_data_none():
     zero = torch.zeros(1)
     assert float(bits_per_dim(zero, 3072)) == 7 and float(bits_per_dim(zero, 3072, low=0.0)) == 8
     assert float(bits_per_dim(zero, 2, levels=None)) == 0
+    assert float(bits_per_dim(zero, 1, levels=2)) == 0
     for wrong in ({"dimensions": 0}, {"levels": 1}, {"low": 1.0}):
         with pytest.raises(ValueError, match="need"):
             bits_per_dim(zero, **({"dimensions": 4} | wrong))
@@ -220,6 +221,21 @@ def test_the_exponential_method_has_order_four(mixture):
     errors = [float(exponential_error(mixture, x, n)[0].square().mean().sqrt()) for n in (80, 160, 320)]
     orders = [math.log2(a / b) for a, b in zip(errors, errors[1:], strict=False)]
     assert errors[-1] < 1e-6 or min(orders) > 3.3, (errors, orders)
+
+
+def test_the_exponential_method_has_equal_steps_in_the_angle_of_its_gaussian(any_sde):
+    """asinh lambda, from t_min to 1, both ends exactly."""
+    seen = []
+
+    class Watched(GaussianMixture):
+        def predict(self, x, t, kind):
+            seen.append(float(t))
+            return super().predict(x, t, kind)
+
+    log_prob(Watched(any_sde, torch.zeros(1, 1), torch.ones(1)), torch.ones(1, 1).double(), method="exponential", steps=20)
+    assert (seen[0], seen[-1]) == (any_sde.t_min, 1.0)
+    steps = any_sde.half_log_snr(torch.tensor(seen, dtype=torch.float64)).asinh().diff()
+    torch.testing.assert_close(steps, steps.mean().expand(19), rtol=1e-8, atol=1e-10)
 
 
 def test_thirty_evaluations_give_a_thousandth_of_a_bit_and_the_error_is_not_underestimated(oracle):

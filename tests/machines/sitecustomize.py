@@ -23,8 +23,9 @@ def become(machine: str) -> None:
         raise SystemExit(f"SCOREFIELD_MACHINE must be one of {', '.join(INSTRUCTIONS)}; got {machine!r}")
     os.environ.update(LIMITS[machine])
     import torch
+    real = getattr(torch.cpu, "get_capabilities", dict)()      # older versions of PyTorch have none
     pretended = {name: name in INSTRUCTIONS[machine] for name in INSTRUCTIONS["amx"]}
-    capabilities = MappingProxyType(dict(torch.cpu.get_capabilities()) | pretended)
+    capabilities = MappingProxyType({**real, **pretended})
     torch.cpu.get_capabilities = lambda: capabilities
 
 

@@ -60,7 +60,7 @@ def test_the_score_is_the_gradient_of_log_prob(mixture, x):
     torch.testing.assert_close(mixture.score(x, TIMES), gradient, rtol=1e-10, atol=1e-10)
 
 
-def test_eps_x0_and_v_are_consistent_with_the_score(sde, mixture, x):
+def test_eps_x0_v_and_flow_are_consistent_with_the_score(sde, mixture, x):
     alpha, sigma, score = sde.alpha(TIMES)[:, None], sde.sigma(TIMES)[:, None], mixture.score(x, TIMES)
     eps, x0 = -sigma * score, (x + sigma.square() * score) / alpha      # Tweedie's formula
     tolerance = {"rtol": 1e-9, "atol": 1e-12}
@@ -68,6 +68,8 @@ def test_eps_x0_and_v_are_consistent_with_the_score(sde, mixture, x):
     torch.testing.assert_close(mixture.x0(x, TIMES), x0, rtol=1e-9, atol=1e-8)
     v = alpha * mixture.eps(x, TIMES) - sigma * mixture.x0(x, TIMES)
     torch.testing.assert_close(mixture.v(x, TIMES), v, **tolerance)
+    flow = mixture.eps(x, TIMES) - mixture.x0(x, TIMES)
+    torch.testing.assert_close(mixture.flow(x, TIMES), flow, **tolerance)
 
 
 def test_x0_is_the_posterior_mean_of_the_data_by_brute_force(sde):
@@ -113,7 +115,7 @@ def test_any_event_shape_of_as_many_elements_will_do(event):
     flat = torch.randn(4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     x, t = flat.reshape(4, *event), torch.tensor([0.1, 0.4, 0.7, 1.0])
     torch.testing.assert_close(mixture.log_prob(x, t), mixture.log_prob(flat, t), rtol=1e-14, atol=0)
-    for kind in ("score", "eps", "x0", "v"):
+    for kind in ("score", "eps", "x0", "v", "flow"):
         prediction = mixture.predict(x, t, kind)
         assert prediction.shape == x.shape
         torch.testing.assert_close(prediction.reshape(4, 6), mixture.predict(flat, t, kind), rtol=1e-14, atol=0)
@@ -126,7 +128,7 @@ def test_scalars_are_events_of_one_dimension():
     torch.testing.assert_close(mixture.score(x, 0.4), -x / variance, rtol=1e-13, atol=0)
 
 
-@pytest.mark.parametrize("kind", ["score", "eps", "x0", "v"])
+@pytest.mark.parametrize("kind", ["score", "eps", "x0", "v", "flow"])
 def test_a_scalar_time_and_a_vector_of_it_agree_in_the_dtype_of_x(mixture, x, kind):
     exact = mixture.predict(x, torch.full((5,), 0.4, dtype=torch.float64), kind)
     assert torch.equal(mixture.predict(x, 0.4, kind), exact)
@@ -172,7 +174,7 @@ def test_an_x_of_another_dimension_is_refused():
 
 def test_an_unknown_kind_of_prediction_lists_those_that_exist():
     mixture = GaussianMixture(VPSDE(), MEANS, VARIANCES)
-    with pytest.raises(ValueError, match="'noise'; choose from x0, eps, v, score"):
+    with pytest.raises(ValueError, match="'noise'; choose from x0, eps, v, score, flow$"):
         mixture.predict(torch.zeros(1, 3), 0.5, "noise")
 
 

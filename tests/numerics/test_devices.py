@@ -9,6 +9,7 @@ from scorefield.numerics import devices as precision
 from scorefield.numerics.devices import prefers_channels_last, prepare_sampling
 from scorefield.sde_lib import VESDE, VPSDE
 
+pytestmark = pytest.mark.machine
 CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))
 SMALL = {"image_size": 8, "width": 32, "multipliers": (1, 2), "num_blocks": 1, "attention_resolutions": (4,), "dropout": 0.0}
 

@@ -1,5 +1,6 @@
 """What holds for every sampler."""
 
+import dataclasses
 import subprocess
 import sys
 import typing
@@ -83,6 +84,29 @@ def test_the_trajectory_includes_both_ends_and_the_callback_sees_every_step(samp
     assert torch.equal(result.trajectory[0], x_T) and torch.equal(result.trajectory[-1], result.x)
     assert [step for step, _ in seen] == list(range(1, len(seen) + 1))
     assert seen[-1][1] == result.times[-1] == (0 if isinstance(sampler, EDM) else mixture.sde.t_sample)
+
+
+def test_a_sampler_stays_as_it_is_and_takes_its_options_by_name_alone(sampler):
+    option = next(iter(sampler_options("ddim")))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(sampler, option, 0.1)
+    assert not [field.name for field in dataclasses.fields(sampler) if not field.kw_only]
+
+
+def test_every_sampler_says_its_order_of_convergence():
+    """Strong for torchsde and deterministic ones, weak for the others (test_deterministic.py, test_one_step.py)."""
+    orders = {"ddim": 1, "edm": 2, "euler": 1, "heun": 2, "rk4": 4, "euler_maruyama": 1, "ancestral": 1,
+              "reverse_diffusion": 1, "predictor_corrector": 1, "langevin": 1}
+    assert {name: make_sampler(name).order for name in orders} == orders
+    assert [make_sampler("ode", method=method).order for method in ("bosh3", "dopri5", "dopri8")] == [3, 5, 8]
+    assert [make_sampler("torchsde", method=m).order for m in ("euler", "milstein", "srk")] == [0.5, 1.0, 1.5]
+    for name in {*SAMPLERS} - {*orders, "ode", "torchsde"}:
+        assert make_sampler(name, order=3).order == 3, name
+
+
+def test_nothing_is_kept_that_was_not_asked_for(sampler, mixture):
+    result = sampler(mixture, start(mixture), seeds=range(6))
+    assert result.trajectory is None and result.predictions is None
 
 
 def test_predictions_are_the_data_predicted_by_each_evaluation(sampler, mixture):

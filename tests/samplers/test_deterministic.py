@@ -128,7 +128,10 @@ def test_every_sampler_runs_on_every_grid_and_sde(name, grid, mixture):
     ("dpm_solver++", {"method": "singlestep", "lower_order_final": True}, "takes no 'lower_order_final'"),
     ("ddim", {"grid": [1.0, 0.5, 0.1], "steps": 7}, "steps"), ("ddim", {"grid": [1.0, 0.1], "t_end": 0.01}, "t_end"),
     ("ddim", {"grid": "strided_leading", "t_end": 0.01}, "t_end"), ("auto", {"order": 5, "steps": 2}, "at least 5 steps"),
-    ("edm", {"steps": 0}, "got 0"),
+    ("edm", {"steps": 0}, "got 0"), ("edm", {"s_noise": -0.1}, "s_noise"), ("edm", {"s_min": -0.1}, "s_min"),
+    ("edm", {"s_min": 2.0, "s_max": 1.0}, "s_max"), ("edm", {"churn": float("inf")}, "churn"),
+    *[("dpm_solver", {"method": "adaptive", option: value}, "rtol and atol") for option, values in (
+        ("rtol", (0.0, 1.0)), ("atol", (0.0, 1.0)), ("max_evaluations", (0,))) for value in values],
     ("dpm_solver++", {"order": 3, "method": "sde"}, "order 1 or 2"),
     ("dpm_solver", {"order": 1, "method": "adaptive"}, "order 2 or 3"), ("unipc", {"order": 0}, "order"),
     ("unipc", {"order": 3, "steps": 2}, "order 3 needs at least 3 steps"), ("unipc", {"variant": "bh3"}, "variant"),
@@ -139,6 +142,28 @@ def test_every_sampler_runs_on_every_grid_and_sde(name, grid, mixture):
 def test_settings_that_cannot_be_are_refused_before_the_first_evaluation(name, settings, message, mixture):
     with pytest.raises(ValueError, match=message):
         make_sampler(name, **settings)(mixture, None)
+
+
+@pytest.mark.parametrize("name, options", [
+    ("unipc", {}), ("auto", {}), ("dpm_solver", {}), ("dpm_solver++", {"method": "singlestep"})])
+def test_as_many_steps_as_the_order_are_enough(name, options, mixture):
+    x_T = prior_sample(mixture.sde.prior_std, (2,), range(2), dtype=torch.float64)
+    assert make_sampler(name, order=3, steps=3, **options)(mixture, x_T).nfe == 3
+
+
+def test_limits_of_settings_are_taken():
+    make_sampler("dpm_solver", method="adaptive", max_evaluations=1)
+    make_sampler("edm", churn=1.0, s_min=1.0, s_max=1.0, s_noise=0.0)
+    for name in ("ddim", "euler_maruyama", "torchsde"):
+        make_sampler(name, eta=1.0)
+    for name in ("euler_maruyama", "torchsde"):
+        make_sampler(name, eta=100.0)
+
+
+def test_a_list_of_times_may_be_told_the_steps_and_the_end_that_it_has(mixture):
+    grid = [1.0, 0.6, 0.3, 0.05]
+    for options in ({}, {"steps": 3}, {"t_end": 0.05}):
+        assert make_sampler("ddim", grid=grid, **options).times(mixture).tolist() == grid
 
 
 def mixture_16d(sde, seed):

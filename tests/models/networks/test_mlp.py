@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from scorefield.models import MLP
+from scorefield.numerics.errors import ArgumentError
 
 
 def randomised(network):
@@ -39,9 +40,10 @@ def test_every_parameter_takes_part():
 
 
 @pytest.mark.parametrize("settings", [{"width": 2}, {"width": 7}, {"width": 0}, {"width": -4}, {"layers": 0}], ids=str)
-def test_sizes_out_of_range_are_refused_by_their_flag(settings):
-    with pytest.raises(ValueError, match="even width of at least 4 and at least 1 layer, got .*--config.model.width"):
+def test_sizes_out_of_range_are_refused_by_their_names(settings):
+    with pytest.raises(ArgumentError, match="even width of at least 4 and at least 1 layer, got ") as caught:
         MLP((2,), **settings)
+    assert caught.value.arguments == ("width", "layers")
 
 
 def test_the_smallest_width_and_one_layer_will_do():

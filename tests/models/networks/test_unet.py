@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from scorefield.models import UNet
-from scorefield.models.layers import Downsample, SelfAttention, timestep_embedding
+from scorefield.models.layers import Downsample, SelfAttention, check_sizes, timestep_embedding
+from scorefield.numerics.errors import ArgumentError
 
 SMALL = {"image_size": 8, "channels": 2, "width": 16, "multipliers": (1, 2), "num_blocks": 1,
          "attention_resolutions": (4,)}
@@ -178,10 +179,23 @@ def test_any_size_that_halves_often_enough_will_do(settings):
     ({"freq_shift": 2}, "freq_shift is 0 or 1, got 2"), ({"downsample_padding": 2}, "downsample_padding is 0 or 1"),
     ({"attention_head_dim": 48}, "256 channels cannot have heads of 48"), ({"groups": 7}, "7 groups"),
 ], ids=str)
-def test_sizes_that_do_not_fit_are_value_errors_that_name_the_flag(settings, match):
-    with pytest.raises(ValueError, match=match) as caught:
+def test_sizes_that_do_not_fit_are_errors_that_name_the_argument(settings, match):
+    with pytest.raises(ArgumentError, match=match) as caught:
         UNet(**settings)
-    assert "(--config." in str(caught.value)
+    assert set(settings) & set(caught.value.arguments) and "--" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "taken", "refused"), [
+    ("image_size", (1, 2**16), (0, 2**16 + 1)), ("width", (4, 8), (0, 2, 6)), ("multipliers", ((1,), (7, 1)), ((), (0,))),
+    ("num_blocks", (1, 1000), (0, 1001)), ("dropout", (0.0, 0.999), (-0.001, 1.0)), ("norm_eps", (1e-9, 0.999), (0.0, 1.0)),
+])
+def test_sizes_are_taken_up_to_their_limits_and_refused_beyond(name, taken, refused):
+    sizes = {"image_size": 8, "width": 8, "multipliers": (1,), "num_blocks": 1, "dropout": 0.0, "norm_eps": 1e-6}
+    for value in taken:
+        check_sizes(**sizes | {name: value})
+    for value in refused:
+        with pytest.raises(ArgumentError, match="got"):
+            check_sizes(**sizes | {name: value})
 
 
 # The embedding of time

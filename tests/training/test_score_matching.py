@@ -9,7 +9,10 @@ from torch import nn
 from scorefield.models import PARAMETRIZATIONS, Denoiser
 from scorefield.models.denoiser import TIME_INPUTS
 from scorefield.sde_lib import VESDE, VPSDE, DDPMChain, SMLDChain
-from scorefield.training.objective import TIME_SAMPLERS, WEIGHTINGS, Objective, unit_uniforms
+from scorefield.training.objectives import Batch, ScoreMatching
+from scorefield.training.objectives.score_matching import NoisyTimes
+from scorefield.training.times import TIME_SAMPLERS
+from scorefield.training.weightings import WEIGHTINGS
 
 STD = 0.5      # of the data, for "edm"
 
@@ -35,8 +38,8 @@ class Zero(nn.Module):
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_every_way_of_drawing_times_has_the_same_expected_weight(weighting, time_sampling, importance, any_sde):
     """E[w/p h(t)] = int w h dt / (1 - t_min) for a test function h, for every weighting and SDE."""
-    objective = Objective(any_sde, weighting, time_sampling, importance, data_std=STD)
-    t, weight = objective.draw_times(200_000, torch.Generator().manual_seed(0))
+    objective = ScoreMatching(any_sde, weighting, time_sampling, importance, data_std=STD)
+    t, weight = objective.times.draw(200_000, torch.Generator().manual_seed(0))
     lowest = any_sde.t_min
     assert float(t.min()) >= lowest and float(t.max()) <= 1
 
@@ -47,7 +50,7 @@ def test_every_way_of_drawing_times_has_the_same_expected_weight(weighting, time
 
     def integrand(log_t):
         s = torch.tensor(math.exp(log_t), dtype=torch.float64)
-        return float(objective.weight(s) * h(s) * s)
+        return float(objective.times.weighting(s) * h(s) * s)
 
     expected = quad(integrand, math.log(lowest), 0, limit=500)[0] / (1 - lowest)
     values = weight * h(t)
@@ -58,12 +61,12 @@ def test_every_way_of_drawing_times_has_the_same_expected_weight(weighting, time
 
 @pytest.mark.parametrize("weighting", [w for w in WEIGHTINGS if w != "edm"])
 def test_importance_sampling_makes_the_weight_constant(weighting, any_sde):
-    _, weight = Objective(any_sde, weighting, importance=True).draw_times(5000, torch.Generator().manual_seed(0))
+    _, weight = ScoreMatching(any_sde, weighting, importance=True).times.draw(5000, torch.Generator().manual_seed(0))
     assert float(weight.std() / weight.mean()) < 0.02
 
 
 def test_likelihood_importance_is_uniform_in_log_snr(any_sde):
-    t, weight = Objective(any_sde, "likelihood", importance=True).draw_times(4096, torch.Generator().manual_seed(0))
+    t, weight = ScoreMatching(any_sde, "likelihood", importance=True).times.draw(4096, torch.Generator().manual_seed(0))
     ends = any_sde.half_log_snr(torch.tensor([1.0, any_sde.t_min], dtype=torch.float64))
     place = ((any_sde.half_log_snr(t) - ends[0]) / (ends[1] - ends[0])).sort().values
     torch.testing.assert_close(place, (torch.arange(4096).double() + 0.5) / 4096, rtol=0, atol=1.1 / 4096)
@@ -74,9 +77,9 @@ def test_likelihood_importance_is_uniform_in_log_snr(any_sde):
 def test_low_discrepancy_puts_one_time_in_each_cell_and_uniform_does_not():
     generator = torch.Generator().manual_seed(0)
     for batch in (1, 2, 64):
-        u = unit_uniforms(batch, "low_discrepancy", generator)
+        u = TIME_SAMPLERS["low_discrepancy"](batch, generator)
         assert sorted((u * batch).long().tolist()) == list(range(batch))
-    counts = (unit_uniforms(64, "uniform", generator) * 64).long().bincount(minlength=64)
+    counts = (TIME_SAMPLERS["uniform"](64, generator) * 64).long().bincount(minlength=64)
     assert int(counts.max()) > 1
 
 
@@ -85,8 +88,8 @@ def test_low_discrepancy_puts_one_time_in_each_cell_and_uniform_does_not():
                          ids=["ddpm", "smld"])
 def test_on_a_chain_times_are_its_indices_with_the_mean_weight_kept(chain, importance):
     sde = chain.to_sde()
-    objective = Objective(sde, "uniform", "uniform", importance, steps=chain.steps)
-    t, weight = objective.draw_times(100_000, torch.Generator().manual_seed(0))
+    objective = ScoreMatching(sde, "uniform", "uniform", importance)
+    t, weight = objective.times.draw(100_000, torch.Generator().manual_seed(0))
     index = t * chain.steps - 1
     torch.testing.assert_close(index, index.round(), rtol=0, atol=1e-9)
     assert index.round().unique().numel() > (1 if importance else 49)
@@ -103,8 +106,8 @@ def test_the_loss_is_the_weighted_error_of_the_score(weighting, parametrization,
     denoiser = Denoiser(Zero(), any_sde, parametrization, input_std=STD)
     x0, eps = (torch.randn(50, 3, dtype=torch.float64, generator=generator) for _ in range(2))
     t = torch.rand(50, dtype=torch.float64, generator=generator) * 0.98 + 0.01
-    objective = Objective(any_sde, weighting, data_std=STD)
-    loss = objective.loss(denoiser, x0, t, objective.weight(t), eps)
+    objective = ScoreMatching(any_sde, weighting, data_std=STD)
+    loss = objective.loss(denoiser, Batch(x0), NoisyTimes(t, objective.times.weighting(t), eps))
     x_t = any_sde.perturb(x0, t, eps)
     sigma = any_sde.sigma(t)[:, None]
     error = denoiser.score(x_t, t) + eps / sigma
@@ -123,18 +126,18 @@ def test_the_loss_is_the_weighted_error_of_the_score(weighting, parametrization,
 def test_gradients_are_finite_at_the_smallest_time(parametrization, time_input, any_sde):
     from scorefield.models import MLP
     denoiser = Denoiser(MLP((3,), 16, 2), any_sde, parametrization, time_input, input_std=STD)
-    objective = Objective(any_sde, "likelihood", importance=True)
+    objective = ScoreMatching(any_sde, "likelihood", importance=True)
     t = torch.full((8,), any_sde.t_min, dtype=torch.float64)
-    weight = objective.draw_times(8, torch.Generator().manual_seed(0))[1]
-    objective.loss(denoiser, torch.randn(8, 3), t, weight, torch.randn(8, 3)).mean().backward()
+    weight = objective.times.draw(8, torch.Generator().manual_seed(0))[1]
+    objective.loss(denoiser, Batch(torch.randn(8, 3)), NoisyTimes(t, weight, torch.randn(8, 3))).mean().backward()
     assert all(bool(p.grad.isfinite().all()) for p in denoiser.parameters() if p.grad is not None)
 
 
 def test_unknown_words_are_refused(any_sde):
     with pytest.raises(ValueError, match="simple, likelihood, uniform, edm"):
-        Objective(any_sde, "likelyhood")
+        ScoreMatching(any_sde, "likelyhood")
     with pytest.raises(ValueError, match="uniform, low_discrepancy"):
-        Objective(any_sde, time_sampling="stratified")
+        ScoreMatching(any_sde, time_sampling="stratified")
 
 
 # EDM's loss
@@ -149,8 +152,8 @@ class Wave(nn.Module):
 
 @pytest.mark.parametrize("sde", [VPSDE(), VESDE(0.002, 80.0), VESDE(0.1, 1.0)], ids=["vp", "edm", "cut"])
 def test_edm_draws_log_normal_noise_levels(sde):
-    objective = Objective(sde, "edm", "uniform", importance=True, data_std=STD)
-    t, _ = objective.draw_times(20_000, torch.Generator().manual_seed(0))
+    objective = ScoreMatching(sde, "edm", "uniform", importance=True, data_std=STD)
+    t, _ = objective.times.draw(20_000, torch.Generator().manual_seed(0))
     ends = -sde.half_log_snr(torch.tensor([sde.t_min, 1.0], dtype=torch.float64))
     low, high = ((ends + 1.2) / 1.2).tolist()
     assert kstest(-sde.half_log_snr(t).numpy(), truncnorm(low, high, -1.2, 1.2).cdf).pvalue > 0.01
@@ -160,8 +163,8 @@ def test_edm_draws_log_normal_noise_levels(sde):
 def test_edm_with_importance_is_its_papers_loss(time_sampling, any_sde):
     """lambda(l) || D(z; l) - x_0 ||^2, lambda = (l^2 + s^2) / (l s)^2, in their z = x / alpha and l = sigma / alpha."""
     generator = torch.Generator().manual_seed(0)
-    objective = Objective(any_sde, "edm", time_sampling, importance=True, data_std=STD)
-    t, weight = objective.draw_times(500, generator)
+    objective = ScoreMatching(any_sde, "edm", time_sampling, importance=True, data_std=STD)
+    t, weight = objective.times.draw(500, generator)
     x0, eps = STD * torch.randn(500, 3, dtype=torch.float64, generator=generator), torch.randn(500, 3).double()
     level = (any_sde.sigma(t) / any_sde.alpha(t))[:, None]
     denoiser = Denoiser(Wave(), any_sde, "edm", "c_noise", input_std=STD)
@@ -170,7 +173,8 @@ def test_edm_with_importance_is_its_papers_loss(time_sampling, any_sde):
     c_noise = (level.log()[:, 0] / 4).float()
     denoised = c_skip * z + c_out * Wave()(z / (level**2 + STD**2).sqrt(), c_noise)
     expected = (level**2 + STD**2) / (level * STD) ** 2 * (denoised - x0).square()
-    torch.testing.assert_close(objective.loss(denoiser, x0, t, weight, eps), expected.mean(1), rtol=1e-5, atol=1e-6)
+    loss = objective.loss(denoiser, Batch(x0), NoisyTimes(t, weight, eps))
+    torch.testing.assert_close(loss, expected.mean(1), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("chain", [None, DDPMChain.from_schedule("linear", 200), SMLDChain.from_schedule(200)],
@@ -181,10 +185,10 @@ def test_edms_expected_loss_is_the_same_with_and_without_importance(chain):
     denoiser = Denoiser(Wave(), sde, "edm", "c_noise", input_std=STD)
     means, errors = [], []
     for importance in (False, True):
-        objective = Objective(sde, "edm", "uniform", importance, chain and chain.steps, STD)
-        t, weight = objective.draw_times(n, generator)
+        objective = ScoreMatching(sde, "edm", "uniform", importance, data_std=STD)
+        t, weight = objective.times.draw(n, generator)
         x0, eps = torch.randn(2, n, 1, dtype=torch.float64, generator=generator)
-        loss = objective.loss(denoiser, STD * x0, t, weight, eps)
+        loss = objective.loss(denoiser, Batch(STD * x0), NoisyTimes(t, weight, eps))
         means.append(float(loss.mean()))
         errors.append(float(loss.std()) / math.sqrt(n))
     assert abs(means[0] - means[1]) < 4 * math.hypot(*errors)
@@ -196,18 +200,18 @@ def test_edms_expected_loss_is_the_same_with_and_without_importance(chain):
 def test_on_a_chain_edm_weighs_every_error_in_f_alike(chain):
     """Its noise levels stand closely enough for their sum to be the log-normal's integral."""
     sde = chain.to_sde()
-    objective = Objective(sde, "edm", importance=True, steps=chain.steps, data_std=STD)
-    t, weight = objective.draw_times(4096, torch.Generator().manual_seed(0))
+    objective = ScoreMatching(sde, "edm", importance=True, data_std=STD)
+    t, weight = objective.times.draw(4096, torch.Generator().manual_seed(0))
     torch.testing.assert_close(weight / of_error_in_f(sde, t), torch.ones_like(t), rtol=2e-3, atol=0)
     levels = -sde.half_log_snr(t)
     assert abs(float(levels.mean()) + 1.2) < 0.02 and abs(float(levels.std()) - 1.2) < 0.02
 
 
 def test_edm_needs_the_standard_deviation_of_the_data():
-    with pytest.raises(ValueError, match=r"'edm' needs the standard deviation of the data \(--config.model.input_std"):
-        Objective(VPSDE(), "edm")
+    with pytest.raises(ValueError, match="'edm' needs the standard deviation of the data"):
+        ScoreMatching(VPSDE(), "edm")
 
 
 def test_edm_is_refused_where_the_sde_has_none_of_its_noise_levels():
     with pytest.raises(ValueError, match="-1.2 .* 1.2, where VESDE.* has no time"):
-        Objective(VESDE(1e6, 1e7), "edm", data_std=STD)
+        ScoreMatching(VESDE(1e6, 1e7), "edm", data_std=STD)
