@@ -38,7 +38,7 @@ class Interrupted(Exception):
 
 
 class Model(Protocol):
-    """What can be trained: a module that sees a network through an SDE, as a Denoiser does, and can be put around another."""
+    """What can be trained: a module that sees a network through an SDE, as a Denoiser does, and can take another."""
 
     network: nn.Module
     sde: SDE
