@@ -4,10 +4,8 @@ A flag is text until it is known what it is for: the declared type of that optio
 samplers may have an option of one name and of different types.
 """
 
-import dataclasses
 import re
 import textwrap
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +13,7 @@ from typing import Any
 from absl import flags
 
 from scorefield.numerics.errors import ArgumentError
+from scorefield.numerics.options import options_of
 from scorefield.numerics.text import base_type, parse
 
 
@@ -46,11 +45,10 @@ SEED = Flag("seed", int, 0, "of all that is drawn; example i depends on (seed, i
 BATCH_SIZE = Flag("batch_size", int, 128, "examples at once; adaptive solvers choose their steps by the batch")
 
 
-def options_of(settings: type, without: Sequence[str] = ()) -> dict[str, Flag]:
-    """The fields of a dataclass as flags: type, default and help are those that the field declares."""
-    hints = typing.get_type_hints(settings)
-    return {field.name: Flag(field.name, hints[field.name], field.default, field.metadata.get("help", ""))
-            for field in dataclasses.fields(settings) if field.name not in without}
+def flags_of(settings: type, without: Sequence[str] = ()) -> dict[str, Flag]:
+    """The options of a dataclass as flags: type, default and help are those that its fields declare."""
+    return {name: Flag(name, field.type, field.default, field.metadata["help"])
+            for name, field in options_of(settings).items() if name not in without}
 
 
 class Table:

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scorefield.cli.flags import BATCH_SIZE, CHECKPOINT, EMA, SEED, Flag, options_of
-from scorefield.numerics.errors import ArgumentError
+from scorefield.cli.flags import BATCH_SIZE, CHECKPOINT, EMA, SEED, Flag, flags_of
+from scorefield.numerics.errors import ArgumentError, renamed
 
 if TYPE_CHECKING:
     import torch
@@ -42,11 +42,13 @@ def options() -> Mapping[str, Mapping[str, Flag]]:
     from scorefield.likelihood import ESTIMATORS
 
     return {name: {RENAMED.get(option, option): dataclasses.replace(flag, name=RENAMED.get(option, option))
-                   for option, flag in options_of(estimator).items()} for name, estimator in ESTIMATORS.items()}
+                   for option, flag in flags_of(estimator).items()} for name, estimator in ESTIMATORS.items()}
 
 
 def settings_of(command: Command) -> dict[str, Any]:
     """The options of the chosen estimator that are given; ArgumentError for those of other estimators."""
+    from scorefield.likelihood import ESTIMATORS
+
     values, every = command.asked.values, options()
     own = every[values["estimator"]]
     for name in command.asked.texts:
@@ -62,7 +64,11 @@ def settings_of(command: Command) -> dict[str, Any]:
                             f"{' or '.join(SPLITS)}", "images", "compare")
     if values["float64"] and command.device.type == "mps":
         raise ArgumentError("device 'mps' has no float64; leave out float64 or choose another device", "float64", "device")
-    return command.asked.settings(own)
+    given = command.asked.settings(own)
+    back = {flag: name for name, flag in RENAMED.items()}
+    with renamed(names=RENAMED):
+        estimator = ESTIMATORS[values["estimator"]](**{back.get(name, name): value for name, value in given.items()})
+    return {RENAMED.get(name, name): value for name, value in vars(estimator).items() if value is not None}
 
 
 def run(command: Command) -> None:

@@ -20,7 +20,7 @@ MODES: Mapping[str, ModuleType] = {"train": train, "sample": sample, "likelihood
                                    "report": report}
 COMMON = (
     Flag("config", str, None, "a config file: configs/NAME.py, or your own"),
-    Flag("mode", str, None, "what to do", tuple(MODES)),
+    Flag("mode", str, None, "what to do: one of the modes below"),
     Flag("workdir", str, None, "the run's folder, runs/<config's name> unless given; it is enough without --config"),
     Flag("device", str, "auto", "auto (cuda, else mps, else cpu), or one of them"),
     Flag("debug", bool, False, "show the traceback of an error"),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scorefield.cli.flags import BATCH_SIZE, CHECKPOINT, EMA, SEED, Flag, options_of
+from scorefield.cli.flags import BATCH_SIZE, CHECKPOINT, EMA, SEED, Flag, flags_of
 from scorefield.numerics.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def options() -> Mapping[str, Mapping[str, Flag]]:
     """The options of each sampler. `points` is for the trajectories that this mode draws."""
     from scorefield.samplers import SAMPLERS
 
-    return {name: options_of(sampler, without=("points",)) for name, sampler in SAMPLERS.items()}
+    return {name: flags_of(sampler, without=("points",)) for name, sampler in SAMPLERS.items()}
 
 
 def settings_of(command: Command) -> dict[str, Any]:

@@ -31,8 +31,8 @@ from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.noise import BOUND, NoiseStream, Seed
 from scorefield.sde_lib.chain import Chain
 from scorefield.sde_lib.sde import expand_as
+from scorefield.sde_lib.transition import check_variance, reverse_variance
 
-VARIANCES = ("beta", "beta_tilde")
 PSEUDO_DIMENSIONS = 16.0      # how many dimensions of a draw the guess m / D = sigmoid(2 lambda)^2 is worth
 
 
@@ -56,7 +56,7 @@ def elbo(model: ScoreModel, x: Tensor, draws: int = 32, seeds: Sequence[Seed] | 
          t_min: float | None = None) -> Bound:
     """The bound in continuous time on log p(x) in nats, for real x (batch, *event).
 
-    draws  evaluations a sample, an even number: one in each of as many equal intervals of lambda, at its own place
+    draws  predictions a sample, an even number: one in each of as many equal intervals of lambda, at its own place
     seeds  one for each sample; what sample i gets depends on its seed alone
     t_min  where the decoder takes over (the SDE's own t_min unless given)
 
@@ -64,8 +64,7 @@ def elbo(model: ScoreModel, x: Tensor, draws: int = 32, seeds: Sequence[Seed] | 
     only where the score is exact. The error bar takes neighbouring intervals for repetitions of one draw, so it is
     somewhat too large. Raises ValueError for unusable input, ArithmeticError for a prediction that is not finite.
     """
-    if draws < 2 or draws % 2:
-        raise ArgumentError(f"draws must be an even number of at least 2, got {draws}", "draws")
+    check_pairs(draws)
     check_input(model, x)
     sde, d = model.sde, x[0].numel()
     start = start_time(sde, t_min)
@@ -98,7 +97,7 @@ def elbo(model: ScoreModel, x: Tensor, draws: int = 32, seeds: Sequence[Seed] | 
         "decoder": x.new_full((len(x),), d * (float(first) - 0.5 * math.log(2 * math.pi * math.e))),
     }
     spread = span / draws * (integrand[::2] - integrand[1::2]).square().sum(0).sqrt()
-    return Bound(terms["prior"] + terms["diffusion"] + terms["decoder"], spread, terms, draws)
+    return Bound(terms["prior"] + terms["diffusion"] + terms["decoder"], spread, terms, draws * model.evaluations)
 
 
 def chain_elbo(model: ScoreModel, k: Tensor, levels: int | None, chain: Chain | None = None, steps: int | None = None,
@@ -125,10 +124,8 @@ def chain_elbo(model: ScoreModel, k: Tensor, levels: int | None, chain: Chain | 
     """
     if levels is not None:
         _refuse_levels(k, levels, low, high)
-    if variance not in VARIANCES:
-        raise ArgumentError(f"unknown variance {variance!r}; choose from {', '.join(VARIANCES)}", "variance")
-    if draws < 1:
-        raise ArgumentError(f"draws must be at least 1, got {draws}", "draws")
+    check_variance(variance)
+    check_repetitions(draws)
     sde = model.sde
     chain = Chain.from_sde(sde, sde.steps or 1000) if chain is None else chain
     steps = chain.steps if steps is None else steps
@@ -157,8 +154,7 @@ def chain_elbo(model: ScoreModel, k: Tensor, levels: int | None, chain: Chain | 
                 x0 = x0.clamp(low, high) if clip_x0 else x0
                 if i:      # the mean of the posterior is linear in x_0, so this is the difference of two of them
                     shift, tilde = chain.posterior(x - x0, torch.zeros_like(x), i)
-                    beta = chain.transition(x, i, i - 1)[1]
-                    parts.append(-gaussian_kl(shift, tilde, beta if variance == "beta" else tilde))
+                    parts.append(-gaussian_kl(shift, tilde, reverse_variance(variance, chain.between(i, i - 1))))
                 else:
                     v = q_variance if variance == "beta" else chain.posterior(x, x, 1)[1]
                     if levels is None:
@@ -173,7 +169,19 @@ def chain_elbo(model: ScoreModel, k: Tensor, levels: int | None, chain: Chain | 
     decoder, per_step = all_parts.mean(0)[0], all_parts.mean(0)[1:]
     terms = {"prior": prior, "diffusion": per_step.sum(0), "decoder": decoder}
     error = all_parts.sum(1).std(0) / draws**0.5 if draws > 1 else None
-    return Bound(prior + terms["diffusion"] + decoder, error, terms, steps * draws, per_step)
+    return Bound(prior + terms["diffusion"] + decoder, error, terms, steps * draws * model.evaluations, per_step)
+
+
+def check_pairs(draws: int) -> None:
+    """ArgumentError unless the draws of the bound in continuous time make pairs."""
+    if draws < 2 or draws % 2:
+        raise ArgumentError(f"draws must be an even number of at least 2, got {draws}", "draws")
+
+
+def check_repetitions(draws: int) -> None:
+    """ArgumentError unless a chain is drawn at least once."""
+    if draws < 1:
+        raise ArgumentError(f"draws must be at least 1, got {draws}", "draws")
 
 
 def gaussian_kl(shift: Tensor, variance: Tensor, other: float | Tensor) -> Tensor:

@@ -44,6 +44,12 @@ PREDICTOR, CORRECTOR, QUADRATURE = 3, 4, 4      # points of the interpolations; 
 Trace = Callable[[str, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
+def check_steps(steps: int) -> None:
+    """ArgumentError unless the quadrature has nodes enough."""
+    if not 2 * QUADRATURE <= steps <= 10_000:
+        raise ArgumentError(f"steps must lie between {2 * QUADRATURE} and 10000, got {steps}", "steps")
+
+
 def scale(sde: SDE, t: float | Tensor) -> float:
     """x / y = alpha R = sqrt(alpha^2 + sigma^2) at t."""
     return math.hypot(float(sde.alpha(t)), float(sde.sigma(t)))
@@ -63,8 +69,7 @@ def exponential_flow(sde: SDE, y: Tensor, steps: int, t_min: float, trace: Trace
     Returns y at t_max (batch, *event), the integral of w div m along the way (probes, batch) in nats, so that
     log q(y at t_min) = log q(y at t_max) + integral, and an estimate of its error (batch,).
     """
-    if not 2 * QUADRATURE <= steps <= 10_000:
-        raise ArgumentError(f"steps must lie between {2 * QUADRATURE} and 10000, got {steps}", "steps")
+    check_steps(steps)
     t = sinh(sde, steps - 1, t_min, width=1.0).flip(0)
     t[0], t[-1] = t_min, sde.t_max
     lam = sde.half_log_snr(t).numpy()

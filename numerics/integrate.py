@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 
 import torch
-import torchdiffeq
 from torch import Tensor
 
 from scorefield.numerics.errors import ArgumentError
@@ -29,6 +28,11 @@ def check_tolerances(method: str, rtol: float, atol: float, max_evaluations: int
         raise ArgumentError(f"max_evaluations must be at least 1, got {max_evaluations}", "max_evaluations")
 
 
+def _norm(state: State) -> Tensor:
+    """The largest RMS of the parts, as torchdiffeq's own; without gradients, so that steps are numbers to autograd."""
+    return max(part.detach().abs().pow(2).mean().sqrt() for part in state)
+
+
 def integrate(field: Callable[[Tensor, State], State], state: State, times: Sequence[float], method: str, rtol: float,
               atol: float, max_evaluations: int = MAX_EVALUATIONS, clock: str = "t") -> tuple[list[State], int]:
     """Solve d state / dt = field(t, state) through `times`, increasing or decreasing, from state at times[0].
@@ -39,6 +43,8 @@ def integrate(field: Callable[[Tensor, State], State], state: State, times: Sequ
     the error over the whole batch, and never leave [times[0], times[-1]], outside of which sigma may not exist.
     Raises ValueError for settings that are not allowed, ArithmeticError where the integration cannot go on.
     """
+    import torchdiffeq  # slow to import, as it loads scipy
+
     check_tolerances(method, rtol, atol, max_evaluations)
     low, high = min(times), max(times)
     evaluations, reached = 0, times[0]
@@ -58,7 +64,7 @@ def integrate(field: Callable[[Tensor, State], State], state: State, times: Sequ
     where = f"rtol={rtol:g}, atol={atol:g}, method {method}"
     try:
         states = torchdiffeq.odeint(counted, state, t, rtol=rtol, atol=atol, method=method,
-                                    options={"step_t": t[-1:], "dtype": precise})
+                                    options={"step_t": t[-1:], "dtype": precise, "norm": _norm})
     except _TooManyEvaluations:
         raise ArithmeticError(f"the ODE needs more than {max_evaluations} evaluations: stopped at {clock} = {reached:.4g} "
                               f"of {times[0]:g} to {times[-1]:g} ({where}); raise max_evaluations or the tolerances"

@@ -1,12 +1,29 @@
-"""Settings of a dataclass, each with its default and a line of help in the field itself."""
+"""Options: fields of a frozen dataclass that say their type, their default and, in a line, what they do.
+
+    @dataclass(frozen=True, kw_only=True)
+    class Euler:
+        steps: int = option(100, "steps of the grid")
+
+A command line, a config or a notebook can be built from that; nobody guesses a type from a default.
+"""
 
 import dataclasses
+import typing
 from typing import Any
 
 
-def option(default: Any, help: str) -> Any:
-    """A field of a dataclass: `steps: int = option(100, "steps of the grid")`.
+def option(default: Any, text: str) -> Any:
+    """A dataclass field with this default, whose metadata["help"] is `text`."""
+    return dataclasses.field(default=default, metadata={"help": text})
 
-    help  one line, for `--help` and for readers. A value is described by what it does, and None by what it stands for
+
+def options_of(kind: type) -> dict[str, "dataclasses.Field[Any]"]:
+    """The options of a dataclass by name, in their order: each has `type`, `default` and `metadata["help"]`.
+
+    The type is resolved: int, bool, `float | None` and so on, never a string.
     """
-    return dataclasses.field(default=default, metadata={"help": help})
+    types, fields = typing.get_type_hints(kind), {}
+    for field in dataclasses.fields(kind):
+        field.type = types[field.name]
+        fields[field.name] = field
+    return fields

@@ -1,4 +1,4 @@
-"""Samplers: rules that carry x from noise to data, calling only the score model. One word each, from the flag."""
+"""Samplers: rules that carry x from noise to data and call only the score model. Each has one word, a key of SAMPLERS."""
 
 import dataclasses
 import difflib
@@ -7,6 +7,7 @@ from typing import Any
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.grids import GRIDS, make_grid
 from scorefield.numerics.noise import NoiseStream, sample_seeds
+from scorefield.numerics.options import options_of
 from scorefield.samplers.adams import ExponentialAdams
 from scorefield.samplers.base import GridSampler, Result, Sampler, prior_sample
 from scorefield.samplers.dpm_solver import DPMSolver, DPMSolverPlusPlus
@@ -38,13 +39,16 @@ SAMPLERS: dict[str, type[Sampler]] = {
 }
 
 
-def sampler_options(name: str) -> dict[str, Any]:
-    """The options that a sampler takes, with their defaults; ValueError for an unknown name."""
+def sampler_options(name: str) -> dict[str, "dataclasses.Field[Any]"]:
+    """The options that a sampler takes, by name: each a field with `type`, `default` and `metadata["help"]`.
+
+    ValueError for an unknown name.
+    """
     if name not in SAMPLERS:
         near = difflib.get_close_matches(name, SAMPLERS, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ArgumentError(f"unknown sampler {name!r}; {hint}choose from {', '.join(SAMPLERS)}", "sampler")
-    return {f.name: f.default for f in dataclasses.fields(SAMPLERS[name])}
+    return options_of(SAMPLERS[name])
 
 
 def make_sampler(name: str, **options: Any) -> Sampler:

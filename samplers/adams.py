@@ -25,21 +25,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from scorefield.numerics.errors import ArgumentError
+from scorefield.numerics.options import option
 from scorefield.numerics.quadrature import exponential_weights
+from scorefield.samplers.base import GRID
 from scorefield.samplers.multistep import MultistepSampler, Rule, Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExponentialAdams(MultistepSampler):
-    """order     of the predictor, 1 to 5; the corrector, and with it the method, has one more
-    data_std  sqrt(v), the spread of the Gaussian against which the flow is measured
-    correct   False leaves the predictor alone
-    """
+    """The default: the flow measured against that of a Gaussian, one evaluation a step."""
 
-    order: int = 2
-    grid: str | Sequence[float] = "sinh"
-    data_std: float = 1.0
-    correct: bool = True
+    order: int = option(2, "of the predictor, 1 to 5; the corrector, and with it the method, has one more")
+    grid: str | Sequence[float] = option("sinh", GRID)
+    data_std: float = option(1.0, "sqrt(v), the spread of the Gaussian against which the flow is measured")
+    correct: bool = option(True, "improve each step by a corrector, which needs no evaluation of its own")
 
     def __post_init__(self) -> None:
         if not 1 <= self.order <= 5:

@@ -23,6 +23,7 @@ from scorefield.models.denoiser import ScoreModel
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.grids import MAX_STEPS, make_grid
 from scorefield.numerics.noise import NoiseStream
+from scorefield.numerics.options import option
 from scorefield.samplers.base import CountedModel
 from scorefield.samplers.multistep import MultistepSampler, Rule, Schedule, prediction
 
@@ -55,25 +56,24 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class DPMSolver(MultistepSampler):
-    """DPM-Solver, predicting the noise.
+    """DPM-Solver, predicting the noise. Its methods:
 
-    order              1, 2 or 3
-    method             "multistep": one evaluation a step. "singlestep": `steps` is the budget of evaluations, spent in
-                       steps of `order` evaluations and shorter ones at the end (Lu et al. 2022a, section 3.4). "adaptive":
-                       step sizes by the difference of two orders, order 2 or 3 (their appendix C), grid and steps unused
-    lower_order_final  multistep: lower the order in the last steps; None does so below 10 steps, as the authors do
-    published          multistep of order 3: the update as published, whose second difference lacks a factor 2 so that it
-                       converges with order 2, for parity with papers; by default the corrected one
-    rtol, atol         of the adaptive method; max_evaluations is its cap (ArithmeticError beyond)
+    multistep   one evaluation a step
+    singlestep  `steps` is the budget of evaluations, spent in steps of `order` evaluations and shorter ones at the end
+                (Lu et al. 2022a, section 3.4)
+    adaptive    step sizes by the difference of two orders, order 2 or 3 (their appendix C); grid and steps are unused
+
+    The third-order multistep update as published has a second difference that lacks a factor 2, so it converges with
+    order 2; `published` asks for it, for parity with papers.
     """
 
-    order: int = 2
-    method: str = "multistep"
-    lower_order_final: bool | None = None
-    published: bool = False
-    rtol: float = 0.05
-    atol: float = 0.0078
-    max_evaluations: int = 10_000
+    order: int = option(2, "1, 2 or 3")
+    method: str = option("multistep", "multistep, singlestep or adaptive; dpm_solver++ has sde, too")
+    lower_order_final: bool | None = option(None, "multistep: lower the order in the last steps; by default below 10 steps")
+    published: bool = option(False, "multistep of order 3: the update as published instead of the corrected one")
+    rtol: float = option(0.05, "relative tolerance of the adaptive method")
+    atol: float = option(0.0078, "absolute tolerance of the adaptive method")
+    max_evaluations: int = option(10_000, "the adaptive method stops with an error beyond so many evaluations")
     kind: ClassVar[str] = "noise"
     methods: ClassVar[tuple[str, ...]] = ("multistep", "singlestep", "adaptive")
 
@@ -93,9 +93,9 @@ class DPMSolver(MultistepSampler):
         unused = {"steps": adaptive, "grid": adaptive, "rtol": not adaptive, "atol": not adaptive,
                   "max_evaluations": not adaptive, "lower_order_final": not multistep,
                   "published": not (self.method == "multistep" and self.order == 3)}
-        for option, ignored in unused.items():
-            if ignored and getattr(self, option) != getattr(type(self), option):
-                raise ArgumentError(f"method {self.method!r} of order {self.order} takes no {option!r}", option)
+        for name, ignored in unused.items():
+            if ignored and getattr(self, name) != getattr(type(self), name):
+                raise ArgumentError(f"method {self.method!r} of order {self.order} takes no {name!r}", name)
 
     def predicts(self, s: Schedule) -> tuple[np.ndarray, np.ndarray]:
         return prediction(self.kind, s)
@@ -217,7 +217,7 @@ class DPMSolver(MultistepSampler):
             low = self._single(model, x, m, now, now + h, 1)[0] if self.order == 2 else results[0]
             high = results[-1]
             allowed = (self.rtol * torch.maximum(low.abs(), before.abs())).clamp(min=self.atol)
-            error = float(((high - low) / allowed).flatten(1).square().mean(1).sqrt().max())
+            error = float(((high - low) / allowed).detach().flatten(1).square().mean(1).sqrt().max())
             if not math.isfinite(error):
                 return high
             if error <= 1:
@@ -228,9 +228,8 @@ class DPMSolver(MultistepSampler):
 
 @dataclass(frozen=True, kw_only=True)
 class DPMSolverPlusPlus(DPMSolver):
-    """DPM-Solver++, predicting the data; as DPMSolver, and
-
-    method  also "sde": SDE-DPM-Solver++, order 1 or 2, the reverse-time SDE (Lu et al. 2022b, section 5)
+    """DPM-Solver++, predicting the data. It has a method "sde", too: SDE-DPM-Solver++ of order 1 or 2, which solves the
+    reverse-time SDE (Lu et al. 2022b, section 5).
     """
 
     kind: ClassVar[str] = "data"

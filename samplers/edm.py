@@ -13,25 +13,20 @@ from torch import Tensor
 from scorefield.models.denoiser import ScoreModel
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.noise import NoiseStream
-from scorefield.samplers.base import CountedModel, GridSampler
+from scorefield.numerics.options import option
+from scorefield.samplers.base import GRID, CountedModel, GridSampler
 
 
 @dataclass(frozen=True, kw_only=True)
 class EDM(GridSampler):
-    """Order 2; 2 steps - 1 evaluations: `steps` noise levels from t_max to t_end, then 0.
+    """Order 2; 2 steps - 1 evaluations: `steps` noise levels from t_max to t_end, then 0."""
 
-    churn     S_churn: noise added over all steps, in units of each level; 0 is deterministic
-    s_min     noise is added where s_min <= s <= s_max
-    s_max
-    s_noise   its standard deviation, relative to what would keep the marginals
-    """
-
-    steps: int = 18
-    grid: str | Sequence[float] = "karras"
-    churn: float = 0.0
-    s_min: float = 0.0
-    s_max: float = math.inf
-    s_noise: float = 1.0
+    steps: int = option(18, "noise levels above 0; 2 steps - 1 evaluations")
+    grid: str | Sequence[float] = option("karras", GRID)
+    churn: float = option(0.0, "S_churn: noise added over all steps, in units of each level; 0 is deterministic")
+    s_min: float = option(0.0, "noise is added from this level sigma/alpha on")
+    s_max: float = option(math.inf, "noise is added up to this level sigma/alpha")
+    s_noise: float = option(1.0, "standard deviation of the added noise, relative to what would keep the marginals")
     order = 2
 
     def __post_init__(self) -> None:

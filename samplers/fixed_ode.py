@@ -15,17 +15,19 @@ from torch import Tensor
 
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.noise import NoiseStream
+from scorefield.numerics.options import option
 from scorefield.samplers.base import CountedModel, GridSampler
 
 SCALINGS = ("x", "ve")
+SCALING = "the variables of a step: x, or ve, which is x / alpha by sigma / alpha"
 Field = Callable[[Tensor, float], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
 class FixedODE(GridSampler):
-    """scaling: "x" or "ve", the variables in which steps are taken."""
+    """A Runge-Kutta method on a grid; a subclass says what its step is."""
 
-    scaling: str = "x"
+    scaling: str = option("x", SCALING)
     stochastic = False
 
     def __post_init__(self) -> None:

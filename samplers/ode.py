@@ -11,27 +11,21 @@ from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.grids import make_grid
 from scorefield.numerics.integrate import MAX_EVALUATIONS, METHODS, check_tolerances, integrate
 from scorefield.numerics.noise import NoiseStream
+from scorefield.numerics.options import option
 from scorefield.samplers.base import CountedModel, Sampler
-from scorefield.samplers.fixed_ode import SCALINGS
+from scorefield.samplers.fixed_ode import SCALING, SCALINGS
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProbabilityFlow(Sampler):
-    """The flow to the given tolerances; the evaluations are counted as they come.
+    """The flow to the given tolerances; the evaluations are counted as they come. The scalings are those of fixed_ode.py."""
 
-    scaling          "x": dx/dt = f x - g^2/2 score. "ve": dz/dc = eps in z = x/alpha, c = sigma/alpha (fixed_ode.py)
-    method           "dopri5", "dopri8", "bosh3", "fehlberg2" or "adaptive_heun"
-    rtol, atol       relative and absolute tolerance of the RMS error of a step, over the whole batch
-    max_evaluations  ArithmeticError beyond that many
-    points           times at which the trajectory is recorded, equally spaced in t, both ends included
-    """
-
-    scaling: str = "x"
-    method: str = "dopri5"
-    rtol: float = 1e-5
-    atol: float = 1e-5
-    max_evaluations: int = MAX_EVALUATIONS
-    points: int = 2
+    scaling: str = option("x", SCALING)
+    method: str = option("dopri5", ", ".join(METHODS))
+    rtol: float = option(1e-5, "relative tolerance of the RMS error of a step, over the whole batch")
+    atol: float = option(1e-5, "absolute tolerance of the RMS error of a step, over the whole batch")
+    max_evaluations: int = option(MAX_EVALUATIONS, "the solver stops with an error beyond so many evaluations of the flow")
+    points: int = option(2, "times at which the trajectory is recorded, equally spaced in t, both ends included")
     stochastic = False
 
     @property
@@ -43,7 +37,7 @@ class ProbabilityFlow(Sampler):
         if self.scaling not in SCALINGS:
             raise ArgumentError(f"unknown scaling {self.scaling!r}; choose from {', '.join(SCALINGS)}", "scaling")
         if self.points < 2:
-            raise ValueError(f"a trajectory has at least 2 points, got {self.points}")
+            raise ArgumentError(f"a trajectory has at least 2 points, got {self.points}", "points")
 
     def times(self, model: ScoreModel) -> Tensor:
         return make_grid("uniform", model.sde, self.points - 1, self.end(model))

@@ -13,16 +13,18 @@ be near zero by chance, and its step would be without bound.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.noise import NoiseStream
-from scorefield.samplers.base import CountedModel, GridSampler
-from scorefield.samplers.one_step import Ancestral, EulerMaruyama, OneStepSampler, ReverseDiffusion, transition
+from scorefield.numerics.options import option
+from scorefield.samplers.base import GRID, STEPS, CountedModel, GridSampler
+from scorefield.samplers.one_step import Ancestral, EulerMaruyama, OneStepSampler, ReverseDiffusion
 from scorefield.sde_lib.sde import expand_as
+from scorefield.sde_lib.transition import Transition
 
 PREDICTORS: dict[str, OneStepSampler] = {
     "reverse_diffusion": ReverseDiffusion(),
@@ -30,6 +32,7 @@ PREDICTORS: dict[str, OneStepSampler] = {
     "ancestral": Ancestral(),
 }
 CORRECTORS = ("langevin", "annealed")
+CORRECTOR, CORRECTOR_STEPS = "langevin or annealed", "steps of the corrector at each time"
 PSEUDO = 8
 
 
@@ -37,10 +40,10 @@ PSEUDO = 8
 class _Corrected(GridSampler):
     """Steps of a predictor, or of none, each followed by corrector steps."""
 
-    steps: int = 1000
-    corrector: str = "langevin"
-    corrector_steps: int = 1
-    snr: float = 0.16
+    steps: int = option(1000, STEPS)
+    corrector: str = option("langevin", CORRECTOR)
+    corrector_steps: int = option(1, CORRECTOR_STEPS)
+    snr: float = option(0.16, "the corrector's signal-to-noise ratio r")
     order = 1
     stochastic = True
 
@@ -59,7 +62,7 @@ class _Corrected(GridSampler):
     def solve(self, model: CountedModel, x: Tensor, times: Tensor, noise: NoiseStream | None) -> Iterator[Tensor]:
         assert noise is not None
         predictor = self.predictor_steps(model, times)
-        chain = transition(model.sde, times)[0].square().tolist()
+        chain = Transition.along(model.sde, times).scale.square().tolist()
         sigma = model.sde.sigma(times).tolist()
         for i in range(len(times) - 1):
             if predictor is not None:
@@ -83,15 +86,9 @@ class _Corrected(GridSampler):
 
 @dataclass(frozen=True, kw_only=True)
 class PredictorCorrector(_Corrected):
-    """1 + corrector_steps evaluations a step.
+    """Corrector steps after each step of a predictor: 1 + corrector_steps evaluations."""
 
-    predictor        "reverse_diffusion", "euler_maruyama" or "ancestral", with their defaults
-    corrector        "langevin" or "annealed"
-    corrector_steps  after each step of the predictor
-    snr              the corrector's signal-to-noise ratio r
-    """
-
-    predictor: str = "reverse_diffusion"
+    predictor: str = option("reverse_diffusion", "reverse_diffusion, euler_maruyama or ancestral, with their defaults")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -107,13 +104,13 @@ class PredictorCorrector(_Corrected):
 class Langevin(_Corrected):
     """Annealed Langevin dynamics: corrector steps alone at each time of the grid (Song and Ermon 2019, algorithm 1).
 
-    Options as PredictorCorrector's; meant for VE, whose levels differ by noise alone.
+    Meant for VE, whose levels differ by noise alone.
     """
 
-    steps: int = 200
-    grid: str = "logsnr"
-    corrector: str = "annealed"
-    corrector_steps: int = 5
+    steps: int = option(200, STEPS)
+    grid: str | Sequence[float] = option("logsnr", GRID)
+    corrector: str = option("annealed", CORRECTOR)
+    corrector_steps: int = option(5, CORRECTOR_STEPS)
 
     def predictor_steps(self, model: CountedModel, times: Tensor) -> None:
         return None

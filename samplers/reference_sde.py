@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torchsde
 from torch import Tensor
 
 from scorefield.models.denoiser import ScoreModel
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.grids import make_grid
 from scorefield.numerics.noise import NoiseStream, Seed
-from scorefield.samplers.base import CountedModel, Sampler
+from scorefield.numerics.options import option
+from scorefield.samplers.base import ETA, CountedModel, Sampler
 
 METHODS = {"euler": 0.5, "milstein": 1.0, "srk": 1.5}      # and their strong orders for additive noise
 
@@ -23,22 +23,23 @@ METHODS = {"euler": 0.5, "milstein": 1.0, "srk": 1.5}      # and their strong or
 DEPTH = 16      # of a Brownian tree; steps number at most 2 ** DEPTH
 
 
-class BrownianPaths(torchsde.BaseBrownian):
+class BrownianPaths:
     """One Brownian tree on [0, end] for each sample, seeded by itself, stacked along the batch; events flat (batch, D).
 
+    It has what torchsde asks of a Brownian motion, and does not derive from torchsde.BaseBrownian, whose import is slow.
     A dyadic tree gives the same path whatever steps ask for it, so that solutions converge to one another. It is asked at
     multiples of 2 ** -DEPTH of [0, end] alone, which torchsde's decimal rounding of times leaves as they are.
     """
 
     def __init__(self, seeds: Sequence[Seed], end: float, dimensions: int, dtype: torch.dtype, device: torch.device):
-        super().__init__()
+        from torchsde import BrownianInterval  # slow to import, as it loads scipy
+
         self.end, self.paths = end, []
         for seed in seeds:
             words = list(seed) if isinstance(seed, tuple) else [int(seed), 0]
             entropy = int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> np.uint64(1))
-            self.paths.append(torchsde.BrownianInterval(0.0, 1.0, size=(1, dimensions), dtype=dtype, device=device,
-                                                        entropy=entropy, levy_area_approximation="space-time",
-                                                        halfway_tree=True, tol=10.0**-DEPTH))
+            self.paths.append(BrownianInterval(0.0, 1.0, size=(1, dimensions), dtype=dtype, device=device, entropy=entropy,
+                                               levy_area_approximation="space-time", halfway_tree=True, tol=10.0**-DEPTH))
 
     def __call__(self, ta, tb=None, return_U=False, return_A=False):
         ta, tb = (round(float(t) / self.end * 2**DEPTH) / 2**DEPTH for t in (ta, tb))
@@ -70,16 +71,11 @@ class BrownianPaths(torchsde.BaseBrownian):
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceSDE(Sampler):
-    """torchsde's solver on equal steps in t.
+    """torchsde's solver on equal steps in t."""
 
-    method  "euler", "milstein" or "srk" (two evaluations of the drift a step)
-    steps   of the solver, a power of two, so that any two solutions share the Brownian paths
-    eta     noise of the reverse process, above 0
-    """
-
-    steps: int = 1024
-    method: str = "srk"
-    eta: float = 1.0
+    steps: int = option(1024, "of the solver, a power of two, so that any two solutions share the Brownian paths")
+    method: str = option("srk", "euler, milstein or srk, which takes two evaluations of the drift a step")
+    eta: float = option(1.0, ETA + "; above 0 here")
     stochastic = True
 
     def __post_init__(self) -> None:
@@ -98,6 +94,8 @@ class ReferenceSDE(Sampler):
         return make_grid("uniform", model.sde, self.steps, self.end(model))
 
     def solve(self, model: CountedModel, x: Tensor, times: Tensor, noise: NoiseStream | None) -> Iterator[Tensor]:
+        import torchsde  # slow to import
+
         assert noise is not None
         sde, event, eta, t_max = model.sde, x.shape, self.eta, model.sde.t_max
         end = float(times[0] - times[-1])

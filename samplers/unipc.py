@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from scorefield.numerics.errors import ArgumentError
+from scorefield.numerics.options import option
 from scorefield.samplers.dpm_solver import Step
 from scorefield.samplers.multistep import PREDICTIONS, MultistepSampler, Rule, Schedule, prediction
 
@@ -22,18 +23,12 @@ VARIANTS = ("bh1", "bh2")
 
 @dataclass(frozen=True, kw_only=True)
 class UniPC(MultistepSampler):
-    """UniPC with its corrector, one evaluation a step.
+    """UniPC with its corrector, one evaluation a step."""
 
-    order              1, 2 or 3 of the predictor; the corrector's is one higher
-    prediction         "data" or "noise"
-    variant            "bh1" or "bh2", the function B
-    lower_order_final  lower the order in the last steps, which diffusers does below 15 steps
-    """
-
-    order: int = 2
-    prediction: str = "data"
-    variant: str = "bh2"
-    lower_order_final: bool = False
+    order: int = option(2, "1, 2 or 3 of the predictor; the corrector's is one higher")
+    prediction: str = option("data", "data or noise")
+    variant: str = option("bh2", "bh1 or bh2, the function B")
+    lower_order_final: bool = option(False, "lower the order in the last steps, which diffusers does below 15 steps")
 
     def __post_init__(self) -> None:
         if self.order not in (1, 2, 3):

@@ -1,13 +1,8 @@
 """Discrete forward chains: DDPM (Ho et al. 2020) and SMLD (Song and Ermon 2019), both ways between chain and SDE.
 
 A chain is a list of marginals q(x_i given x_0) = N(alpha_i x_0, sigma_i^2 I), i = 0 .. steps - 1, of a Gaussian
-Markov process; index i stands at time t = t_max (i + 1) / steps, index -1 is the data (alpha = 1, sigma = 0). With
-a = alpha_i / alpha_j and v = sigma_i^2 - a^2 sigma_j^2 for j < i,
-
-    q(x_i given x_j)       = N(a x_j, v I)
-    q(x_j given x_i, x_0)  = N(a sigma_j^2 / sigma_i^2 x_i + alpha_j v / sigma_i^2 x_0, v sigma_j^2 / sigma_i^2 I)
-
-which for j = i - 1 are Ho et al. 2020, equations 2 and 7.
+Markov process; index i stands at time t = t_max (i + 1) / steps, index -1 is the data (alpha = 1, sigma = 0). What lies
+between two indices is in transition.py.
 """
 
 import inspect
@@ -15,13 +10,13 @@ import math
 from typing import Self
 
 import torch
-from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
 from scorefield.numerics.errors import ArgumentError
 from scorefield.sde_lib import schedules
 from scorefield.sde_lib.prior import GaussianPrior
 from scorefield.sde_lib.sde import SDE, as_time, expand_as
+from scorefield.sde_lib.transition import Transition, reverse_variance
 from scorefield.sde_lib.ve import VESDE
 from scorefield.sde_lib.vp import VariancePreserving
 
@@ -77,8 +72,8 @@ class Chain:
 
     def transition(self, x: Tensor, index: int | Tensor, previous: int | Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of q(x_index given x_previous = x), previous < index."""
-        scale, variance = self._transition(index, previous)
-        return expand_as(scale, x) * x, variance
+        step = self.between(index, previous)
+        return expand_as(step.scale, x) * x, step.variance
 
     def posterior(self, x0: Tensor, x: Tensor, index: int | Tensor,
                   previous: int | Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -87,20 +82,17 @@ class Chain:
         The variance is the beta-tilde of Ho et al. 2020, zero where `previous` is the data.
         """
         previous = index - 1 if previous is None else previous
-        scale, variance = self._transition(index, previous)
-        (_, sigma), (alpha_j, sigma_j) = self._at(index), self._at(previous)
-        of_x = scale * (sigma_j / sigma).square()
-        of_x0 = alpha_j * variance / sigma.square()
+        step = self.between(index, previous)
+        of_x, of_x0 = step.posterior
         mean = expand_as(of_x, x) * x + expand_as(of_x0, x) * x0
-        return mean, variance * (sigma_j / sigma).square()
+        return mean, reverse_variance("beta_tilde", step)
 
-    def _transition(self, index: int | Tensor, previous: int | Tensor) -> tuple[Tensor, Tensor]:
-        (alpha_i, sigma_i), (alpha_j, sigma_j) = self._at(index), self._at(previous)
-        scale = alpha_i / alpha_j
-        variance = sigma_i.square() - (scale * sigma_j).square()
-        if not variance.min() > 0:
+    def between(self, index: int | Tensor, previous: int | Tensor) -> Transition:
+        """The step between two indices, previous < index; ValueError for others."""
+        step = Transition.between(*self._at(index), *self._at(previous))
+        if not step.variance.min() > 0:
             raise ValueError(f"need previous < index, got {previous} and {index}")
-        return scale, variance
+        return step
 
 
 def _times(steps: int, t_max: float) -> Tensor:
@@ -173,6 +165,8 @@ class _Curve:
     """A monotone C1 cubic (PCHIP) through values at equally spaced times, evaluated in float64."""
 
     def __init__(self, times: Tensor, values: Tensor):
+        from scipy.interpolate import PchipInterpolator  # slow to import, and only chains need it
+
         self.start, self.step = float(times[0]), float(times[1] - times[0])
         self.coefficients = torch.from_numpy(PchipInterpolator(times.numpy(), values.numpy()).c.copy())
 

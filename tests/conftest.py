@@ -26,7 +26,7 @@ from helpers import SMALL
 
 from scorefield.cli import main
 from scorefield.models import GaussianMixture
-from scorefield.sde_lib import VESDE, VPSDE, CosineVPSDE, SubVPSDE
+from scorefield.sde_lib import VESDE, VPSDE, CosineVPSDE, FlowSDE, SubVPSDE
 
 if WORKER:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))      # sitecustomize imported torch before
@@ -55,7 +55,7 @@ def pytest_runtest_call(item):
     return result
 
 
-SDES = {"vp": VPSDE(), "cosine": CosineVPSDE(), "subvp": SubVPSDE(), "ve": VESDE()}
+SDES = {"vp": VPSDE(), "cosine": CosineVPSDE(), "subvp": SubVPSDE(), "ve": VESDE(), "flow": FlowSDE()}
 
 
 @pytest.fixture(params=SDES)

@@ -38,7 +38,7 @@ class Interrupted(Exception):
 
 
 class Model(Protocol):
-    """What can be trained: a module that sees a network through an SDE, as a Denoiser does, and can take another."""
+    """What can be trained: a module that sees a network through an SDE, as a Denoiser does, and can do so with another."""
 
     network: nn.Module
     sde: SDE

@@ -6,7 +6,7 @@ import pytest
 from absl import flags
 
 from scorefield.cli import main
-from scorefield.cli.flags import Flag, Table, describe, describe_options, options_of
+from scorefield.cli.flags import Flag, Table, describe, describe_options, flags_of
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.options import option
 
@@ -25,7 +25,7 @@ class Other:
     clip: bool = option(False, "keep the data in their range")
 
 
-OPTIONS = {"go": {"plain": options_of(Plain), "other": options_of(Other)}}
+OPTIONS = {"go": {"plain": flags_of(Plain), "other": flags_of(Other)}}
 TABLE = Table([Flag("seed", int, 0, "of the noise")], {"go": [Flag("probes_of_go", int, 3, "probes")],
                                                       "come": [Flag("probes", int, 3, "probes")]}, OPTIONS)
 
@@ -48,7 +48,7 @@ def test_an_option_with_the_name_of_a_flag_of_its_own_mode_is_refused_at_once():
         seed: int = option(0, "of something else")
 
     with pytest.raises(TypeError, match="option 'seed' of 'clash' has the name of a flag of mode go"):
-        Table([Flag("seed", int, 0, "of the noise")], {"go": []}, {"go": {"clash": options_of(Clash)}})
+        Table([Flag("seed", int, 0, "of the noise")], {"go": []}, {"go": {"clash": flags_of(Clash)}})
 
 
 def test_an_unknown_flag_names_the_nearest():

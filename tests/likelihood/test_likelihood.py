@@ -20,7 +20,7 @@ def test_log_density_of_a_gaussian_is_exact(any_sde):
     model = GaussianMixture(any_sde, mean, torch.tensor([variance]))
     x = model.sample(20, any_sde.t_min, torch.Generator().manual_seed(0))
     result = log_prob(model, x, rtol=1e-9, atol=1e-9)
-    a, s = any_sde.alpha(1.0), any_sde.sigma(1.0)
+    a, s = any_sde.alpha(any_sde.t_max), any_sde.sigma(any_sde.t_max)
     v1 = a**2 * variance + s**2
     p1 = -0.5 * ((result.latent - a * mean).square().sum(1) / v1 + d * torch.log(2 * math.pi * v1))
     exact = model.log_prob(x, any_sde.t_min) + any_sde.prior.log_prob(result.latent) - p1
@@ -145,6 +145,7 @@ def test_bytes_have_an_offset_of_seven_bits_and_continuous_data_none():
     zero = torch.zeros(1)
     assert float(bits_per_dim(zero, 3072)) == 7 and float(bits_per_dim(zero, 3072, low=0.0)) == 8
     assert float(bits_per_dim(zero, 2, levels=None)) == 0
+    assert float(bits_per_dim(zero, 1, levels=2)) == 0
     for wrong in ({"dimensions": 0}, {"levels": 1}, {"low": 1.0}):
         with pytest.raises(ValueError, match="need"):
             bits_per_dim(zero, **({"dimensions": 4} | wrong))
@@ -158,7 +159,7 @@ def gaussian(sde, d, generator):
 def test_log_density_of_a_gaussian_is_exact_in_every_dimension(any_sde, d):
     model = gaussian(any_sde, d, torch.Generator().manual_seed(d))
     x = model.sample(8, any_sde.t_min, torch.Generator().manual_seed(0))
-    result = log_prob(model, x, rtol=1e-9, atol=1e-9, prior=lambda z: model.log_prob(z, 1.0))
+    result = log_prob(model, x, rtol=1e-9, atol=1e-9, prior=lambda z: model.log_prob(z, any_sde.t_max))
     assert float((result.value - model.log_prob(x, any_sde.t_min)).abs().max()) < 1e-6 * d
 
 
@@ -203,7 +204,8 @@ def test_decoding_the_latent_gives_the_data_back(any_sde):
 
 
 def exponential_error(model, x, steps):
-    result = log_prob(model, x, method="exponential", steps=steps, prior=lambda z: model.log_prob(z, 1.0))
+    result = log_prob(model, x, method="exponential", steps=steps,
+                      prior=lambda z: model.log_prob(z, model.sde.t_max))
     assert result.nfe == steps
     return result.value - model.log_prob(x, model.sde.t_min), result.solver_error
 

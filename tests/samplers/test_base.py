@@ -1,6 +1,10 @@
 """What holds for every sampler."""
 
 import dataclasses
+import subprocess
+import sys
+import typing
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,8 +12,9 @@ import torch
 from scorefield.models import GaussianMixture
 from scorefield.models.denoiser import ScoreModel
 from scorefield.samplers import EDM, SAMPLERS, make_sampler, prior_sample, sampler_options
-from scorefield.sde_lib import VPSDE, SubVPSDE
+from scorefield.sde_lib import VPSDE, FlowSDE, SubVPSDE
 
+ROOT = Path(__file__).parents[2]
 FAST = {name: {"steps": 12} for name in SAMPLERS} | {"ode": {"rtol": 1e-4, "atol": 1e-4}, "torchsde": {"steps": 8}}
 
 
@@ -28,8 +33,8 @@ class Counting(ScoreModel):
 @pytest.fixture
 def mixture(mixture, request):
     """The mixture under every SDE, but for those that ancestral sampling refuses."""
-    if isinstance(mixture.sde, SubVPSDE) and "ancestral" in request.node.name:
-        pytest.skip("ancestral sampling refuses sub-VP, which is no chain's limit")
+    if isinstance(mixture.sde, SubVPSDE | FlowSDE) and "ancestral" in request.node.name:
+        pytest.skip("ancestral sampling refuses sub-VP and flow, which are no chain's limits")
     return mixture
 
 
@@ -171,7 +176,7 @@ def test_an_unknown_sampler_or_option_is_refused_with_what_exists():
         make_sampler("euler_maruama")
     with pytest.raises(ValueError, match="takes no 'steps'.*rtol"):
         make_sampler("ode", steps=10)
-    assert sampler_options("euler_maruyama")["eta"] == 1.0
+    assert sampler_options("euler_maruyama")["eta"].default == 1.0
 
 
 def test_a_stochastic_sampler_asks_for_one_seed_a_sample(mixture):
@@ -190,3 +195,48 @@ def test_dropout_is_off_while_sampling_and_back_on_after():
     model = Dropping().train()
     results = [make_sampler("euler_maruyama", steps=5, eta=0.0)(model, torch.ones(4, 3)).x for _ in range(2)]
     assert torch.equal(*results) and model.training
+
+
+def test_every_option_says_its_type_and_in_a_line_what_it_does():
+    for name in SAMPLERS:
+        for option, field in sampler_options(name).items():
+            words = field.metadata["help"]
+            assert words and "\n" not in words and len(words) < 140, (name, option)
+            kinds = typing.get_args(field.type) or (field.type,)
+            assert all(isinstance(kind, type) or typing.get_origin(kind) for kind in kinds), (name, option)
+            assert field.default is None if type(None) in kinds else isinstance(field.default, kinds[0]), (name, option)
+
+
+class Twice(ScoreModel):
+    """A score model that calls another one twice for each prediction, as guidance does."""
+
+    evaluations = 2
+
+    def __init__(self, model):
+        super().__init__()
+        self.inner, self.sde = model, model.sde
+
+    def predict(self, x, t, kind):
+        return (self.inner.predict(x, t, kind) + self.inner.predict(x, t, kind)) / 2
+
+
+@pytest.mark.parametrize("denoise", [False, True])
+@pytest.mark.parametrize("name", DENOISING)
+def test_a_prediction_that_calls_its_network_twice_counts_twice(name, denoise):
+    inner = Counting(GaussianMixture(VPSDE(), torch.zeros(1, 2), torch.ones(1)))
+    result = make_sampler(name, denoise=denoise, **FAST[name])(Twice(inner), start(inner), seeds=range(6))
+    assert result.nfe == inner.calls > 0
+
+
+HEAVY = "torchsde scipy torchdiffeq matplotlib sklearn absl ml_collections tensorboard safetensors".split()
+
+
+def test_importing_samplers_likelihoods_and_processes_loads_nothing_that_they_do_not_need():
+    code = f"""
+import importlib, sys
+for package in ("sde_lib", "likelihood", "samplers"):
+    importlib.import_module("scorefield." + package)
+    print(*(f"{{package}} loads {{name}}" for name in {HEAVY} if name in sys.modules), sep=chr(10), end="")
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert run.stdout == ""

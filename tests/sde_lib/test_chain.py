@@ -292,8 +292,9 @@ def test_the_noise_of_an_smld_chain_goes_on_as_a_line_in_its_logarithm_below_the
 @pytest.mark.parametrize("steps", [1, 7, 1000])
 def test_a_chain_of_any_sde_has_its_marginals_at_the_times_of_the_indices(sde, steps):
     chain = Chain.from_sde(sde, steps)
-    t = torch.tensor([(i + 1) / steps for i in range(steps)], dtype=torch.float64)
-    torch.testing.assert_close(chain.times, t, rtol=1e-15, atol=0)
+    t = chain.times
+    torch.testing.assert_close(t, torch.tensor([sde.t_max * (i + 1) / steps for i in range(steps)], dtype=torch.float64),
+                               rtol=1e-15, atol=0)
     assert torch.equal(chain.alpha, sde.alpha(t)) and torch.equal(chain.sigma, sde.sigma(t))
 
 
