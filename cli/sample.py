@@ -86,7 +86,7 @@ def run(command: Command) -> None:
                    trajectory=points)
     write_atomically(stem.with_suffix(".npz"), lambda file: np.savez_compressed(file, x=samples.x.numpy()))
     plots.save_png(stem.with_suffix(".png"), picture(samples.x, codec_of(command.config.data, levels),
-                                                       command.dataset() if points else None))
+                                                       command.dataset() if points and command.config.data.dataset != "arrays" else None))
     written = [".npz", ".png", ".json"]
     if samples.first.trajectory is not None:
         panels = plots.trajectory_panels(samples.first.trajectory.cpu(), samples.first.times.tolist())
