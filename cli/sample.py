@@ -85,8 +85,9 @@ def run(command: Command) -> None:
     samples = draw(denoiser, sampler, shape, values["num_samples"], values["seed"], values["batch_size"], command.device,
                    trajectory=points)
     write_atomically(stem.with_suffix(".npz"), lambda file: np.savez_compressed(file, x=samples.x.numpy()))
-    plots.save_png(stem.with_suffix(".png"), picture(samples.x, codec_of(command.config.data, levels),
-                                                       command.dataset() if points and command.config.data.dataset != "arrays" else None))
+    data = command.config.data
+    behind = command.dataset() if points and data.dataset != "arrays" else None
+    plots.save_png(stem.with_suffix(".png"), picture(samples.x, codec_of(data, levels), behind))
     written = [".npz", ".png", ".json"]
     if samples.first.trajectory is not None:
         panels = plots.trajectory_panels(samples.first.trajectory.cpu(), samples.first.times.tolist())
