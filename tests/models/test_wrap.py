@@ -124,7 +124,7 @@ def test_a_wrapped_function_keeps_the_dtype_of_x_and_pickles():
     (lambda x, time: x.sum(1), r"x's shape \(3, 2\), got \(3,\)"),
     (lambda x, time: (x, x), "must return a tensor, .* got tuple"), (lambda x, time: None, "got NoneType"),
     (lambda x, time: SimpleNamespace(sample=x[None]), r"got \(1, 3, 2\)"),
-    (nn.Bilinear(2, 1, 5), None)], ids=str)
+    (nn.Bilinear(2, 1, 5), None)], ids=["few", "flat", "tuple", "none", "more", "module"])
 def test_an_output_of_another_shape_is_refused_with_what_was_expected(function, match):
     if match is None:
         function, match = Wide(), r"Wide must return a tensor of x's shape \(3, 2\), got \(3, 4\)"
