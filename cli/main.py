@@ -126,7 +126,8 @@ def _check_places(values: Mapping[str, object], mode: str) -> None:
 def with_flags(error: BaseException) -> str:
     """An error's message in one line, with the flags that set the arguments or fields of the config that it names."""
     message = " ".join(str(error).split())
-    found = [*getattr(error, "arguments", ()), *fields_in(message)]
+    arguments = [name for name in getattr(error, "arguments", ()) if "." in name or name in table().names]
+    found = [*arguments, *fields_in(message)]
     hints = [f"--config.{name}" if "." in name else f"--{name}" for name in dict.fromkeys(found)]
     missing = [hint for hint in hints if not re.search(rf"{re.escape(hint)}\b", message)]
     return f"{message} ({', '.join(missing)})" if missing else message

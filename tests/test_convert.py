@@ -130,7 +130,7 @@ def test_a_config_of_another_network_is_refused(command, published):
     code, _, err = command(*SAMPLE, "--checkpoint", published, "--config", "configs/vp_cifar10.py")
     assert code == 1 and "trained with model.network='ncsnpp', not 'unet'" in err and not Path("runs").exists()
     code, _, err = command(*SAMPLE, "--checkpoint", published, "--config.model.width=16")
-    assert code == 1 and "of another shape" in err and "--config.model.*" in err and not Path("runs").exists()
+    assert code == 1 and "of another shape" in err and "width is 8 there, not 16" in err and not Path("runs").exists()
 
 
 # A config beside a checkpoint, and a run that was made of one
@@ -346,7 +346,7 @@ def test_a_config_json_that_was_spoilt_is_one_line(command, digits_run, mode, ch
 
 def test_without_its_data_the_error_says_what_else_to_score(command, published):
     code, _, err = command("--mode", "likelihood", "--checkpoint", published, "--config.data.path=nowhere")
-    assert code == 1 and "or score pictures of your own by --images" in err
+    assert code == 1 and "or score pictures of your own (--images" in err
 
 
 SPELLINGS = ["./a.safetensors", "folder/../a.safetensors", "{cwd}/a.safetensors", "link.safetensors"]

@@ -185,7 +185,7 @@ def test_the_guidance_runs_under_two_samplers(extended, sampler):
     make, seeds = make_sampler(sampler, steps=10), range(16)
     x_T = prior_sample(model.sde, (2,), seeds)
     result = make(guided, x_T, seeds)
-    assert guided.evaluations == 2
+    assert guided.evaluations == 2 and result.nfe == 20
     assert torch.allclose(result.x, make(model, x_T, seeds).x, atol=1e-5)      # scale 1 is the model itself
     for kind in ("score", "eps", "x0", "v", "flow"):
         assert torch.allclose(guided.predict(x_T, 0.5, kind), model.predict(x_T, 0.5, kind), atol=1e-5)
