@@ -88,7 +88,7 @@ def test_x0_is_the_posterior_mean_of_the_data_by_brute_force(sde):
             assert float(exact) == pytest.approx(brute, rel=1e-6, abs=1e-6)
 
 
-@pytest.mark.parametrize("t", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("t", [0.0, 0.3, 0.999])
 def test_samples_have_the_moments_of_the_marginal(sde, mixture, t):
     n = 100_000
     x = mixture.sample(n, t, torch.Generator().manual_seed(0))
