@@ -298,7 +298,7 @@ def test_a_file_that_was_touched_moved_or_copied_is_the_same(command, published,
     code, out, err = command(*SAMPLE, "--checkpoint", moved)
     assert code == 0 and "wrote runs/published from" not in out, err
     code, _, err = command(*SAMPLE, "--checkpoint", "published")      # no such file, and a run of that name
-    assert code == 1 and "there is no published;" in err
+    assert code == 1 and "published does not exist;" in err
 
 
 def test_a_folder_with_other_weights_of_an_older_date_has_changed(command, digits_run):
@@ -457,7 +457,7 @@ def test_a_published_file_in_any_format_is_the_same_denoiser(command, published,
     (["--output", "x.safetensors", "--format", "run"], ["format run writes a folder"]),
     (["--output", "taken.safetensors"], ["is there already", "--output"]),
     (["--output", "x.safetensors", "--steps", "3"], ["takes no steps", "--steps"]),
-    (["--output", "x.safetensors", "--checkpoint", "none.pth"], ["there is no none.pth"]),
+    (["--output", "x.safetensors", "--checkpoint", "none.pth"], ["none.pth does not exist"]),
     (["--output", "x.safetensors", "--checkpoint", "taken.safetensors", "--workdir", "y"], ["one of checkpoint"]),
 ], ids=str)
 def test_a_mistake_in_converting_is_one_line_and_writes_nothing(command, digits_run, words, parts, tmp_path):
