@@ -1,4 +1,4 @@
-"""A trained model between formats: what builds its denoiser, its weights, and what training needs to go on."""
+"""A trained model, whatever its file format: the config that builds its denoiser, its weights, its training state."""
 
 import math
 import textwrap
@@ -23,16 +23,16 @@ Config = Mapping[str, Any]
 class Checkpoint:
     """What a file or folder of any format holds, on the CPU.
 
-    config       nested, in the words of configs/default.py: at least {"sde": {"name", ...}, "model": {"network",
-                 "parametrization", "time_input", ...}, "data": {"low", "high"}}, and beside them "shape", that of an
-                 example, and "levels" (None for points). Fields that are not there take their defaults
-    averaged     the averaged weights, by the names of the network's state_dict; the only ones where `raw` is None
-    raw          the weights that training goes on with, or None
-    step         updates done
-    ema_updates  updates of the average; its decay is config["training"]["ema_decay"], where the format tells it
+    config       nested, with the fields of configs/default.py: at least {"sde": {"name", ...}, "model": {"network",
+                 "parametrization", "time_input", ...}, "data": {"low", "high"}}, then "shape", the shape of one example,
+                 and "levels", the number of values of a pixel (None for points). Missing fields take their defaults
+    averaged     the averaged weights, by the names of the network's state_dict; the only ones if `raw` is None
+    raw          the weights that training continues with, or None
+    step         number of updates done
+    ema_updates  number of updates of the average; its decay is config["training"]["ema_decay"], if the format stores it
     optimizer    the state of torch.optim.Adam over network.parameters(), or None
-    source       where it comes from, for messages
-    note         what was assumed of it, for whoever reads it
+    source       where the checkpoint comes from, for messages
+    note         what was assumed when it was read, for the user
     """
 
     config: dict[str, Any]
@@ -45,30 +45,30 @@ class Checkpoint:
     note: str = ""
 
     def weights(self, ema: bool = True) -> Weights:
-        """The averaged weights, or else the raw ones where there are such."""
+        """The averaged weights; the raw ones if `ema` is False and the checkpoint has them."""
         return self.averaged if ema or self.raw is None else self.raw
 
     def check(self) -> None:
-        """ValueError of one line for a config that builds nothing, and for weights that do not fit it."""
+        """Raise a ValueError of one line if no denoiser can be built from the config, or the weights do not fit it."""
         if self._misfit:
             raise ValueError(self._misfit)
 
     @cached_property
     def _misfit(self) -> str:
-        """What is wrong, or "". Found once, since it takes an outline of the network and a look at every weight."""
+        """What is wrong, or "". Computed once, since it builds an outline of the network and checks every weight."""
         try:
             expected = {name: tensor.shape for name, tensor in outline(self.config).state_dict().items()}
         except ValueError as error:
-            return f"{self.source}: its config builds no denoiser: {error}"
+            return f"{self.source}: no denoiser can be built from its config: {error}"
         try:
             for weights in (self.averaged, self.weights(ema=False)):
-                require_fit(expected, weights, self.source, "its config is that of another network")
+                require_fit(expected, weights, self.source, "its config belongs to another network")
         except ValueError as error:
             return str(error)
         return ""
 
     def denoiser(self, ema: bool = True) -> Denoiser:
-        """With the averaged or the raw weights, in evaluation mode and without gradients; ValueError as `check`."""
+        """The denoiser with the averaged or raw weights, in evaluation mode, without gradients; raises as `check`."""
         self.check()
         denoiser = build_denoiser(self.config, self.config["shape"])
         denoiser.network.load_state_dict(self.weights(ema))
@@ -76,8 +76,9 @@ class Checkpoint:
 
 
 def outline(config: Config) -> nn.Module:
-    """The network of a config without its weights, for names and shapes: it takes neither time nor memory, whatever its
-    size. ValueError as `build_denoiser`, and for values of a wrong type or out of all bounds.
+    """The network of a config without its weights, for names and shapes. It takes no time or memory, whatever its size.
+
+    Raises ValueError as `build_denoiser` does, and for values of a wrong type or size.
     """
     try:
         with torch.device("meta"):
@@ -87,7 +88,7 @@ def outline(config: Config) -> nn.Module:
 
 
 def require_whole(config: Config, source: Any) -> None:
-    """ValueError unless the stored config of `source` has the sections and fields that every checkpoint's has."""
+    """Raise ValueError unless the stored config of `source` has the sections and fields that every checkpoint needs."""
     def numbers(values: Any) -> bool:
         return isinstance(values, list | tuple) and bool(values) and all(type(v) is int and v > 0 for v in values)
 
@@ -100,13 +101,13 @@ def require_whole(config: Config, source: Any) -> None:
     wrong += ["levels"] if levels is not None and not (numbers([levels]) and levels > 1) else []
     wrong += ["num_scales"] if not numbers([config.get("num_scales", 1)]) or config.get("num_scales", 1) > 10**6 else []
     if wrong:
-        raise ValueError(f"{source} is damaged, or no config of Scorefield's: it has no usable {', '.join(wrong)}")
+        raise ValueError(f"{source} is damaged, or is not a config of Scorefield: it has no usable {', '.join(wrong)}")
 
 
 def merged(told: Config, given: Config | None) -> dict[str, Any]:
-    """What a file tells of a nested config, with what is given in its place.
+    """The nested config of a file, `told`, in which the values of `given` replace the file's.
 
-    A field of None gives nothing; a section that gives another `name` gives all that is in it.
+    A field that is None in `given` replaces nothing. A section with another `name` replaces the whole section.
     """
     result = {key: dict(value) if isinstance(value, Mapping) else value for key, value in told.items()}
     for key, value in (given or {}).items():
@@ -119,15 +120,15 @@ def merged(told: Config, given: Config | None) -> dict[str, Any]:
     return result
 
 
-# Fields that a config may have otherwise than the checkpoint it goes with: they change its training, or its first weights.
+# Fields in which a config may differ from its checkpoint: they affect only training, or the initial weights.
 FREE = ("dropout", "fourier_scale")
 
 
 def require_agreement(told: Config, given: Config | None, source: Any) -> None:
-    """ValueError with the fields of `given` that say otherwise than `told`, the config of `source`.
+    """Raise ValueError with the fields of `given` that differ from `told`, the config of `source`.
 
-    Compared are the SDE, the model, the ends of the data and the size of an example; a field of None says nothing, and a
-    default said aloud is what was told in silence.
+    The SDE, the model, the range of the data and the size of an example are compared. A field that is None in `given` is
+    not compared. A field that is missing in `told` has its default value.
     """
     there, here = complete(told), given or {}
     differing = []
@@ -151,7 +152,7 @@ def require_agreement(told: Config, given: Config | None, source: Any) -> None:
 
 
 def _reached(field: str, value: Any, config: Config) -> Any:
-    """A value as JSON gives it back; of the resolutions with attention those that the network has."""
+    """A value as JSON returns it; for attention_resolutions only the resolutions that the network has."""
     if field != "attention_resolutions" or not isinstance(value, list | tuple) or not config.get("shape"):
         return plain(value)
     levels = len(config["model"].get("multipliers") or ())
@@ -159,14 +160,15 @@ def _reached(field: str, value: Any, config: Config) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """A value of a config as JSON gives it back."""
+    """A value of a config as JSON returns it."""
     return list(value) if isinstance(value, tuple) else value
 
 
 def require_fit(expected: Mapping[str, Sequence[int]], tensors: Mapping[str, Tensor], source: Any, advice: str) -> None:
-    """ValueError with the keys that are missing, extra or of another shape, and what to do, unless all fit.
+    """Raise ValueError unless every tensor fits. It lists the keys that are missing, extra or of another shape.
 
     expected  the shape of each key
+    advice    what the user can do, for the message
     """
     require_dense(tensors, source)
     missing = [key for key in expected if key not in tensors]
@@ -182,17 +184,17 @@ def require_fit(expected: Mapping[str, Sequence[int]], tensors: Mapping[str, Ten
     prefixes = {key.removesuffix(missing[0]) for key in extra if key.endswith("." + missing[0])} if missing else set()
     for prefix in sorted(prefixes):      # DataParallel's "module.", Lightning's "model.", torch.compile's "_orig_mod."
         if all(prefix + key in tensors for key in missing):
-            advice = f"take the prefix {prefix!r} off the keys of the file"
+            advice = f"remove the prefix {prefix!r} from the keys of the file"
     raise ValueError(f"{source} does not fit the network: keys {'; '.join(found)}; {advice}")
 
 
 def require_dense(tensors: Mapping[str, Tensor], source: Any) -> None:
-    """ValueError unless `tensors` are names and dense tensors of real numbers, as every file of weights has them."""
+    """Raise ValueError unless `tensors` maps names to dense tensors of real numbers, as every file of weights does."""
     if not isinstance(tensors, Mapping) or not all(isinstance(key, str) for key in tensors):
-        raise ValueError(f"{source} is damaged: its weights are no mapping of names to tensors")
+        raise ValueError(f"{source} is damaged: its weights are not a mapping of names to tensors")
     if strange := [key for key, tensor in tensors.items() if not isinstance(tensor, Tensor) or tensor.is_nested
                    or tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.dtype not in FLOATS]:
-        raise ValueError(f"{source} holds weights that are no dense tensors of 16 to 64 bit real numbers "
+        raise ValueError(f"{source} holds weights that are not dense tensors of 16 to 64 bit real numbers "
                          f"({_listed(strange)}); fetch it again")
 
 

@@ -1,4 +1,4 @@
-"""From a run, a file, or a repository of the Hugging Face hub to a trained denoiser, and from any format to another."""
+"""Load a trained denoiser from a run, a file or a repository of the Hugging Face hub, in any format."""
 
 import os
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from scorefield.models.denoiser import Denoiser
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.text import base_type, nearest
 
-# In the order in which they are asked whether a path is theirs.
+# `find` asks them in this order whether they recognise a path.
 FORMATS: dict[str, ModuleType] = {
     "diffusers": diffusers, "run": run, "scorefield": scorefield, "score_sde": score_sde,
 }
@@ -24,35 +24,36 @@ SUFFIXES = {module.SUFFIX: name for name, module in FORMATS.items() if module in
 
 
 def find(source: str | Path) -> tuple[ModuleType, Path]:
-    """The format of a file, a folder or a repository owner/name[@revision] of the hub, and where it lies.
+    """The format of a file, a folder or a hub repository owner/name[@revision], and its path on this machine.
 
-    Raises FileNotFoundError where there is nothing, ValueError for what no format recognises and for what the hub has not,
-    OSError where it cannot be fetched from the hub.
+    Raises FileNotFoundError if the source does not exist, ValueError if no format recognises it or the hub does not have
+    it, OSError if it cannot be fetched from the hub.
     """
     path = Path(os.path.expanduser(source))
     if not path.exists():
         if not hub.is_id(str(source)) or path.suffix in (".safetensors", ".pth", ".pt", ".ckpt", ".bin"):
-            raise FileNotFoundError(f"there is no {source}; give a run's folder, a .safetensors, a .pth, a folder of "
+            raise FileNotFoundError(f"{source} does not exist; give a run's folder, a .safetensors, a .pth, a folder of "
                                     "diffusers, or owner/name of a model on the Hugging Face hub")
         path = hub.fetch(str(source))
     files = [*path.glob("*.safetensors"), *path.glob("*.pth")] if path.is_dir() else []
-    for candidate in [path, *files][:2] if len(files) == 1 else [path]:      # a repository of one file is that file
+    for candidate in [path, *files][:2] if len(files) == 1 else [path]:      # a repository with one file means that file
         for module in FORMATS.values():
             if module.recognises(candidate):
                 return module, candidate
-    raise ValueError(f"{source} is no checkpoint: neither a run's folder (config.json), a folder of diffusers "
-                     "(model_index.json, or config.json of a UNet2DModel), a .safetensors nor a .pth")
+    raise ValueError(f"{source} is not a checkpoint; give a run's folder (config.json), a folder of diffusers "
+                     "(model_index.json, or config.json of a UNet2DModel), a .safetensors or a .pth")
 
 
 def read_checkpoint(source: str | Path, config: Config | ConfigDict | None = None) -> Checkpoint:
-    """What `source` holds, see `find`.
+    """The checkpoint at `source`, see `find`.
 
-    config  what a foreign file does not tell, nested, in the words of configs/default.py: such as {"sde": {"name": "subvp"},
-            "data": {"image_size": 64}}, or a whole config, whose fields of None then mean their defaults. What the file
-            does tell it may repeat, not change; `model.dropout` apart. Of data and training our own formats tell all
+    config  what the file of another program does not store, nested, with the fields of configs/default.py: such as
+            {"sde": {"name": "subvp"}, "data": {"image_size": 64}}, or a whole config, in which None means the default. It
+            may repeat what the file stores, but not change it, except for `model.dropout`. Our own formats store all of
+            data and training
 
-    Raises ValueError of one line for a damaged file, one that would run code, one that does not fit or says otherwise than
-    `config`, and a field that no config has.
+    Raises a ValueError of one line if the file is damaged, would run code, does not fit its network or contradicts
+    `config`, and if `config` has an unknown field.
     """
     given = _typed({} if config is None else config.to_dict() if isinstance(config, ConfigDict) else config)
     module, path = find(source)
@@ -62,7 +63,7 @@ def read_checkpoint(source: str | Path, config: Config | ConfigDict | None = Non
 
 
 def _typed(config: Config) -> dict[str, Any]:
-    """A config given as a nested mapping; ArgumentError for a field that no config has, or a value of another type."""
+    """A config given as a nested mapping; ArgumentError for an unknown field or a value of a wrong type."""
     result = dict[str, Any]()
     if not isinstance(config, Mapping):
         raise ArgumentError(f"config must be a nested mapping such as {{'sde': {{'name': 'subvp'}}}}, got {config!r:.60}",
@@ -99,7 +100,7 @@ def load_denoiser(source: str | Path, ema: bool = True, device: torch.device | s
     """The trained denoiser of `source`, in evaluation mode and without gradients; see `read_checkpoint`.
 
     source  the folder that `--mode train` has written, one of its checkpoints, a .safetensors of `--mode convert`, a .pth of
-            score_sde_pytorch, a folder of diffusers' UNet2DModel, or a model owner/name of the Hugging Face hub
-    ema     the averaged weights, or else the raw ones, where there are both
+            score_sde_pytorch, a folder of diffusers' UNet2DModel, or owner/name of a model on the Hugging Face hub
+    ema     whether to take the averaged weights; if False, the raw ones, if the checkpoint has them
     """
     return read_checkpoint(source, config).denoiser(ema).to(device)

@@ -1,4 +1,4 @@
-"""Which run a command line means, and with which config."""
+"""Resolve a command line to a run and its config."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -25,13 +25,13 @@ from scorefield.numerics.processes import launched
 
 @dataclass(frozen=True)
 class Asked:
-    """What a command line says.
+    """A parsed command line.
 
     mode       one of the modes
     values     every flag of the mode, given or with its default
-    texts      the options that are given, as text (of a switch: bool), to be parsed by whom they belong to
-    given      the names of all flags and options that are given
-    overrides  fields of the config with their text
+    texts      the given options of a sampler or an estimator, as text (bool for a switch); that class's types parse them
+    given      the names of all given flags and options
+    overrides  fields of the config, each with its text
     """
 
     mode: str
@@ -41,20 +41,20 @@ class Asked:
     overrides: Sequence[tuple[str, str]] = ()
 
     def settings(self, options: Mapping[str, Flag]) -> dict[str, Any]:
-        """The given options among those of a class, in their types."""
+        """The given options of a class, in their declared types."""
         return {name: text if isinstance(text, bool) else options[name].value(text) for name, text in self.texts.items()
                 if name in options}
 
 
 class Command:
-    """What the command line asks for: its config resolved, the run's folder found, --checkpoint read.
+    """A command line with its config resolved, the run's folder found and --checkpoint read.
 
-    In mode train the config comes from --config, or from the run's folder without it. In the other modes the run's own
-    config holds, and what the command line says besides must agree with it; only where the data lie may differ. A run that
-    was made of a --checkpoint keeps the SDE and the model that this told, whatever the mode; see `import_checkpoint`.
+    In mode train the config comes from --config, or from the run's folder if --config is not given. In the other modes the
+    run's own config is used, and the command line must agree with it; only the path of the data may differ. A run that was
+    made from a --checkpoint keeps the checkpoint's SDE and model in every mode; see `import_checkpoint`.
     """
 
-    checkpoint: Checkpoint | None = None      # that of --checkpoint, just read
+    checkpoint: Checkpoint | None = None      # the one that --checkpoint names, if this command has read it
 
     def __init__(self, asked: Asked):
         self.asked, self.mode = asked, asked.mode
@@ -69,7 +69,7 @@ class Command:
             self._read_checkpoint(given)
         self.imported = self.stored is not None and "origin" in self.stored
         self.config = self._resolved(given)
-        if self.checkpoint is None:      # whose config has them
+        if self.checkpoint is None:      # otherwise its config has them already
             apply(self.config, asked.overrides)
         self._fit_folder()
         require_sections(self.config)
@@ -80,7 +80,7 @@ class Command:
         self.device = local_device(asked.values["device"])
 
     def _read_stored(self) -> dict[str, Any] | None:
-        """config.json of the run's folder, where there is one and the command uses it."""
+        """config.json of the run's folder, if it exists and the command uses it."""
         if self.mode == "convert" and self.source:
             return None
         if self.run.exists() and not self.run.is_dir():
@@ -88,30 +88,30 @@ class Command:
         return read_config(self.run) if (self.run / "config.json").exists() else None
 
     def _read_checkpoint(self, given: ConfigDict | None) -> None:
-        """Read --checkpoint, unless the run's folder was made of it before."""
+        """Read --checkpoint, unless the run's folder was made from it before."""
         source = self.source
         assert source is not None
         if self.mode == "convert" and self.asked.values["workdir"]:
-            raise ArgumentError("mode convert takes one of checkpoint and workdir", "checkpoint", "workdir")
+            raise ArgumentError("mode convert takes either checkpoint or workdir, got both", "checkpoint", "workdir")
         if self.stored is None:
             if launched().size > 1:
-                raise ArgumentError(f"{source} is not a run yet; under torchrun start from a run that mode convert has "
-                                    "written in format run", "workdir")
+                raise ArgumentError(f"{source} is not a run yet; torchrun needs a run, which mode convert writes in format "
+                                    "run", "workdir")
             self.checkpoint = import_checkpoint(source, given, self.asked.overrides)
             self.stored = self.checkpoint.config
         elif Path(os.path.expanduser(source)).resolve() == self.run.resolve():
             raise ValueError(f"{source} is a run already; give it as --workdir instead of --checkpoint")
         elif not started_from(self.stored, source):
             origin = self.stored.get("origin", {}).get("source")
-            raise ValueError(f"{self.run} is not what {source} is now, but " + (
-                f"was made of {origin}" if origin else "a run of its own") + "; choose another --workdir, or take what it "
-                f"holds by --workdir {self.run} alone")
+            raise ValueError(f"{self.run} was not made from {source} as it is now, but " + (
+                f"from {origin}" if origin else "by training") + "; choose another --workdir, or give --workdir "
+                f"{self.run} alone to use the run in it")
         elif self.mode != "train" and not untouched(self.stored, self.run):
-            raise ValueError(f"{self.run} was trained on since it was made of {source}; take what it holds by --workdir "
-                             f"{self.run} alone, or choose another --workdir")
+            raise ValueError(f"{self.run} was trained further since it was made from {source}; give --workdir {self.run} "
+                             "alone to use it, or choose another --workdir")
 
     def _resolved(self, given: ConfigDict | None) -> ConfigDict:
-        """The config before the command line's own fields."""
+        """The config before the command line's own fields are set."""
         if self.stored is not None and self.checkpoint is not None:
             return from_stored(self.stored, self.checkpoint.source)
         if self.stored is not None and self.imported:
@@ -119,25 +119,25 @@ class Command:
         if self.mode == "train" and given is not None:
             return given
         if self.stored is None:
-            raise FileNotFoundError(f"{self.run} holds no run; train first with --mode train, or give its --workdir")
+            raise FileNotFoundError(f"{self.run} holds no run; train first with --mode train, or give the run's --workdir")
         if self.name not in (None, self.stored["config"]):
             raise ArgumentError(f"{self.run} holds a run of {self.stored['config']!r}, not {self.name!r}",
                                 "config", "workdir")
         return from_stored(self.stored, self.run / "config.json")
 
     def _of_imported(self, stored: dict[str, Any], given: ConfigDict | None) -> ConfigDict:
-        """The config of a run that was made of a checkpoint, with the data and the training of one given beside it."""
+        """The config of a run that was made from a checkpoint, with the data and the training of --config, if given."""
         config = from_stored(stored, self.run / "config.json")
         if given is not None:
             require_agreement(stored, given.to_dict(), self.run)
             config.data = given.data
-            if self.mode in ("train", "convert"):      # the others have no use for these
+            if self.mode in ("train", "convert"):      # the other modes do not use these
                 config.training = given.training
                 config.model.dropout = given.model.dropout
         return config
 
     def _fit_folder(self) -> None:
-        """The sizes of a folder's pictures are those of an imported network, unless said otherwise."""
+        """Take the size of a folder's pictures from an imported network, unless the command line sets it."""
         if self.stored is None or not self.imported or self.config.data.dataset != "folder":
             return
         said = {name for name, _ in self.asked.overrides}
@@ -146,26 +146,27 @@ class Command:
                 self.config.data[name] = size
 
     def denoiser(self) -> Denoiser:
-        """Of --checkpoint where that was just read, or else of the run."""
+        """The denoiser of --checkpoint if this command has read it, else that of the run."""
         return (self.checkpoint or read_checkpoint(self.run)).denoiser(self.asked.values["ema"]).to(self.device)
 
     def write_imported(self) -> None:
-        """Make the run's folder of --checkpoint, where that was just read; before anything else is written there."""
+        """Make the run's folder from --checkpoint, if this command has read it; before anything else is written there."""
         if self.checkpoint is not None:
             run_format.write(self.checkpoint, self.run)
             print(f"wrote {self.run} from {self.source}: {describe(self.checkpoint)}", flush=True)
             self.stored = read_config(self.run)
 
     def refuse_other_experiment(self, fields: dict[str, Any]) -> None:
-        """ArgumentError where the run's folder is of another experiment, or of something that is no run at all.
+        """Raise ArgumentError if the run's folder holds another experiment, or anything that is not a run.
 
-        Where the data lie may differ; of a checkpoint that was imported and not trained on, what is trained on, too.
+        The path of the data may differ. If the run is an imported checkpoint without further training, the data set may
+        differ, too.
         """
         if self.stored is None:
             if self.run.exists() and any(self.run.iterdir()):
                 raise ArgumentError(f"{self.run} is not empty and holds no run; choose another folder", "workdir")
             return
-        stored = from_stored(self.stored, self.run / "config.json")      # with fields that came later
+        stored = from_stored(self.stored, self.run / "config.json")      # with fields that later versions added
         there = all_fields(stored) | {k: v for k, v in self.stored.items() if k in ("config", "shape", "levels")}
         shape = self.stored["shape"]
         free = {"data.path"} | {f for f, size in (("data.channels", shape[0]), ("data.image_size", shape[-1]))
@@ -178,7 +179,7 @@ class Command:
         if other:
             differences = ", ".join(f"{f} is {there.get(f)!r} there and {fields[f]!r} here" for f in other[:3])
             place = self.run if self.checkpoint is None else self.source
-            raise ArgumentError(f"{place} holds another experiment: {differences}; change that, or choose another folder",
+            raise ArgumentError(f"{place} holds another experiment: {differences}; change this, or choose another folder",
                                 "workdir")
 
     def dataset(self) -> Dataset:

@@ -17,7 +17,7 @@ SUMMARY = "writes a run or --checkpoint to --output in another format"
 FLAGS = (
     CHECKPOINT,
     Flag("output", str, None, "a new .safetensors, .pth or folder"),
-    Flag("format", str, None, "of --output, such as diffusers or run; told by its suffix unless given"),
+    Flag("format", str, None, "format of --output, such as diffusers or run; taken from its suffix unless given"),
     EMA,
 )
 
@@ -29,20 +29,20 @@ def run(command: Command) -> None:
 
     values = command.asked.values
     if not values["output"]:
-        raise ArgumentError("name the output: a .safetensors, a .pth, or a folder with the format diffusers or run",
-                            "output", "format")
+        raise ArgumentError("mode convert needs an output: a .safetensors, a .pth, or a folder with the format diffusers or "
+                            "run", "output", "format")
     output = Path(os.path.expanduser(values["output"]))
     kind = values["format"] or SUFFIXES.get(output.suffix)
     if kind is None:
-        raise ArgumentError(f"the output {values['output']!r} does not tell its format; give one of {', '.join(FORMATS)}",
-                            "format")
+        raise ArgumentError(f"the output {values['output']!r} has no suffix of a format; give the format, one of "
+                            f"{', '.join(FORMATS)}", "format")
     choose("format", FORMATS, kind, "format")
     if SUFFIXES.get(output.suffix, kind) != kind or (kind in SUFFIXES.values() and output.suffix not in SUFFIXES):
         ends = {kind: f"a name that ends in {suffix}" for suffix, kind in SUFFIXES.items()}
         raise ArgumentError(f"the format {kind} writes {ends.get(kind, 'a folder')}, got {values['output']!r}",
                             "format", "output")
     if output.exists() and (output.is_file() or any(output.iterdir())):
-        raise ArgumentError(f"{output} is there already; choose another", "output")
+        raise ArgumentError(f"{output} exists already; choose another output", "output")
     checkpoint = command.checkpoint or read_checkpoint(command.run)
     lost = as_flags(FORMATS[kind].write(checkpoint, output, values["ema"]))
     one = "averaged" if values["ema"] or checkpoint.raw is None else "raw"

@@ -1,7 +1,7 @@
-"""Flags: what a mode declares, and the options of samplers and estimators, as one table that parses a command line.
+"""The flags of the modes and the options of samplers and estimators, as one table that parses a command line.
 
-A flag is text until it is known what it is for: the declared type of that option then parses it (numerics/text.py). So two
-samplers may have an option of one name and of different types.
+A flag is text until its class is known; the declared type of the option then parses it (numerics/text.py). So two samplers
+may have options with the same name and different types.
 """
 
 import re
@@ -19,7 +19,7 @@ from scorefield.numerics.text import base_type, parse
 
 @dataclass(frozen=True)
 class Flag:
-    """One flag of a mode: its name, declared type, default, a line of help, and the words that it may be, if not all."""
+    """One flag of a mode: its name, declared type, default, a line of help, and the allowed words, if it has such a list."""
 
     name: str
     annotation: Any
@@ -28,7 +28,7 @@ class Flag:
     choices: Sequence[str] = ()
 
     def value(self, text: str) -> Any:
-        """The flag's value from text; ArgumentError where that is none."""
+        """The flag's value from text; ArgumentError if the text is not a value of its type or not one of its choices."""
         try:
             value = parse(text, self.annotation)
         except ValueError as error:
@@ -39,14 +39,14 @@ class Flag:
 
 
 CHECKPOINT = Flag("checkpoint", str, None, "start from a .safetensors, a .pth of score_sde_pytorch, a folder of diffusers' "
-                  "UNet2DModel, or owner/name of the Hugging Face hub; it becomes the run's folder, runs/<its name>")
-EMA = Flag("ema", bool, True, "use the averaged weights, or else the raw ones")
-SEED = Flag("seed", int, 0, "of all that is drawn; example i depends on (seed, i) alone")
-BATCH_SIZE = Flag("batch_size", int, 128, "examples at once; adaptive solvers choose their steps by the batch")
+                  "UNet2DModel, or owner/name on the Hugging Face hub; it is copied to the run's folder, runs/<its name>")
+EMA = Flag("ema", bool, True, "use the averaged weights; --noema uses the raw ones")
+SEED = Flag("seed", int, 0, "seed of all random numbers; example i depends only on (seed, i)")
+BATCH_SIZE = Flag("batch_size", int, 128, "examples in one batch; adaptive solvers choose their steps for a whole batch")
 
 
 def flags_of(settings: type, without: Sequence[str] = ()) -> dict[str, Flag]:
-    """The options of a dataclass as flags: type, default and help are those that its fields declare."""
+    """The options of a dataclass as flags, with the type, default and help that its fields declare."""
     return {name: Flag(name, field.type, field.default, field.metadata["help"])
             for name, field in options_of(settings).items() if name not in without}
 
@@ -54,11 +54,11 @@ def flags_of(settings: type, without: Sequence[str] = ()) -> dict[str, Flag]:
 class Table:
     """All flags of the command line, by mode.
 
-    common   flags that every mode takes
+    common   the flags of every mode
     modes    the flags of each mode
     options  for a mode, the options of each class that one of its flags chooses: {mode: {class: {option: Flag}}}
 
-    Raises TypeError for an option that has the name of a flag in its own mode, which could not be told apart.
+    Raises TypeError for an option that has the same name as a flag of its mode.
     """
 
     def __init__(self, common: Sequence[Flag], modes: Mapping[str, Sequence[Flag]],
@@ -83,7 +83,8 @@ class Table:
                 or any(name in own for own in self.options.get(mode, {}).values())]
 
     def parse(self, words: Sequence[str]) -> tuple[dict[str, str | bool], list[str]]:
-        """The flags that are given, as text (of a switch: bool), and the words that are no flags; absl's Error for others.
+        """The given flags, as text (bool for a switch), and the words that are not flags. Raises absl's Error for an unknown
+        flag.
         """
         values = flags.FlagValues()
         every = [*self.common.values(), *(flag for own in self.modes.values() for flag in own.values()),
@@ -110,7 +111,7 @@ def describe(own: Sequence[Flag], indent: str = "  ") -> list[str]:
 
 
 def describe_options(classes: Mapping[str, Mapping[str, Flag]], indent: str = "  ") -> list[str]:
-    """A line of help for each option, and which classes take it with which default."""
+    """A line of help for each option, with the classes that take it and their defaults."""
     together: dict[tuple[str, str], list[tuple[str, Any]]] = {}
     for name, own in classes.items():
         for flag in own.values():
@@ -133,7 +134,7 @@ def wrapped(name: str, text: str, indent: str = "  ") -> list[str]:
                          break_on_hyphens=False, break_long_words=False)
 
 
-FIELD = re.compile(r"(?<![\w./-])(?:data|sde|model|training)\.[a-z]\w*")      # what may be a field of a config
+FIELD = re.compile(r"(?<![\w./-])(?:data|sde|model|training)\.[a-z]\w*")      # a possible field of a config
 
 
 def fields_in(text: str) -> list[str]:
@@ -149,5 +150,5 @@ def fields_in(text: str) -> list[str]:
 
 
 def as_flags(text: str) -> str:
-    """A text in which fields of a config with values, such as sde.name=smld, are written as flags."""
+    """The text with fields of a config that have a value, such as sde.name=smld, written as flags."""
     return re.sub(rf"({FIELD.pattern})(?==)", r"--config.\1", text)

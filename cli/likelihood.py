@@ -26,19 +26,19 @@ SUMMARY = "writes likelihood/summary.json, .csv and .png: bits/dim, standard err
 FLAGS = (
     CHECKPOINT,
     Flag("estimator", str, "ode", "what computes the likelihood", ("ode", "elbo", "chain_elbo")),
-    Flag("draws", int, 1, "dequantisations of each example"),
-    Flag("float64", bool, False, "the likelihood's state in float64"),
+    Flag("draws", int, 1, "number of dequantisations of each example"),
+    Flag("float64", bool, False, "keep the state of the likelihood in float64"),
     Flag("split", str, "test", "which examples to score", SPLITS),
-    Flag("num_images", int, None, "score the first so many examples"),
+    Flag("num_images", int, None, "score only the first num_images examples"),
     Flag("images", str, None, "a folder of pictures or an .npz to score, instead of the run's own data"),
     Flag("compare", str, None, "a second set to score: train, test, a folder or an .npz"),
     SEED, EMA, BATCH_SIZE,
 )
-RENAMED = {"draws": "bound_draws"}      # options of estimators whose name is that of a flag above
+RENAMED = {"draws": "bound_draws"}      # options of estimators that have the same name as a flag above
 
 
 def options() -> Mapping[str, Mapping[str, Flag]]:
-    """The options of each estimator, by the names of their flags."""
+    """The options of each estimator, by flag name."""
     from scorefield.likelihood import ESTIMATORS
 
     return {name: {RENAMED.get(option, option): dataclasses.replace(flag, name=RENAMED.get(option, option))
@@ -46,7 +46,7 @@ def options() -> Mapping[str, Mapping[str, Flag]]:
 
 
 def settings_of(command: Command) -> dict[str, Any]:
-    """The options of the chosen estimator that are given; ArgumentError for those of other estimators."""
+    """The given options of the chosen estimator; ArgumentError for options of other estimators."""
     from scorefield.likelihood import ESTIMATORS
 
     values, every = command.asked.values, options()
@@ -57,11 +57,11 @@ def settings_of(command: Command) -> dict[str, Any]:
             raise ArgumentError(f"the estimator {values['estimator']!r} takes no {name}; it belongs to {takers}", name,
                                 "estimator")
     if values["images"] is not None and "split" in command.asked.given:
-        raise ArgumentError("images are scored instead of a split; leave out split, or give it to compare",
+        raise ArgumentError("images are scored instead of a split; leave out split, or give that split as compare",
                             "images", "split", "compare")
     if values["images"] in ("", *SPLITS) or values["compare"] == "":
-        raise ArgumentError(f"images={values['images']!r} must be a folder of pictures or an .npz, and compare one too, or "
-                            f"{' or '.join(SPLITS)}", "images", "compare")
+        raise ArgumentError(f"images={values['images']!r} must be a folder of pictures or an .npz; compare must be one of "
+                            f"these, or {' or '.join(SPLITS)}", "images", "compare")
     if values["float64"] and command.device.type == "mps":
         raise ArgumentError("device 'mps' has no float64; leave out float64 or choose another device", "float64", "device")
     given = command.asked.settings(own)
@@ -74,8 +74,8 @@ def settings_of(command: Command) -> dict[str, Any]:
 def run(command: Command) -> None:
     """Bits/dim of a split or of a user's images: likelihood/summary.json, .csv and .png in the run's folder.
 
-    Batches that are done stay in likelihood/partial until all are, so a killed evaluation goes on where it stopped, and
-    the processes of torchrun meet there.
+    Finished batches stay in likelihood/partial until all are done. So a killed evaluation continues where it stopped, and
+    the processes of torchrun share their results there.
     """
     from scorefield.checkpoints.formats.run import newest_checkpoint
     from scorefield.data import codec_of
@@ -104,7 +104,7 @@ def run(command: Command) -> None:
     _meet(world, [e.folder for e in evaluations if e.folder], command.device)
     for e in evaluations:
         if world.first and e.resumed:
-            print(f"goes on: {e.resumed} of {len(e.units)} batches were done", flush=True)
+            print(f"continuing: {e.resumed} of {len(e.units)} batches are done already", flush=True)
         try:
             e.run()
         except KeyboardInterrupt:
@@ -124,21 +124,21 @@ def _note(steps: int | None, estimator: str, t_min: float | None) -> str | None:
     if steps is None or estimator == "chain_elbo":
         return None
     start = f"1/{steps}" if t_min is None else f"{t_min:g}"
-    return f"trained on a discrete chain of {steps} steps, scored through the chain's SDE, t from {start}"
+    return f"trained on a discrete chain of {steps} steps, scored with the chain's SDE, t from {start}"
 
 
 def _identity(command: Command, settings: dict[str, Any], checkpoint: Path) -> list[Any]:
-    """All that a score depends on but the data, whose contents each batch remembers."""
+    """All that a score depends on, except for the data: each batch stores a checksum of those."""
     values = command.asked.values
     with open(checkpoint, "rb") as file:
         weights = hashlib.file_digest(file, "sha256").hexdigest()
-    results = {k: v for k, v in settings.items() if k != "max_evaluations"}      # which may be raised on the way
+    results = {k: v for k, v in settings.items() if k != "max_evaluations"}      # a user may raise it and continue
     return [weights, command.stored, command.config.data.get("dequantize", False), command.device.type, results, *(
         values[name] for name in ("estimator", "draws", "float64", "seed", "ema", "batch_size", "num_images"))]
 
 
 def _scored_data(command: Command, source: str) -> tuple[Dataset, list[str] | None]:
-    """A split's data set, or the images at a path with their file names; ArgumentError where they do not fit the network."""
+    """A split's data set, or the images at a path with their file names; ArgumentError if they do not fit the network."""
     from scorefield.cli.origin import untouched
     from scorefield.data import codec_of, load_images
 
@@ -150,11 +150,11 @@ def _scored_data(command: Command, source: str) -> tuple[Dataset, list[str] | No
     try:
         dataset = command.dataset()
     except (FileNotFoundError, ValueError) as error:
-        raise ArgumentError(f"{error}; or score pictures of your own", "images") from None
-    other_levels = dataset.levels != stored["levels"] and not untouched(stored, command.run)      # an import's were assumed
+        raise ArgumentError(f"{error}; or score your own pictures", "images") from None
+    other_levels = dataset.levels != stored["levels"] and not untouched(stored, command.run)      # an import's are assumed
     if list(dataset.shape) != stored["shape"] or other_levels:
-        raise ValueError(f"data set {dataset.name!r} has examples of shape {dataset.shape} and {dataset.levels} levels, the "
-                         f"run's network takes {tuple(stored['shape'])} and {stored['levels']} (data.path)")
+        raise ValueError(f"data set {dataset.name!r} has examples of shape {dataset.shape} and {dataset.levels} levels, but "
+                         f"the run's network takes {tuple(stored['shape'])} and {stored['levels']} (data.path)")
     return dataset, None
 
 
@@ -165,7 +165,7 @@ def _place(source: str) -> str:
 
 def _write_scores(scores: list[Score], sources: list[str], names: list[list[str] | None], described: dict[str, Any],
                   folder: Path, own: str) -> None:
-    """The .csv, .png and .json of one or two scored sets, and a line of each."""
+    """Write the .csv, .png and .json of one or two scored sets, and print a line for each."""
     from scorefield.evaluation import plots
     from scorefield.evaluation.score import auroc, write_csv
     from scorefield.numerics.files import write_json
@@ -198,9 +198,10 @@ def _write_scores(scores: list[Score], sources: list[str], names: list[list[str]
 
 
 def _meet(world: World, folders: list[Path], device: torch.device) -> None:
-    """Under torchrun, wait until all have read what is done, before any adds to it; ValueError where they do not agree.
+    """Under torchrun, wait until every process has read the finished batches, before any process adds to them.
 
-    The group is left again at once: one may work far longer than another, and a group gives up waiting after minutes.
+    Raises ValueError if the processes see different folders. The group is left at once, because one process may work far
+    longer than another, and a group stops waiting after minutes.
     """
     from scorefield.numerics.processes import connect
 
@@ -214,4 +215,5 @@ def _meet(world: World, folders: list[Path], device: torch.device) -> None:
     apart = group.any(not all(folder.is_dir() for folder in folders), device)
     group.leave()
     if apart:
-        raise ArgumentError("the processes of torchrun must share the run's folder and see one newest checkpoint", "workdir")
+        raise ArgumentError("the processes of torchrun must share the run's folder and see the same newest checkpoint",
+                            "workdir")

@@ -1,6 +1,6 @@
 """The command line: `python main.py`, `python -m scorefield`, and the command `scorefield`.
 
-Flags are absl's. Nothing is global: a command line becomes an `Asked`, and a `Command` takes that.
+Flags follow absl's syntax. There are no global flags: `ask` parses a command line to an `Asked`, and a `Command` takes it.
 """
 
 import re
@@ -21,12 +21,13 @@ MODES: Mapping[str, ModuleType] = {"train": train, "sample": sample, "likelihood
 COMMON = (
     Flag("config", str, None, "a config file: configs/NAME.py, or your own"),
     Flag("mode", str, None, "what to do: one of the modes below"),
-    Flag("workdir", str, None, "the run's folder, runs/<config's name> unless given; it is enough without --config"),
-    Flag("device", str, "auto", "auto (cuda, else mps, else cpu), or one of them"),
+    Flag("workdir", str, None, "the run's folder, by default runs/<config's name>; for a run that exists, --config can be "
+                               "left out"),
+    Flag("device", str, "auto", "cuda, mps, cpu, or auto: the first of these that is available"),
     Flag("debug", bool, False, "show the traceback of an error"),
 )
 HELP = {"--help", "-help", "-h", "--helpshort", "--helpfull"}
-# The least that a flag may be, where there is a least, and the most.
+# The smallest and the largest value of a flag, for flags with bounds.
 BOUNDS = {"seed": (0, 2**64 - 1), "batch_size": (1, 2**31), "num_samples": (1, 10_000_000), "draws": (1, 10_000),
           "num_images": (1, 2**40), "bound_draws": (1, 10**7)}
 
@@ -38,7 +39,7 @@ def table() -> Table:
 
 
 def usage(only: str | None = None) -> str:
-    """The text of --help: a line for each flag and option, of one mode where `only` names it."""
+    """The text of --help: a line for each flag and option, of all modes or only of mode `only`."""
     from scorefield.configs.loading import config_names
     from scorefield.configs.sections import SECTIONS
 
@@ -49,22 +50,22 @@ def usage(only: str | None = None) -> str:
              "  python main.py --config configs/vp_digits.py --mode likelihood --method exponential", "",
              "Every mode", *describe(COMMON[:1]), *wrapped("", "NAME is one of " + " ".join(config_names())),
              *describe(COMMON[1:]),
-             *wrapped("--config.FIELD=VALUE", "any field of the config, such as --config.training.batch_size=64; these name "
-                      "a class, whose settings are then fields:")]
+             *wrapped("--config.FIELD=VALUE", "any field of the config, such as --config.training.batch_size=64; these "
+                      "fields choose a class, and its settings become fields:")]
     for section in SECTIONS.values():
         lines += wrapped("", f"{section.name}.{section.word}: {', '.join(section.registry)}")
     for mode, module in MODES.items():
         if only in (None, mode):
             lines += ["", f"Mode {mode}: {module.SUMMARY}", *describe(module.FLAGS)]
             if mode in every.options:
-                lines += ["  and the options of what is in brackets, with their defaults:",
+                lines += ["  and options of the classes in brackets, with their defaults:",
                           *describe_options(every.options[mode], "    ")]
-    return "\n".join([*lines, "", "Under torchrun the processes share the work: mode train each batch, mode likelihood the "
-                      "batches."])
+    return "\n".join([*lines, "", "Under torchrun the processes share the work: mode train splits each batch, mode "
+                      "likelihood distributes the batches."])
 
 
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
-    """The command line without its --config.FIELD=VALUE (or --config.FIELD VALUE), and those as pairs."""
+    """The command line without its --config.FIELD=VALUE (or --config.FIELD VALUE), and the (field, value) pairs."""
     rest, overrides, words = [], [], iter(argv)
     for word in words:
         if word.lstrip("-").startswith("config.") and word.startswith("-"):
@@ -78,7 +79,7 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str
 
 
 def ask(argv: Sequence[str]):
-    """What the words of a command line ask for, as an `Asked`; ArgumentError where they do not go together."""
+    """The words of a command line, parsed to an `Asked`; ArgumentError if they do not fit together."""
     from scorefield.cli.command import Asked
 
     words, overrides = split_overrides(argv)
@@ -88,7 +89,7 @@ def ask(argv: Sequence[str]):
         raise ValueError(f"unexpected argument {unexpected[0]!r}; flags start with -- (--help shows them)")
     mode = given.get("mode")
     if mode is None:
-        raise ArgumentError(f"say what to do with --mode {', '.join(MODES)} (--help shows more)")
+        raise ArgumentError(f"no mode is given; choose --mode {', '.join(MODES)} (--help shows more)")
     if mode not in MODES:
         raise ArgumentError(f"unknown mode {mode!r}; choose from {', '.join(MODES)}{nearest(str(mode), MODES)}", "mode")
     own = {**every.common, **every.modes[str(mode)]}
@@ -116,7 +117,7 @@ def _check_places(values: Mapping[str, object], mode: str) -> None:
     from scorefield.numerics.processes import launched
 
     if mode not in ("train", "likelihood") and launched().size > 1:
-        raise ArgumentError(f"mode {mode} runs in one process; torchrun is for --mode train and likelihood", "mode")
+        raise ArgumentError(f"mode {mode} runs in one process; use torchrun only for --mode train and likelihood", "mode")
     if values["workdir"] == "":
         raise ArgumentError("workdir must name a folder, got ''", "workdir")
     if values["config"] is None and not values["workdir"] and not values.get("checkpoint"):
@@ -124,7 +125,7 @@ def _check_places(values: Mapping[str, object], mode: str) -> None:
 
 
 def with_flags(error: BaseException) -> str:
-    """An error's message in one line, with the flags that set the arguments or fields of the config that it names."""
+    """An error's message in one line, with the flags of the arguments and config fields that the error names."""
     message = " ".join(str(error).split())
     arguments = [name for name in getattr(error, "arguments", ()) if "." in name or name in table().names]
     found = [*arguments, *fields_in(message)]
@@ -134,7 +135,7 @@ def with_flags(error: BaseException) -> str:
 
 
 def main(argv: Sequence[str]) -> None:
-    """One command. Raises what it meets; `run` turns the errors of users into one line."""
+    """Run one command. Errors are raised as they are; `run` prints the errors of users in one line."""
     asked = ask(argv)
     from scorefield.cli.command import Command
 
@@ -142,7 +143,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def run() -> None:
-    """The entry point: exit code 0, 1 after an error of the user's, 130 after Ctrl-C."""
+    """The entry point. Exit code 0, 1 after an error of the user, 130 after Ctrl-C."""
     words = sys.argv[1:]
     try:
         if "--version" in words:
@@ -165,7 +166,7 @@ def run() -> None:
 
 
 def _is_ours(error: BaseException) -> bool:
-    """Whether an error is a fault of the program, whose traceback its authors need."""
+    """Whether an error is a bug in the program; its authors then need the traceback."""
     import torch
 
     memory = isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

@@ -1,4 +1,4 @@
-"""What a run starts from: a checkpoint of any format, and whether a run was made of it."""
+"""Start a run from a checkpoint of any format, and find out whether a run was made from one."""
 
 import dataclasses
 import hashlib
@@ -20,18 +20,18 @@ from scorefield.numerics.text import parse
 
 
 def stem_of(source: str) -> str:
-    """A run's name for a checkpoint: checkpoint_24 of checkpoint_24.pth, ddpm-cifar10-32 of google/ddpm-cifar10-32@main."""
+    """The name of a checkpoint's run: checkpoint_24 of checkpoint_24.pth, ddpm-cifar10-32 of google/ddpm-cifar10-32@main."""
     path = _path(source)
     name = Path(os.path.abspath(path)).name if path.exists() else Path(source.partition("@")[0]).name
     return name.removesuffix(Path(name).suffix) if Path(name).suffix in (*SUFFIXES, ".pt") else name
 
 
 def import_checkpoint(source: str, given: ConfigDict | None, overrides: Sequence[tuple[str, str]]) -> Checkpoint:
-    """What `source` holds, with a config that says everything: what the checkpoint tells, else the config given, else
-    defaults. What it tells of the SDE and the model cannot be said otherwise. What it tells of the data and the training can
-    be, by a config as a whole and by overrides field by field.
+    """The checkpoint at `source`, with a complete config: each field from the checkpoint, else from `given`, else its
+    default. The SDE and the model of the checkpoint cannot be changed. Its data and training can: a config replaces them as
+    a whole, overrides replace single fields.
 
-    Without a config the data are taken to be CIFAR-10 or a folder of pictures, unless the checkpoint tells them.
+    If neither a config nor the checkpoint names the data, they are assumed to be CIFAR-10 or a folder of pictures.
     """
     said = _said(overrides)
     if given is not None:
@@ -52,7 +52,7 @@ def import_checkpoint(source: str, given: ConfigDict | None, overrides: Sequence
 
 
 def _said(overrides: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """The fields of the command line as a nested mapping, whichever class of their section they belong to."""
+    """The fields of the command line as a nested mapping; a field may belong to any class of its section."""
     said: dict[str, Any] = {}
     for field, text in overrides:
         section, _, name = field.partition(".")
@@ -81,7 +81,7 @@ def _data(told: Mapping[str, Any], said: dict[str, Any], given: ConfigDict | Non
     fields |= {end: known[end] for end in ("low", "high") if end in known and end in taken}
     if fields["dataset"] == "folder":
         fields |= {"channels": shape[0], "image_size": shape[-1]}
-    sizes = {"channels", "image_size"}      # which may be said of a checkpoint, whatever its data
+    sizes = {"channels", "image_size"}      # a user may set these for a checkpoint with any data
     fields = {field: value for field, value in fields.items() if field == "dataset" or field in taken
               or (field in said and field not in sizes)}
     return SECTIONS["data"].complete(fields), levels
@@ -92,18 +92,18 @@ def _path(source: str) -> Path:
 
 
 def _located(source: str) -> Path:
-    """Where a checkpoint is, which may be on the hub; raises as `find`."""
+    """The path of a checkpoint, fetched from the hub if needed; raises as `find`."""
     return _path(source) if _path(source).exists() else find(source)[1]
 
 
 def _place(source: str) -> str:
-    """The absolute path of a file or folder; the name of a model on the hub as it is."""
+    """The absolute path of a file or folder; for a model on the hub, its name."""
     path = _path(source)
     return str(path.resolve()) if path.exists() else source
 
 
 def _contents(path: Path) -> str:
-    """SHA-256 of the files that make a checkpoint, with their names in its folder."""
+    """SHA-256 of the files of a checkpoint and their names in its folder."""
     patterns = ("config.json", "model_index.json", "scheduler_config.json", "*.safetensors", "*.bin", "*.pth")
     found = [path] if path.is_file() else [*path.glob("checkpoints/*.pt")] + [
         file for folder in ("", "unet/", "scheduler/") for pattern in patterns for file in path.glob(folder + pattern)]
@@ -116,9 +116,9 @@ def _contents(path: Path) -> str:
 
 
 def started_from(stored: dict[str, Any], source: str) -> bool:
-    """Whether a run was made of `source` as it is now; a model on the hub counts as it was fetched.
+    """Whether a run was made from `source` as it is now. For a model on the hub, only its name is compared.
 
-    Raises as `find` where there is no such source.
+    Raises as `find` if the source does not exist.
     """
     origin = stored.get("origin", {})
     if origin.get("source") == source and not _path(source).exists():
@@ -127,13 +127,13 @@ def started_from(stored: dict[str, Any], source: str) -> bool:
 
 
 def untouched(stored: dict[str, Any], run: Path) -> bool:
-    """Whether a run is a checkpoint that was imported, and no step of training was added."""
+    """Whether a run is an imported checkpoint without further training."""
     origin, newest = stored.get("origin", {}), newest_checkpoint(run)
     return newest is not None and newest.stem == f"step_{origin.get('step')!s:0>8}"
 
 
 def describe(checkpoint: Checkpoint) -> str:
-    """A line on what was read: the network, its size, the SDE, the step and which weights there are."""
+    """A line that describes a checkpoint: the network, its size, the SDE, the step and the sets of weights."""
     parameters = sum(weight.numel() for weight in checkpoint.averaged.values())
     sets = "raw and averaged weights" if checkpoint.raw is not None else "one set of weights"
     state = ", optimiser" if checkpoint.optimizer is not None else ""

@@ -1,4 +1,4 @@
-"""Mode report: the table of what a run's folder holds."""
+"""Mode report: a table of the results in a run's folder."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from scorefield.cli.command import Command
 
-SUMMARY = "prints the table of what the folder holds"
+SUMMARY = "prints a table of the results in the run's folder"
 FLAGS = ()
 
 
 def run(command: Command) -> None:
-    """Print the table of what the run's folder holds."""
+    """Print a table of the results in the run's folder."""
     from scorefield.evaluation.report import report
 
     print(report(command.run))

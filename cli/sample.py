@@ -17,21 +17,21 @@ FLAGS = (
     CHECKPOINT,
     Flag("sampler", str, "auto", "which sampler"),
     Flag("num_samples", int, 64, "how many samples"),
-    Flag("precision", str, "fp32", "of the network's arithmetic", ("auto", "fp32", "bf16")),
+    Flag("precision", str, "fp32", "precision of the network's arithmetic", ("auto", "fp32", "bf16")),
     SEED, EMA, BATCH_SIZE,
 )
-POINTS = 65      # times at which a trajectory of points by an adaptive solver is drawn
+POINTS = 65      # number of times at which the trajectory of an adaptive solver is plotted
 
 
 def options() -> Mapping[str, Mapping[str, Flag]]:
-    """The options of each sampler. `points` is for the trajectories that this mode draws."""
+    """The options of each sampler, without `points`, which this mode sets for its plots of trajectories."""
     from scorefield.samplers import SAMPLERS
 
     return {name: flags_of(sampler, without=("points",)) for name, sampler in SAMPLERS.items()}
 
 
 def settings_of(command: Command) -> dict[str, Any]:
-    """The options of the chosen sampler that are given; ArgumentError for those of other samplers."""
+    """The given options of the chosen sampler; ArgumentError for options of other samplers."""
     from scorefield.samplers import GRIDS, sampler_options
 
     name, texts = command.asked.values["sampler"], dict(command.asked.texts)
@@ -49,14 +49,14 @@ def settings_of(command: Command) -> dict[str, Any]:
             raise ArgumentError(f"grid must be a name ({', '.join(GRIDS)}) or a list of times such as 1,0.5,0.1; got "
                                 f"{grid!r}", "grid") from None
         if "steps" in settings:
-            raise ArgumentError("a list of times fixes the number of steps; leave out steps", "steps")
+            raise ArgumentError("the grid is a list of times, which fixes the number of steps; leave out steps", "steps")
     elif grid is not None:
         settings["grid"] = grid
     return settings
 
 
 def run(command: Command) -> None:
-    """Draw samples: samples/<sampler>.npz, .png and .json in the run's folder."""
+    """Draw samples and write samples/<sampler>.npz, .png and .json in the run's folder."""
     import numpy as np
 
     from scorefield.checkpoints.formats.run import newest_checkpoint

@@ -1,4 +1,4 @@
-"""Mode train: train, or go on where the run of a folder stopped."""
+"""Mode train: train, or continue a run where it stopped."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from scorefield.numerics.errors import ArgumentError
 if TYPE_CHECKING:
     from scorefield.cli.command import Command
 
-SUMMARY = "trains, or goes on where the folder's run stopped"
+SUMMARY = "trains, or continues where the folder's run stopped"
 FLAGS = (CHECKPOINT,)
 
 
 def run(command: Command) -> None:
-    """Train in the run's folder, or go on there."""
+    """Train in the run's folder, or continue the run in it."""
     from scorefield.configs.loading import all_fields
     from scorefield.evaluation.preview import Preview
     from scorefield.numerics.processes import launched
@@ -26,11 +26,11 @@ def run(command: Command) -> None:
     config, folder, steps = command.config, command.run, command.config.training.steps
     assert command.name is not None
     dataset = command.dataset()
-    if launched().first:      # it alone, since under torchrun the others may already see what it writes
+    if launched().first:      # only the first process: under torchrun the others may already see what it writes
         fields = all_fields(described(config, dataset, command.name))
         command.refuse_other_experiment({f: v for f, v in fields.items() if not f.startswith("training.")})
     if command.checkpoint is not None and command.checkpoint.step >= steps:
-        raise ArgumentError(f"{command.source} is at step {command.checkpoint.step} already; to train on, raise "
+        raise ArgumentError(f"{command.source} is at step {command.checkpoint.step} already; to train it further, raise "
                             f"training.steps, which is {steps}")
     command.write_imported()
     stored = command.stored or {}
@@ -38,5 +38,5 @@ def run(command: Command) -> None:
     try:
         train_run(config, dataset, folder, command.device, command.name, kept, Preview(config.training.sample_steps))
     except Interrupted as stopped:
-        print(f"\ninterrupted: {folder} holds step {stopped.step} of {steps}; the same command goes on", file=sys.stderr)
+        print(f"\ninterrupted: {folder} holds step {stopped.step} of {steps}; the same command continues", file=sys.stderr)
         sys.exit(130)

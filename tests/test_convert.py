@@ -87,7 +87,7 @@ def test_training_goes_on_from_a_published_file(command, published, tmp_path):
     code, out, err = command(*words[:-1], "--config.training.checkpoint_every=2")      # the same again: it is done
     assert code == 0 and "is at step 4 already" in out
     code, out, err = command(*SAMPLE, "--checkpoint", published)      # would not be what the file holds
-    assert code == 1 and "runs/published was trained on since" in err and "by --workdir" in err
+    assert code == 1 and "runs/published was trained further since" in err and "give --workdir" in err
     assert command(*SAMPLE, "--workdir", "runs/published")[0] == 0
 
 
@@ -123,7 +123,7 @@ def test_under_torchrun_a_file_is_converted_first(command, published, monkeypatc
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
     code, _, err = command("--mode", "train", "--checkpoint", published)
-    assert code == 1 and "mode convert has written in format run" in err and not Path("runs").exists()
+    assert code == 1 and "mode convert writes in format run" in err and not Path("runs").exists()
 
 
 def test_a_config_of_another_network_is_refused(command, published):
@@ -298,7 +298,7 @@ def test_a_file_that_was_touched_moved_or_copied_is_the_same(command, published,
     code, out, err = command(*SAMPLE, "--checkpoint", moved)
     assert code == 0 and "wrote runs/published from" not in out, err
     code, _, err = command(*SAMPLE, "--checkpoint", "published")      # no such file, and a run of that name
-    assert code == 1 and "there is no published;" in err
+    assert code == 1 and "published does not exist;" in err
 
 
 def test_a_folder_with_other_weights_of_an_older_date_has_changed(command, digits_run):
@@ -311,7 +311,7 @@ def test_a_folder_with_other_weights_of_an_older_date_has_changed(command, digit
     Path("b.safetensors").rename("folder/model.safetensors")
     os.utime("folder/model.safetensors", (0, 0))
     code, _, err = command(*SAMPLE, "--checkpoint", "folder")
-    assert code == 1 and "runs/folder is not what folder is now" in err
+    assert code == 1 and "runs/folder was not made from folder as it is now" in err
 
 
 def test_a_home_in_the_workdir_is_expanded(command, digits_run, tmp_path, monkeypatch):
@@ -346,7 +346,7 @@ def test_a_config_json_that_was_spoilt_is_one_line(command, digits_run, mode, ch
 
 def test_without_its_data_the_error_says_what_else_to_score(command, published):
     code, _, err = command("--mode", "likelihood", "--checkpoint", published, "--config.data.path=nowhere")
-    assert code == 1 and "or score pictures of your own (--images" in err
+    assert code == 1 and "or score your own pictures (--images" in err
 
 
 SPELLINGS = ["./a.safetensors", "folder/../a.safetensors", "{cwd}/a.safetensors", "link.safetensors"]
@@ -374,7 +374,7 @@ def test_a_folder_that_changed_since_is_not_taken_for_the_old_one(command, digit
     assert command(*SAMPLE, "--checkpoint", "mine", "--workdir", "copy")[0] == 0
     assert command("--mode", "train", "--workdir", "mine", "--config.training.steps=5")[0] == 0
     code, _, err = command(*SAMPLE, "--checkpoint", "mine", "--workdir", "copy")
-    assert code == 1 and "copy is not what mine is now, but was made of" in err
+    assert code == 1 and "copy was not made from mine as it is now, but from" in err
     code, _, err = command(*SAMPLE, "--checkpoint", "mine", "--workdir", "mine")
     assert code == 1 and "mine is a run already; give it as --workdir" in err
 
@@ -451,14 +451,14 @@ def test_a_published_file_in_any_format_is_the_same_denoiser(command, published,
 
 
 @pytest.mark.parametrize(("words", "parts"), [
-    ([], ["--output"]), (["--output", "folder"], ["does not tell its format", "--format"]),
+    ([], ["--output"]), (["--output", "folder"], ["has no suffix of a format", "--format"]),
     (["--output", "x.pth"], ["no network 'unet'"]),
     (["--output", "x.bin", "--format", "scorefield"], ["ends in .safetensors"]),
     (["--output", "x.safetensors", "--format", "run"], ["format run writes a folder"]),
-    (["--output", "taken.safetensors"], ["is there already", "--output"]),
+    (["--output", "taken.safetensors"], ["exists already", "--output"]),
     (["--output", "x.safetensors", "--steps", "3"], ["takes no steps", "--steps"]),
-    (["--output", "x.safetensors", "--checkpoint", "none.pth"], ["there is no none.pth"]),
-    (["--output", "x.safetensors", "--checkpoint", "taken.safetensors", "--workdir", "y"], ["one of checkpoint"]),
+    (["--output", "x.safetensors", "--checkpoint", "none.pth"], ["none.pth does not exist"]),
+    (["--output", "x.safetensors", "--checkpoint", "taken.safetensors", "--workdir", "y"], ["either checkpoint or workdir"]),
 ], ids=str)
 def test_a_mistake_in_converting_is_one_line_and_writes_nothing(command, digits_run, words, parts, tmp_path):
     Path("taken.safetensors").write_text("mine")
@@ -474,7 +474,7 @@ def test_a_checkpoint_that_changed_since_is_not_taken_for_the_old_one(command, d
     Path("a.safetensors").unlink()
     assert command("--mode", "convert", "--workdir", digits_run, "--output", "a.safetensors", "--noema")[0] == 0
     code, _, err = command(*SAMPLE, "--checkpoint", "a.safetensors")
-    assert code == 1 and "runs/a is not what a.safetensors is now, but was made of" in err
+    assert code == 1 and "runs/a was not made from a.safetensors as it is now, but from" in err
 
 
 def test_a_file_with_code_in_it_makes_no_run(command, tmp_path):

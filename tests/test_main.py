@@ -289,9 +289,9 @@ def test_a_killed_evaluation_goes_on(command, digits_run, monkeypatch):
     assert command(*where)[0] == 130
     monkeypatch.setattr(Evaluation, "_evaluate", evaluate)
     code, out, err = command(*where, "--seed", 6)      # another seed is another evaluation
-    assert code == 0 and "goes on" not in out, err
+    assert code == 0 and "continuing" not in out, err
     code, out, err = command(*where)
-    assert code == 0 and "goes on: 1 of 3 batches were done" in out, err
+    assert code == 0 and "continuing: 1 of 3 batches are done" in out, err
     assert (digits_run / "likelihood/summary.csv").read_bytes() == whole
 
 

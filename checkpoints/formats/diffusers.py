@@ -1,19 +1,19 @@
 """Import and export of the folders of diffusers' UNet2DModel, such as google/ddpm-cifar10-32 and google/ncsnpp-*.
 
-A folder holds config.json and the weights, diffusion_pytorch_model.safetensors or .bin, and beside them
-scheduler_config.json; a pipeline's has the two in unet/ and scheduler/. diffusers itself is never imported.
+A folder holds config.json, the weights (diffusion_pytorch_model.safetensors or .bin) and scheduler_config.json. In the
+folder of a pipeline they are in unet/ and scheduler/. diffusers itself is never imported.
 
-The network is a `UNet` where all blocks are DownBlock2D, AttnDownBlock2D, UpBlock2D and AttnUpBlock2D, and an `NCSNpp`
-with input_skip and output_skip where they are SkipDownBlock2D and so on. The modules correspond one to one, and besides
-their names differ in this:
+The network is a `UNet` if all blocks are DownBlock2D, AttnDownBlock2D, UpBlock2D and AttnUpBlock2D. It is an `NCSNpp` with
+input_skip and output_skip if they are SkipDownBlock2D and so on. The modules correspond one to one. Besides their names,
+they differ in this:
 
-    to_q, to_k, to_v (query, key, value in old files) are one convolution here, and the attention's matrices 1x1 kernels
-    flip_sin_to_cos    puts cosines before sines: the two halves of the first layer of time change places
+    to_q, to_k, to_v (query, key, value in old files) are one convolution here, and the attention's matrices are 1x1 kernels
+    flip_sin_to_cos    puts cosines before sines: the two halves of the first time layer change places
     Fourier embedding  gives sigma score = -eps before it is divided by sigma: the sign goes into the last convolutions
 
-The scheduler's betas are the chain "ddpm", whose indices are what the network is told of time; prediction_type is the
-parametrization. A ScoreSdeVeScheduler is the SDE "ve": the network is told sigma, of which a Fourier embedding takes the
-logarithm, and the data lie in [0, 1].
+The scheduler's betas are the chain "ddpm"; its indices are the network's time input, and prediction_type is the
+parametrization. A ScoreSdeVeScheduler is the SDE "ve": the network's time input is sigma, of which a Fourier embedding
+takes the logarithm, and the data lie in [0, 1].
 """
 
 import json
@@ -36,7 +36,7 @@ from scorefield.sde_lib.sde import SDE
 
 WEIGHTS = "diffusion_pytorch_model"
 WHOLE, MAYBE, NUMBER = (int,), (int, type(None)), (int, float)
-# The fields of UNet2DModel that a network here can follow: what a config.json without the field means, and the types.
+# The fields of UNet2DModel that a network here supports: the default if config.json lacks the field, and the types.
 FIELDS: dict[str, tuple[Any, tuple[type, ...]]] = {
     "sample_size": (None, (int, list, type(None))), "in_channels": (3, WHOLE), "out_channels": (3, WHOLE),
     "center_input_sample": (False, (bool,)), "time_embedding_dim": (None, MAYBE), "flip_sin_to_cos": (True, (bool,)),
@@ -46,25 +46,25 @@ FIELDS: dict[str, tuple[Any, tuple[type, ...]]] = {
     "attention_head_dim": (8, MAYBE), "norm_num_groups": (32, MAYBE), "attn_norm_num_groups": (None, MAYBE),
     "norm_eps": (1e-5, NUMBER), "num_train_timesteps": (None, MAYBE),
 }
-# And those of which it can follow some values: all of these, of which the first is meant without the field.
+# The fields of which only some values are supported. The first is the default if config.json lacks the field.
 CHOICES: dict[str, tuple[Any, ...]] = {
     "time_embedding_type": ("positional", "fourier"), "freq_shift": (0, 1), "downsample_padding": (1, 0),
     "mid_block_type": ("UNetMidBlock2D",), "downsample_type": ("conv",), "upsample_type": ("conv",),
     "act_fn": ("silu", "swish"), "resnet_time_scale_shift": ("default",), "add_attention": (True,),
     "class_embed_type": (None,), "num_class_embeds": (None,),
 }
-# Fields of schedulers that say another process than the betas do, and the value with which they do not.
+# Fields of schedulers that can change the process that the betas define, and the value with which they do not.
 PLAIN = {"rescale_betas_zero_snr": False, "use_flow_sigmas": False, "timestep_type": "discrete", "snr_shift_scale": 1.0}
 SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine", "sigmoid": "sigmoid"}
 PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
-# The SDEs that are a scheduler's, with what the network is told of time; of "ve" with the parametrization, and whether by a
-# Fourier embedding.
+# The SDEs that a scheduler can express, each with the network's time input.
 CHAINS = {("ddpm", "index"), ("vp", "999t"), ("cosine", "999t"), ("sigmoid", "999t")}
+# For the SDE "ve": time input, parametrization, and whether the embedding is Fourier's.
 VE_READINGS = {("log_sigma", "eps", True), ("sigma", "score", False)}
-# What an NCSNpp must be for UNet2DModel to have it.
+# The settings that an NCSNpp needs to fit into a UNet2DModel.
 SKIP = {"block": "biggan", "fir": True, "skip_rescale": True, "progressive_input": "input_skip",
         "progressive": "output_skip", "combine": "sum"}
-# Our names to theirs, one substitution after the other.
+# From our names to theirs, one substitution after the other.
 NAMES = [(re.compile(pattern), to) for pattern, to in (
     (r"^time\.0", "time_embedding.linear_1"), (r"^time\.2", "time_embedding.linear_2"), (r"^norm_out", "conv_norm_out"),
     (r"^fourier\.frequencies", "time_proj.weight"), (r"^middle\.1", "mid_block.attentions.0"),
@@ -78,7 +78,7 @@ OLD = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
 
 def recognises(path: Path) -> bool:
-    """Whether `path` is a folder of diffusers: a pipeline, or a model that says its class."""
+    """Whether `path` is a folder of diffusers: a pipeline, or a model whose config names its class."""
     try:
         return (path / "model_index.json").is_file() or (path / "unet/config.json").is_file() or (
             (path / "config.json").is_file() and "_class_name" in _json(path / "config.json"))
@@ -90,7 +90,7 @@ def recognises(path: Path) -> bool:
 
 
 def _keys(network: nn.Module, old: bool = False) -> dict[str, list[str]]:
-    """For the name of each of our parameters those of theirs that it is made of, joined in order."""
+    """For the name of each of our parameters, the names of theirs that are joined in order to make it."""
     last, keys = len(getattr(network, "up", ())) - 1, {}
     for name in network.state_dict():
         key = name.replace(f"up.{last}.head.norm", "norm_out").replace(f"up.{last}.head.conv", "conv_out")
@@ -103,33 +103,33 @@ def _keys(network: nn.Module, old: bool = False) -> dict[str, list[str]]:
 
 
 def _shape(name: str, ours: Sequence[int], parts: int) -> tuple[int, ...]:
-    """Of each of the parts of one of our parameters in their file."""
+    """The shape of each part of one of our parameters in their file."""
     matrix = name.endswith((".qkv.weight", ".out.weight"))
     return (ours[0] // parts, *ours[1:2 if matrix else None])
 
 
 def _turned(name: str, value: Tensor, flip: bool, negated: bool) -> Tensor:
-    """Halves of the embedding of time exchanged, and the sign of the output, either way."""
+    """Exchange the halves of the time embedding and change the sign of the output; the inverse is the same function."""
     if flip and name == "time.0.weight":
         return value.roll(value.shape[1] // 2, 1)
     return -value if negated and ".head.conv." in name else value
 
 
 def _read_weights(folder: Path) -> tuple[Weights, Path]:
-    """The tensors of a folder by their names, and the file that has them; ValueError as for `read`."""
+    """The tensors of a folder by name, and the file that holds them; raises ValueError as `read`."""
     path = folder / f"{WEIGHTS}.safetensors"
     if path.is_file():
         return read_safetensors(path)[0], path
     path = folder / f"{WEIGHTS}.bin"
     if not path.is_file():
         found = ", ".join(sorted(file.name for file in folder.glob(f"{WEIGHTS}*")))
-        others = f", but {found}; of files in shards and variants save a whole one (UNet2DModel's save_pretrained)"
+        others = f", but {found}; save shards and variants as one file (UNet2DModel's save_pretrained)"
         raise ValueError(f"{folder} has neither {WEIGHTS}.safetensors nor {WEIGHTS}.bin{others if found else ''}")
     state = read_pickle(path)
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         found = ", ".join(map(str, list(state)[:3])) if isinstance(state, dict) else type(state).__name__
-        raise ValueError(f"{path} is no mapping of names to tensors, as diffusers writes, but of {found or 'nothing'}; give "
-                         "the weights alone (a Lightning checkpoint has them under state_dict)")
+        raise ValueError(f"{path} is not a mapping of names to tensors, as diffusers writes it, but holds "
+                         f"{found or 'nothing'}; give the weights alone (a Lightning checkpoint has them under state_dict)")
     return state, path
 
 
@@ -139,11 +139,11 @@ def _read_weights(folder: Path) -> tuple[Weights, Path]:
 def read(folder: Path, config: Config | None = None) -> Checkpoint:
     """The checkpoint in a folder of diffusers.
 
-    config  what the folder does not tell: "shape" where sample_size is missing; "sde", and of "model" what the network is
-            told and gives, where there is no scheduler
+    config  what the folder does not store: "shape" if sample_size is missing; if there is no scheduler, "sde", and the
+            time input and parametrization of "model"
 
-    Raises FileNotFoundError where there is no config.json, and ValueError of one line: a file that is truncated, altered
-    or would run code, a setting that no network here follows, keys or shapes that do not fit.
+    Raises FileNotFoundError if there is no config.json, and a ValueError of one line if a file is truncated, altered or
+    would run code, if a setting is not supported, or if keys or shapes do not fit.
     """
     folder, given = Path(folder), config or {}
     place, scheduler = _places(folder)
@@ -162,8 +162,8 @@ def read(folder: Path, config: Config | None = None) -> Checkpoint:
         untold = ("parametrization", "time_input", "input_std")
         wanted = {"model": {k: v for k, v in (given.get("model") or {}).items() if k not in untold}}
     else:
-        raise ValueError(f"{folder} has no scheduler_config.json, which tells the chain; put it beside config.json, or say "
-                         "which it is, such as sde.name=ddpm, sde.schedule=linear and sde.steps=1000")
+        raise ValueError(f"{folder} has no scheduler_config.json, which defines the chain; put it beside config.json, or "
+                         "set the chain, such as sde.name=ddpm, sde.schedule=linear and sde.steps=1000")
     told = merged(told, process)
     require_agreement(told, wanted, folder)
     resolved = merged(told, given)
@@ -173,11 +173,11 @@ def read(folder: Path, config: Config | None = None) -> Checkpoint:
         raise ValueError(f"{folder}: no denoiser has these settings: {error}") from None
     tensors, path = _read_weights(place)
     if "time_proj.W" in tensors and torch.equal(tensors["time_proj.W"], tensors.get("time_proj.weight", torch.empty(0))):
-        del tensors["time_proj.W"]      # old files have the frequencies twice
+        del tensors["time_proj.W"]      # old files hold the frequencies twice
     shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
     keys = _keys(network, old=any(key.endswith(".proj_attn.weight") for key in tensors))
     expected = {key: _shape(name, shapes[name], len(parts)) for name, parts in keys.items() for key in parts}
-    require_fit(expected, tensors, path, "give no settings of the model but its own, or fetch it again "
+    require_fit(expected, tensors, path, "give only the settings of this model, or fetch it again "
                 "with the config.json that belongs to it")
     joined = {name: torch.cat([tensors[key].float() for key in parts]).reshape(shapes[name]) for name, parts in keys.items()}
     flip = fields["flip_sin_to_cos"] and not fourier
@@ -189,14 +189,14 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _places(folder: Path) -> tuple[Path, Path | None]:
-    """Where config.json and the weights are, and the scheduler's config, if any."""
+    """The folder of config.json and the weights, and the path of the scheduler's config, if any."""
     index = _json(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
     parts = {name for name, value in index.items() if isinstance(value, list) and any(value)}
     if others := sorted(parts - {"unet", "scheduler"}):
         raise ValueError(f"{folder} is a pipeline with {', '.join(others)}; only a unet and a scheduler can be imported")
     place = folder / "unet" if (folder / "unet/config.json").is_file() else folder
     if not (place / "config.json").is_file():
-        raise FileNotFoundError(f"{folder} has no config.json of a UNet2DModel, nor has a folder unet in it")
+        raise FileNotFoundError(f"{folder} has no config.json of a UNet2DModel, and no folder unet with one")
     schedulers = folder / "scheduler_config.json", folder / "scheduler/scheduler_config.json"
     return place, next((path for path in schedulers if path.is_file()), None)
 
@@ -207,7 +207,7 @@ def _require(path: Path, field: str, value: Any, *allowed: Any) -> None:
 
 
 def _fields(path: Path) -> dict[str, Any]:
-    """All fields of UNet2DModel from its config.json; ValueError for one that no network here follows."""
+    """All fields of UNet2DModel from its config.json; ValueError for a value that is not supported."""
     config = _json(path)
     _require(path, "_class_name", config.get("_class_name"), "UNet2DModel")
     for field, value in config.items():
@@ -224,13 +224,13 @@ def _fields(path: Path) -> dict[str, Any]:
 
 
 def _size(fields: Config, given: Config, place: Path) -> int:
-    """Height and width of the pictures, as told, or else as given."""
+    """Height and width of the pictures: those of config.json if it has them, else those given."""
     size = fields["sample_size"]
     size = size[0] if isinstance(size, list) and len(size) == 2 and size[0] == size[1] else size
     if size is None:
         size = given["shape"][-1] if given.get("shape") else (given.get("data") or {}).get("image_size")
     if not isinstance(size, int) or size < 1:
-        raise ValueError(f"{place / 'config.json'}: sample_size = {size!r:.100} is no size of square pictures; give "
+        raise ValueError(f"{place / 'config.json'}: sample_size = {size!r:.100} is not the size of square pictures; give "
                          "data.image_size")
     return size
 
@@ -264,31 +264,31 @@ def _network(fields: Config, size: int, path: Path) -> dict[str, Any]:
     _require(path, "mid_block_scale_factor", round(float(fields["mid_block_scale_factor"]), 6), round(math.sqrt(2), 6))
     norms = [("norm_num_groups", width) for width in (widths[0], widths[-1])]
     for field, width in [*norms, ("attn_norm_num_groups", widths[-1])]:
-        _require(path, field, fields[field], None, min(32, width // 4))      # as all other norms have, whatever it says
+        _require(path, field, fields[field], None, min(32, width // 4))      # its other norms have this, whatever is set
     if few := [w for w, kind in zip(widths, kinds, strict=True) if "Attn" in kind and w < 128]:
-        raise ValueError(f"{path}: block_out_channels = {few[0]} of an AttnSkipDownBlock2D cannot be imported, only 128 and "
-                         "more, where its norms have 32 groups here, too")
+        raise ValueError(f"{path}: block_out_channels = {few[0]} of an AttnSkipDownBlock2D cannot be imported, only 128 or "
+                         "more, since only then its norms have 32 groups here as well")
     return {"network": "ncsnpp", **common, **SKIP, "embedding": fields["time_embedding_type"]}
 
 
 def _process(path: Path, fourier: bool) -> dict[str, Any]:
-    """The SDE, and how the network is read, from a scheduler's config."""
+    """The SDE, and the network's time input and parametrization, from a scheduler's config."""
     config = _json(path)
 
     def number(field: str, kinds: tuple[type, ...] = NUMBER) -> float:
         if type(value := config.get(field)) not in kinds:
-            raise ValueError(f"{path}: {field} = {value!r:.100} is no number; it is damaged, or of a scheduler that has no "
-                             "betas: put a DDPMScheduler's there")
+            raise ValueError(f"{path}: {field} = {value!r:.100} is not a number; the file is damaged, or its scheduler has "
+                             "no betas: put the file of a DDPMScheduler there")
         try:
             return float(config[field])
         except OverflowError:
-            raise ValueError(f"{path}: {field} is no number that fits; it is damaged") from None
+            raise ValueError(f"{path} is damaged: {field} is too large a number; fetch it again") from None
 
     if config.get("_class_name") == "ScoreSdeVeScheduler":
         time_input, parametrization, _ = next(way for way in VE_READINGS if way[2] == fourier)
         return {"sde": {"name": "ve", "sigma_min": number("sigma_min"), "sigma_max": number("sigma_max")},
                 "model": {"parametrization": parametrization, "time_input": time_input}, "data": {"low": 0.0, "high": 1.0}}
-    if fourier:      # which UNet2DModel divides by what it is told of time
+    if fourier:      # UNet2DModel divides its output by its time input
         _require(path, "_class_name", config.get("_class_name"), "ScoreSdeVeScheduler")
     for field, value in PLAIN.items():
         _require(path, field, config.get(field, value), value)
@@ -310,11 +310,11 @@ def _process(path: Path, fourier: bool) -> dict[str, Any]:
 
 
 def write(checkpoint: Checkpoint, folder: Path, ema: bool = True) -> str:
-    """A folder laid out as google/ddpm-cifar10-32, for DDPMPipeline, or ScoreSdeVePipeline for the SDE "ve".
+    """Write a folder laid out as google/ddpm-cifar10-32, for DDPMPipeline, or ScoreSdeVePipeline for the SDE "ve".
 
-    Weights are the averaged ones, or else the raw ones. The folder is there whole or not at all. Raises ValueError, before
-    anything is written, where it is there already and not empty, and with the settings that UNet2DModel or the schedulers
-    cannot express. Returns what of the data it does not hold, if anything.
+    It gets the averaged weights, or the raw ones if `ema` is False. The folder is written whole or not at all. Raises
+    ValueError, before anything is written, if the folder exists and is not empty, and for settings that UNet2DModel or the
+    schedulers cannot express. Returns what the folder does not store about the data, or "".
     """
     folder, denoiser = Path(folder), checkpoint.denoiser(ema)
     fields = _exported_network(checkpoint.config)
@@ -335,7 +335,7 @@ def write(checkpoint: Checkpoint, folder: Path, ema: bool = True) -> str:
         for name, content in contents.items():
             (temporary / name).write_bytes(content)
     levels = checkpoint.config.get("levels", 256)
-    return f"it does not hold that the data have {levels} levels" if levels != 256 else ""
+    return f"it does not store that the data have {levels} levels" if levels != 256 else ""
 
 
 def _refusal(section: str, field: str, value: Any, reason: str) -> ValueError:
@@ -343,23 +343,23 @@ def _refusal(section: str, field: str, value: Any, reason: str) -> ValueError:
 
 
 def _exported_network(config: Config) -> dict[str, Any]:
-    """config.json of the UNet2DModel."""
+    """The content of the UNet2DModel's config.json."""
     kind = config["model"]["network"]
     if kind not in ("unet", "ncsnpp"):
-        raise _refusal("model", "network", kind, "a UNet2DModel holds unet, and ncsnpp with progressive_input=input_skip")
+        raise _refusal("model", "network", kind, "a UNet2DModel can be unet, or ncsnpp with progressive_input=input_skip")
     settings, skip = complete(config)["model"], kind == "ncsnpp"
     channels, size, _ = config["shape"]
     widths = [settings["width"] * m for m in settings["multipliers"]]
     attended = [size >> level in settings["attention_resolutions"] for level in range(len(widths))]
     if settings["multipliers"][0] != 1:
-        raise _refusal("model", "multipliers", settings["multipliers"], "a UNet2DModel's begin with 1")
+        raise _refusal("model", "multipliers", settings["multipliers"], "those of a UNet2DModel begin with 1")
     for field, value in (SKIP | {"groups": None, "last_label": None}).items() if skip else ():
         if settings[field] != value:
             raise _refusal("model", field, settings[field], f"a UNet2DModel has only {value!r}")
     if skip and channels != 3:
         raise _refusal("data", "channels", channels, "a UNet2DModel's progressive input and output have 3 channels")
     if skip and any(at and w < 128 for w, at in zip(widths, attended, strict=True)):
-        raise _refusal("model", "width", widths[0], "a UNet2DModel's attention to less than 128 channels has other norms")
+        raise _refusal("model", "width", widths[0], "a UNet2DModel has other norms in attention with under 128 channels")
     kinds = [f"{'Attn' * at}{'Skip' * skip}DownBlock2D" for at in attended]
     return {
         "_class_name": "UNet2DModel", "act_fn": "silu", "attention_head_dim": settings["attention_head_dim"],
@@ -375,22 +375,22 @@ def _exported_network(config: Config) -> dict[str, Any]:
 
 
 def _exported_process(config: Config, sde: SDE, fourier: bool) -> tuple[str, dict[str, Any]]:
-    """The pipeline's class, and scheduler_config.json."""
+    """The pipeline's class, and the content of scheduler_config.json."""
     model, data, name = config["model"], config.get("data") or {}, config["sde"]["name"]
     time_input, parametrization = model["time_input"], model["parametrization"]
     exploding = name == "ve" and (time_input, parametrization, fourier) in VE_READINGS
     chain = (name, time_input) in CHAINS and parametrization in PREDICTIONS.values() and not fourier
     if not exploding and not chain:
         place = ("sde", "name", name) if name in ("subvp", "smld") else ("model", "time_input", time_input)
-        raise _refusal(*place, f"no scheduler has {name} with {time_input}, {parametrization} and "
-                       f"{'Fourier' if fourier else 'positional'} embedding; they have ddpm with index, and vp, cosine and "
-                       "sigmoid with 999t, of eps, x0 or v, positional; and ve with log_sigma, eps, Fourier, or with sigma, "
-                       "score, positional")
+        raise _refusal(*place, f"no scheduler can express {name} with {time_input}, {parametrization} and "
+                       f"{'Fourier' if fourier else 'positional'} embedding; they can express ddpm with index, and vp, "
+                       "cosine and sigmoid with 999t, each with eps, x0 or v, positional; and ve with log_sigma, eps, "
+                       "Fourier, or with sigma, score, positional")
     if model.get("input_std") is not None:
-        raise _refusal("model", "input_std", model["input_std"], "diffusers' pipelines show the network x itself")
+        raise _refusal("model", "input_std", model["input_std"], "diffusers' pipelines give x to the network unscaled")
     ends = data.get("low", -1.0), data.get("high", 1.0)
     if ends != (0.0 if exploding else -1.0, 1.0):
-        raise _refusal("data", "low, data.high", ends, "diffusers' pipeline takes the data to lie in "
+        raise _refusal("data", "low, data.high", ends, "diffusers' pipeline assumes that the data lie in "
                        f"[{0 if exploding else -1}, 1]")
     settings = {field: value for field, value in complete(config)["sde"].items() if field != "name"}
     if exploding:
@@ -409,9 +409,9 @@ def _exported_process(config: Config, sde: SDE, fourier: bool) -> tuple[str, dic
 
 
 def _betas_of_labels(sde: SDE) -> list[float]:
-    """Of the chain whose index i is the label 999 t that a network was told: t = i / 999, from t_min for 0.
+    """The betas of the chain whose index i is the label 999 t of the network: t = i / 999, and t_min for i = 0.
 
-    So nothing is approximated but at i = 0, where the network is told 0 instead of 999 t_min = 0.01.
+    The chain is exact except at i = 0, where the network gets the label 0 instead of 999 t_min = 0.01.
     """
     log_alpha = sde.log_alpha((torch.arange(1000, dtype=torch.float64) / 999).clamp(min=sde.t_min))
     return (-torch.expm1(2 * torch.diff(log_alpha, prepend=log_alpha.new_zeros(1)))).tolist()

@@ -1,7 +1,7 @@
-"""Pickles of torch.save from elsewhere, of which only tensors and plain values are read, and no code runs.
+"""Read torch.save pickles of other programs: only tensors and plain values, and no code runs.
 
-Of NumPy a scalar number alone is let through, which becomes a Python number: published checkpoints have such a learning
-rate. torch's own safe loader does the rest.
+NumPy scalars are read too, as Python numbers, since published checkpoints store a learning rate as one. torch's own safe
+loader does the rest.
 """
 
 import pickle
@@ -17,7 +17,7 @@ import torch
 
 
 class _NumberType:
-    """Stands for numpy.dtype in a pickle: the type of one number, "f8" say."""
+    """Replaces numpy.dtype in a pickle: the type of one number, such as "f8"."""
 
     def __init__(self, code: str, align: bool = False, copy: bool = False):
         self.type = np.dtype(code if code[:1] in ("f", "i", "u", "b") else "V")
@@ -30,20 +30,20 @@ class _NumberType:
 
 
 def _number(kind: Any, data: bytes) -> float | int | bool:
-    """Stands for numpy's `scalar`: a Python number from its type and bytes."""
+    """Replaces numpy's `scalar`: a Python number from its type and bytes."""
     if not isinstance(kind, _NumberType) or not isinstance(data, bytes) or len(data) != kind.type.itemsize:
         raise ValueError("a damaged NumPy scalar")
     return np.frombuffer(data, kind.type)[0].item()
 
 
 def _latin1(text: str, encoding: str) -> bytes:
-    """Stands for codecs.encode, by which a pickle of protocol 2 writes bytes."""
+    """Replaces codecs.encode, with which a pickle of protocol 2 writes bytes."""
     if encoding != "latin1":
         raise ValueError(f"bytes in the encoding {encoding!r:.20}")
     return text.encode("latin1")
 
 
-# The only names besides torch's own that a file may use, and what is called in their place.
+# The only names that a file may use besides torch's own, and what replaces them.
 _ALLOWED: list[Any] = [
     (_number, "numpy.core.multiarray.scalar"), (_number, "numpy._core.multiarray.scalar"), (_NumberType, "numpy.dtype"),
     (_latin1, "_codecs.encode"),
@@ -51,15 +51,15 @@ _ALLOWED: list[Any] = [
 
 
 def read_pickle(path: Path) -> Any:
-    """What a file of torch.save holds, on the CPU; no code of it runs.
+    """The content of a torch.save file, on the CPU. No code in the file runs.
 
-    Raises OSError where it cannot be read; ValueError for a truncated, altered or foreign file, or one that would run
-    code or asks for anything besides tensors and plain values.
+    Raises OSError if the file cannot be read; ValueError if it is truncated, altered or of another kind, if it would run
+    code, or if it holds anything but tensors and plain values.
     """
     with open(path, "rb") as file:
         if file.read(1) not in (b"P", b"\x80"):      # a zip archive, or a pickle
-            raise ValueError(f"{path} is truncated, altered or no checkpoint (torch.save writes no such file); fetch it "
-                             "again, or give it the suffix of its own format")
+            raise ValueError(f"{path} is truncated, altered or not a checkpoint (torch.save does not write such files); "
+                             "fetch it again, or give it the suffix of its own format")
         try:
             if zipfile.is_zipfile(file):
                 with zipfile.ZipFile(file) as archive:
@@ -67,16 +67,16 @@ def read_pickle(path: Path) -> Any:
                         raise ValueError(f"the checksum of {damaged} does not match")
             file.seek(0)
             with torch.serialization.safe_globals(_ALLOWED), warnings.catch_warnings():
-                warnings.simplefilter("ignore")      # of a foreign pickle's protocol
+                warnings.simplefilter("ignore")      # about the protocol of another program's pickle
                 state = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:      # the reader of damaged archives raises errors of every type
             text = " ".join(str(error).split()).partition("WeightsUnpickler error: ")
             reason = (text[2] or text[0]).partition(" Please ")[0]
             asked = re.search(r"(?:GLOBAL|class|function) ([\w.]*\w)", reason)
             if isinstance(error, pickle.UnpicklingError) and asked:
-                raise ValueError(f"{path} is refused, and nothing of it was run: its pickle asks for {asked[1]}, and only "
-                                 "tensors, plain values and NumPy numbers are read; ask its author for one of those alone"
+                raise ValueError(f"{path} is refused, and nothing of it was run: its pickle uses {asked[1]}, but only "
+                                 "tensors, plain values and NumPy numbers are read; ask its author for a file of those alone"
                                  ) from None
-            raise ValueError(f"{path} is truncated, altered or no checkpoint "
+            raise ValueError(f"{path} is truncated, altered or not a checkpoint "
                              f"({textwrap.shorten(reason, 100) or type(error).__name__}); fetch it again") from None
     return state

@@ -1,7 +1,6 @@
-"""The folder of a run: config.json, and checkpoints/step_00001000.pt, each there whole or not at all.
+"""The folder of a run: config.json, and checkpoints/step_00001000.pt, each written whole or not at all.
 
-Nothing but tensors and plain values is ever unpickled, and what was altered is refused: each checkpoint carries the
-digest of all the rest.
+Only tensors and plain values are unpickled. Each checkpoint holds a checksum of its content, and an altered one is refused.
 """
 
 import json
@@ -16,12 +15,12 @@ from scorefield.numerics.files import DIGEST, digest, new_folder, read_json, wri
 
 
 def recognises(path: Path) -> bool:
-    """Whether `path` is a run's folder, or one of its checkpoints."""
+    """Whether `path` is a run's folder or one of its checkpoints."""
     return _has_config(path) or _run_of(path) is not None
 
 
 def _has_config(folder: Path) -> bool:
-    """Whether a folder's config.json is a run's, be it damaged, and not another program's."""
+    """Whether a folder's config.json belongs to a run, not to another program. A damaged one counts as a run's."""
     try:
         return (folder / "config.json").is_file() and "sde" in read_json(folder / "config.json")
     except ValueError:
@@ -40,27 +39,27 @@ def newest_checkpoint(run: Path) -> Path | None:
 
 
 def read_config(run: Path) -> dict[str, Any]:
-    """config.json of a run's folder as nested dictionaries; FileNotFoundError or ValueError with the reason."""
+    """config.json of a run's folder as nested dictionaries; FileNotFoundError or ValueError if it is missing or damaged."""
     path = run / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{run} is not the folder of a run: it has no config.json")
     config = read_json(path)
     require_whole(config, path)
     if not isinstance(config.get("config"), str):
-        raise ValueError(f"{path} is damaged: it has no name of a config")
+        raise ValueError(f"{path} is damaged: it does not name its config")
     return config
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """What a checkpoint file holds, on the CPU, after comparing it with its digest: torch itself reads flipped bytes in
-    silence. Raises ValueError for a truncated, altered or foreign file.
+    """The content of a checkpoint file, on the CPU, after comparing it with its checksum: torch itself does not notice
+    flipped bytes. Raises ValueError if the file is truncated, altered or of another program.
     """
-    advice = "delete it to go on from the one before"
-    with open(path, "rb") as file:      # what the system refuses is its own error
+    advice = "delete it to continue from the checkpoint before it"
+    with open(path, "rb") as file:      # if the system refuses, its own error is raised
         try:
             state = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:      # the reader of damaged archives raises errors of every type
-            raise ValueError(f"checkpoint {path} is truncated, damaged or none ({textwrap.shorten(str(error), 100)}); "
+            raise ValueError(f"{path} is truncated, damaged or not a checkpoint ({textwrap.shorten(str(error), 100)}); "
                              f"{advice}") from None
     written = state.pop(DIGEST, None) if isinstance(state, dict) else None
     if written is None:
@@ -83,7 +82,7 @@ def write_checkpoint(run: Path, step: int, state: dict[str, Any], keep: int) -> 
 
 
 def read(path: Path, config: Config | None = None) -> Checkpoint:
-    """A run's newest checkpoint, or the one at `path`; ValueError where the run contradicts `config`."""
+    """A run's newest checkpoint, or the one at `path`; ValueError if the run contradicts `config`."""
     run = _run_of(path) or path
     stored = read_config(run)
     checkpoint = path if path != run else newest_checkpoint(run)
@@ -95,18 +94,18 @@ def read(path: Path, config: Config | None = None) -> Checkpoint:
     try:
         optimizer = state["optimizer"]
         if optimizer is not None and not ({"state", "param_groups"} <= set(optimizer) and optimizer["param_groups"]):
-            raise ValueError("no state of Adam")
+            raise ValueError("not a state of Adam")
         return Checkpoint(stored, state["ema"], state["network"], int(state["step"]), int(state["ema_updates"]),
                           optimizer, source=place)
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{place} lacks what a checkpoint has ({type(error).__name__}: {error})") from None
+        raise ValueError(f"{place} is damaged: it lacks a part of a checkpoint ({type(error).__name__}: {error})") from None
 
 
 def write(checkpoint: Checkpoint, run: Path, ema: bool = True) -> str:
-    """A run that training goes on with, in a folder that is not there yet or empty, and then there whole or not at all.
+    """Write a run that training can continue, whole or not at all, to a folder that does not exist yet or is empty.
 
-    Where the checkpoint has one set of weights, or `ema` is not set, the average starts from the weights in training.
-    Returns "", as it holds all.
+    If the checkpoint has one set of weights, or `ema` is False, the average starts from the raw weights. Returns "", since
+    a run holds everything.
     """
     state = {"step": checkpoint.step, "seconds": 0.0, "network": checkpoint.weights(ema=False),
              "ema": checkpoint.weights(ema), "ema_updates": checkpoint.ema_updates, "optimizer": checkpoint.optimizer}

@@ -1,8 +1,7 @@
-"""Checkpoints of score_sde_pytorch (Song et al. 2021), both ways: raw and averaged weights, with their training state.
+"""Read and write checkpoints of score_sde_pytorch (Song et al. 2021): raw and averaged weights, and the training state.
 
-Such a file is a pickle of {optimizer, model, ema, step}; score_sde_layout.py says where in it each of our parameters stands,
-and which network its names and shapes tell. Nothing but tensors and plain values is unpickled; of NumPy a scalar number
-only, which becomes a Python float.
+A file is a pickle of {optimizer, model, ema, step}. score_sde_layout.py maps its keys to our parameters and infers the
+network from names and shapes. Only tensors, plain values and NumPy scalars (as Python numbers) are unpickled.
 """
 
 import math
@@ -54,21 +53,24 @@ def _read_state(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or not {"model", "ema", "step"} <= set(state):
         found = ", ".join(map(str, list(state)[:6])) if isinstance(state, dict) else type(state).__name__
         advice = "fetch it again" if isinstance(state, dict) and "model" in state else \
-            "save a Lightning checkpoint or a bare state_dict anew in that layout"
-        raise ValueError(f"{path} is no checkpoint of score_sde_pytorch: expected the keys optimizer, model, ema, step, "
+            "save a Lightning checkpoint or a bare state_dict in that layout first"
+        raise ValueError(f"{path} is not a checkpoint of score_sde_pytorch: expected the keys optimizer, model, ema, step, "
                          f"found {found or 'none'}; {advice}")
     return state
 
 
 def _model_tensors(state: Mapping[str, Any], path: str | Path) -> dict[str, Tensor]:
-    """The tensors of the file's network in its own order, less DataParallel's `module.`; ValueError for another one."""
+    """The tensors of the file's network in its own order, without DataParallel's prefix `module.`.
+
+    Raises ValueError for the network of another program.
+    """
     model = state["model"]
     require_dense(model, path)
     tensors = {key.removeprefix("module."): value for key, value in model.items()}
     if len(tensors) != len(model) or not any(key.startswith("all_modules.") for key in tensors):
-        raise ValueError(f"{path} holds another network than score_sde_pytorch's: expected keys such as "
+        raise ValueError(f"{path} does not hold a network of score_sde_pytorch: expected keys such as "
                          f"module.all_modules.0.weight, found {', '.join(list(model)[:3]) or 'none'}; "
-                         "take off any prefix but `module.`")
+                         "remove any prefix but `module.`")
     return tensors
 
 
@@ -85,12 +87,12 @@ def _field(config: Mapping[str, Any], section: str, name: str) -> Any:
 def config_of_reference(config: Mapping[str, Any]) -> dict[str, Any]:
     """Our config {sde, model, data, shape, reduce_mean} from a configuration of score_sde_pytorch {model, data, training}.
 
-    Raises ValueError where it asks for what no published network uses.
+    Raises ValueError for a setting that no published network uses.
     """
     network = _field(config, "model", "name")
     if network not in ("ddpm", "ncsnpp"):
         raise ValueError(f"cannot import the network {network!r}; choose from ddpm, ncsnpp")
-    ddpm, model = network == "ddpm", config["model"]      # which reads fewer settings there
+    ddpm, model = network == "ddpm", config["model"]      # the reference's ddpm reads fewer settings
     data, needed = partial(_field, config, "data"), partial(_field, config, "model")
 
     def of(name: str, default: Any) -> Any:
@@ -144,37 +146,37 @@ def _time_input(sde: str, embedding: str | None) -> str:
 
 
 def _told(tensors: Mapping[str, Tensor], given: Config, path: Path) -> dict[str, Any]:
-    """What the file tells of the config, beside what is given, and the published values of what neither does."""
+    """The config that the file implies, with published values for what neither the file nor `given` sets."""
     wanted = {k: v for k, v in given.get("model", {}).items() if v is not None}
     data = given.get("data", {})
     size: Any = given["shape"][-1] if "shape" in given else data.get("image_size")
     if size is not None and size < 1 or len({*given.get("shape", [1, 1, 1])[1:]}) != 1:
-        raise ValueError(f"{path} is of square pictures, which have no shape {given.get('shape', size)} "
+        raise ValueError(f"{path} takes square pictures, got the shape {given.get('shape', size)} "
                          "(data.image_size)")
     settings: dict[str, Any] = {}
     try:
         settings = infer_settings(tensors)
     except ValueError as error:
         if size is None or not {"width", "multipliers", "num_blocks"} <= set(wanted):
-            raise ValueError(f"{path} does not tell its network ({error}); fetch it again, or give all settings and the "
-                             "size of the pictures to see which keys differ (data.image_size)") from None
+            raise ValueError(f"the network of {path} cannot be inferred ({error}); fetch it again, or give all settings and "
+                             "the size of the pictures to see which keys differ (data.image_size)") from None
         shape = list(given.get("shape") or (data.get("channels") or 3, size, size))
     else:
         known = settings.pop("image_size")
         size = size or known
         if size is None:
-            raise ValueError(f"{path} does not tell the size of its pictures; give data.image_size")
-        shape = [settings.pop("channels"), size, size]      # the file tells the attention's level, not its resolution
+            raise ValueError(f"{path} does not store the size of its pictures; give data.image_size")
+        shape = [settings.pop("channels"), size, size]      # the file implies the level of attention, not its resolution
         settings["attention_resolutions"] = tuple(r * size // known for r in settings["attention_resolutions"])
     embedding = wanted.get("embedding", settings.get("embedding"))
     name = given.get("sde", {}).get("name") or ("ve" if embedding == "fourier" else "vp")
     if embedding == "fourier" and name not in EXPLODING:
-        raise ValueError(f"{path}: a network with Fourier embedding is imported for the VE SDE only, got {name!r} "
+        raise ValueError(f"{path}: a network with Fourier embedding can be imported only for the VE SDE, got {name!r} "
                          "(sde.name)")
     if embedding != "fourier" and name == "ve":
         raise ValueError(f"{path}: a variance-exploding network with positional embedding was trained at the indices of a "
-                         "chain; say sde.name = smld")
-    sigmas = tensors.get("sigmas", torch.empty(0))      # there are as many as a chain has steps, whatever the SDE
+                         "chain; set sde.name = smld")
+    sigmas = tensors.get("sigmas", torch.empty(0))      # one for each step of the chain, under every SDE
     scales = len(sigmas) if sigmas.ndim == 1 else 0
     sde: dict[str, Any] = {"name": name} | ({"steps": scales} if name == "ddpm" and scales else {})
     if name in EXPLODING:
@@ -187,36 +189,36 @@ def _told(tensors: Mapping[str, Tensor], given: Config, path: Path) -> dict[str,
 
 
 def _last_label(sde: Config, embedding: str | None) -> int | None:
-    """Of SMLD's chain, whose labels count down; a Fourier embedding is told sigma."""
+    """The last label of SMLD's chain, whose labels count down. A Fourier embedding takes sigma and has no labels."""
     return sde["steps"] - 1 if sde["name"] == "smld" and embedding != "fourier" else None
 
 
 def _sigmas(sigmas: Tensor, given: Config, name: str, path: Path) -> dict[str, Any]:
-    """The settings of a variance-exploding SDE that the file's sigmas tell, or else those given."""
+    """The settings of a variance-exploding SDE from the file's sigmas, or from `given` if the file has none."""
     fields = ("sigma_min", "sigma_max", *(["steps"] if name == "smld" else []))
     if sigmas.ndim != 1 or len(sigmas) < 2:
         if missing := [field for field in fields if given.get(field) is None]:
-            raise ValueError(f"{path} does not tell its {' and '.join(missing)} (no key sigmas); give "
+            raise ValueError(f"{path} does not store its {' and '.join(missing)} (no key sigmas); give "
                              + " and ".join(f"sde.{field}" for field in missing))
         return {field: given[field] for field in fields}
     told: dict[str, Any] = {"steps": len(sigmas)} if name == "smld" else {}
     ends = sorted((float(sigmas[0]), float(sigmas[-1])))
     for field, end in zip(("sigma_min", "sigma_max"), ends, strict=True):
-        value, wanted = float(f"{end:.7g}"), given.get(field)      # exp(log(50)) is not 50, and the file may be in float32
+        value, wanted = float(f"{end:.7g}"), given.get(field)      # exp(log(50)) is not 50, and the file may hold float32
         told[field] = wanted if wanted is not None and math.isclose(wanted, value, rel_tol=1e-6) else value
     return told
 
 
 def read(path: Path, config: Config | None = None) -> Checkpoint:
-    """The checkpoint in a .pth, as a denoiser that predicts eps, with all that training needs to go on.
+    """The checkpoint in a .pth, as a denoiser that predicts eps, with all that training needs to continue.
 
-    config  what the file does not tell: {"data": {"image_size"}}, "model" (see `infer_settings`) and "sde". Without it a
-            network with Fourier embedding is of the VE SDE with the file's sigmas, any other of the VP SDE; "ddpm" and
-            "smld" are for those trained in discrete time. Data lie in [0, 1] for "ve" and "smld", else in [-1, 1].
-            "reduce_mean" says whether the loss was the mean over a picture, or else half the sum, see `loss_ratio`
+    config  what the file does not store: {"data": {"image_size"}}, "model" (see `infer_settings`) and "sde". Without "sde",
+            a network with Fourier embedding has the VE SDE with the file's sigmas, any other the VP SDE; "ddpm" and "smld"
+            are for networks trained in discrete time. Data lie in [0, 1] for "ve" and "smld", else in [-1, 1].
+            "reduce_mean": True if the loss was the mean over a picture, False if it was half the sum, see `loss_ratio`
 
-    Raises OSError, or ValueError of one line: a file that is truncated, altered, foreign or would run code, or keys and
-    shapes that do not fit.
+    Raises OSError if the file cannot be read, and a ValueError of one line if it is truncated, altered, of another program
+    or would run code, or if keys and shapes do not fit.
     """
     path, given = Path(path), config or {}
     state = _read_state(path)
@@ -231,7 +233,7 @@ def read(path: Path, config: Config | None = None) -> Checkpoint:
         network = outline(resolved)
     except ValueError as error:
         raise ValueError(f"{path}: no network has these settings: {error}") from None
-    assert isinstance(network, NCSNpp)      # as agreed above
+    assert isinstance(network, NCSNpp)      # checked by require_agreement
     plan = sources(network, negated=resolved["sde"]["name"] in EXPLODING)
     shapes = {name: parameter.shape for name, parameter in network.named_parameters()}
     require_fit({key: source.shape(shapes[name]) for name, source in plan.items() for key in source.keys},
@@ -250,19 +252,19 @@ def read(path: Path, config: Config | None = None) -> Checkpoint:
         optimizer = rescaled(optimizer, unit)
         adams = adams_settings(optimizer, step)
     except (ArithmeticError, LookupError, TypeError, ValueError):
-        raise ValueError(f"{path} is damaged: its step, ema decay, num_updates or Adam's settings are no numbers") from None
+        raise ValueError(f"{path} is damaged: its step, ema decay, num_updates or Adam's settings are not numbers") from None
     if not (0 <= step < 2**53 and 0 <= updates < 2**53 and 0 <= decay < 1):
-        raise ValueError(f"{path} is damaged: its step is {step:.3g}, its averages' decay {decay} after {updates:.3g} "
-                         "updates")
+        raise ValueError(f"{path} is damaged: its step is {step:.3g}, the decay of its averages is {decay} after "
+                         f"{updates:.3g} updates")
     training = {"ema_decay": decay, "grad_clip": unit} | adams | given.get("training", {})      # theirs is clipped at 1
-    note = "its pictures' size is guessed from where the network attends (data.image_size)"
+    note = "the size of its pictures is guessed from the level of attention (data.image_size)"
     return Checkpoint(merged(resolved, {"training": training}), _named(plan, tensors | shadow), _named(plan, tensors), step,
                       updates, optimizer, str(path),
                       "" if "shape" in given or given.get("data", {}).get("image_size") else note)
 
 
 def _own_settings(tensors: Mapping[str, Tensor], wanted: Config) -> str:
-    """What the file tells of its network otherwise than `wanted`, for a message; nothing where it tells none."""
+    """The inferred settings that differ from `wanted`, for a message; "" if none can be inferred."""
     try:
         told = infer_settings(tensors)
     except ValueError:
@@ -290,11 +292,11 @@ def _shadow(ema: Any, weights: list[Tensor], path: Path) -> list[Tensor]:
 
 
 def write(checkpoint: Checkpoint, path: Path, ema: bool = True) -> str:
-    """A .pth that score_sde_pytorch restores: its names and order, both sets of weights and Adam's state.
+    """Write a .pth that score_sde_pytorch restores: its names and order, both sets of weights and Adam's state.
 
-    ema  the averages are the averaged weights, or else the raw ones
-    Returns what reading it back needs to be told, if anything, as words such as sde.name=smld.
-    Raises ValueError for a network that it does not have, and for an SDE other than its own.
+    ema  whether its averages are the averaged weights; if False, the raw ones
+    Returns the fields that must be given to read it back, such as sde.name=smld, or "".
+    Raises ValueError for a network or an SDE that score_sde_pytorch does not have.
     """
     config = complete(checkpoint.config)
     _require_expressible(config)
@@ -326,7 +328,9 @@ def write(checkpoint: Checkpoint, path: Path, ema: bool = True) -> str:
 
 
 def _untold(config: Config, tensors: Mapping[str, Tensor], step: int, path: Path) -> str:
-    """The fields, as words such as sde.name=smld, that a file does not tell of a complete config, where not as published."""
+    """The fields of a complete config that a file does not store and that differ from the published ones, as text such as
+    sde.name=smld.
+    """
     size, name = config["shape"][-1], config["sde"]["name"]
     alone = "ve" if config["model"]["embedding"] == "fourier" else "vp"
     told = complete(_told(tensors, {"data": {"image_size": size}, "sde": {"name": name}}, path))
@@ -343,22 +347,22 @@ def _untold(config: Config, tensors: Mapping[str, Tensor], step: int, path: Path
         differing["data.dataset"] = config["data"].get("dataset", "digits")
     words = [shlex.quote(f"{field}={value}") for field, value in sorted(differing.items())]
     if loss_ratio(config) != loss_ratio({"sde": config["sde"], "shape": config["shape"]}):
-        words.append(f"(in Python alone: config={{'reduce_mean': {config['reduce_mean']}}})")
+        words.append(f"(only in Python: config={{'reduce_mean': {config['reduce_mean']}}})")
     return " ".join(words)
 
 
 def _require_expressible(config: Config) -> None:
-    """ValueError with the first setting of a complete config that score_sde_pytorch does not have, and what it has."""
+    """Raise ValueError for the first setting of a complete config that score_sde_pytorch does not have."""
     sde, model, name = config["sde"], config["model"], config["sde"]["name"]
     if model["network"] != "ncsnpp":
         raise ValueError(f"score_sde_pytorch has no network {model['network']!r}, only 'ncsnpp'; choose another format")
     if name not in ("vp", "subvp", *EXPLODING, "ddpm") or sde.get("schedule") not in (None, "linear") or sde.get("betas"):
         schedule = sde.get("betas") or sde.get("schedule")
-        raise ValueError(f"score_sde_pytorch has no SDE {name!r} of schedule {schedule!r:.60}; choose another format")
+        raise ValueError(f"score_sde_pytorch has no SDE {name!r} with schedule {schedule!r:.60}; choose another format")
     if (model["embedding"] == "fourier") != (name == "ve") and name != "smld":
         raise ValueError(f"in score_sde_pytorch 've' has model.embedding 'fourier', and 'vp', 'subvp' and 'ddpm' have "
                          f"'positional'; here {name!r} has {model['embedding']!r}; choose another format")
-    groups = 32 if model["block"] == "ddpm" else None      # alike where every level has 128 channels or more
+    groups = 32 if model["block"] == "ddpm" else None      # both are 32 if every level has 128 channels or more
     expected = {
         "model.parametrization": "eps", "model.time_input": _time_input(name, model["embedding"]), "model.input_std": None,
         "model.last_label": _last_label(sde, model["embedding"]), "model.norm_eps": 1e-6, "model.freq_shift": 1,

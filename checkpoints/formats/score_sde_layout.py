@@ -1,16 +1,16 @@
-"""The network of a score_sde_pytorch checkpoint: where each of our parameters stands in it, and which network it is.
+"""The network of a score_sde_pytorch checkpoint: where it stores each of our parameters, and which network it is.
 
-It is one list of modules without names, in the order in which the reference runs them:
+It is one list of modules without names, in the order in which the reference (score_sde_pytorch) runs them:
 
     [Fourier frequencies], two linear layers of time, first convolution,
     on the way down, a level:  (block, [attention]) num_blocks times, then [resampling, [progressive input]]
     in the middle:             block, attention, block
     on the way up, a level:    block num_blocks + 1 times, [attention], [norm, convolution to the picture], [resampling]
 
-`reference_order` walks an NCSNpp in that order, which gives each of its parameters the names under which the file has it.
-Three things differ besides names. The reference's 1x1 convolutions of attention and of DDPM's shortcuts are matrices (in,
-out), ours kernels (out, in, 1, 1), and q, k and v are one here. Its variance-exploding networks give sigma score = -eps:
-the sign is taken into the weights of the last convolutions, so that every network imported predicts eps.
+`reference_order` walks an NCSNpp in that order, which gives the name of each parameter in the file. Three things differ
+besides names. The 1x1 convolutions of attention and of DDPM's shortcuts are matrices (in, out) there and kernels (out, in,
+1, 1) here. q, k and v are three layers there and one here. Variance-exploding networks give sigma score = -eps there: the
+sign goes into the weights of the last convolutions, and every imported network predicts eps.
 """
 
 from collections.abc import Iterator, Mapping
@@ -28,10 +28,10 @@ from scorefield.models.networks.ncsnpp import ConvDown, ConvUp, Head, InputSkip,
 
 @dataclass(frozen=True)
 class Source:
-    """Where one of our parameters stands in a file: the keys joined in order along the first axis.
+    """Where a file stores one of our parameters: the tensors at `keys`, joined in order along the first axis.
 
-    matrix   the file has (in, out) for our (out, in, 1, 1)
-    negated  the file has its negative
+    matrix   the file holds (in, out) for our (out, in, 1, 1)
+    negated  the file holds its negative
     """
 
     keys: tuple[str, ...]
@@ -63,7 +63,7 @@ def _block_parts(block: ResidualBlock, shortcut: str) -> Iterator[tuple[str, str
 
 
 def reference_order(network: NCSNpp) -> Iterator[tuple[str, nn.Module]]:
-    """The named modules of a network as the reference lists them; a Head counts as two there, norm and convolution."""
+    """The named modules of a network in the reference's order; a Head is two modules there, norm and convolution."""
     def named(module: nn.Module | None, name: str) -> Iterator[tuple[str, nn.Module]]:
         if isinstance(module, Head):
             yield f"{name}.norm", module.norm
@@ -91,7 +91,7 @@ def reference_order(network: NCSNpp) -> Iterator[tuple[str, nn.Module]]:
 
 
 def sources(network: NCSNpp, negated: bool) -> dict[str, Source]:
-    """For the name of each of our parameters its place in a file.
+    """For the name of each of our parameters, its place in a file.
 
     negated  whether the file's network gives -eps
     """
@@ -127,12 +127,12 @@ def sources(network: NCSNpp, negated: bool) -> dict[str, Source]:
 
 
 def infer_settings(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The settings of NCSNpp that the names and shapes of a file's tensors tell.
+    """The settings of NCSNpp, inferred from the names and shapes of a file's tensors.
 
-    Not told, and as published unless given: the image size (attention is taken to be at 16 x 16; None without it),
-    skip_rescale (on but for DDPM blocks), groups, fir where no filtered convolution shows it (on where anything is
-    progressive), dropout.
-    Raises ValueError for tensors that are no such network.
+    Some settings cannot be inferred and are as published unless given: the image size (attention is assumed at 16 x 16;
+    None without attention), skip_rescale (on except with DDPM blocks), groups, dropout, and fir if no filtered convolution
+    shows it (on if input or output is progressive).
+    Raises ValueError if the tensors are not those of an NCSNpp.
     """
     modules: dict[int, _Shapes] = {}
     try:
@@ -149,7 +149,7 @@ def infer_settings(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 class _Shapes(dict[str, tuple[int, ...]]):
-    """The shapes of one module's tensors, by name; KeyError with the whole key."""
+    """The shapes of one module's tensors, by name; a missing name raises KeyError with the whole key."""
 
     def __init__(self, index: int):
         super().__init__()
@@ -164,7 +164,7 @@ class _Shapes(dict[str, tuple[int, ...]]):
 
 @dataclass
 class _Level:
-    """What one resolution has on the way down."""
+    """The layers of one resolution on the way down."""
 
     width: int
     blocks: int = 0
@@ -172,16 +172,17 @@ class _Level:
 
 
 class _WayDown:
-    """What the modules of the way down tell, one after the other."""
+    """The settings inferred from the modules on the way down, one after the other."""
 
     def __init__(self, width: int, biggan: bool):
         self.levels, self.channels, self.biggan = [_Level(width)], width, biggan
         self.progressive_input, self.combine, self.fir = "none", "sum", False
 
     def follow(self, modules: list[_Shapes], start: int) -> int:
-        """Follow the modules from `start` to the way up, which begins where a block takes more channels than there are.
+        """Follow the modules from `start` to the way up, which begins at the first block with more input channels than the
+        block before it gives.
 
-        Returns where that is; ValueError where there is no way up.
+        Returns the index of that block; ValueError if there is none.
         """
         for i, module in enumerate(modules[start:], start):
             if module.has("Dense_0") or module.has("GroupNorm_1"):
@@ -216,13 +217,13 @@ class _WayDown:
 
 
 def _parse(modules: list[_Shapes]) -> dict[str, Any]:
-    """The settings of NCSNpp that a file's modules tell."""
+    """The settings of NCSNpp, inferred from a file's modules."""
     fourier = "W" in modules[0]
     start = 3 if fourier else 2
     width, channels = modules[start]["weight"][:2]
     way = _WayDown(width, biggan=any(module.has("Conv_2") for module in modules))
     up, levels = way.follow(modules, start + 1), way.levels
-    levels[-1].blocks -= 2      # of the middle, as its attention
+    levels[-1].blocks -= 2      # these belong to the middle, and so does the last attention
     attended = [i for i, level in enumerate(levels[:-1]) if level.attention]
     if "NIN_3.W" in modules[up - 4]:      # the last level's own attention, before the middle's
         attended.append(len(levels) - 1)

@@ -1,4 +1,4 @@
-"""The training state of a score_sde_pytorch checkpoint: Adam's state, both ways, in the units of either's loss."""
+"""The training state of a score_sde_pytorch checkpoint: read and write Adam's state, rescaled for the other loss."""
 
 import math
 from collections.abc import Mapping
@@ -13,21 +13,21 @@ from scorefield.checkpoints.formats.score_sde_layout import Source
 from scorefield.models.networks.ncsnpp import NCSNpp
 
 EXPLODING = ("ve", "smld")
-MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")      # of Adam; only the first has a sign
+MOMENTS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")      # of Adam; only the first can be negative
 WARMUP = 5000      # steps over which every published run raises its learning rate
 
 
 def loss_ratio(config: Config) -> float:
-    """Their loss over ours, which is the mean over a picture: theirs is half the sum, unless with reduce_mean.
+    """Their loss divided by ours. Ours is the mean over a picture; theirs is half the sum, or the mean with reduce_mean.
 
-    All published runs but the variance-exploding ones below 1024 x 1024 have that.
+    All published runs have reduce_mean, except for the variance-exploding ones below 1024 x 1024.
     """
     published = config["sde"]["name"] not in EXPLODING or config["shape"][-1] >= 1024
     return 1.0 if config.get("reduce_mean", published) else math.prod(config["shape"]) / 2
 
 
 def rescaled(optimizer: dict[str, Any] | None, factor: float) -> dict[str, Any] | None:
-    """Adam's state for a loss `factor` times as large, with which it takes the same steps."""
+    """Adam's state for a loss `factor` times as large, rescaled such that Adam takes the same steps."""
     if optimizer is None or factor == 1:
         return optimizer
     state = {number: entry | {m: entry[m] * (factor if m == "exp_avg" else factor**2) for m in MOMENTS if m in entry}
@@ -37,7 +37,9 @@ def rescaled(optimizer: dict[str, Any] | None, factor: float) -> dict[str, Any] 
 
 
 def adams_settings(optimizer: dict[str, Any] | None, step: int) -> dict[str, float]:
-    """Of config.training. While the published runs warm up, the learning rate is not yet the one to go on with."""
+    """Adam's fields of config.training. During the warm-up of the published runs, the stored learning rate is not final
+    and is left out.
+    """
     group = {} if optimizer is None else optimizer["param_groups"][0]
     found = {}
     if "betas" in group:
@@ -53,7 +55,7 @@ def adams_settings(optimizer: dict[str, Any] | None, step: int) -> dict[str, flo
 
 def read_optimizer(state: Any, network: NCSNpp, plan: Mapping[str, Source], every: list[str], trainable: list[str],
                path: Path) -> dict[str, Any] | None:
-    """Adam's state for our parameters, from that for the file's: means joined and turned as the weights are."""
+    """Adam's state for our parameters, from the file's: its averages are joined and transposed as the weights are."""
     if state is None:
         return None
     converted: dict[int, dict[str, Any]] = {}
@@ -73,14 +75,14 @@ def read_optimizer(state: Any, network: NCSNpp, plan: Mapping[str, Source], ever
                     raise ValueError
                 converted[number][moment] = value if moment == "exp_avg" else value.abs()
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
-        raise ValueError(f"{path} is damaged: its `optimizer` is not Adam's over the {len(trainable)} parameters of the "
-                         "network; drop that key to import the weights alone") from None
+        raise ValueError(f"{path} is damaged: its `optimizer` is not Adam's state for the {len(trainable)} parameters of "
+                         "the network; remove that key to import the weights alone") from None
     return {"state": converted, "param_groups": [{**group, "params": list(range(len(plan)))}]}
 
 
 def keyed_optimizer(state: dict[str, Any] | None, network: NCSNpp, plan: Mapping[str, Source], keys: list[str]
                     ) -> dict[str, Any]:
-    """Adam's state over the file's tensors from that over ours; where there is none, that before the first step."""
+    """Adam's state for the file's tensors, from the state for ours; if `state` is None, Adam's before the first step."""
     held: dict[str, dict[str, Any]] = {}
     group = torch.optim.Adam([nn.Parameter(torch.zeros(1))]).state_dict()["param_groups"][0]
     if state is not None:

@@ -1,10 +1,10 @@
-"""Scorefield's own file: one .safetensors with a set of weights, and in its metadata the config and a checksum.
+"""Scorefield's own file: one .safetensors with one set of weights, and in its metadata the config and a checksum.
 
     config   the nested config that builds the denoiser, as JSON
-    step     updates done
-    sha256   of the weights, the config and the step together
+    step     number of updates done
+    sha256   checksum of the weights, the config and the step together
 
-Loading it executes nothing, and what was altered is refused.
+Loading it runs no code, and an altered file is refused.
 """
 
 import json
@@ -29,12 +29,12 @@ def _sealed(metadata: dict[str, str], weights: Weights) -> dict[str, str]:
 
 
 def read(path: Path, config: Config | None = None) -> Checkpoint:
-    """The checkpoint in the file; ValueError where it is damaged or foreign, or contradicts `config`."""
+    """The checkpoint in the file; ValueError if it is damaged, of another program, or contradicts `config`."""
     weights, metadata = read_safetensors(path)
     if metadata.get("format") != VERSION:
         found = metadata.get("format")
         raise ValueError(f"{path} was not written by this version of Scorefield: its metadata say format={found!r}, not "
-                         f"{VERSION!r}; of a diffusers model give the folder that holds it")
+                         f"{VERSION!r}; for a diffusers model, give the folder that holds it")
     if _sealed({k: v for k, v in metadata.items() if k != "sha256"}, weights) != metadata:
         raise ValueError(f"{path} is altered: it does not match its checksum; fetch it again")
     try:
@@ -49,7 +49,10 @@ def read(path: Path, config: Config | None = None) -> Checkpoint:
 
 
 def write(checkpoint: Checkpoint, path: Path, ema: bool = True) -> str:
-    """The averaged weights, or else the raw ones; of the config all but the paths of this machine. Returns ""."""
+    """Write the averaged weights, or the raw ones if `ema` is False, and the config without paths of this machine.
+
+    Returns "".
+    """
     weights = {name: tensor.contiguous() for name, tensor in checkpoint.weights(ema).items()}
     config = {key: value for key, value in checkpoint.config.items() if key != "origin"}
     config["data"] = {field: value for field, value in config["data"].items() if field != "path"}

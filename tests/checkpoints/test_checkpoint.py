@@ -48,7 +48,7 @@ def test_weights_that_are_not_finite_are_named():
 @pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.", "unet.module."])
 def test_a_wrappers_prefix_is_named(prefix):
     wrapped = {prefix + name: value for name, value in tensors().items()}
-    with pytest.raises(ValueError, match=rf"3 missing .*3 extra .*take the prefix '{prefix}' off the keys"):
+    with pytest.raises(ValueError, match=rf"3 missing .*3 extra .*remove the prefix '{prefix}' from the keys"):
         require_fit(EXPECTED, wrapped, "x", "do this")
 
 

@@ -374,8 +374,8 @@ def test_a_pipeline_of_more_than_a_unet_is_refused(saved, tmp_path):
     (lambda t: t.update(more=torch.zeros(1)), r"1 extra \(more\)"),
     (lambda t: t.update({"conv_in.bias": torch.zeros(3)}), r"conv_in.bias is \(3,\) instead of \(16,\)"),
     (lambda t: t.pop("down_blocks.1.attentions.0.to_k.weight"), r"1 missing \(down_blocks.1.attentions.0.to_k.weight\)"),
-    (lambda t: [t.update({f"module.{k}": t.pop(k)}) for k in list(t)], "take the prefix 'module.' off"),
-    (lambda t: [t.update({f"model.unet.{k}": t.pop(k)}) for k in list(t)], "take the prefix 'model.unet.' off"),
+    (lambda t: [t.update({f"module.{k}": t.pop(k)}) for k in list(t)], "remove the prefix 'module.' from the keys"),
+    (lambda t: [t.update({f"model.unet.{k}": t.pop(k)}) for k in list(t)], "remove the prefix 'model.unet.' from the keys"),
     (lambda t: [t.pop(k) for k in list(t)] and t.update(weight=torch.zeros(2)), "missing .* more.*1 extra"),
 ], ids=["missing", "extra", "shape", "attention", "DataParallel", "Lightning", "another"])
 def test_keys_that_differ_are_listed(change, match, suffix, saved, tmp_path):
@@ -424,7 +424,7 @@ def test_folders_without_the_files_say_which_they_lack(saved, tmp_path):
     with pytest.raises(ValueError, match=r"has neither .*\.bin$"):
         read(tmp_path)
     (tmp_path / f"{WEIGHTS}.safetensors.index.json").write_text("{}")
-    with pytest.raises(ValueError, match="but diffusion_pytorch_model.safetensors.index.json; of files in shards"):
+    with pytest.raises(ValueError, match="but diffusion_pytorch_model.safetensors.index.json; save shards"):
         read(tmp_path)
 
 
@@ -444,7 +444,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(saved, tmp_pat
         read(tmp_path)
     assert not (tmp_path / "ran").exists()
     torch.save({"state_dict": {"conv_in.weight": torch.zeros(1)}, "epoch": 3}, tmp_path / f"{WEIGHTS}.bin")
-    with pytest.raises(ValueError, match="no mapping of names to tensors.*state_dict, epoch.*Lightning"):
+    with pytest.raises(ValueError, match="not a mapping of names to tensors.*state_dict, epoch.*Lightning"):
         read(tmp_path)
 
 

@@ -207,7 +207,7 @@ def test_a_chain_without_sigmas_asks_for_all_that_makes_one(write, state):
     state |= {"model": tensors, "optimizer": None}
     state["ema"]["shadow_params"] = list(tensors.values())
     given = {"name": "smld", "sigma_min": 0.01, "sigma_max": 50.0}
-    with pytest.raises(ValueError, match=r"does not tell its steps \(no key sigmas\); give --config.sde.steps$"):
+    with pytest.raises(ValueError, match=r"does not store its steps \(no key sigmas\); give --config.sde.steps$"):
         read(write(state), {"sde": given})
     assert read(write(state), {"sde": given | {"steps": 20}}).config["model"]["last_label"] == 19
 
@@ -299,12 +299,12 @@ def put(key, tensor):
     (put("module.sigmas", torch.zeros(())), "sigma_min"),
     (lambda state: state["model"].clear(), "expected keys such as module.all_modules.0.weight, found none"),
     (lambda state: state.update(model={"net.conv.weight": torch.zeros(1)}), "found net.conv.weight"),
-    (lambda state: state.update(model={f"model.{k}": v for k, v in state["model"].items()}), "take off any prefix"),
-    (lambda state: state.update(model=[1]), "no mapping"),
+    (lambda state: state.update(model={f"model.{k}": v for k, v in state["model"].items()}), "remove any prefix"),
+    (lambda state: state.update(model=[1]), "not a mapping"),
     (lambda state: state.pop("ema"), "expected the keys optimizer, model, ema, step, found optimizer, model, step"),
     (lambda state: state["ema"]["shadow_params"].pop(), "shadow_params.*some of other shapes"),
     (lambda state: state["ema"].pop("decay"), "should have a decay"),
-    (lambda state: state.update(step="many"), "no number"),
+    (lambda state: state.update(step="many"), "are not numbers"),
     (lambda state: state["optimizer"]["param_groups"][0]["params"].pop(), "is not Adam's"),
 ], ids=range(16))
 def test_what_does_not_fit_is_one_line_with_the_keys_and_what_to_do(state, write, spoil, match):
@@ -338,7 +338,7 @@ def test_a_truncated_file_is_named(state, write, keep):
     path = write(state)
     content = path.read_bytes()
     path.write_bytes(content[:keep if isinstance(keep, int) else int(keep * len(content))])
-    with pytest.raises(ValueError, match="checkpoint.pth is truncated, altered or no checkpoint"):
+    with pytest.raises(ValueError, match="checkpoint.pth is truncated, altered or not a checkpoint"):
         read(path)
 
 
@@ -364,7 +364,7 @@ class Payload:
 def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(state, write, tmp_path, where, options):
     mark = tmp_path / "ran"
     path = write(state | {where: Payload(os.mkdir, str(mark))}, **options)
-    with pytest.raises(ValueError, match="refused, and nothing of it was run: its pickle asks for posix.mkdir"):
+    with pytest.raises(ValueError, match="refused, and nothing of it was run: its pickle uses posix.mkdir"):
         read(path)
     assert not mark.exists()
 
