@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scorefield.models.denoiser import ScoreModel, evaluation_mode
+from scorefield.models.score_model import Posterior, ScoreModel, evaluation_mode
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.grids import GRIDS, make_grid
 from scorefield.numerics.noise import NoiseStream, Seed
@@ -70,6 +70,20 @@ class CountedModel:
                   "score": lambda: (x + sigma**2 * output) / alpha}[kind]()
             self.predictions.append(x0)
         return output
+
+    def posterior(self, x: Tensor, t: float | Tensor) -> Posterior:
+        self.nfe += self.model.evaluations
+        posterior = self.model.posterior(x, t)
+        if self.predictions is not None:
+            self.predictions.append(posterior.mean.clone())
+        return posterior
+
+    def posterior(self, x: Tensor, t: float | Tensor) -> Posterior:
+        self.nfe += self.model.evaluations
+        posterior = self.model.posterior(x, t)
+        if self.predictions is not None:
+            self.predictions.append(posterior.mean.clone())
+        return posterior
 
     def eps(self, x: Tensor, t: float | Tensor) -> Tensor:
         return self.predict(x, t, "eps")

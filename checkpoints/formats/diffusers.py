@@ -18,16 +18,15 @@ takes the logarithm, and the data lie in [0, 1].
 
 import json
 import math
-import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from scorefield.checkpoints.checkpoint import Checkpoint, Config, Weights, merged, outline, require_agreement, require_fit
+from scorefield.checkpoints.formats.diffusers_layout import keys_of, part_shape, turned
 from scorefield.checkpoints.formats.pickles import read_pickle
 from scorefield.checkpoints.formats.tensors import read_safetensors
 from scorefield.models.build import complete
@@ -64,17 +63,6 @@ VE_READINGS = {("log_sigma", "eps", True), ("sigma", "score", False)}
 # The settings that an NCSNpp needs to fit into a UNet2DModel.
 SKIP = {"block": "biggan", "fir": True, "skip_rescale": True, "progressive_input": "input_skip",
         "progressive": "output_skip", "combine": "sum"}
-# From our names to theirs, one substitution after the other.
-NAMES = [(re.compile(pattern), to) for pattern, to in (
-    (r"^time\.0", "time_embedding.linear_1"), (r"^time\.2", "time_embedding.linear_2"), (r"^norm_out", "conv_norm_out"),
-    (r"^fourier\.frequencies", "time_proj.weight"), (r"^middle\.1", "mid_block.attentions.0"),
-    (r"^middle\.0", "mid_block.resnets.0"), (r"^middle\.2", "mid_block.resnets.1"),
-    (r"^(down|up)\.(\d+)", r"\1_blocks.\2"), (r"\.blocks\.", ".resnets."), (r"\.attention\.", ".attentions.0."),
-    (r"^(down|up)(.*)\.resample\.conv\.", r"\1\2.\1samplers.0.conv."), (r"^(down|up)(.*)\.resample\.", r"\1\2.resnet_\1."),
-    (r"\.pyramid\.conv", ".skip_conv"), (r"\.head\.(norm|conv)", r".skip_\1"), (r"\.time\.", ".time_emb_proj."),
-    (r"\.shortcut\.", ".conv_shortcut."), (r"\.norm\.", ".group_norm."), (r"\.out\.", ".to_out.0."),
-)]
-OLD = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}      # of attention, until 2023
 
 
 def recognises(path: Path) -> bool:
@@ -87,32 +75,6 @@ def recognises(path: Path) -> bool:
 
 
 # ---- the weights -------------------------------------------------------------------------------------------------
-
-
-def _keys(network: nn.Module, old: bool = False) -> dict[str, list[str]]:
-    """For the name of each of our parameters, the names of theirs that are joined in order to make it."""
-    last, keys = len(getattr(network, "up", ())) - 1, {}
-    for name in network.state_dict():
-        key = name.replace(f"up.{last}.head.norm", "norm_out").replace(f"up.{last}.head.conv", "conv_out")
-        for pattern, to in NAMES:
-            key = pattern.sub(to, key)
-        keys[name] = [key.replace(".qkv.", f".{part}.") for part in ("to_q", "to_k", "to_v")] if ".qkv." in key else [key]
-        for new, word in OLD.items() if old else ():
-            keys[name] = [key.replace(f".{new}.", f".{word}.") for key in keys[name]]
-    return keys
-
-
-def _shape(name: str, ours: Sequence[int], parts: int) -> tuple[int, ...]:
-    """The shape of each part of one of our parameters in their file."""
-    matrix = name.endswith((".qkv.weight", ".out.weight"))
-    return (ours[0] // parts, *ours[1:2 if matrix else None])
-
-
-def _turned(name: str, value: Tensor, flip: bool, negated: bool) -> Tensor:
-    """Exchange the halves of the time embedding and change the sign of the output; the inverse is the same function."""
-    if flip and name == "time.0.weight":
-        return value.roll(value.shape[1] // 2, 1)
-    return -value if negated and ".head.conv." in name else value
 
 
 def _read_weights(folder: Path) -> tuple[Weights, Path]:
@@ -175,13 +137,13 @@ def read(folder: Path, config: Config | None = None) -> Checkpoint:
     if "time_proj.W" in tensors and torch.equal(tensors["time_proj.W"], tensors.get("time_proj.weight", torch.empty(0))):
         del tensors["time_proj.W"]      # old files hold the frequencies twice
     shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
-    keys = _keys(network, old=any(key.endswith(".proj_attn.weight") for key in tensors))
-    expected = {key: _shape(name, shapes[name], len(parts)) for name, parts in keys.items() for key in parts}
+    keys = keys_of(network, old=any(key.endswith(".proj_attn.weight") for key in tensors))
+    expected = {key: part_shape(name, shapes[name], len(parts)) for name, parts in keys.items() for key in parts}
     require_fit(expected, tensors, path, "give only the settings of this model, or fetch it again "
                 "with the config.json that belongs to it")
     joined = {name: torch.cat([tensors[key].float() for key in parts]).reshape(shapes[name]) for name, parts in keys.items()}
     flip = fields["flip_sin_to_cos"] and not fourier
-    return Checkpoint(resolved, {name: _turned(name, value, flip, fourier) for name, value in joined.items()})
+    return Checkpoint(resolved, {name: turned(name, value, flip, fourier) for name, value in joined.items()})
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -321,10 +283,10 @@ def write(checkpoint: Checkpoint, folder: Path, ema: bool = True) -> str:
     fourier = fields["time_embedding_type"] == "fourier"
     pipeline, scheduler = _exported_process(checkpoint.config, denoiser.sde, fourier)
     tensors: Weights = {}
-    keys = _keys(denoiser.network)
+    keys = keys_of(denoiser.network)
     for name, value in denoiser.network.state_dict().items():
-        parts = _turned(name, value, False, fourier).chunk(len(keys[name]))
-        tensors |= {key: part.reshape(_shape(name, value.shape, len(parts))).clone()
+        parts = turned(name, value, False, fourier).chunk(len(keys[name]))
+        tensors |= {key: part.reshape(part_shape(name, value.shape, len(parts))).clone()
                     for key, part in zip(keys[name], parts, strict=True)}
     contents = {f"{WEIGHTS}.safetensors": safetensors.torch.save(tensors, {"format": "pt"})}
     classes = {"scheduler": scheduler["_class_name"], "unet": fields["_class_name"]}

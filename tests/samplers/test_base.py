@@ -12,6 +12,7 @@ import torch
 from scorefield.models import GaussianMixture
 from scorefield.models.denoiser import ScoreModel
 from scorefield.samplers import EDM, SAMPLERS, make_sampler, prior_sample, sampler_options
+from scorefield.samplers.base import CountedModel
 from scorefield.sde_lib import VPSDE, FlowSDE, SubVPSDE
 
 ROOT = Path(__file__).parents[2]
@@ -240,3 +241,11 @@ for package in ("sde_lib", "likelihood", "samplers"):
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert run.stdout == ""
+
+
+def test_a_posterior_is_counted_and_kept_as_a_prediction_is(mixture):
+    counted = CountedModel(mixture, keep=True)
+    x, t = torch.randn(3, 2, dtype=torch.float64), torch.tensor(0.3, dtype=torch.float64)
+    posterior = counted.posterior(x, t)
+    assert counted.nfe == 1 and torch.equal(posterior.mean, mixture.x0(x, t)) and posterior.variance is not None
+    assert torch.equal(counted.predictions[0], posterior.mean)

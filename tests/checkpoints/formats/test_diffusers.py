@@ -11,7 +11,8 @@ import torch
 from ml_collections import ConfigDict
 
 from scorefield.checkpoints.checkpoint import Checkpoint
-from scorefield.checkpoints.formats.diffusers import OLD, WEIGHTS, read, recognises, write
+from scorefield.checkpoints.formats.diffusers import WEIGHTS, read, recognises, write
+from scorefield.checkpoints.formats.diffusers_layout import OLD
 from scorefield.configs import vp_cifar10
 from scorefield.models.build import build_denoiser
 
