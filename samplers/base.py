@@ -78,13 +78,6 @@ class CountedModel:
             self.predictions.append(posterior.mean.clone())
         return posterior
 
-    def posterior(self, x: Tensor, t: float | Tensor) -> Posterior:
-        self.nfe += self.model.evaluations
-        posterior = self.model.posterior(x, t)
-        if self.predictions is not None:
-            self.predictions.append(posterior.mean.clone())
-        return posterior
-
     def eps(self, x: Tensor, t: float | Tensor) -> Tensor:
         return self.predict(x, t, "eps")
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from scorefield.numerics.errors import ArgumentError
 from scorefield.sde_lib.prior import GaussianPrior
 
-ROUNDING = 1e-9      # how far beyond t_max a time may lie, relative to it: the inverse of lambda is a rounded number
+ROUNDING = 1e-7      # how far outside [0, t_max] a time may lie: what float32 rounds off, in the inverse of a schedule too
 
 
 def expand_as(t: Tensor, x: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ def check_time(sde: "SDE", t: float | Tensor, score: bool = False) -> Tensor:
     if t.device.type != "cpu" or torch.compiler.is_compiling() or not t.numel():
         return t
     first, last = (float(end) for end in t.detach().aminmax()) if t.ndim else (t.item(),) * 2
-    slack = sde.t_max * max(ROUNDING, torch.finfo(t.dtype).eps)      # of the inverse of a schedule
+    slack = sde.t_max * max(ROUNDING, torch.finfo(t.dtype).eps)
     if not (first >= -slack and last <= sde.t_max + slack):      # NaN fails, too
         wrong = first if not first >= -slack else last
         raise ArgumentError(f"t must lie in [0, {sde.t_max:g}] for {sde}, got {wrong:g}", "t")
