@@ -9,9 +9,11 @@ With --own a survivor of its folder's tests is left at that, which saves most of
 
 import argparse
 import ast
-import copy
+import contextlib
 import hashlib
+import importlib
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -21,9 +23,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate, count
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
+LIBRARIES = ["torch", "scipy.interpolate", "scipy.integrate", "torchdiffeq", "torchsde", "hypothesis", "matplotlib.pyplot",
+             "sklearn.datasets", "tensorboard", "absl.flags", "ml_collections", "diffusers"]
 FOLDERS = ["sde_lib", "samplers", "likelihood", "models"]
 OTHERS: dict[type[ast.AST], list[type[ast.AST]]] = {
     ast.Add: [ast.Sub], ast.Sub: [ast.Add], ast.Mult: [ast.Div], ast.Div: [ast.Mult], ast.FloorDiv: [ast.Mult],
@@ -32,6 +39,8 @@ OTHERS: dict[type[ast.AST], list[type[ast.AST]]] = {
     ast.Eq: [ast.NotEq], ast.NotEq: [ast.Eq], ast.Is: [ast.IsNot], ast.IsNot: [ast.Is],
     ast.In: [ast.NotIn], ast.NotIn: [ast.In],
 }
+
+STAMPS = count(1)
 
 
 @dataclass(frozen=True)
@@ -46,10 +55,6 @@ class Mutant:
     text: str
     change: str
 
-    @property
-    def place(self) -> str:
-        return f"{self.path}:{self.line}:{self.column + 1}"
-
     def source(self) -> bytes:
         content = (ROOT / self.path).read_bytes()
         return content[:self.start] + self.text.encode() + content[self.stop:]
@@ -61,11 +66,10 @@ def nodes(tree: ast.AST) -> Iterator[ast.AST]:
         if field in ("annotation", "returns"):
             continue
         for node in value if isinstance(value, list) else [value]:
-            if not isinstance(node, ast.AST) or isinstance(node, ast.Raise | ast.JoinedStr) \
-                    or isinstance(node, ast.FunctionDef) and node.name == "__repr__":
-                continue
-            yield node
-            yield from nodes(node)
+            if isinstance(node, ast.AST) and not isinstance(node, ast.Raise | ast.JoinedStr) \
+                    and getattr(node, "name", None) != "__repr__":
+                yield node
+                yield from nodes(node)
 
 
 def variants(node: ast.AST) -> Iterator[ast.AST]:
@@ -79,27 +83,19 @@ def variants(node: ast.AST) -> Iterator[ast.AST]:
                 yield replaced(node, ops=[*node.ops[:i], other(), *node.ops[i + 1:]])
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.Not):
         yield node.operand
-    elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
-        yield replaced(node, value=not node.value)
-    elif isinstance(node, ast.Constant) and isinstance(node.value, int):
-        yield replaced(node, value=node.value + 1)
-    elif isinstance(node, ast.Constant) and isinstance(node.value, float):
-        yield replaced(node, value=2 * node.value or 1.0)
+    elif isinstance(node, ast.Constant) and isinstance(value := node.value, int | float):
+        yield replaced(node, value=not value if isinstance(value, bool) else
+                       value + 1 if isinstance(value, int) else 2 * value or 1.0)
 
 
 def replaced(node: ast.AST, **fields: object) -> ast.AST:
-    other = copy.copy(node)
-    for name, value in fields.items():
-        setattr(other, name, value)
-    return other
+    return type(node)(**vars(node) | fields)
 
 
 def mutants_of(path: Path) -> list[list[Mutant]]:
     """The mutants at each place of a file, in its order."""
     content = (ROOT / path).read_bytes()
-    starts = [0]
-    for line in content.splitlines(keepends=True):
-        starts.append(starts[-1] + len(line))
+    starts = list(accumulate((len(line) for line in content.splitlines(keepends=True)), initial=0))
     places = []
     for node in nodes(ast.parse(content)):
         found = []
@@ -142,32 +138,67 @@ def tests_of(path: Path) -> list[str]:
 
 def scratch_copy(folder: Path) -> None:
     """Every file of the repository that git does not ignore."""
-    listed = subprocess.run(["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True)
-    for name in filter(None, listed.stdout.decode().split("\0")):
+    listed = subprocess.check_output(["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, text=True)
+    for name in filter(None, listed.split("\0")):
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, folder / name)
 
 
+class ShortFirst:
+    """A plugin of pytest's: tests that are known to take over half a second come after the others."""
+
+    def __init__(self, file: Path):
+        self.file, self.seconds = file, json.loads(file.read_text()) if file.exists() else {}
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items.sort(key=lambda item: self.seconds.get(item.nodeid, 0.0) > 0.5)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.seconds[report.nodeid] = max(report.duration, self.seconds.get(report.nodeid, 0.0))
+
+    def pytest_sessionfinish(self) -> None:
+        self.file.write_text(json.dumps(self.seconds))
+
+
+def run_tests(scratch: Path, arguments: list[str], output: int) -> None:
+    """Pytest in the scratch copy, told to a file; nothing of this checkout is left in this process, a fork."""
+    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != ROOT]
+    for name in [name for name in sys.modules if name.partition(".")[0] == "benchmarks"]:
+        del sys.modules[name]
+    os.chdir(scratch)
+    for stream in (1, 2):
+        os.dup2(output, stream)
+    options = ["-x", "-q", "-rfE", "--tb=no", "-p", "no:cacheprovider", *arguments]
+    sys.exit(pytest.main(options, plugins=[ShortFirst(scratch.with_suffix(".json"))]))
+
+
 def first_failure(scratch: Path, arguments: list[str], limit: float) -> str | None:
     """The first test that fails, or what else went wrong; None where all pass."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-rfE", "--tb=no", "-p", "no:cacheprovider", *arguments]
-    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
-    try:
-        done = subprocess.run(command, cwd=scratch, env=environment, capture_output=True, text=True, timeout=limit)
-    except subprocess.TimeoutExpired:
-        return "the time limit"
-    if done.returncode == 0:
-        return None
-    failed = [line.split(" ")[1] for line in done.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
-    return failed[0] if failed else f"pytest's exit code {done.returncode}"
+    with tempfile.TemporaryFile("w+") as output:
+        process = multiprocessing.get_context("fork").Process(target=run_tests, args=(scratch, arguments, output.fileno()))
+        process.start()
+        process.join(limit)
+        if process.is_alive():
+            process.kill()
+            process.join()
+            return "the time limit"
+        output.seek(0)
+        failed = [line.split()[1] for line in output if line.startswith(("FAILED ", "ERROR "))]
+    return None if process.exitcode == 0 else failed[0] if failed else f"pytest's exit code {process.exitcode}"
+
+
+def write(file: Path, content: bytes) -> None:
+    """With a time of its own, so that Python takes no compiled file of what stood there before."""
+    file.write_bytes(content)
+    os.utime(file, (stamp := next(STAMPS), stamp))
 
 
 def run(mutant: Mutant | None, scratch: Path, limit: float, own_alone: bool) -> str | None:
     """What kills a mutant in the scratch copy, which is as it was after; None where it survives."""
     if mutant is None:
         return first_failure(scratch, ["tests"], 10 * limit)
-    (scratch / mutant.path).write_bytes(mutant.source())
+    write(scratch / mutant.path, mutant.source())
     own = tests_of(mutant.path)
     try:
         killer = first_failure(scratch, own, limit)
@@ -175,7 +206,7 @@ def run(mutant: Mutant | None, scratch: Path, limit: float, own_alone: bool) -> 
             killer = first_failure(scratch, ["tests", *(f"--ignore={file}" for file in own)], limit)
         return killer
     finally:
-        shutil.copyfile(ROOT / mutant.path, scratch / mutant.path)
+        write(scratch / mutant.path, (ROOT / mutant.path).read_bytes())
 
 
 def main() -> None:
@@ -189,18 +220,22 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results" / "mutants.jsonl")
     args = parser.parse_args()
 
+    os.environ["OMP_NUM_THREADS"] = "1"
+    for library in LIBRARIES:      # once, for all the processes that are forked from this one
+        with contextlib.suppress(ImportError):
+            importlib.import_module(library)
     args.results.parent.mkdir(parents=True, exist_ok=True)
     known = [json.loads(line) for line in args.results.read_text().splitlines()] if args.results.exists() else []
-    done = {(row["place"], row["change"]) for row in known
-            if row["killed_by"] or args.own or not row["own"]}
+    done = {(row["place"], row["change"]) for row in known if row["killed_by"] or args.own or not row["own"]}
     with tempfile.TemporaryDirectory() as folder, args.results.open("a") as results:
-        scratch_copy(Path(folder))
+        scratch = Path(folder) / "scratch"
+        scratch_copy(scratch)
         for number, mutant in enumerate([None, *sample(args.folders, args.number, args.seed)]):
-            place, change = (mutant.place, mutant.change) if mutant else ("nowhere", "none")
+            place, change = (f"{mutant.path}:{mutant.line}:{mutant.column + 1}", mutant.change) if mutant else ("", "")
             if number not in args.only if args.only else (place, change) in done:
                 continue
             start = time.monotonic()
-            killer = run(mutant, Path(folder), args.limit, args.own)
+            killer = run(mutant, scratch, args.limit, args.own)
             row = {"number": number, "place": place, "change": change, "killed_by": killer, "own": args.own,
                    "seconds": round(time.monotonic() - start)}
             results.write(json.dumps(row) + "\n")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from scorefield.cli.flags import CHECKPOINT, EMA, Flag, as_flags
 from scorefield.numerics.errors import ArgumentError
+from scorefield.numerics.text import choose
 
 if TYPE_CHECKING:
     from scorefield.cli.command import Command
@@ -16,8 +17,7 @@ SUMMARY = "writes a run or --checkpoint to --output in another format"
 FLAGS = (
     CHECKPOINT,
     Flag("output", str, None, "a new .safetensors, .pth or folder"),
-    Flag("format", str, None, "format of --output; taken from its suffix unless given",
-         ("diffusers", "run", "scorefield", "score_sde")),
+    Flag("format", str, None, "format of --output, such as diffusers or run; taken from its suffix unless given"),
     EMA,
 )
 
@@ -36,6 +36,7 @@ def run(command: Command) -> None:
     if kind is None:
         raise ArgumentError(f"the output {values['output']!r} has no suffix of a format; give the format, one of "
                             f"{', '.join(FORMATS)}", "format")
+    choose("format", FORMATS, kind, "format")
     if SUFFIXES.get(output.suffix, kind) != kind or (kind in SUFFIXES.values() and output.suffix not in SUFFIXES):
         ends = {kind: f"a name that ends in {suffix}" for suffix, kind in SUFFIXES.items()}
         raise ArgumentError(f"the format {kind} writes {ends.get(kind, 'a folder')}, got {values['output']!r}",

@@ -71,6 +71,12 @@ class Table:
                 if clash := [option for option in own if option in taken]:
                     raise TypeError(f"the option {clash[0]!r} of {name!r} has the name of a flag of mode {mode}; rename it")
 
+    @property
+    def names(self) -> set[str]:
+        """Every flag and option."""
+        owners = [self.common, *self.modes.values(), *(own for classes in self.options.values() for own in classes.values())]
+        return {name for own in owners for name in own}
+
     def takers(self, name: str) -> list[str]:
         """The modes that take a flag or an option of this name."""
         return [mode for mode in self.modes if name in self.modes[mode]

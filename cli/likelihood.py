@@ -58,7 +58,7 @@ def settings_of(command: Command) -> dict[str, Any]:
                                 "estimator")
     if values["images"] is not None and "split" in command.asked.given:
         raise ArgumentError("images are scored instead of a split; leave out split, or give that split as compare",
-                            "split", "compare")
+                            "images", "split", "compare")
     if values["images"] in ("", *SPLITS) or values["compare"] == "":
         raise ArgumentError(f"images={values['images']!r} must be a folder of pictures or an .npz; compare must be one of "
                             f"these, or {' or '.join(SPLITS)}", "images", "compare")

@@ -20,7 +20,7 @@ MODES: Mapping[str, ModuleType] = {"train": train, "sample": sample, "likelihood
                                    "report": report}
 COMMON = (
     Flag("config", str, None, "a config file: configs/NAME.py, or your own"),
-    Flag("mode", str, None, "what to do", tuple(MODES)),
+    Flag("mode", str, None, "what to do: one of the modes below"),
     Flag("workdir", str, None, "the run's folder, by default runs/<config's name>; for a run that exists, --config can be "
                                "left out"),
     Flag("device", str, "auto", "cuda, mps, cpu, or auto: the first of these that is available"),
@@ -127,7 +127,8 @@ def _check_places(values: Mapping[str, object], mode: str) -> None:
 def with_flags(error: BaseException) -> str:
     """An error's message in one line, with the flags of the arguments and config fields that the error names."""
     message = " ".join(str(error).split())
-    found = [*getattr(error, "arguments", ()), *fields_in(message)]
+    arguments = [name for name in getattr(error, "arguments", ()) if "." in name or name in table().names]
+    found = [*arguments, *fields_in(message)]
     hints = [f"--config.{name}" if "." in name else f"--{name}" for name in dict.fromkeys(found)]
     missing = [hint for hint in hints if not re.search(rf"{re.escape(hint)}\b", message)]
     return f"{message} ({', '.join(missing)})" if missing else message

@@ -17,7 +17,7 @@ FLAGS = (
     CHECKPOINT,
     Flag("sampler", str, "auto", "which sampler"),
     Flag("num_samples", int, 64, "how many samples"),
-    Flag("precision", str, "fp32", "precision of the network's arithmetic", ("fp32", "bf16", "auto")),
+    Flag("precision", str, "fp32", "precision of the network's arithmetic", ("auto", "fp32", "bf16")),
     SEED, EMA, BATCH_SIZE,
 )
 POINTS = 65      # number of times at which the trajectory of an adaptive solver is plotted
@@ -85,8 +85,9 @@ def run(command: Command) -> None:
     samples = draw(denoiser, sampler, shape, values["num_samples"], values["seed"], values["batch_size"], command.device,
                    trajectory=points)
     write_atomically(stem.with_suffix(".npz"), lambda file: np.savez_compressed(file, x=samples.x.numpy()))
-    plots.save_png(stem.with_suffix(".png"), picture(samples.x, codec_of(command.config.data, levels),
-                                                       command.dataset() if points else None))
+    data = command.config.data
+    behind = command.dataset() if points and data.dataset != "arrays" else None
+    plots.save_png(stem.with_suffix(".png"), picture(samples.x, codec_of(data, levels), behind))
     written = [".npz", ".png", ".json"]
     if samples.first.trajectory is not None:
         panels = plots.trajectory_panels(samples.first.trajectory.cpu(), samples.first.times.tolist())

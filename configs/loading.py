@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from scorefield.configs.sections import SECTIONS, annotation, renew, require_sections, section
-from scorefield.numerics.errors import ArgumentError
+from scorefield.numerics.errors import ArgumentError, MissingFileError
 from scorefield.numerics.text import parse
 
 HERE = Path(__file__).parent
@@ -32,7 +32,8 @@ def load_config(path: str) -> ConfigDict:
     if not file.is_file():
         near = difflib.get_close_matches(file.stem, config_names(), n=1)
         hint = f"; did you mean 'configs/{near[0]}.py'?" if near else "."
-        raise FileNotFoundError(f"no config file {path!r}{hint} There are configs/{{{','.join(config_names())}}}.py")
+        raise MissingFileError(f"no config file {path!r}{hint} There are configs/{{{','.join(config_names())}}}.py",
+                               "config")
     spec = importlib.util.spec_from_file_location(file.stem, file)
     if spec is None or spec.loader is None:
         raise ArgumentError(f"{path!r} is not a Python file", "config")

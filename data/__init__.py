@@ -5,7 +5,6 @@ from scorefield.data.dataset import Condition, Dataset, Examples, Split, as_data
 from scorefield.data.datasets import DATASETS, Source, codec_of, levels_of, load_dataset, source_of
 from scorefield.data.images import load_images
 from scorefield.data.points import mixture_parameters
-from scorefield.data.readers import MissingDataError
 from scorefield.data.transforms import batch_indices, dequantize, quantize, random_flip, require_within, to_unit
 
 __all__ = [
@@ -15,7 +14,6 @@ __all__ = [
     "Dataset",
     "DequantizedPixels",
     "Examples",
-    "MissingDataError",
     "Pixels",
     "Points",
     "Source",

@@ -21,8 +21,7 @@ import torch
 from scorefield.data import points, readers
 from scorefield.data.codec import Codec, make_codec
 from scorefield.data.dataset import Dataset, Examples
-from scorefield.data.readers import MissingDataError
-from scorefield.numerics.errors import ArgumentError
+from scorefield.numerics.errors import ArgumentError, MissingFileError
 
 _REQUIRED = inspect.Parameter.empty
 CODEC_FIELDS = ("low", "high", "dequantize")      # of a config's section `data`, beside the settings of its data set
@@ -145,7 +144,7 @@ def cifar10(path: str = "", flip: bool = True) -> Dataset:
     found = readers.find_cifar10(_place(path, "cifar10"))
     if found is None and path:
         wanted = f"the folder {readers.CIFAR10_FOLDER} or the file {readers.CIFAR10_ARCHIVE}"
-        raise MissingDataError(f"data.path={path!r} neither is nor holds {wanted}", "data.path")
+        raise MissingFileError(f"data.path={path!r} neither is nor holds {wanted}", "data.path")
     train, test = map(Examples, readers.read_cifar10(found) if found else readers.download_cifar10())
     return Dataset("cifar10", train, test, (3, 32, 32), 256, flip)
 
@@ -164,7 +163,7 @@ def fashion_mnist(path: str = "", flip: bool = False) -> Dataset:
             train, test = (Examples(readers.read_idx_images(file, 28, 28)) for file in files if file)
             return Dataset("fashion_mnist", train, test, (1, 28, 28), 256, flip)
     wanted, searched = " and ".join(names), " or ".join(map(str, places))
-    raise MissingDataError(f"data.path={path!r}: no {wanted} (or .gz) in {searched}", "data.path")
+    raise MissingFileError(f"data.path={path!r}: no {wanted} (or .gz) in {searched}", "data.path")
 
 
 def folder(path: str = "", *, image_size: int, channels: int = 3, flip: bool = True) -> Dataset:
@@ -176,7 +175,7 @@ def folder(path: str = "", *, image_size: int, channels: int = 3, flip: bool = T
     _require(bool(path), "path", path, "a folder of pictures")
     root = Path(os.path.expanduser(path))
     if not root.is_dir():
-        raise MissingDataError(f"data.path={path!r} is no folder; give a folder of pictures", "data.path")
+        raise MissingFileError(f"data.path={path!r} is no folder; give a folder of pictures", "data.path")
     _require(image_size is not None and image_size >= 1, "image_size", image_size, "1 or more")
     _require(channels in (1, 3), "channels", channels, "1 (grey) or 3 (RGB)")
     if (root / "train").is_dir() and (root / "test").is_dir():

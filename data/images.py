@@ -12,9 +12,9 @@ from torch import Tensor
 from scorefield.data import readers
 from scorefield.data.codec import Codec, Pixels
 from scorefield.data.dataset import Dataset, Examples
-from scorefield.data.readers import MissingDataError, named_argument
+from scorefield.data.readers import named_argument
 from scorefield.data.transforms import require_within
-from scorefield.numerics.errors import ArgumentError
+from scorefield.numerics.errors import ArgumentError, MissingFileError
 
 
 def load_images(path: str, shape: tuple[int, ...], codec: Codec, argument: str = "path"
@@ -31,7 +31,7 @@ def load_images(path: str, shape: tuple[int, ...], codec: Codec, argument: str =
     """
     place = Path(os.path.expanduser(path))
     if not place.exists():
-        raise MissingDataError(f"{argument}={path!r} does not exist; give a folder of pictures or an .npz", argument)
+        raise MissingFileError(f"{argument}={path!r} does not exist; give a folder of pictures or an .npz", argument)
     if place.is_dir():
         if codec.levels != 256 or len(shape) != 3 or shape[1] != shape[2] or shape[0] not in (1, 3):
             raise ArgumentError(f"{argument}={path!r}: pictures have 256 levels and 1 or 3 channels, the model's examples "
@@ -39,7 +39,7 @@ def load_images(path: str, shape: tuple[int, ...], codec: Codec, argument: str =
         files = readers.find_pictures(place)
         if not files:
             suffixes = ", ".join(readers.PICTURE_SUFFIXES)
-            raise MissingDataError(f"{argument}={path!r} holds no pictures ({suffixes})", argument)
+            raise MissingFileError(f"{argument}={path!r} holds no pictures ({suffixes})", argument)
         pictures = Examples(readers.open_pictures(files, shape[1], shape[0], argument))
         return (Dataset(place.name, pictures, pictures, shape, codec.levels),
                 [str(file.relative_to(place)) for file in files])

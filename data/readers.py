@@ -21,20 +21,12 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from scorefield.numerics.errors import ArgumentError
+from scorefield.numerics.errors import ArgumentError, MissingFileError
 
 CIFAR10_FOLDER, CIFAR10_ARCHIVE = "cifar-10-batches-py", "cifar-10-python.tar.gz"
 PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 EAGER_BYTES = 2 * 2**30  # decoded pictures up to this size are held in memory
 _CIFAR10_BATCHES = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
-
-
-class MissingDataError(FileNotFoundError):
-    """Data that are not where they were looked for. As ArgumentError it has the names of the arguments at fault."""
-
-    def __init__(self, message: str, *arguments: str):
-        super().__init__(message)
-        self.arguments = arguments
 
 
 @contextmanager
@@ -88,7 +80,7 @@ def read_cifar10(path: Path) -> tuple[Tensor, Tensor]:
         batches = {name: (path / name).read_bytes() for name in _CIFAR10_BATCHES if (path / name).is_file()}
     missing = [name for name in _CIFAR10_BATCHES if name not in batches]
     if missing:
-        raise MissingDataError(f"data.path: {path} lacks {', '.join(missing)} of {CIFAR10_ARCHIVE}", "data.path")
+        raise MissingFileError(f"data.path: {path} lacks {', '.join(missing)} of {CIFAR10_ARCHIVE}", "data.path")
     *train, test = (_unpickle_cifar10(batches[name], path / name) for name in _CIFAR10_BATCHES)
     return torch.cat(train), test
 

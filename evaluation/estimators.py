@@ -40,7 +40,7 @@ def _elbo(model: ScoreModel, task: Task, bound_draws: int = 32, **settings: Any)
 
 def _chain_elbo(model: ScoreModel, task: Task, bound_draws: int = 1, discrete: bool = True,
                 **settings: Any) -> Estimate:
-    ends = {"low": task.codec.low, "high": task.codec.high} if isinstance(task.codec, Pixels) else {}
+    ends: dict[str, Any] = {"low": task.codec.low, "high": task.codec.high} if isinstance(task.codec, Pixels) else {}
     k, levels = (task.k.to(task.x.device), task.codec.levels) if discrete else (task.x, None)
     bound = chain_elbo(model, k, levels, draws=bound_draws, seeds=task.seeds, dtype=task.x.dtype, **ends, **settings)
     return bound.value, bound.error, None, bound.nfe, bound.terms

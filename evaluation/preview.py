@@ -26,7 +26,7 @@ def picture(x: Tensor, codec: Codec, dataset: Dataset | None = None) -> Tensor:
 
 @dataclass(frozen=True)
 class Preview:
-    """Samples of a model in training, from the same noise every time.
+    """Samples of a model in training, from the same noise every time; of every class in turn, if it must be told one.
 
         train("configs/vp_digits.py", preview=Preview())
 
@@ -38,6 +38,9 @@ class Preview:
     def __call__(self, model: ScoreModel, dataset: Dataset, codec: Codec) -> Tensor:
         n = SHOWN_IMAGES if codec.levels is not None else SHOWN_POINTS
         device = next(model.parameters()).device
+        takes = model.takes
+        if takes.classes is not None and not takes.label_dropout:
+            model = model.given(label=torch.arange(n, device=device) % takes.classes)
         samples = draw(model, make_sampler("euler_maruyama", steps=self.steps), codec.event(dataset.shape), n, seed=0,
                        batch_size=n, device=device, progress=False)
         return picture(samples.x, codec, dataset)

@@ -110,10 +110,10 @@ def check_settings(divergence: str, rtol: float | None, atol: float | None, meth
     foreign = {"steps": steps} if method != "exponential" else {
         "rtol": rtol, "atol": atol, "max_evaluations": max_evaluations, "clock": clock}
     of_probes = {"probes": probes, "probe_kind": probe_kind} if divergence == "exact" else {}
-    for owner, settings in ((f"method {method!r}", foreign), (f"divergence {divergence!r}", of_probes)):
-        for name, value in settings.items():
-            if value is not None:
-                raise ArgumentError(f"{owner} takes no {name}", name)
+    for owner, settings, taker in ((f"method {method!r}", foreign, ""),
+                                   (f"divergence {divergence!r}", of_probes, "; it belongs to divergence 'hutchinson'")):
+        if given := [name for name, setting in settings.items() if setting is not None]:
+            raise ArgumentError(f"{owner} takes no {given[0]}{taker}", given[0])
     if method == "exponential":
         check_steps(STEPS if steps is None else steps)
     else:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from scorefield.models.denoiser import Denoiser
+from scorefield.models.networks.classifier import Classifier
 from scorefield.models.networks.mlp import MLP
 from scorefield.models.networks.ncsnpp import NCSNpp
 from scorefield.models.networks.unet import UNet
@@ -31,6 +32,7 @@ NETWORKS: dict[str, tuple[Callable[..., nn.Module], type[nn.Module]]] = {
     "unet": (partial(of_pictures, UNet), UNet),
     "ncsnpp": (partial(of_pictures, NCSNpp), NCSNpp),
     "mlp": (MLP, MLP),
+    "classifier": (partial(of_pictures, Classifier), Classifier),
 }
 SDE_SECTION = Section("sde", "name", SDES)
 MODEL_SECTION = Section("model", "network", NETWORKS, taker=lambda entry: entry[1], beside=lambda entry: Denoiser,

@@ -111,9 +111,16 @@ class Denoiser(ConditionalModel):
     def predict(self, x: Tensor, t: float | Tensor, kind: str, condition: Condition | None = None) -> Tensor:
         t = _precise(check_time(self.sde, t))
         if kind == self.parametrization.name:
-            return self(x, t, condition)
+            return self._predicted(x, t, condition)
         a, b = self._coefficients(t, kind)
-        return expand_as(a, x) * x + expand_as(b, x) * self(x, t, condition)
+        return expand_as(a, x) * x + expand_as(b, x) * self._predicted(x, t, condition)
+
+    def _predicted(self, x: Tensor, t: Tensor, condition: Condition | None) -> Tensor:
+        output = self(x, t, condition)
+        if output.shape != x.shape:
+            raise ValueError(f"{type(self.network).__name__} is not the network of a score model: it returns shape "
+                             f"{tuple(output.shape)} for x of shape {tuple(x.shape)}")
+        return output
 
     def _coefficients(self, t: Tensor, kind: str) -> tuple[Tensor, Tensor]:
         alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)

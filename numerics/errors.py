@@ -15,6 +15,14 @@ class ArgumentError(ValueError):
         self.arguments = arguments
 
 
+class MissingFileError(FileNotFoundError):
+    """A file or folder that does not exist. It names the arguments at fault as ArgumentError does."""
+
+    def __init__(self, message: str, *arguments: str):
+        super().__init__(message)
+        self.arguments = arguments
+
+
 @contextmanager
 def renamed(section: str = "", names: Mapping[str, str] | None = None) -> Iterator[None]:
     """Within, arguments at fault are renamed: by `names` where they stand there, else by `section` and a dot before them.
@@ -23,7 +31,7 @@ def renamed(section: str = "", names: Mapping[str, str] | None = None) -> Iterat
     """
     try:
         yield
-    except ArgumentError as error:
+    except (ArgumentError, MissingFileError) as error:
         known = names or {}
         error.arguments = tuple(known.get(name, f"{section}.{name}" if section and "." not in name else name)
                                 for name in error.arguments)

@@ -190,7 +190,7 @@ def test_a_mistake_before_training_is_one_clear_line_and_writes_nothing(words, p
     (["--mode", "likelihood", "--images", "/nowhere"], ["--images", "/nowhere", "does not exist"]),
     (["--mode", "likelihood", "--images", "/tmp", "--split", "train"], ["--images", "--split"]),
     (["--mode", "likelihood", "--compare", "tset"], ["--compare", "tset"]),
-    (["--mode", "likelihood", "--max_evaluations", "5"], ["more than 5 evaluations", "--max_evaluations"]),
+    (["--mode", "likelihood", "--max_evaluations", "5"], ["more than 5 evaluations", "raise max_evaluations"]),
     (["--mode", "likelihood", "--config.model.width=16"], ["another experiment", "model.width", "8", "16"]),
     (["--mode", "train", "--config.model.width=16"], ["another experiment", "model.width"]),
     (["--mode", "sample", "--config", ROOT / "configs/vp_swiss_roll.py"], ["'vp_digits'", "'vp_swiss_roll'"]),
@@ -381,7 +381,7 @@ def test_help_names_modes_samplers_and_configs_and_may_be_of_one_mode(command):
     code, out, _ = command("--help")
     assert code == 0 and max(map(len, out.splitlines())) <= 118
     one = command("--mode", "convert", "--help")[1]
-    assert "--output" in one and "--sampler" not in one and len(one) < len(out) / 2
+    assert "--output" in one and "--num_samples" not in one and len(one) < len(out) / 2
     for word in [*main.MODES, *SAMPLERS, *config_names()]:
         assert word in out, word
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scorefield.training.batches import Batches, held_out
+    from scorefield.training.draws import Draws
     from scorefield.training.objectives import OBJECTIVES, Batch, Classification, Objective, ScoreMatching, build_objective
     from scorefield.training.run import set_up, train, train_run
     from scorefield.training.times import TIME_SAMPLERS
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "objectives": ("OBJECTIVES", "Batch", "Classification", "Objective", "ScoreMatching", "build_objective"),
     "batches": ("Batches", "held_out"),
+    "draws": ("Draws",),
     "run": ("set_up", "train", "train_run"),
     "times": ("TIME_SAMPLERS",),
     "trainer": ("Interrupted", "Trainer"),
@@ -29,7 +31,7 @@ _HOMES = {
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "OBJECTIVES", "TIME_SAMPLERS", "WEIGHTINGS", "Batch", "Batches", "Classification", "Interrupted", "Objective",
+    "OBJECTIVES", "TIME_SAMPLERS", "WEIGHTINGS", "Batch", "Batches", "Classification", "Draws", "Interrupted", "Objective",
     "ScoreMatching", "Trainer", "build_objective", "held_out", "set_up", "train", "train_run",
 ]
 

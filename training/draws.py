@@ -61,7 +61,8 @@ class HeldOutDraws(Draws):
     def __init__(self, n: int, part: Tensor, stream: torch.Generator, device: torch.device, noise: tuple[int, ...] | None):
         self.batch, self.device, self.part, self.stream = n, device, part, stream
         self.host = stream if int(part[0]) == 0 else torch.Generator().manual_seed(0)      # draws the same numbers again
-        self._noise, self._u = noise, None
+        self._noise = noise
+        self._u: Tensor | None = None
 
     def keep(self, whole: Tensor) -> Tensor:
         return whole[self.part]

@@ -114,7 +114,7 @@ def set_up(config: ConfigDict, dataset: Dataset, run: Path, device: torch.device
     batches = Batches(dataset, codec, objective, settings.batch_size, settings.seed, device, world)
     evaluate = partial(held_out, objective=objective, dataset=dataset, codec=codec, batch_size=settings.batch_size,
                        device=device)
-    shown = None if preview is None else partial(preview, dataset=dataset, codec=codec)
+    shown = None if preview is None else lambda model: preview(model, dataset, codec)
     return Trainer(model, objective, batches, settings, run, device, world, evaluate, shown, progress)
 
 

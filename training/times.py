@@ -69,8 +69,8 @@ class Times:
             return t, self.weighting(t)
         if self.sde.steps is not None:
             return self._of_chain(u)
-        t = self.weighting.times(u)
-        return self._by_mass(u) if t is None else (t, self.weighting(t) / self.weighting.importance(t))
+        times = self.weighting.times(u)
+        return self._by_mass(u) if times is None else (times, self.weighting(times) / self.weighting.importance(times))
 
     def _uniform(self, u: Tensor) -> Tensor:
         if self.sde.steps is not None:

@@ -24,6 +24,7 @@ from scorefield.checkpoints.formats.run import newest_checkpoint, read_state, wr
 from scorefield.models.ema import EMA
 from scorefield.models.layers import recompute_activations
 from scorefield.numerics.processes import World
+from scorefield.sde_lib.sde import SDE
 from scorefield.training.log import Log
 from scorefield.training.objectives.objective import Batch, Objective
 
@@ -37,9 +38,10 @@ class Interrupted(Exception):
 
 
 class Model(Protocol):
-    """What can be trained: a module around a network, such as a Denoiser, that can be put around another one."""
+    """What can be trained: a module that sees a network through an SDE, as a Denoiser does, and can do so with another."""
 
     network: nn.Module
+    sde: SDE
 
     def with_network(self, network: nn.Module) -> Any: ...
 

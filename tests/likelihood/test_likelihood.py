@@ -145,6 +145,7 @@ def test_bytes_have_an_offset_of_seven_bits_and_continuous_data_none():
     zero = torch.zeros(1)
     assert float(bits_per_dim(zero, 3072)) == 7 and float(bits_per_dim(zero, 3072, low=0.0)) == 8
     assert float(bits_per_dim(zero, 2, levels=None)) == 0
+    assert float(bits_per_dim(zero, 1, levels=2)) == 0
     for wrong in ({"dimensions": 0}, {"levels": 1}, {"low": 1.0}):
         with pytest.raises(ValueError, match="need"):
             bits_per_dim(zero, **({"dimensions": 4} | wrong))

@@ -29,7 +29,7 @@ class Recorder(nn.Module):
         return self.scale * torch.tanh(x) + (0.01 * time).sin().reshape(-1, *[1] * (x.ndim - 1))
 
 
-TIMES = torch.tensor([0.001, 0.25, 0.5, 1.0], dtype=torch.float64)
+TIMES = torch.tensor([0.001, 0.25, 0.5, 0.999], dtype=torch.float64)      # all within the range of every SDE
 
 
 def normal(*shape, dtype=torch.float32):
@@ -51,7 +51,7 @@ def test_the_network_is_told_of_time_in_the_words_asked_for(sde, word):
 
 
 def test_log_sigma_is_rounded_once_alone_for_times_in_float32(sde):
-    network, t = Recorder(), torch.linspace(0.001, 1, 1000)
+    network, t = Recorder(), torch.linspace(0.001, sde.t_max, 1000)
     Denoiser(network, sde, time_input="log_sigma").eps(normal(1000, 2), t)
     assert torch.equal(network.time, sde.sigma(t.double()).log().float())
 

@@ -15,7 +15,7 @@ ORACLE = Path(__file__).parents[1] / "oracles" / "gmm2_vp_linear.npz"
 MEANS = torch.tensor([[-2.0, 0.5, 1.0], [1.5, -1.0, 0.0], [0.0, 2.0, -0.5]], dtype=torch.float64)
 VARIANCES = torch.tensor([0.3, 0.0, 1.2], dtype=torch.float64)      # the second a point mass
 WEIGHTS = torch.tensor([2.0, 1.0, 5.0], dtype=torch.float64)
-TIMES = torch.tensor([0.01, 0.2, 0.5, 0.8, 1.0], dtype=torch.float64)
+TIMES = torch.tensor([0.01, 0.2, 0.5, 0.8, 0.999], dtype=torch.float64)      # all within the range of every SDE
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_x0_is_the_posterior_mean_of_the_data_by_brute_force(sde):
     data = torch.linspace(-6, 8, 70_001, dtype=torch.float64)
     density = sum(w * torch.exp(-((data - m) ** 2) / (2 * v)) / v**0.5
                   for m, v, w in zip(means, variances, weights, strict=True))
-    for t in (0.02, 0.3, 0.6, 1.0):
+    for t in (0.02, 0.3, 0.6, sde.t_max):
         alpha, sigma = float(sde.alpha(t)), float(sde.sigma(t))
         for x in (-1.2 * alpha, 0.1, 1.5 * alpha + sigma):
             log_likelihood = -((x - alpha * data) ** 2) / (2 * sigma**2)
@@ -88,7 +88,7 @@ def test_x0_is_the_posterior_mean_of_the_data_by_brute_force(sde):
             assert float(exact) == pytest.approx(brute, rel=1e-6, abs=1e-6)
 
 
-@pytest.mark.parametrize("t", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("t", [0.0, 0.3, 0.999])
 def test_samples_have_the_moments_of_the_marginal(sde, mixture, t):
     n = 100_000
     x = mixture.sample(n, t, torch.Generator().manual_seed(0))

@@ -45,7 +45,7 @@ def relative_error(actual, exact):
 
 
 def test_the_targets_are_those_of_their_names(sde):
-    t = torch.linspace(sde.t_min, 1, 50, dtype=torch.float64)
+    t = torch.linspace(sde.t_min, sde.t_max, 50, dtype=torch.float64)
     alpha, sigma = sde.alpha(t)[:, None], sde.sigma(t)[:, None]
     _, exact = exact_cases(sde, t, seed=0)
     assert sorted(PARAMETRIZATIONS) == sorted(NAMES)
@@ -59,7 +59,8 @@ def test_the_targets_are_those_of_their_names(sde):
 @prove
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.integers(0, 99))
 def test_the_exact_target_gives_back_the_noise_the_data_the_score_and_v(sde, name, fractions, seed):
-    t = sde.t_min ** torch.tensor(fractions, dtype=torch.float64)      # from t_min to 1, evenly in its logarithm
+    fractions = torch.tensor(fractions, dtype=torch.float64)
+    t = sde.t_max * (sde.t_min / sde.t_max) ** fractions      # from t_max to t_min, evenly in its logarithm
     x, exact = exact_cases(sde, t, seed)
     denoiser = Denoiser(Oracle(exact[name]), sde, name, input_std=STD)
     for kind in KINDS:
@@ -73,7 +74,7 @@ def test_float32_keeps_five_digits_where_no_small_number_divides(sde, name):
 
     Elsewhere the loss is that of the formula: rounding of x_t over alpha in x_0, over sigma in eps.
     """
-    t = torch.cat([torch.logspace(-5, -1, 400), torch.linspace(0.1, 1, 400)]).double().clamp(min=sde.t_min)
+    t = torch.cat([torch.logspace(-5, -1, 400), torch.linspace(0.1, 1, 400)]).double().clamp(sde.t_min, sde.t_max)
     x, exact = exact_cases(sde, t, seed=3)
     denoiser = Denoiser(Oracle(exact[name].float()), sde, name, input_std=STD)
     rounding = 1e-6 * torch.maximum(x.abs(), exact["eps"].abs() * sde.sigma(t)[:, None]).amax(1, keepdim=True)
@@ -126,7 +127,7 @@ class Wave(nn.Module):
 @pytest.mark.parametrize("std", [0.5, 1.7])
 def test_edm_is_the_denoiser_of_its_paper(sde, std):
     """Karras et al. 2022, equation 7 and table 1, in their variables z = x / alpha and level = sigma / alpha."""
-    t = torch.cat([sde.t_min * torch.ones(1), torch.linspace(max(sde.t_min, 0.01), 1, 40)]).double()
+    t = torch.cat([sde.t_min * torch.ones(1), torch.linspace(max(sde.t_min, 0.01), sde.t_max, 40)]).double()
     alpha, sigma = sde.alpha(t)[:, None], sde.sigma(t)[:, None]
     x = (alpha * std + sigma) * torch.randn(41, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     z, level = x / alpha, sigma / alpha
@@ -145,7 +146,7 @@ def test_edm_is_the_denoiser_of_its_paper(sde, std):
 @pytest.mark.parametrize("std", [0.5, 1.7])
 def test_edms_target_has_unit_variance_and_no_correlation_with_the_input(sde, std):
     """For data of that standard deviation; their appendix B.6 derives the coefficients from these two facts."""
-    t = torch.linspace(sde.t_min, 1, 50, dtype=torch.float64)
+    t = torch.linspace(sde.t_min, sde.t_max, 50, dtype=torch.float64)
     alpha, sigma = sde.alpha(t), sde.sigma(t)
     of_x0, of_eps = make_parametrization("edm", std).target(alpha, sigma)
     one = torch.ones_like(t)
@@ -155,7 +156,7 @@ def test_edms_target_has_unit_variance_and_no_correlation_with_the_input(sde, st
 
 
 def test_an_edm_network_that_answers_zero_has_the_score_of_one_gaussian(sde):
-    t = torch.linspace(sde.t_min, 1, 50, dtype=torch.float64)
+    t = torch.linspace(sde.t_min, sde.t_max, 50, dtype=torch.float64)
     x = torch.randn(50, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     variance = sde.alpha(t).square() * STD**2 + sde.sigma(t).square()
     score = Denoiser(Oracle(torch.zeros(50, 3)), sde, "edm", input_std=STD).score(x, t)

@@ -14,7 +14,7 @@ STOCHASTIC = {
     "euler_maruyama": {"steps": 400, "grid": "logsnr"}, "reverse_diffusion": {"steps": 400, "grid": "logsnr"},
     "ddim": {"steps": 200, "eta": 1.0}, "dpm_solver++": {"steps": 100, "method": "sde"},
     "predictor_corrector": {"steps": 200, "grid": "logsnr", "snr": 0.1},
-    "langevin": {"steps": 800, "corrector_steps": 10, "snr": 0.25},
+    "langevin": {"steps": 400, "corrector_steps": 10, "snr": 0.4},
     "edm": {"steps": 60, "churn": 20.0}, "torchsde": {"steps": 1024, "method": "euler"},
 }
 ORDERS = [("ddim", {}, 1), ("euler", {}, 1), ("heun", {}, 2), ("rk4", {"scaling": "ve"}, 4), ("dpm_solver", {"order": 2}, 2),

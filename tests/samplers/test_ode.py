@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from scorefield.models import GaussianMixture
-from scorefield.numerics.integrate import METHODS, integrate
+from scorefield.numerics.integrate import METHODS
 from scorefield.samplers import make_sampler, prior_sample
 from scorefield.sde_lib import VPSDE
 
@@ -36,18 +36,6 @@ def test_a_smaller_tolerance_gives_a_smaller_error(method, oracle):
     errors = [float((make_sampler("ode", t_end=1e-3, method=method, rtol=tol, atol=tol)(model, oracle["x_T"]).x - exact)
                     .square().mean().sqrt()) for tol in (1e-3, 1e-5)]
     assert errors[1] < errors[0] / 5 and errors[1] < 2e-3
-
-
-def test_the_field_is_never_asked_beyond_the_ends():
-    times = []
-
-    def field(t, state):
-        times.append(float(t))
-        return (-state[0],)
-
-    integrate(field, (torch.ones(3, dtype=torch.float64),), [1.0, 1e-5], "dopri5", rtol=1e-4, atol=1e-4)
-    integrate(field, (torch.ones(3, dtype=torch.float64),), [1e-5, 1.0], "dopri5", rtol=1e-4, atol=1e-4)
-    assert min(times) >= 1e-5 and max(times) <= 1.0
 
 
 def test_too_many_evaluations_are_an_error_that_says_how_far_it_came(mixture):

@@ -31,7 +31,7 @@ from paper_formulas import (
     unipc,
 )
 
-from scorefield.samplers import SAMPLERS, sampler_options
+from scorefield.samplers import SAMPLERS, make_sampler, sampler_options
 from scorefield.samplers.reference_sde import BrownianPaths
 
 
@@ -110,12 +110,14 @@ def test_no_option_is_at_a_value_that_leaves_the_result_alone(name, option):
     """The comparison above would not see an option that is ignored, if its value gave what the default gives."""
     options = CASE_OF[name, option]
     problem, default = Problem(name, options), {key: value for key, value in options.items() if key != option}
-    result = problem.run(name, options)
     try:
-        other = problem.run(name, default)
+        ours, others = (make_sampler(name, **settings).times(problem.model) for settings in (options, default))
+        if len(ours) != len(others):
+            return
+        result, other = problem.run(name, options), problem.run(name, default)
     except ValueError:      # another option asks for this one
         return
-    assert len(other.times) != len(result.times) or float((other.x - result.x).abs().max()) > 1e-6
+    assert float((other.x - result.x).abs().max()) > 1e-6
 
 
 @pytest.mark.parametrize("name, options, at_once", CAPPED)

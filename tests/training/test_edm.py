@@ -45,7 +45,7 @@ def best(mixture):
 
 
 def test_it_has_the_exact_score(best, mixture):
-    t = torch.logspace(math.log10(mixture.sde.t_min), 0, 60, dtype=torch.float64)
+    t = torch.logspace(math.log10(mixture.sde.t_min), math.log10(mixture.sde.t_max), 60, dtype=torch.float64)
     alpha, sigma = mixture.sde.alpha(t)[:, None], mixture.sde.sigma(t)[:, None]
     generator = torch.Generator().manual_seed(0)
     x0 = mixture.sample(60, generator=generator)

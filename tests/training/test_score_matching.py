@@ -9,6 +9,7 @@ from torch import nn
 from scorefield.models import PARAMETRIZATIONS, Denoiser
 from scorefield.models.denoiser import TIME_INPUTS
 from scorefield.sde_lib import VESDE, VPSDE, DDPMChain, SMLDChain
+from scorefield.training.draws import Draws
 from scorefield.training.objectives import Batch, ScoreMatching
 from scorefield.training.objectives.score_matching import NoisyTimes
 from scorefield.training.times import TIME_SAMPLERS
@@ -37,11 +38,11 @@ class Zero(nn.Module):
 @pytest.mark.parametrize("time_sampling", TIME_SAMPLERS)
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_every_way_of_drawing_times_has_the_same_expected_weight(weighting, time_sampling, importance, any_sde):
-    """E[w/p h(t)] = int w h dt / (1 - t_min) for a test function h, for every weighting and SDE."""
+    """E[w/p h(t)] = int w h dt / (t_max - t_min) for a test function h, for every weighting and SDE."""
     objective = ScoreMatching(any_sde, weighting, time_sampling, importance, data_std=STD)
     t, weight = objective.times.draw(200_000, torch.Generator().manual_seed(0))
-    lowest = any_sde.t_min
-    assert float(t.min()) >= lowest and float(t.max()) <= 1
+    lowest, last = any_sde.t_min, any_sde.t_max
+    assert float(t.min()) >= lowest and float(t.max()) <= last
 
     def h(s):        # such that w h / p has no heavy tail
         if weighting == "edm":
@@ -52,7 +53,7 @@ def test_every_way_of_drawing_times_has_the_same_expected_weight(weighting, time
         s = torch.tensor(math.exp(log_t), dtype=torch.float64)
         return float(objective.times.weighting(s) * h(s) * s)
 
-    expected = quad(integrand, math.log(lowest), 0, limit=500)[0] / (1 - lowest)
+    expected = quad(integrand, math.log(lowest), math.log(last), limit=500)[0] / (last - lowest)
     values = weight * h(t)
     # low discrepancy is far more accurate than this
     allowed = 5 * float(values.std()) / math.sqrt(len(t)) + 1e-9
@@ -67,10 +68,10 @@ def test_importance_sampling_makes_the_weight_constant(weighting, any_sde):
 
 def test_likelihood_importance_is_uniform_in_log_snr(any_sde):
     t, weight = ScoreMatching(any_sde, "likelihood", importance=True).times.draw(4096, torch.Generator().manual_seed(0))
-    ends = any_sde.half_log_snr(torch.tensor([1.0, any_sde.t_min], dtype=torch.float64))
+    ends = any_sde.half_log_snr(torch.tensor([any_sde.t_max, any_sde.t_min], dtype=torch.float64))
     place = ((any_sde.half_log_snr(t) - ends[0]) / (ends[1] - ends[0])).sort().values
     torch.testing.assert_close(place, (torch.arange(4096).double() + 0.5) / 4096, rtol=0, atol=1.1 / 4096)
-    torch.testing.assert_close(weight, (2 * (ends[1] - ends[0]) / (1 - any_sde.t_min)).expand(4096),
+    torch.testing.assert_close(weight, (2 * (ends[1] - ends[0]) / (any_sde.t_max - any_sde.t_min)).expand(4096),
                                rtol=1e-6, atol=0)
 
 
@@ -113,9 +114,10 @@ def test_the_loss_is_the_weighted_error_of_the_score(weighting, parametrization,
     error = denoiser.score(x_t, t) + eps / sigma
     g2 = any_sde.g2(t)[:, None]
     log_level = (sigma / any_sde.alpha(t)[:, None]).log()
-    ends = -any_sde.half_log_snr(torch.tensor([any_sde.t_min, 1.0], dtype=torch.float64))
+    ends = -any_sde.half_log_snr(torch.tensor([any_sde.t_min, any_sde.t_max], dtype=torch.float64))
     normal = norm(-1.2, 1.2)
-    density = torch.as_tensor(normal.pdf(log_level)) * (1 - any_sde.t_min) / (normal.cdf(ends[1]) - normal.cdf(ends[0]))
+    mass = (normal.cdf(ends[1]) - normal.cdf(ends[0])) / (any_sde.t_max - any_sde.t_min)
+    density = torch.as_tensor(normal.pdf(log_level)) / mass
     lam = {"simple": sigma**2, "likelihood": g2, "uniform": torch.ones_like(sigma),
            "edm": density * g2 / 2 * of_error_in_f(any_sde, t)[:, None]}[weighting]
     torch.testing.assert_close(loss, (lam * error.square()).mean(1), rtol=1e-8, atol=1e-10)
@@ -154,7 +156,7 @@ class Wave(nn.Module):
 def test_edm_draws_log_normal_noise_levels(sde):
     objective = ScoreMatching(sde, "edm", "uniform", importance=True, data_std=STD)
     t, _ = objective.times.draw(20_000, torch.Generator().manual_seed(0))
-    ends = -sde.half_log_snr(torch.tensor([sde.t_min, 1.0], dtype=torch.float64))
+    ends = -sde.half_log_snr(torch.tensor([sde.t_min, sde.t_max], dtype=torch.float64))
     low, high = ((ends + 1.2) / 1.2).tolist()
     assert kstest(-sde.half_log_snr(t).numpy(), truncnorm(low, high, -1.2, 1.2).cdf).pvalue > 0.01
 
@@ -215,3 +217,41 @@ def test_edm_needs_the_standard_deviation_of_the_data():
 def test_edm_is_refused_where_the_sde_has_none_of_its_noise_levels():
     with pytest.raises(ValueError, match="-1.2 .* 1.2, where VESDE.* has no time"):
         ScoreMatching(VESDE(1e6, 1e7), "edm", data_std=STD)
+
+
+# Conditions
+
+
+class Told(nn.Module):
+    """A network that keeps what it is told and answers 0."""
+
+    conditions, classes = ("label",), 4
+
+    def forward(self, x, time, condition):
+        self.labels = condition["label"]
+        return 0 * x
+
+
+def told(**settings):
+    network, objective = Told(), ScoreMatching(VPSDE(), **settings)
+    batch = Batch(torch.zeros(4000, 1), {"label": torch.arange(4000) % 4, "unknown_to_it": torch.zeros(4000)})
+    draw = objective.draw(batch, Draws(4000, 0, torch.device("cpu")))
+    objective.loss(Denoiser(network, VPSDE()), batch, draw)
+    return network.labels
+
+
+def test_a_network_is_told_the_conditions_that_it_takes():
+    assert torch.equal(told(), torch.arange(4000) % 4)
+    batch = Batch(torch.zeros(3, 1), {"label": torch.arange(3)})
+    objective = ScoreMatching(VPSDE())
+    draw = objective.draw(batch, Draws(3, 0, torch.device("cpu")))
+    assert objective.loss(Denoiser(Wave(), VPSDE()), batch, draw).shape == (3,)      # it takes none, and is told none
+
+
+def test_label_dropout_tells_a_share_of_the_examples_no_label():
+    labels = told(label_dropout=0.2)
+    dropped = labels == Told.classes
+    assert abs(float(dropped.double().mean()) - 0.2) < 5 * math.sqrt(0.2 * 0.8 / 4000)
+    assert torch.equal(labels[~dropped], (torch.arange(4000) % 4)[~dropped])
+    with pytest.raises(ValueError, match=r"label_dropout must lie in \[0, 1\), got 1"):
+        ScoreMatching(VPSDE(), label_dropout=1)

@@ -90,11 +90,10 @@ def told(model: Denoiser, condition: dict[str, Tensor], dropped: Tensor | None =
 
     dropped  (batch,): in whose place stands the label `classes`, which means none
     """
-    takes = getattr(model, "takes", None)
-    names: tuple[str, ...] = getattr(takes, "names", ())
-    if not names:
+    takes = model.takes
+    if not takes.names:
         return []
-    known = {name: condition[name] for name in names if name in condition}
-    if dropped is not None and "label" in known:
+    known = {name: condition[name] for name in takes.names if name in condition}
+    if dropped is not None and "label" in known and takes.classes is not None:
         known["label"] = known["label"].masked_fill(dropped.to(known["label"].device), takes.classes)
     return [known]
