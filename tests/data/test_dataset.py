@@ -49,7 +49,8 @@ def test_conditions_of_any_name_can_be_given():
     ((torch.zeros(3, 2) > 0,), "bool"),
     ((torch.zeros(3, 2), None, torch.zeros(3)), "y_train must hold a whole number"),
     ((torch.zeros(3, 2), None, torch.zeros(2).long()), "3 examples and 2 of condition 'label'"),
-    ((torch.zeros(1, 2),), "at least 2 examples"), ((torch.zeros(3, 2), None, None, torch.zeros(3)), "y_test is given without x_test"),
+    ((torch.zeros(1, 2),), "at least 2 examples"),
+    ((torch.zeros(3, 2), None, None, torch.zeros(3)), "y_test is given without x_test"),
 ])
 def test_arrays_that_do_not_fit_are_refused_by_the_name_of_their_argument(arguments, match):
     with pytest.raises(ValueError, match=match) as caught:
