@@ -1,4 +1,4 @@
-"""Data sets, and the codecs between stored data and the reals that a model sees. Knows only numerics."""
+"""Data sets, and the codecs between stored data and the real numbers that a model sees. Imports only numerics."""
 
 from scorefield.data.codec import Codec, DequantizedPixels, Pixels, Points, make_codec
 from scorefield.data.dataset import Condition, Dataset, Examples, Split, as_dataset, from_arrays

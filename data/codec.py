@@ -1,10 +1,11 @@
-"""The map between stored data and the reals that a model sees, with the bits that this change of variables adds.
+"""The map between stored data and the real numbers that a model sees, and the bits that this change of variables adds.
 
-Stored data are integers 0 .. L-1 (the L `levels` of a picture's elements, 256 for bytes) or points. Elementwise:
+Stored data are pictures or points. An element of a picture is an integer k = 0 .. L-1; these L values are its levels (256
+for bytes). Points are real vectors. Elementwise:
 
-    Pixels             x = low + (high - low) k / (L - 1)      the outer levels lie on the ends of the interval
-    DequantizedPixels  x = low + (high - low) (k + u) / L      level k owns a bin; u is uniform on [0, 1)
-    Points             x = (y - mean) / std                    the identity, unless they are given
+    Pixels             x = low + (high - low) k / (L - 1)      levels 0 and L-1 lie on the ends of the interval
+    DequantizedPixels  x = low + (high - low) (k + u) / L      level k is a bin; u is uniform on [0, 1)
+    Points             x = (y - mean) / std                    the identity by default
 
 Let x = f(y) have slope 1/s in an element. Then -log2 p_Y(y) = -log2 p_X(x) + log2 s there. The mean of log2 s over the
 D elements is the codec's `offset`: bits/dim of the data = -log2 p_X(x) / D + offset. For integers the density in a bin of
@@ -31,8 +32,8 @@ class Codec(ABC):
         x = codec.encode(k, torch.rand(k.shape))
         k = codec.decode(x)
 
-    levels  L, where the data are integers 0 .. L-1; None for points
-    noisy   whether `encode` wants uniform noise u
+    levels  L if the data are integers 0 .. L-1; None for points
+    noisy   whether `encode` needs uniform noise u
     """
 
     levels: int | None
@@ -40,7 +41,10 @@ class Codec(ABC):
 
     @abstractmethod
     def encode(self, data: Tensor, u: Tensor | None = None) -> Tensor:
-        """Data (batch, *shape), and u in [0, 1) of that shape where the codec is noisy, to x (batch, *event)."""
+        """Data (batch, *shape), and u in [0, 1) of that shape if the codec is noisy, to x (batch, *event).
+
+        An event is one example as the model sees it; `event` gives its shape.
+        """
 
     @abstractmethod
     def decode(self, x: Tensor) -> Tensor:
@@ -49,23 +53,23 @@ class Codec(ABC):
     @property
     @abstractmethod
     def offset(self) -> float:
-        """Bits per dimension that the change of variables adds to -log2 p(x) / D. Of `dense` where that is another codec."""
+        """Bits per dimension that the change of variables adds to -log2 p(x) / D, with x from the codec `dense`."""
 
     @property
     def dense(self) -> Codec:
-        """The codec under which the data have a density in x: itself, but dequantised for pixels that are not."""
+        """The codec with which the data have a density in x: the dequantised one for Pixels, else this codec itself."""
         return self
 
     @property
     def discrete(self) -> bool:
-        """Whether `encode` gives each level one value of x, so that a model of x is one of the levels themselves."""
+        """Whether `encode` maps each level to one value of x. A model of x is then a model of the levels themselves."""
         return self.dense is not self
 
     @abstractmethod
     def check(self, data: Tensor, name: str, first: int = 0) -> None:
-        """ValueError unless `data` (batch, *shape) can be encoded.
+        """Raise ValueError unless `data` (batch, *shape) can be encoded.
 
-        It says which example of `name` is at fault, counted from `first`, and what it holds.
+        The error names the bad example of `name`, counted from `first`, and its value.
         """
 
     def event(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -75,7 +79,7 @@ class Codec(ABC):
 
 @dataclass(frozen=True)
 class Pixels(Codec):
-    """Level k is the number low + (high - low) k / (levels - 1); see above. Raises ArgumentError where that has no sense."""
+    """Level k is the number low + (high - low) k / (levels - 1). Raises ArgumentError for levels < 2 or low >= high."""
 
     levels: int
     low: float = -1.0
@@ -125,7 +129,7 @@ class DequantizedPixels(Pixels):
 
 @dataclass(frozen=True)
 class Points(Codec):
-    """Real data, standardised where `mean` and `std` are given: numbers, or one for each of an example's elements, flat."""
+    """Real data, standardised with `mean` and `std`: one number each, or one for each element of a flattened example."""
 
     mean: float | tuple[float, ...] = 0.0
     std: float | tuple[float, ...] = 1.0
@@ -137,7 +141,7 @@ class Points(Codec):
 
     @classmethod
     def standardising(cls, data: Tensor) -> Points:
-        """With the mean and the standard deviation of each element of `data` (N, *shape)."""
+        """The codec with the mean and the standard deviation of each element of `data` (N, *shape)."""
         flat = data.flatten(1).double()
         return cls(tuple(flat.mean(0).tolist()), tuple(flat.std(0).tolist()))
 
@@ -172,7 +176,7 @@ class Points(Codec):
 def make_codec(levels: int | None, low: float = -1.0, high: float = 1.0, dequantize: bool = False) -> Codec:
     """The codec of a run, from its data's levels and the fields of its config's section `data`.
 
-    Raises ArgumentError for `dequantize` where there are no levels.
+    Raises ArgumentError for `dequantize` without levels.
     """
     if levels is None:
         if dequantize:

@@ -1,7 +1,7 @@
-"""One contract for every data set: examples by index with what a model may be told of them, and a held-out split.
+"""One contract for every data set: examples by index, with their conditions, in a training and a held-out split.
 
-An item of a split is a batch: (data, condition). `data` is what the codec encodes, `condition` a mapping from names such as
-"label" to tensors (batch, ...), empty where nothing is known of the examples.
+An item of a split is a batch: (data, condition). The codec encodes `data`. `condition` holds what a model may be given
+about the examples: a mapping from names such as "label" to tensors (batch, ...). It may be empty.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Split(Protocol):
 
 
 class Indexed(Protocol):
-    """The data alone, by index; a tensor is one, and pictures that are decoded when they are asked for."""
+    """The data alone, by index: a tensor, or pictures that are decoded when they are indexed."""
 
     def __len__(self) -> int: ...
 
@@ -37,7 +37,7 @@ class Indexed(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """A split from its data and the tensors (N, ...) that say something of each example. ArgumentError unless all have N."""
+    """A split from its data and condition tensors (N, ...). ArgumentError unless they have as many examples as the data."""
 
     data: Indexed
     condition: Mapping[str, Tensor] = field(default_factory=dict)
@@ -55,18 +55,18 @@ class Examples:
 
     @property
     def in_memory(self) -> bool:
-        """Whether a batch comes at once, without reading from disk."""
+        """Whether a batch is in memory and needs no reading from disk."""
         return isinstance(self.data, Tensor)
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Training and held-out examples of one shape. A tensor in place of a split is one without conditions.
+    """Training and held-out examples of one shape. A tensor given as a split becomes a split without conditions.
 
     shape        (channels, height, width) or (D,)
-    levels       L, where the elements of uint8 examples are integers 0 .. L-1; None for float32 points
+    levels       L if the examples are uint8 with elements 0 .. L-1; None for float32 points
     flip         whether training mirrors examples left to right at random
-    class_names  of "label" 0, 1, ..., where the examples have one
+    class_names  names of the classes "label" = 0, 1, ..., if the examples have labels
     """
 
     name: str
@@ -85,37 +85,37 @@ class Dataset:
 
 def from_arrays(x_train: Any, x_test: Any = None, y_train: Any = None, y_test: Any = None, levels: int | None = None,
                 flip: bool = False, class_names: Sequence[str] = (), name: str = "arrays") -> Dataset:
-    """A data set of tensors or arrays.
+    """A data set from tensors or arrays.
 
         dataset = from_arrays(pictures, y_train=labels)      # uint8 (N, channels, height, width), int (N,)
 
-    x_train, x_test  (N, *shape): integers 0 .. levels-1 (256 levels unless said), or floats, which are points. Without
-                     x_test every tenth example, the first of each ten, is held out
-    y_train, y_test  a label (N,) for each, or a mapping from names of conditions to arrays (N, ...)
+    x_train, x_test  (N, *shape): integers 0 .. levels-1 (256 levels by default), or floats, which are points. Without
+                     x_test, the first of every ten examples is held out
+    y_train, y_test  labels (N,), or a mapping from names of conditions to arrays (N, ...)
 
-    Raises ArgumentError for what is empty, not numbers, not finite, out of range, or of another shape or length.
+    Raises ArgumentError for arrays that are empty, not numbers, not finite, out of range, or of another shape or length.
     """
     x, y = _data(x_train, "x_train", levels), _conditions(y_train, "y_train")
     if x_test is None:
         if y_test is not None:
-            raise ArgumentError("y_test belongs to x_test, which is not given", "y_test")
+            raise ArgumentError("y_test is given without x_test; give both or neither", "y_test")
         if len(x) < 2:
-            raise ArgumentError(f"x_train needs at least 2 examples, to hold one out, got {len(x)}", "x_train")
+            raise ArgumentError(f"x_train needs at least 2 examples, since one is held out; got {len(x)}", "x_train")
         train, test = _held_out_each_tenth(Examples(x, y))
     else:
         train = Examples(x, y)
         test = Examples(_data(x_test, "x_test", levels), _conditions(y_test, "y_test"))
     shape = tuple(x.shape[1:])
     if (other := tuple(test.data[torch.arange(1)].shape[1:])) != shape:
-        raise ArgumentError(f"x_train has examples of shape {shape}, x_test of {other}", "x_train", "x_test")
+        raise ArgumentError(f"x_train has examples of shape {shape}, but x_test of shape {other}", "x_train", "x_test")
     integers = x.dtype == torch.uint8
     if flip and not integers:
-        raise ArgumentError("points are not mirrored: leave out flip", "flip")
+        raise ArgumentError("points cannot be mirrored; leave out flip", "flip")
     return Dataset(name, train, test, shape, (levels or 256) if integers else None, flip, tuple(class_names))
 
 
 def as_dataset(data: Any) -> Dataset:
-    """A Dataset as it is; a tensor or an array as `from_arrays` reads it."""
+    """A Dataset unchanged; a tensor or an array as `from_arrays` reads it."""
     return data if isinstance(data, Dataset) else from_arrays(data)
 
 
@@ -135,11 +135,11 @@ def _tensor(values: Any, name: str) -> Tensor:
 def _data(values: Any, name: str, levels: int | None) -> Tensor:
     x = _tensor(values, name)
     if x.ndim < 2 or not len(x) or not x[0].numel():
-        raise ArgumentError(f"{name} must be (N, *shape), with at least one example, got shape {tuple(x.shape)}", name)
+        raise ArgumentError(f"{name} must be (N, *shape) with at least one example, got shape {tuple(x.shape)}", name)
     if x.is_floating_point():
         if levels is not None:
-            raise ArgumentError(f"{name} holds floats, which are points and have no levels; give integers, or no levels",
-                                name, "levels")
+            raise ArgumentError(f"{name} holds floats, which are points and have no levels; give integers, or leave out "
+                                "levels", name, "levels")
         if not bool(x.isfinite().all()):
             raise ArgumentError(f"{name} holds numbers that are not finite", name)
         return x.float()

@@ -1,8 +1,8 @@
-"""The data sets, and which one a config names.
+"""The data sets, and how a config names one.
 
 To add a data set, write a function that returns a `Dataset` and add a line to `DATASETS`. The parameters of the function are
-exactly the settings of the data set: the fields that a config's section `data` may have beside `dataset`, `low`, `high` and
-`dequantize`, which are the codec's. The loading happens when the function is called; a `Source` says the levels without it.
+the settings of the data set. They are fields of a config's section `data`, beside `dataset` and the codec's fields `low`,
+`high` and `dequantize`. Data are loaded when the function is called; a `Source` gives the levels without loading.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ CODEC_FIELDS = ("low", "high", "dequantize")      # of a config's section `data`
 
 @dataclass(frozen=True)
 class Source:
-    """A function that loads a data set, and the levels of its examples (None: points)."""
+    """A function that loads a data set, and the number of levels of its examples (None: points)."""
 
     load: Callable[..., Dataset]
     levels: int | None
 
     def settings(self) -> dict[str, Any]:
-        """The parameters of `load`, with their defaults (inspect.Parameter.empty where there is none)."""
+        """The parameters of `load` with their defaults (inspect.Parameter.empty if there is no default)."""
         return {name: parameter.default for name, parameter in inspect.signature(self.load).parameters.items()}
 
 
 def load_dataset(section: Any) -> Dataset:
-    """The data set that a config's section `data` names: a mapping, or an object with attributes, that has `dataset`.
+    """The data set that a config's section `data` names: a mapping or an object with a field `dataset`.
 
         dataset = load_dataset({"dataset": "swiss_roll", "size": 5000})
 
-    Its other fields are the parameters of that data set's function; None stands for the default. Fields of another
-    data set must be None or empty.
+    Its other fields are the parameters of that data set's function; None means the default. Fields of another data set
+    must be None or empty.
 
     Raises ArgumentError for an unknown name, a field that the data set does not take, a value out of range or a damaged
-    file, FileNotFoundError where data are missing, OSError where they cannot be read or downloaded.
+    file, FileNotFoundError if data are missing, OSError if they cannot be read or downloaded.
     """
     fields = dict(section.items() if hasattr(section, "items") else vars(section))
     name = fields.pop("dataset")
@@ -66,20 +66,20 @@ def load_dataset(section: Any) -> Dataset:
 
 
 def codec_of(section: Any, levels: int | None) -> Codec:
-    """The codec that a config's section `data` asks for, of data with these levels."""
+    """The codec that a config's section `data` sets, for data with these levels."""
     fields = dict(section.items() if hasattr(section, "items") else vars(section))
     return make_codec(levels, **{name: fields[name] for name in CODEC_FIELDS if name in fields})
 
 
 def source_of(name: str) -> Source:
-    """The data set of that name; ArgumentError with all names and the nearest where there is none."""
+    """The data set of that name; ArgumentError with all names and the nearest one for an unknown name."""
     nearest = difflib.get_close_matches(str(name).lower(), DATASETS, n=1, cutoff=0.0)[0]
     _require(name in DATASETS, "dataset", name, f"one of {', '.join(DATASETS)} (nearest: {nearest!r})")
     return DATASETS[name]
 
 
 def levels_of(name: str) -> int | None:
-    """How many integer levels the examples of a data set have, from its name; None for points. ArgumentError as above."""
+    """The number of integer levels of a data set, from its name; None for points. ArgumentError for an unknown name."""
     return source_of(name).levels
 
 
@@ -89,7 +89,7 @@ def _require(valid: bool, field: str, value: Any, allowed: str) -> None:
 
 
 def _require_sizes(dataset: Dataset, sizes: Mapping[str, int]) -> None:
-    """ArgumentError where a data set of one size is asked for another."""
+    """Raise ArgumentError if a data set of fixed size is asked for another size."""
     for field, actual in (("image_size", dataset.shape[-1]), ("channels", dataset.shape[0])):
         if field in sizes and (len(dataset.shape) != 3 or sizes[field] != actual):
             raise ArgumentError(f"data set {dataset.name!r} has examples of shape {dataset.shape}; "
@@ -102,7 +102,7 @@ def _place(path: str, default: str) -> Path:
 
 
 def digits(flip: bool = False) -> Dataset:
-    """scikit-learn's 1797 handwritten digits in 17 grey levels, with their labels. A mirrored digit is none.
+    """scikit-learn's 1797 handwritten digits in 17 grey levels, with their labels. No flips: a mirrored digit is not one.
 
     The 360 images whose index in scikit-learn's order is divisible by 5 are held out.
     """
@@ -131,7 +131,7 @@ def gaussians25(size: int = 10_000, seed: int = 0) -> Dataset:
 
 
 def _points(name: str, sample: Callable[[int, np.random.Generator], np.ndarray], size: int, seed: int) -> Dataset:
-    """The splits are independent streams of one seed."""
+    """The splits are drawn from independent streams of one seed."""
     _require(size >= 1, "size", size, "1 or more")
     _require(seed >= 0, "seed", seed, "0 or more")
     streams = map(np.random.default_rng, np.random.SeedSequence(seed).spawn(2))
@@ -140,7 +140,7 @@ def _points(name: str, sample: Callable[[int, np.random.Generator], np.ndarray],
 
 
 def cifar10(path: str = "", flip: bool = True) -> Dataset:
-    """CIFAR-10 (Krizhevsky, 2009) from the official folder or archive, else by download; labels are not read."""
+    """CIFAR-10 (Krizhevsky, 2009) from the official folder or archive, or else downloaded; labels are not read."""
     found = readers.find_cifar10(_place(path, "cifar10"))
     if found is None and path:
         wanted = f"the folder {readers.CIFAR10_FOLDER} or the file {readers.CIFAR10_ARCHIVE}"
@@ -152,7 +152,7 @@ def cifar10(path: str = "", flip: bool = True) -> Dataset:
 def fashion_mnist(path: str = "", flip: bool = False) -> Dataset:
     """Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017) from its idx files; labels are not read.
 
-    No flips: the shoes all point to the left, so a mirrored one is no picture of this set.
+    No flips: all shoes point to the left, so a mirrored shoe does not look like this data set.
     """
     names = ("train-images-idx3-ubyte", "t10k-images-idx3-ubyte")
     debian = Path("/usr/share/datasets/fashion-mnist")  # package dataset-fashion-mnist
@@ -167,15 +167,15 @@ def fashion_mnist(path: str = "", flip: bool = False) -> Dataset:
 
 
 def folder(path: str = "", *, image_size: int, channels: int = 3, flip: bool = True) -> Dataset:
-    """Every picture below `path`, as squares of `image_size` pixels a side; `channels` is 1 (grey) or 3 (RGB).
+    """Every picture below `path`, as a square with sides of `image_size` pixels; `channels` is 1 (grey) or 3 (RGB).
 
-    Subfolders `train` and `test` are the splits where both exist. Else every tenth picture is held out: those
-    whose index in sorted order is divisible by 10.
+    Subfolders `train` and `test` are the splits if both exist. Otherwise every tenth picture is held out: those whose index
+    in sorted order is divisible by 10.
     """
     _require(bool(path), "path", path, "a folder of pictures")
     root = Path(os.path.expanduser(path))
     if not root.is_dir():
-        raise MissingFileError(f"data.path={path!r} is no folder; give a folder of pictures", "data.path")
+        raise MissingFileError(f"data.path={path!r} is not a folder; give a folder of pictures", "data.path")
     _require(image_size is not None and image_size >= 1, "image_size", image_size, "1 or more")
     _require(channels in (1, 3), "channels", channels, "1 (grey) or 3 (RGB)")
     if (root / "train").is_dir() and (root / "test").is_dir():
@@ -183,7 +183,7 @@ def folder(path: str = "", *, image_size: int, channels: int = 3, flip: bool = T
     else:
         files = readers.find_pictures(root)
         train, test = [file for i, file in enumerate(files) if i % 10], files[::10]
-    found = f"not {len(train)} to train on and {len(test)} to hold out"
+    found = f"got {len(train)} to train on and {len(test)} to hold out"
     wanted = f"a folder with pictures ({', '.join(readers.PICTURE_SUFFIXES)}) for both splits, {found}"
     _require(bool(train and test), "path", path, wanted)
     train_split, test_split = (Examples(readers.open_pictures(files, image_size, channels)) for files in (train, test))
@@ -191,9 +191,9 @@ def folder(path: str = "", *, image_size: int, channels: int = 3, flip: bool = T
 
 
 def arrays() -> Dataset:
-    """What a run is trained on that was given its data in Python, as train(config, dataset=...)."""
-    raise ArgumentError("data.dataset='arrays': the data of this run were given in Python; give them again, as "
-                        "train(config, dataset=...)", "data.dataset")
+    """The data set of a run that got its data in Python, by train(config, dataset=...); it cannot be loaded by name."""
+    raise ArgumentError("data.dataset='arrays': the data of this run were given in Python and are not stored; give them "
+                        "again, as train(config, dataset=...)", "data.dataset")
 
 
 DATASETS: dict[str, Source] = {
@@ -204,5 +204,5 @@ DATASETS: dict[str, Source] = {
     "cifar10": Source(cifar10, 256),
     "fashion_mnist": Source(fashion_mnist, 256),
     "folder": Source(folder, 256),
-    "arrays": Source(arrays, 256),      # or points: the run's own record of its levels says which
+    "arrays": Source(arrays, 256),      # or points: a run stores the levels of its data
 }

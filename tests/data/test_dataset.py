@@ -45,10 +45,12 @@ def test_conditions_of_any_name_can_be_given():
     ((torch.zeros(0, 2),), r"x_train must be .* got shape \(0, 2\)"), ((torch.zeros(5),), "x_train must be"),
     ((["a", "b"],), "array of numbers"), ((torch.tensor([[float("nan")]] * 3),), "x_train .* not finite"),
     ((torch.full((3, 2), 300),), r"integers 0 .. 255, got 300"), ((torch.full((3, 2), -1),), "got -1"),
-    ((torch.zeros(3, 2), torch.zeros(3, 4)), r"shape \(2,\), x_test of \(4,\)"), ((torch.zeros(3, 2) > 0,), "bool"),
+    ((torch.zeros(3, 2), torch.zeros(3, 4)), r"shape \(2,\), but x_test of shape \(4,\)"),
+    ((torch.zeros(3, 2) > 0,), "bool"),
     ((torch.zeros(3, 2), None, torch.zeros(3)), "y_train must hold a whole number"),
     ((torch.zeros(3, 2), None, torch.zeros(2).long()), "3 examples and 2 of condition 'label'"),
-    ((torch.zeros(1, 2),), "at least 2 examples"), ((torch.zeros(3, 2), None, None, torch.zeros(3)), "y_test belongs"),
+    ((torch.zeros(1, 2),), "at least 2 examples"),
+    ((torch.zeros(3, 2), None, None, torch.zeros(3)), "y_test is given without x_test"),
 ])
 def test_arrays_that_do_not_fit_are_refused_by_the_name_of_their_argument(arguments, match):
     with pytest.raises(ValueError, match=match) as caught:

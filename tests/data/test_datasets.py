@@ -531,11 +531,11 @@ def test_no_permission_is_not_called_damage(tmp_path, monkeypatch):
 
 
 def test_folder_needs_a_picture_for_each_split(tmp_path):
-    assert "not 0 to train on and 0 to hold out" in folder_error(tmp_path)
+    assert "got 0 to train on and 0 to hold out" in folder_error(tmp_path)
     write_pictures(tmp_path / "train", 1)
-    assert "not 0 to train on and 1 to hold out" in folder_error(tmp_path)
+    assert "got 0 to train on and 1 to hold out" in folder_error(tmp_path)
     (tmp_path / "test").mkdir()
-    assert "not 1 to train on and 0 to hold out" in folder_error(tmp_path)
+    assert "got 1 to train on and 0 to hold out" in folder_error(tmp_path)
     write_pictures(tmp_path / "more", 2)
     assert len(load_folder(tmp_path / "more").train) == len(load_folder(tmp_path / "more").test) == 1
 
