@@ -1,5 +1,6 @@
 """Folders of diffusers' UNet2DModel: outputs equal to diffusers' own, there and back, and what is refused."""
 
+import inspect
 import json
 import logging
 import os
@@ -12,8 +13,8 @@ from ml_collections import ConfigDict
 
 from configs import vp_cifar10
 from models.build import build_denoiser
-from models.checkpoint import Checkpoint
-from models.formats.diffusers import OLD, WEIGHTS, read, recognises, write
+from models.checkpoint import Checkpoint, plain
+from models.formats.diffusers import CHOICES, FIELDS, OLD, WEIGHTS, read, recognises, write
 
 diffusers = pytest.importorskip("diffusers")
 safetensors_torch = pytest.importorskip("safetensors.torch")
@@ -135,6 +136,12 @@ def test_outputs_of_positional_networks_with_skip_blocks_equal_diffusers(setting
     x = batch()
     with torch.no_grad():
         assert difference(denoiser.eps(x, (LABELS.double() + 1) / 1000), model(x, LABELS).sample) < 1e-5
+
+
+def test_a_field_that_a_config_leaves_out_means_what_it_means_to_diffusers():
+    theirs = inspect.signature(diffusers.UNet2DModel.__init__).parameters
+    for field, (default, *_) in (FIELDS | CHOICES).items():
+        assert default == plain(theirs[field].default), field
 
 
 def test_google_ddpm_cifar10_is_the_default_unet_and_equals_diffusers(tmp_path):
