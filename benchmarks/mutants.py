@@ -129,11 +129,11 @@ def sample(folders: list[str], number: int, seed: int) -> list[Mutant]:
     return [mutant for _, mutant in sorted(drawn, key=lambda pair: pair[0])[:number]]
 
 
-def tests_of(path: Path) -> list[str]:
-    """The test files of the folder of a source file, those that name it most often first, and the folder itself."""
-    folder = next(Path("tests") / parent for parent in path.parents if (ROOT / "tests" / parent).is_dir())
-    files = sorted((ROOT / folder).rglob("test_*.py"), key=lambda file: -file.read_text().count(path.stem))
-    return [str(file.relative_to(ROOT)) for file in files]
+def tests_of(path: Path, scratch: Path) -> list[str]:
+    """The test files of the folder of a source file, those that name it most often first."""
+    folder = next(folder for parent in path.parents if (folder := scratch / "tests" / parent).is_dir())
+    files = sorted(folder.rglob("test_*.py"), key=lambda file: -file.read_text().count(path.stem))
+    return [str(file.relative_to(scratch)) for file in files]
 
 
 def scratch_copy(folder: Path) -> None:
@@ -199,7 +199,7 @@ def run(mutant: Mutant | None, scratch: Path, limit: float, own_alone: bool) -> 
     if mutant is None:
         return first_failure(scratch, ["tests"], 10 * limit)
     write(scratch / mutant.path, mutant.source())
-    own = tests_of(mutant.path)
+    own = tests_of(mutant.path, scratch)
     try:
         killer = first_failure(scratch, own, limit)
         if killer is None and not own_alone:

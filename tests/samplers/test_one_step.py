@@ -136,8 +136,10 @@ def test_slerp_keeps_the_norm_and_reaches_both_ends():
     torch.testing.assert_close(slerp(a, b, 1.0), b)
     for weight in (0.25, 0.5):
         torch.testing.assert_close(slerp(a, b, weight).flatten(1).norm(dim=1), a.flatten(1).norm(dim=1))
-    many = torch.randn(1000, 9, generator=generator)      # the cosine of some with themselves is rounded to above 1
+    many = torch.randn(1000, 9, generator=generator)      # the cosine of some is rounded to beyond 1 or -1
     torch.testing.assert_close(slerp(many, many, 0.3), many)
+    torch.testing.assert_close(slerp(many, -many, 0.0), many)
+    torch.testing.assert_close(slerp(many, -many, 1.0), -many)
 
 
 def test_what_cannot_work_is_refused_before_the_first_evaluation():

@@ -185,7 +185,7 @@ def test_a_chain_with_positional_embedding_counts_its_labels_down(write, state):
     model = imported.config["model"]
     assert model["last_label"] == 9 and model["time_input"] == "index" and model["centred"] is False      # of ten sigmas
     assert imported.config["sde"] == {"name": "smld", "sigma_min": 0.01, "sigma_max": 50, "steps": 10}
-    with pytest.raises(ValueError, match="--config.sde.name=smld"):
+    with pytest.raises(ValueError, match="sde.name = smld"):
         read(write(state), {"sde": {"name": "ve"}})
 
 
@@ -207,7 +207,7 @@ def test_a_chain_without_sigmas_asks_for_all_that_makes_one(write, state):
     state |= {"model": tensors, "optimizer": None}
     state["ema"]["shadow_params"] = list(tensors.values())
     given = {"name": "smld", "sigma_min": 0.01, "sigma_max": 50.0}
-    with pytest.raises(ValueError, match=r"does not store its steps \(no key sigmas\); give --config.sde.steps$"):
+    with pytest.raises(ValueError, match=r"does not store its steps \(no key sigmas\); give sde.steps$"):
         read(write(state), {"sde": given})
     assert read(write(state), {"sde": given | {"steps": 20}}).config["model"]["last_label"] == 19
 
@@ -501,11 +501,11 @@ def test_published_losses_are_means_but_for_ve_below_1024_pixels():
 
 
 @pytest.mark.parametrize(("change", "flags"), [
-    ({"shape": [2, 32, 32], "model": {"attention_resolutions": (32,)}}, "--config.data.image_size=32"), (
-    {"sde": {"name": "vp", "beta_max": 10.0}}, "--config.sde.beta_max=10.0"),
+    ({"shape": [2, 32, 32], "model": {"attention_resolutions": (32,)}}, "data.image_size=32"), (
+    {"sde": {"name": "vp", "beta_max": 10.0}}, "sde.beta_max=10.0"),
     ({"sde": {"name": "subvp"}, "model": {"skip_rescale": False, "dropout": 0.3}},
-     "--config.model.dropout=0.3 --config.model.skip_rescale=False --config.sde.name=subvp"),
-    ({"model": {"fir": True}}, "--config.model.fir=True"), ({"training": {"learning_rate": 1e-3}}, "=0.001")], ids=str)
+     "model.dropout=0.3 model.skip_rescale=False sde.name=subvp"),
+    ({"model": {"fir": True}}, "model.fir=True"), ({"training": {"learning_rate": 1e-3}}, "=0.001")], ids=str)
 def test_what_a_file_does_not_tell_is_said_when_it_is_written(write, state, tmp_path, change, flags):
     network = NCSNpp(**SMALL)
     config = {"sde": {"name": "vp"}, "shape": [2, 16, 16], "levels": 256, "data": {"low": -1.0, "high": 1.0},
@@ -516,7 +516,7 @@ def test_what_a_file_does_not_tell_is_said_when_it_is_written(write, state, tmp_
     assert note.startswith("to read it back give ") and note.endswith(flags)
     told = {}
     for word in note.removeprefix("to read it back give ").split():
-        (section, field), value = word.removeprefix("--config.").partition("=")[0].split("."), word.partition("=")[2]
+        (section, field), value = word.partition("=")[0].split("."), word.partition("=")[2]
         told.setdefault(section, {})[field] = value if field == "name" else ast.literal_eval(value)
     x = torch.randn(1, *checkpoint.config["shape"])
     assert torch.equal(read(tmp_path / "x.pth", told).denoiser().score(x, 0.5), checkpoint.denoiser().score(x, 0.5))

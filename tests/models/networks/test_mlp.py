@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from scorefield.models import MLP
+from scorefield.models.layers import timestep_embedding
 from scorefield.numerics.errors import ArgumentError
 
 
@@ -22,6 +23,16 @@ def test_the_output_has_the_shape_of_x_and_is_zero_at_initialisation(event):
     output = network(x, torch.linspace(0, 999, 4))
     assert output.shape == x.shape and not output.any()
     assert bool((randomised(network)(x, torch.linspace(0, 999, 4)) != 0).all())
+
+
+def test_a_block_adds_time_between_its_two_linear_maps():
+    network = randomised(MLP((2,), width=8, layers=1))
+    x, time = torch.randn(3, 2, generator=torch.Generator().manual_seed(1)), torch.tensor([0.0, 5.0, 300.0])
+    silu = torch.nn.functional.silu
+    told = network.time[2](silu(network.time[0](timestep_embedding(time, 8))))
+    h = network.first(x)
+    h = h + network.outer[0](silu(network.inner[0](network.norms[0](h)) + told))
+    torch.testing.assert_close(network(x, time), network.last(silu(h)))
 
 
 def test_the_output_depends_on_x_and_time_of_its_own_sample_only():

@@ -71,6 +71,12 @@ FLAGS = [{}, DDPM, DDPM | {"fir": True}, PLUS, PLUS | {"embedding": "fourier"}, 
 
 
 @pytest.mark.parametrize("flags", FLAGS, ids=str)
+def test_a_checkpoint_holds_the_weights_and_no_fixed_filters(flags):
+    network = NCSNpp(**SMALL | flags)
+    assert {*network.state_dict()} == {name for name, _ in network.named_parameters()}
+
+
+@pytest.mark.parametrize("flags", FLAGS, ids=str)
 def test_every_setting_gives_a_picture_of_the_inputs_shape_and_a_gradient_to_every_weight(flags, batch):
     network = randomised(NCSNpp(**SMALL | flags)).train()
     output = network(*batch)
