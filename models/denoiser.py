@@ -24,7 +24,7 @@ TIME_INPUTS: dict[str, TimeInput] = {
     "999t": lambda sde, t: 999 * t,                      # Song et al. 2021, for t in [0, 1]
     "index": lambda sde, t: sde.steps * t - 1,           # a chain's own labels 0 .. steps - 1, between them too
     "sigma": lambda sde, t: sde.sigma(t),
-    "log_sigma": lambda sde, t: sde.sigma(t).log(),
+    "log_sigma": lambda sde, t: sde.sigma(t.double() if t.device.type != "mps" else t).log(),
     "half_log_snr": lambda sde, t: sde.half_log_snr(t),
     "c_noise": lambda sde, t: -sde.half_log_snr(t) / 4,  # log(sigma / alpha) / 4 (Karras et al. 2022, table 1)
 }
@@ -98,12 +98,9 @@ class Denoiser(ConditionalModel):
             return self.network(*inputs).to(x.dtype)
 
     def time(self, t: Tensor, x: Tensor) -> Tensor:
-        """What the network is told of time, float32 (batch,) on x's device.
-
-        It is computed in float64 (MPS has none), so that neither the dtype of x nor that of t rounds it before.
-        """
+        """What the network is told of time, float32 (batch,) on x's device; the dtype of x does not round it."""
         make = self.time_input if callable(self.time_input) else TIME_INPUTS[self.time_input]
-        time = torch.as_tensor(make(self.sde, t.double() if t.device.type != "mps" else t.float()))
+        time = torch.as_tensor(make(self.sde, t))
         if time.ndim:
             return time.to(x.device, torch.float32)
         return torch.full((len(x),), float(time), dtype=torch.float32, device=x.device)
