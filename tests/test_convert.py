@@ -99,7 +99,7 @@ def test_pictures_of_ones_own_are_trained_on_in_the_files_size(command, publishe
     code, out, err = command("--mode", "train", "--checkpoint", published, "--config.data.dataset=folder",
                              f"--config.data.path={tmp_path / 'pictures'}", *[w for w in SMALL if ".model." not in w])
     assert code == 0, err
-    assert "size is guessed" in out and "10 examples of shape (3, 32, 32)" in out
+    assert "size of its pictures is guessed" in out and "10 examples of shape (3, 32, 32)" in out
 
 
 def test_what_the_file_does_not_tell_comes_from_flags_or_a_config(command, published, tmp_path):
