@@ -79,7 +79,7 @@ def test_training_goes_on_from_a_published_file(command, published, tmp_path):
              *[word for word in SMALL if ".model." not in word]]
     code, out, err = command(*words)
     assert code == 0, err
-    assert "goes on from runs/published/checkpoints/step_00000002.pt" in out
+    assert "continues from runs/published/checkpoints/step_00000002.pt" in out
     config = json.loads(Path("runs/published/config.json").read_text())
     assert config["training"]["ema_decay"] == 0.99 and config["origin"]["step"] == 2
     after = read_checkpoint("runs/published")
@@ -159,7 +159,7 @@ def test_training_follows_the_config_beside_the_checkpoint(command, published, t
     code, out, err = command("--mode", "train", "--workdir", "runs/published", "--config", mine, *NEW,
                              "--config.training.steps=6", f"--config.data.path={tmp_path / 'data'}")
     assert code == 0, err
-    assert "goes on from runs/published/checkpoints/step_00000004.pt" in out
+    assert "continues from runs/published/checkpoints/step_00000004.pt" in out
 
 
 def test_without_a_config_training_follows_the_file(command, published, tmp_path):
@@ -417,7 +417,7 @@ def test_a_run_in_a_file_samples_scores_and_trains_as_the_run(command, digits_ru
     assert scores[0]["bits_per_dim"] == scores[1]["bits_per_dim"]
     code, out, err = command("--mode", "train", "--checkpoint", "digits.safetensors", "--config.training.steps=6")
     assert code == 0, err
-    assert "goes on from runs/digits/checkpoints/step_00000004.pt" in out
+    assert "continues from runs/digits/checkpoints/step_00000004.pt" in out
 
 
 def test_a_run_copied_as_a_run_goes_on_to_the_same_bits(command, digits_run, tmp_path):
