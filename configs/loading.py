@@ -1,4 +1,4 @@
-"""Reading a config file, overriding its fields from the command line, and checking the outcome."""
+"""Read a config file, override its fields from the command line, and check the result."""
 
 import difflib
 import importlib.util
@@ -17,14 +17,14 @@ _NO_CONFIGS = ("__init__", "default", "loading", "sections", "training")
 
 
 def config_names() -> list[str]:
-    """The experiments beside this file."""
+    """The names of the experiments in this folder."""
     return sorted(f.stem for f in HERE.glob("*.py") if f.stem not in _NO_CONFIGS)
 
 
 def load_config(path: str) -> ConfigDict:
-    """The config that get_config() of a Python file returns; FileNotFoundError or ValueError where there is none.
+    """The config that get_config() of a Python file returns; FileNotFoundError or ValueError if there is none.
 
-    A path such as configs/vp_digits.py means the file beside this one where the current folder has none.
+    A path such as configs/vp_digits.py means the file in this folder if the current folder has no such file.
     """
     file = Path(path)
     if not file.is_file() and file.parent == Path("configs"):
@@ -48,9 +48,10 @@ def load_config(path: str) -> ConfigDict:
 
 
 def apply(config: ConfigDict, overrides: Iterable[tuple[str, str]]) -> None:
-    """Set fields such as "training.batch_size" from text, in their declared types; ArgumentError for what cannot be.
+    """Set fields such as "training.batch_size" from text, in their declared types; ArgumentError for an unknown field or a
+    text that is not a value of its type.
 
-    Fields that name a class are set first, since they decide which other fields there are.
+    Fields that name a class are set first, since they decide which other fields exist.
     """
     words = {f"{kind.name}.{kind.word}" for kind in SECTIONS.values()}
     for field, text in sorted(overrides, key=lambda pair: pair[0] not in words):
@@ -77,9 +78,9 @@ def all_fields(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def from_stored(stored: Mapping[str, Any], place: str | Path) -> ConfigDict:
-    """The config that a run keeps, from its nested mapping, with the defaults of fields that came later.
+    """The config of a run from the nested mapping that it stores, with defaults for fields that later versions added.
 
-    place  where it comes from, for messages
+    place  where the mapping comes from, for messages
     """
     config = ConfigDict()
     try:
@@ -88,12 +89,12 @@ def from_stored(stored: Mapping[str, Any], place: str | Path) -> ConfigDict:
             fields = dict(current[name])
             config[name] = section(name, fields.pop(kind.word), **fields)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"the config of {place} is damaged or of another version: {error}") from None
+        raise ValueError(f"the config of {place} is damaged or from another version: {error}") from None
     return config
 
 
 def _current(stored: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A stored config in the words of this version. Those before version 0.2 had all fields of all data sets."""
+    """A stored config with the fields of this version. Before version 0.2 it had all fields of all data sets."""
     if "objective" in stored["training"]:
         return stored
     training, data = dict(stored["training"]), stored["data"]

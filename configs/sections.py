@@ -2,7 +2,7 @@
 
     config.sde = sde("ve", sigma_max=80.0)
 
-is the section of the VE SDE: exactly the arguments of VESDE, with its defaults but for sigma_max.
+is the section of the VE SDE: exactly the arguments of VESDE, with its defaults except for sigma_max.
 """
 
 from collections.abc import Mapping
@@ -43,7 +43,7 @@ SECTIONS = {section.name: section for section in (DATA_SECTION, SDE_SECTION, MOD
 
 
 def section(name: str, word: str, **settings: Any) -> ConfigDict:
-    """The section `name` of the class `word` with these settings; ArgumentError for what the class does not take."""
+    """The section `name` for the class `word` with these settings; ArgumentError for a setting that it does not take."""
     kind = SECTIONS[name]
     fields, result = kind.fields(word), ConfigDict({kind.word: word})
     for field, value in kind.complete({kind.word: word, **settings}).items():
@@ -53,31 +53,32 @@ def section(name: str, word: str, **settings: Any) -> ConfigDict:
 
 
 def data(dataset: str, **settings: Any) -> ConfigDict:
-    """The section `data`: `config.data = data("swiss_roll", size=5000)`. A key of data.DATASETS and what that set takes."""
+    """The section `data`: `config.data = data("swiss_roll", size=5000)`. A key of data.DATASETS and settings of that set."""
     return section("data", dataset, **settings)
 
 
 def sde(name: str, **settings: Any) -> ConfigDict:
-    """The section `sde`: `config.sde = sde("ve", sigma_max=80.0)`. A key of sde_lib.SDES and what that class takes."""
+    """The section `sde`: `config.sde = sde("ve", sigma_max=80.0)`. A key of sde_lib.SDES and arguments of that class."""
     return section("sde", name, **settings)
 
 
 def model(network: str, **settings: Any) -> ConfigDict:
-    """The section `model`: `config.model = model("mlp", width=256)`. A key of models.NETWORKS, what that class takes, and
-    the arguments of Denoiser.
+    """The section `model`: `config.model = model("mlp", width=256)`. A key of models.NETWORKS, arguments of that class and
+    of Denoiser.
     """
     return section("model", network, **settings)
 
 
 def training(objective: str = "score_matching", **settings: Any) -> ConfigDict:
-    """The section `training`: a key of training.OBJECTIVES, what that class takes, and the fields of Training."""
+    """The section `training`: a key of training.OBJECTIVES, arguments of that class, and fields of Training."""
     return section("training", objective, **settings)
 
 
 def renew(config: ConfigDict, name: str, word: str) -> None:
-    """Make the section `name` of a config that of another class, with its defaults.
+    """Replace the section `name` of a config by the section of another class, with its defaults.
 
-    What does not belong to the class that was named before, such as the range of the data, stays where the new one has it.
+    Fields that do not belong to the old class itself, such as the range of the data, keep their values if the new section
+    has them.
     """
     kind, before = SECTIONS[name], config[name]
     kept = kind.beside_fields(before[kind.word]).keys() & kind.beside_fields(word).keys()
@@ -85,12 +86,12 @@ def renew(config: ConfigDict, name: str, word: str) -> None:
 
 
 def require_sections(config: Mapping[str, Any]) -> None:
-    """ArgumentError for a field that does not exist or is missing, and for a number out of range."""
+    """Raise ArgumentError for a field that does not exist or is missing, and for a number out of range."""
     for name, kind in SECTIONS.items():
         fields = config[name]
         whole = kind.complete(fields)
         if missing := whole.keys() - set(fields):
-            raise ArgumentError(f"the section {name!r} lacks {', '.join(sorted(missing))}; choose a class by "
+            raise ArgumentError(f"the section {name!r} lacks {', '.join(sorted(missing))}; choose a class with "
                                 f"config.{name} = {name}({fields[kind.word]!r})", f"{name}.{kind.word}")
         check = kind.beside(kind.entry(fields[kind.word]))
         if check in (Pixels, Training):
@@ -99,7 +100,7 @@ def require_sections(config: Mapping[str, Any]) -> None:
 
 
 def annotation(config: Mapping[str, Any], field: str) -> Any:
-    """The declared type of a field such as "training.batch_size"; ArgumentError where the config has none of that name."""
+    """The declared type of a field such as "training.batch_size"; ArgumentError if the config has no such field."""
     section_name, _, name = field.partition(".")
     if field in SECTIONS:
         raise ArgumentError(f"{field!r} is a section, not a field; it has {', '.join(config[field])}", field)
@@ -115,7 +116,7 @@ def annotation(config: Mapping[str, Any], field: str) -> Any:
 
 
 def declared(field: str) -> Any:
-    """The declared type of a field such as "model.fir" in whichever class of its section has it; else ArgumentError."""
+    """The declared type of a field such as "model.fir" of any class of its section; ArgumentError if no class has it."""
     name, _, word = field.partition(".")
     kind = SECTIONS.get(name)
     if kind is not None and word == kind.word:

@@ -1,7 +1,7 @@
 """CelebA at 64x64 by the SMLD chain of 1000 steps and NCSN++ (Song et al. 2021, appendix H.1): 62.7M parameters.
 
-The network is told the index, counted down. The paper crops the central 140x140 pixels, which is for you to do in
---config.data.path; of the aligned pictures as they are the data set takes the central 178x178.
+The network's time input is the index, counted down. The paper crops the central 140x140 pixels: crop the pictures in
+--config.data.path yourself. From the aligned pictures as published, the data set takes the central 178x178.
 """
 
 from scorefield.configs import ve_cifar10_ncsnpp

@@ -1,7 +1,8 @@
 """CIFAR-10 by the VE SDE and NCSN++ (Song et al. 2021, appendix H): 62.8M parameters.
 
-Steps as in the published config; the paper's text has 0.95M. The published VE runs clip the gradient of half the sum
-over a picture at 1. Here the loss is the mean, 2 / (3 * 32 * 32) of that; clip and Adam's eps scale with it.
+Steps as in the published config; the paper's text says 0.95M. The loss of the published VE runs is half the sum over a
+picture, and its gradient is clipped at 1. Here the loss is the mean, 2 / (3 * 32 * 32) times theirs; the clip and Adam's
+eps scale with it.
 """
 
 from scorefield.configs import ve_cifar10

@@ -1,4 +1,4 @@
-"""Drawing samples from a denoiser in batches, with what it cost."""
+"""Draw samples from a denoiser in batches, and record the cost."""
 
 import time
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from scorefield.samplers import Result, Sampler, prior_sample, sample_seeds
 
 @dataclass(frozen=True)
 class Samples:
-    """x (n, *event) on the CPU, evaluations of the network a sample (a mean, where batches differ), seconds.
+    """x (n, *event) on the CPU, network evaluations per sample (the mean, if batches differ), seconds.
 
-    first: the result of the first batch, with its trajectory where that was asked for.
+    first: the result of the first batch, with its trajectory if one was requested.
     """
 
     x: Tensor

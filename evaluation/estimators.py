@@ -1,4 +1,4 @@
-"""What computes log p of a batch, each in the same words: the probability-flow ODE, and two lower bounds."""
+"""The estimators of log p of a batch, with one interface: the probability-flow ODE, and two lower bounds."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from scorefield.numerics.noise import Seed
 
 @dataclass(frozen=True)
 class Task:
-    """What an estimator is given: x (batch, *event), the data k (batch, *shape) that it encodes, and their codec."""
+    """The input of an estimator: x (batch, *event), the data k (batch, *shape) that it encodes, and their codec."""
 
     x: Tensor
     k: Tensor

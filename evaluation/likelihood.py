@@ -1,4 +1,4 @@
-"""Bits/dim of data under a model: in batches that processes share and that a killed evaluation need not repeat.
+"""Bits/dim of data under a model, in batches. Processes share them, and a killed evaluation does not repeat finished ones.
 
 Example i is scored K times (its draws): y_ij = -log2 p(x_ij)/D + offset, where x_ij is its j-th dequantisation, and the
 codec has the offset. What a draw is depends on (seed, i, j) alone:
@@ -155,12 +155,12 @@ class Evaluation:
                 self.folder.parent.rmdir()
 
     def kept(self) -> str:
-        """What an interrupted evaluation has in its folder, in words; "" where that is nothing."""
+        """The number of units that an interrupted evaluation has kept, as text; "" if none."""
         done = self._rows_done()
         if self.folder is None or not done:
             return ""
         what = "examples" if self.draws == 1 else "dequantised examples"
-        return f"{done} of {self.total * self.draws} {what} are done and kept; the same command goes on from there"
+        return f"{done} of {self.total * self.draws} {what} are done and kept; the same command continues from there"
 
     def _with_what_is_kept(self, error: Exception) -> Exception:
         kind, kept = ArithmeticError if isinstance(error, ArithmeticError) else ValueError, self.kept()
@@ -219,7 +219,7 @@ class Evaluation:
                          lambda file: np.savez(file, digest=self._data(begin, end)[1], **arrays))
 
     def _read(self, unit: tuple[int, int, int]) -> Part | None:
-        """What the folder holds of a unit; None where it is not there, damaged, or of other examples."""
+        """The stored result of a unit; None if it is missing, damaged, or of other examples."""
         begin, end, draw = unit
         if self.folder is None or not self._path(begin, draw).exists():
             return None
@@ -239,7 +239,7 @@ class Evaluation:
 def score(model: ScoreModel, dataset: Dataset, codec: Codec, split: str = "test", n: int | None = None, seed: int = 0,
           batch_size: int = 128, device: torch.device | str = "cpu", progress: bool = True, draws: int = 1,
           estimator: str = "ode", float64: bool = False, **settings: Any) -> Score:
-    """Bits/dim of the first n examples of a split (None: all), by the probability-flow ODE unless said otherwise.
+    """Bits/dim of the first n examples of a split (None: all), by the probability-flow ODE by default.
 
         result = score(model, dataset, make_codec(dataset.levels), divergence="exact")
 
@@ -250,7 +250,7 @@ def score(model: ScoreModel, dataset: Dataset, codec: Codec, split: str = "test"
                is discrete, else the density; `discrete` says otherwise
     float64    the state in float64
 
-    What example i draws depends on (seed, i) alone. Raises as `Evaluation` and `Evaluation.run` do.
+    The random numbers of example i depend only on (seed, i). Raises as `Evaluation` and `Evaluation.run` do.
     """
     return Evaluation(model, dataset, codec, split, n, seed, batch_size, device, progress, draws, estimator, float64,
                       **settings).run().result()

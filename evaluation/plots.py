@@ -75,7 +75,7 @@ def histogram(sets: Mapping[str, Tensor], xlabel: str) -> Tensor:
 
 
 def _figure(panels: int) -> tuple[Any, Any]:
-    """A figure with a row of axes. It has a canvas of its own, so that nothing changes for whoever else uses matplotlib."""
+    """A figure with a row of axes. It has its own canvas, so other users of matplotlib notice nothing."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, and only pictures of points need it
     from matplotlib.figure import Figure
 

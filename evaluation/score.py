@@ -1,4 +1,4 @@
-"""What scored examples amount to: bits/dim with its standard error, tables, and how well it tells two sets apart.
+"""The result of scoring examples: bits/dim with its standard error, tables, and how well it separates two sets.
 
 Example i is scored K times (in K draws): y_ij is the bits/dim of its j-th dequantisation, a lower bound's where log p is
 bounded. The example's bits/dim is the mean of y_ij over j. The importance-weighted bound is tighter, by Jensen's inequality
@@ -6,12 +6,12 @@ bounded. The example's bits/dim is the mean of y_ij over j. The importance-weigh
 
     iw_i = -log2(1/K sum_j p(x_ij)) / D + offset <= 1/K sum_j y_ij
 
-It bounds nothing where log p is noisy, since the mean of exp favours what is too large: there is one for exact traces only.
+It is no bound if log p is noisy, since the mean of exp favours values that are too large: it needs exact traces.
 
 The standard error of the mean over n examples, se = std_i(y_i) / sqrt(n), holds every source of chance. Its parts, in
 squares, with pe_ij the standard error of y_ij over its own probes and s_i^2 the variance of y_ij over j:
 
-    probes^2            sum_ij pe_ij^2 / (n K)^2                   where there were several probes
+    probes^2            sum_ij pe_ij^2 / (n K)^2                   with several probes
     dequantization^2    sum_i s_i^2 / (K n^2) - probes^2           where K > 1; with a single probe it holds the probe's too
     data^2              se^2 - dequantization^2 - probes^2         and 0 where one of these is below it
 """
@@ -35,11 +35,11 @@ class Score:
     """What n examples scored in K draws each, in nats, float64.
 
     log_prob       (K, n): log p(x_ij), or the estimator's bound on it
-    probe_error    (K, n): its standard error over the estimator's own draws (probes), or None where that is unknown
+    probe_error    (K, n): its standard error over the estimator's own draws (probes), or None if that is unknown
     solver_error   (K, n): the solver's estimate of its own error, or None
     evaluations    (n,): of the network, for all draws of an example together
     dimensions     D, and `offset` the bits/dim of log p = 0
-    seconds        of work, summed over batches, whichever run or process did them
+    seconds        of work, summed over the batches of all runs and processes
     terms          (K, n) each: the named parts that add up to log_prob, of a bound
     exact          whether log_prob is free of an estimator's own noise
     """
@@ -66,7 +66,7 @@ class Score:
 
     @property
     def bits_per_dim_iw(self) -> Tensor | None:
-        """(n,): the importance-weighted bound with the K > 1 draws of an example; None where log p is not exact."""
+        """(n,): the importance-weighted bound with the K > 1 draws of an example; None if log p is not exact."""
         draws = len(self.log_prob)
         return self._bits(self.log_prob.logsumexp(0) - math.log(draws)) if draws > 1 and self.exact else None
 
@@ -86,7 +86,7 @@ class Score:
 
     @property
     def standard_error_parts(self) -> dict[str, float | None]:
-        """"data", "dequantization" and "probes" in bits/dim (formulas above); None where a part cannot be told."""
+        """"data", "dequantization" and "probes" in bits/dim (formulas above); None if a part is unknown."""
         draws, n = self.log_prob.shape
         probes = None if self.probe_error is None else float((self._scale * self.probe_error).norm()) / (draws * n)
         dequantization = None
@@ -118,7 +118,7 @@ class Score:
         }
 
     def rows(self, names: Sequence[str] | None = None) -> list[dict[str, Any]]:
-        """A row for each example, for CSV; what is unknown is left empty. Nats in log_prob_nats, else bits/dim."""
+        """A row for each example, for CSV; unknown values are empty. log_prob_nats is in nats, all others in bits/dim."""
         draws = len(self.log_prob)
         columns = {
             "bits_per_dim": self.bits_per_dim, "log_prob_nats": self.log_prob.mean(0),

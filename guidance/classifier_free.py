@@ -16,7 +16,7 @@ from scorefield.numerics.errors import ArgumentError
 
 
 class ClassifierFree(ScoreModel):
-    """What `classifier_free` returns: a score model that calls two others, or one where the scale is 0 or 1."""
+    """What `classifier_free` returns: a score model that calls two others, or only one if the scale is 0 or 1."""
 
     def __init__(self, without: ScoreModel, conditional: ScoreModel, scale: float):
         super().__init__()

@@ -9,7 +9,7 @@ al. 2021, equations 11 to 19), with lambda the half log-SNR, for which g^2 dt / 
 
 The integral is the mean of one draw in each of many equal intervals of lambda. Where the error ||eps - eps_theta||^2
 is m on average it moves with ||eps||^2, whose mean D is known, and m / D is the best multiple of ||eps||^2 - D to take
-off (exactly so where the network recovers the noise in all but m directions). m is read off the two draws before, so
+off (exactly, if the network recovers the noise in all but m directions). m is read off the two draws before, so
 that no multiple depends on the noise it multiplies: unbiased, with uncorrelated draws. In few dimensions, where two draws
 say little, it leans on the m / D of data N(0, I), (alpha^2 / (alpha^2 + sigma^2))^2 = sigmoid(2 lambda)^2.
 
@@ -40,7 +40,7 @@ PSEUDO_DIMENSIONS = 16.0      # how many dimensions of a draw the guess m / D = 
 class Bound:
     """value: an unbiased estimate of a lower bound on log p, in nats, (batch,). nfe: evaluations of the network a sample.
 
-    error     standard error of value over the draws, (batch,); None where there was one draw
+    error     standard error of value over the draws, (batch,); None with one draw
     terms     the parts that add up to value, each (batch,): "prior" and "diffusion", at most 0 on average, "decoder"
     per_step  of a chain: the parts that add up to "diffusion", (steps - 1, batch), from the data's end to the noise's
     """
@@ -57,11 +57,11 @@ def elbo(model: ScoreModel, x: Tensor, draws: int = 32, seeds: Sequence[Seed] | 
     """The bound in continuous time on log p(x) in nats, for real x (batch, *event).
 
     draws  predictions a sample, an even number: one in each of as many equal intervals of lambda, at its own place
-    seeds  one for each sample; what sample i gets depends on its seed alone
-    t_min  where the decoder takes over (the SDE's own t_min unless given)
+    seeds  one for each sample; the random numbers of sample i depend only on its seed
+    t_min  the time at which the decoder takes over (by default the SDE's own t_min)
 
     p is the density of what the reverse-time SDE and the decoder generate, which equals that of the probability flow
-    only where the score is exact. The error bar takes neighbouring intervals for repetitions of one draw, so it is
+    only if the score is exact. The error bar takes neighbouring intervals for repetitions of one draw, so it is
     somewhat too large. Raises ValueError for unusable input, ArithmeticError for a prediction that is not finite.
     """
     check_pairs(draws)
@@ -117,8 +117,8 @@ def chain_elbo(model: ScoreModel, k: Tensor, levels: int | None, chain: Chain | 
     dequantized  level k means low + (high - low)(k + 1/2) / levels instead of low + (high - low) k / (levels - 1)
     clip_x0      confine the predicted x_0 to [low, high]
     draws        independent repetitions, each of one draw a step; two or more have an error bar
-    seeds        one for each sample; what sample i gets depends on its seed alone
-    dtype        of the states x_i, float32 or float64 (that of k, where it is real)
+    seeds        one for each sample; the random numbers of sample i depend only on its seed
+    dtype        of the states x_i, float32 or float64 (that of k, if it is real)
 
     Raises ValueError for unusable input, ArithmeticError for a prediction that is not finite.
     """

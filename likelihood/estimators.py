@@ -2,7 +2,7 @@
 
     ODE(method="exponential", divergence="exact")(model, x).value
 
-A command line or a config is built from ESTIMATORS and the fields. `log_prob`, `elbo` and `chain_elbo` are what they call.
+A command line or a config is built from ESTIMATORS and the fields. They call `log_prob`, `elbo` and `chain_elbo`.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,23 +20,23 @@ from scorefield.numerics.noise import Seed
 from scorefield.numerics.options import option
 from scorefield.sde_lib.transition import VARIANCES, check_variance
 
-T_MIN = "where the likelihood starts; the SDE's t_min unless given"
+T_MIN = "time at which the likelihood starts; by default the SDE's t_min"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ODE:
-    """log p(x) by the probability-flow ODE: `log_prob`, with the Hutchinson divergence unless told otherwise."""
+    """log p(x) by the probability-flow ODE: `log_prob`, with the Hutchinson divergence by default."""
 
     method: str = option("dopri5", ", ".join(METHODS))
-    rtol: float | None = option(None, "relative tolerance of an adaptive method; 1e-5 unless given")
-    atol: float | None = option(None, "absolute tolerance of an adaptive method; 1e-5 unless given")
-    max_evaluations: int | None = option(None, "an adaptive method stops with an error beyond so many; 10000 unless given")
-    steps: int | None = option(None, "evaluations of the exponential method; 30 unless given")
+    rtol: float | None = option(None, "relative tolerance of an adaptive method; by default 1e-5")
+    atol: float | None = option(None, "absolute tolerance of an adaptive method; by default 1e-5")
+    max_evaluations: int | None = option(None, "largest number of evaluations of an adaptive method; by default 10000")
+    steps: int | None = option(None, "evaluations of the exponential method; by default 30")
     divergence: str = option("hutchinson", f"{', '.join(DIVERGENCES)}; exact takes D products with the Jacobian each time")
-    probes: int | None = option(None, "random vectors of the Hutchinson divergence, for each sample; 1 unless given")
-    probe_kind: str | None = option(None, f"their distribution: {', '.join(PROBE_KINDS)}; rademacher unless given")
+    probes: int | None = option(None, "random vectors per sample of the Hutchinson divergence; by default 1")
+    probe_kind: str | None = option(None, f"distribution of the probes: {', '.join(PROBE_KINDS)}; by default rademacher")
     t_min: float | None = option(None, T_MIN)
-    clock: str | None = option(None, f"what an adaptive method steps in: {', '.join(CLOCKS)}; t unless given")
+    clock: str | None = option(None, f"variable over which an adaptive method integrates: {', '.join(CLOCKS)}; by default t")
 
     def __post_init__(self) -> None:
         check_settings(self.divergence, self.rtol, self.atol, self.method, self.probes, self.max_evaluations, self.steps,
@@ -52,7 +52,7 @@ class ODE:
 class ELBO:
     """The bound in continuous time: `elbo`."""
 
-    draws: int = option(32, "predictions for each sample, an even number")
+    draws: int = option(32, "number of predictions per sample, even")
     t_min: float | None = option(None, T_MIN)
 
     def __post_init__(self) -> None:
@@ -67,9 +67,9 @@ class ELBO:
 class ChainELBO:
     """The bound of a chain: `chain_elbo`."""
 
-    draws: int = option(1, "independent repetitions; two or more have an error bar")
-    variance: str = option("beta", f"of a step back: {', '.join(VARIANCES)}")
-    steps: int | None = option(None, "steps back, evenly spaced over the chain; all of them unless given")
+    draws: int = option(1, "number of independent repetitions; two or more give an error bar")
+    variance: str = option("beta", f"variance of a step back: {', '.join(VARIANCES)}")
+    steps: int | None = option(None, "number of steps back, evenly spaced over the chain; by default all")
 
     def __post_init__(self) -> None:
         check_repetitions(self.draws)

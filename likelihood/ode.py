@@ -33,7 +33,7 @@ TOLERANCE = 1e-5      # of the adaptive methods
 class LogProb:
     """value: log p(x) in nats, (batch,). latent: x at t_max, (batch, *event). nfe: evaluations of the network.
 
-    probe_error   standard error of value over the probes, (batch,), where there were several
+    probe_error   standard error of value over the probes, (batch,), if there are several
     solver_error  estimate of what the steps left of error in value, (batch,), from method "exponential"; rather too
                   large than too small (docs/likelihood.md)
     """
@@ -54,7 +54,7 @@ def log_prob(model: ScoreModel, x: Tensor, divergence: str = "exact", rtol: floa
 
     divergence  "exact", D products with the Jacobian an evaluation, or "hutchinson": unbiased, with `probes` (1)
                 random vectors a sample, "rademacher" (the default) or "gaussian", the same along the trajectory
-    seeds       one for each sample, for "hutchinson"; what sample i gets depends on its seed alone
+    seeds       one for each sample, for "hutchinson"; the random numbers of sample i depend only on its seed
     method      an adaptive method of torchdiffeq with rtol, atol (1e-5) and at most max_evaluations (10,000) of the flow,
                 or "exponential" with exactly `steps` evaluations (30)
     clock       of the adaptive methods: "t" (the default), or "lambda", the half log-SNR, with the state in the coordinates
@@ -65,7 +65,7 @@ def log_prob(model: ScoreModel, x: Tensor, divergence: str = "exact", rtol: floa
 
     The state has the dtype of x, the network its own. One prediction serves drift and divergence, and counts once. Raises
     ValueError for unusable input (NaN, an event that does not fit the network, bf16 arithmetic, missing seeds, settings of
-    another method), ArithmeticError where the ODE cannot be solved.
+    another method), ArithmeticError if the ODE cannot be solved.
     """
     sde = model.sde
     start = start_time(sde, t_min)

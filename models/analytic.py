@@ -33,8 +33,8 @@ class GaussianMixture(ConditionalModel):
     labels     (K,), the class of each component, integers that cover 0 .. classes - 1. Then `given(label=y)` is the exact
                model of class y, and without a label the model is that of all classes, each with the sum of its weights
 
-    Works in the dtype of x, and is exact in float64. Raises ArgumentError (a ValueError) where the shapes do not fit and
-    where a point mass is seen without noise. One use:
+    Works in the dtype of x, and is exact in float64. Raises ArgumentError (a ValueError) if the shapes do not fit,
+    and for a point mass at a time with sigma = 0. One use:
 
     >>> from scorefield.models import GaussianMixture
     >>> from scorefield.sde_lib import VPSDE
@@ -77,7 +77,7 @@ class GaussianMixture(ConditionalModel):
         return GivenMixture(self, condition)
 
     def _members(self, condition: Condition | None, x: Tensor) -> Tensor | None:
-        """Which components belong to the class of each sample, (B, K); None where there are no classes."""
+        """Which components belong to the class of each sample, (B, K); None without classes."""
         told = self.takes.of_batch(condition, x)
         if self.labels is None:
             return None
@@ -107,7 +107,7 @@ class GaussianMixture(ConditionalModel):
         return residual, s2, log_joint, alpha, sigma
 
     def _check_density(self, t: Tensor) -> None:
-        """ArgumentError where a point mass is seen without noise; as check_time, it waits for no device."""
+        """Raise ArgumentError for a point mass if sigma(t) = 0; like check_time, it does not wait for a device."""
         if not self._point_mass or t.device.type != "cpu" or torch.compiler.is_compiling():
             return
         bare = self.sde.sigma(t) == 0
@@ -124,7 +124,7 @@ class GaussianMixture(ConditionalModel):
         return log_joint - (members * self.weights.to(x)).sum(1).log()
 
     def class_log_prob(self, x: Tensor, t: float | Tensor) -> Tensor:
-        """log p(label | x_t = x) in nats for every label, (batch, classes); ArgumentError where there are no labels."""
+        """log p(label | x_t = x) in nats for every label, (batch, classes); ArgumentError without labels."""
         if self.labels is None:
             raise ArgumentError("the mixture has no labels; make it with labels=(K,)", "labels")
         log_joint = self._components(x, t)[2]
@@ -193,7 +193,7 @@ class GivenMixture(Given):
         return self.model.log_prob(x, t, self.for_batch(x))
 
     def sample(self, n: int, t: float = 0.0, generator: torch.Generator | None = None) -> Tensor:
-        """n exact draws (n, D) of p_t(x | label), one for each label where there are n; as GaussianMixture.sample."""
+        """n exact draws (n, D) of p_t(x | label), one for each label if n labels are given; as GaussianMixture.sample."""
         return self.model.sample(n, t, generator, self.for_batch(torch.empty(n, 0)))
 
 

@@ -66,7 +66,7 @@ def build_sde(config: Mapping[str, Any]) -> SDE:
 def build_denoiser(config: Mapping[str, Any], shape: Sequence[int]) -> Denoiser:
     """An untrained denoiser for examples of `shape`, of the sections `sde` and `model`; ArgumentError as `build_sde`.
 
-    It knows "no label" where the section `training` drops labels.
+    It knows "no label" if the section `training` drops labels.
     """
     (make, _), settings, beside = MODEL_SECTION.split(config["model"])
     sde = build_sde(config)

@@ -1,4 +1,4 @@
-"""Conditions: what a model is told beside x and t.
+"""Conditions: the inputs of a model besides x and t, such as a label.
 
 A condition is a mapping from names to tensors of shape (batch, ...), such as {"label": tensor}. A network says which
 names it takes in an attribute `conditions`, a tuple of names, and is then called network(x, time, condition); without
@@ -25,7 +25,7 @@ LABEL = "label"
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a model can be told, and how that becomes what its network is told.
+    """The conditions that a model takes, and how they become the input of its network.
 
     names          that it takes
     classes        the number of labels, if it takes "label" and that is known
@@ -37,14 +37,14 @@ class Conditions:
     label_dropout: bool = False
 
     def checked(self, condition: Mapping[str, Any]) -> dict[str, Tensor | None]:
-        """The condition as tensors of any batch, None for "no label"; ArgumentError where the model cannot take it."""
+        """The condition as tensors of any batch, None for "no label"; ArgumentError if the model cannot take it."""
         self._check_names(condition)
         return {name: self._label(value) if name == LABEL else _tensor(name, value) for name, value in condition.items()}
 
     def of_batch(self, condition: Mapping[str, Tensor | None] | None, x: Tensor) -> dict[str, Tensor]:
         """The condition of each sample of x (batch, *event), complete and on x's device.
 
-        A scalar stands for every sample. Raises ArgumentError where a name is missing or the batch is another.
+        A scalar stands for every sample. Raises ArgumentError if a name is missing or the batch sizes differ.
         """
         given = condition or {}
         self._check_names(given)
@@ -85,7 +85,7 @@ class Conditions:
 
 
 def declared(network: Any, label_dropout: bool = False) -> Conditions:
-    """What a network says that it takes; a wrapper around it, such as DistributedDataParallel, need not repeat that."""
+    """The conditions that a network declares; a wrapper such as DistributedDataParallel need not repeat them."""
     while not hasattr(network, "conditions") and hasattr(network, "module"):
         network = network.module
     names: Sequence[str] = getattr(network, "conditions", ())

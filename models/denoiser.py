@@ -19,7 +19,7 @@ __all__ = ["TIME_INPUTS", "Denoiser", "ScoreModel", "TimeInput", "evaluation_mod
 
 TimeInput = Callable[[Any, Tensor], Tensor]      # of the SDE and t, in t's shape
 
-# What a network is told of time.
+# The time input of a network.
 TIME_INPUTS: dict[str, TimeInput] = {
     "999t": lambda sde, t: 999 * t,                      # Song et al. 2021, for t in [0, 1]
     "index": lambda sde, t: sde.steps * t - 1,           # a chain's own labels 0 .. steps - 1, between them too
@@ -34,16 +34,16 @@ class Denoiser(ConditionalModel):
     """A network F(x, time) read through an SDE and a parametrisation.
 
     network          maps x (batch, *event) and time (batch,), float32, to a tensor of x's shape. If it has an attribute
-                     `conditions`, the names of what else it is told, it is called network(x, time, condition)
+                     `conditions`, the names of its other inputs, it is called network(x, time, condition)
     parametrization  what its output means: "eps", "x0", "v", "score", "flow" or "edm"
-    time_input       what it is told of time: a key of TIME_INPUTS, or a function of the SDE and t
+    time_input       its time input: a key of TIME_INPUTS, or a function of the SDE and t
     input_std        if given, the network sees x / sqrt(alpha^2 input_std^2 + sigma^2), which has unit variance for
                      data of that standard deviation (Karras et al. 2022, c_in); for variance-exploding SDEs and "edm"
     label_dropout    whether the network also learned from examples whose label was dropped, so that label=None is allowed
     autocast         an attribute: the dtype of the network's arithmetic (torch.bfloat16), or None for its own
 
-    Raises ArgumentError (a ValueError) for an unknown word, for time_input "index" where the SDE is not a chain's, for
-    parametrization "edm" without input_std, and for label_dropout where the network takes no label. One use:
+    Raises ArgumentError (a ValueError) for an unknown word, for time_input "index" if the SDE is not a chain's, for
+    parametrization "edm" without input_std, and for label_dropout if the network takes no label. One use:
 
     >>> from scorefield.models import MLP, Denoiser
     >>> from scorefield.sde_lib import VPSDE
@@ -81,7 +81,7 @@ class Denoiser(ConditionalModel):
     def forward(self, x: Tensor, t: float | Tensor, condition: Condition | None = None) -> Tensor:
         """The network's raw output F at (x, t), in the dtype of x.
 
-        condition  what it is told of each sample, (batch, ...) by name; labels may be the index `classes`, "no label"
+        condition  the conditions of each sample, (batch, ...) by name; labels may be the index `classes`, "no label"
         """
         t = _precise(t)
         own = next(self.network.parameters(), x)
@@ -133,6 +133,6 @@ class Denoiser(ConditionalModel):
 
 
 def _precise(t: float | Tensor) -> Tensor:
-    """`t` in float64 or float32: what has been rounded to 16 bits is no good for the SDE's coefficients."""
+    """`t` in float64 or float32: 16 bits are too few for the SDE's coefficients."""
     t = as_time(t)
     return t if t.dtype in (torch.float32, torch.float64) else t.float()

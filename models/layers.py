@@ -58,7 +58,7 @@ class GroupNorm(nn.GroupNorm):
 
 
 def group_norm(channels: int, groups: int | None, eps: float = 1e-6) -> GroupNorm:
-    """GroupNorm of `groups` groups, or of min(32, channels / 4); ValueError where that does not divide `channels`."""
+    """GroupNorm of `groups` groups, or of min(32, channels / 4); ValueError if that does not divide `channels`."""
     number = groups or min(32, channels // 4)
     if number < 1 or channels % number:
         advice = f"groups that divide {channels}" if groups else "a width that is a multiple of 4, above 128 of 32"
@@ -196,7 +196,7 @@ def recompute_activations(network: nn.Module) -> None:
     """Activation checkpointing (Chen et al. 2016): from now on, in training, each residual block and each attention of the
     network keeps only its input, and the backward pass computes the rest again, with the same dropout.
 
-    Raises ValueError where the network has neither.
+    Raises ValueError if the network has neither.
     """
     blocks = [module for module in network.modules() if isinstance(module, ResidualBlock | SelfAttention)]
     if not blocks:

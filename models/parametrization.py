@@ -129,7 +129,7 @@ class Score(Parametrization):
 class Flow(Parametrization):
     """F = eps - x_0, the velocity dx_t/dt where alpha = 1 - t and sigma = t (Lipman et al. 2023; Liu et al. 2023).
 
-    No coefficient divides by alpha or sigma alone, so that both ends of every SDE are fine: alpha + sigma is positive.
+    No coefficient divides by alpha or by sigma, so both ends of every SDE are fine: alpha + sigma is positive.
     """
 
     name: ClassVar[str] = "flow"

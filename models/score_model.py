@@ -1,6 +1,6 @@
 """The contract of a score model, and what binds a condition to one.
 
-Whatever is made of score models (given a label, guided, wrapped) is again a score model, a function of x and t alone.
+A model made from score models (given a label, guided, wrapped) is again a score model, a function of x and t alone.
 So samplers and likelihoods take all of them and see nothing else of a network.
 """
 
@@ -33,7 +33,7 @@ class Posterior:
     """What a score model knows of x_0 given x_t, from one evaluation.
 
     mean      E[x_0 given x_t], of the shape of x
-    variance  Var[x_0 given x_t] of each element, of the shape of x; or one for all, a scalar; None where it is unknown
+    variance  Var[x_0 given x_t] of each element, of the shape of x; or one for all, a scalar; None if it is unknown
     """
 
     mean: Tensor
@@ -69,7 +69,7 @@ class ScoreModel(nn.Module):
         return Conditions()
 
     def given(self, **condition: Any) -> "ScoreModel":
-        """The score model of x and t alone that is told this condition at every evaluation.
+        """The score model of x and t that gets this condition at every evaluation.
 
         label=y     classes, integers: a scalar for every sample, or (batch,), one for each
         label=None  no label, for a model trained with label dropout
@@ -113,20 +113,20 @@ class ScoreModel(nn.Module):
 
 
 class ConditionalModel(ScoreModel):
-    """A score model whose predictions can be told a condition (conditions.py): Denoiser and GaussianMixture.
+    """A score model whose predictions take a condition (conditions.py): Denoiser and GaussianMixture.
 
-    Without one, `predict` tells the model "no label" if it knows that, and else raises an error that says to call `given`.
+    Without one, `predict` uses "no label" if the model knows that, else it raises an error that says to call `given`.
     """
 
     @abstractmethod
     def predict(self, x: Tensor, t: float | Tensor, kind: str, condition: Condition | None = None) -> Tensor:
-        """As ScoreModel's, and told the condition of each sample."""
+        """As ScoreModel's, with the condition of each sample."""
 
     def given(self, **condition: Any) -> "Given":
         return Given(self, condition)
 
     def posterior(self, x: Tensor, t: float | Tensor, condition: Condition | None = None) -> Posterior:
-        """As ScoreModel's, and told the condition of each sample."""
+        """As ScoreModel's, with the condition of each sample."""
         return Posterior(self.predict(x, t, "x0", condition), None)
 
 
@@ -155,7 +155,7 @@ class Given(ScoreModel):
         return self.model.takes
 
     def given(self, **condition: Any) -> "ScoreModel":
-        """The same model with these bound too; what is given again replaces what was given before."""
+        """The same model with these conditions bound, too; a new one replaces an old one of the same name."""
         return self.model.given(**self.condition | condition)
 
     def predict(self, x: Tensor, t: float | Tensor, kind: str) -> Tensor:
@@ -165,5 +165,5 @@ class Given(ScoreModel):
         return self.model.posterior(x, t, self.for_batch(x))
 
     def for_batch(self, x: Tensor) -> Condition:
-        """What the network is told of each sample of x."""
+        """The condition of each sample of x."""
         return self.takes.of_batch(self.condition, x)

@@ -14,9 +14,9 @@ from scorefield.sde_lib.sde import SDE
 class Wrapped(nn.Module):
     """A function or network from elsewhere, whose output is checked.
 
-    function    called (x, time), or (x, time, condition) where it has conditions. Its output is a tensor of x's shape, or
+    function    called (x, time), or (x, time, condition) if it has conditions. Its output is a tensor of x's shape, or
                 has one as its attribute `sample`, as those of diffusers have
-    conditions  the names of what else it is told
+    conditions  the names of its other inputs
     classes     how many labels there are, if "label" is one of these
     """
 
@@ -47,9 +47,9 @@ def wrap(function: Callable[..., Any], sde: SDE, predicts: str = "eps", time: st
                    object that has it as `sample`, as diffusers' UNet2DModel does
     sde            the forward process that it was trained under
     predicts       what its output means: "eps", "x0", "v", "score", "flow" or "edm"
-    time           what it is told of time: a key of TIME_INPUTS, or a function of the SDE and t
+    time           its time input: a key of TIME_INPUTS, or a function of the SDE and t
     input_std      if given, it sees x / sqrt(alpha^2 input_std^2 + sigma^2), as EDM's networks do
-    conditions     the names of what else it is told, as a third argument, a mapping from names to tensors (batch, ...); by
+    conditions     the names of its other inputs, as a third argument, a mapping from names to tensors (batch, ...); by
                    default those that it names itself in an attribute `conditions`
     classes        how many labels there are, if "label" is one of the conditions; by default its attribute `classes`
     label_dropout  whether it takes the label `classes` to mean "no label", which allows label=None

@@ -1,4 +1,4 @@
-"""What the other packages compute with: noise streams, grids, quadrature, integration, files, devices, processes.
+"""Tools of the other packages: noise streams, grids, quadrature, integration, files, devices, processes.
 
-This package knows none of the others.
+This package imports none of the others.
 """

@@ -1,4 +1,4 @@
-"""Which arithmetic, memory format and use of memory are fastest on a device."""
+"""Choose the arithmetic, the memory format and the use of memory that are fastest on a device."""
 
 import ctypes
 import os
@@ -14,7 +14,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3      # malloc.h
 
 
 def local_device(device: str) -> torch.device:
-    """"auto" is cuda, else mps, else cpu; under torchrun each process gets its own GPU. ValueError where absent."""
+    """"auto" is cuda, else mps, else cpu; under torchrun each process gets its own GPU. ValueError if it is missing."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device == "auto":
         device = next(name for name, there in available.items() if there)
@@ -22,7 +22,7 @@ def local_device(device: str) -> torch.device:
     if kind not in available:
         raise ArgumentError(f"unknown device {device!r}; choose from auto, {', '.join(available)}", "device")
     if not available[kind]:
-        raise ArgumentError(f"device {device!r} is not available here; there is "
+        raise ArgumentError(f"device {device!r} is not available here; choose from "
                             f"{', '.join(name for name, there in available.items() if there)}", "device")
     if device == "cuda" and "LOCAL_RANK" in os.environ:
         device = f"cuda:{os.environ['LOCAL_RANK']}"
@@ -37,7 +37,7 @@ def local_device(device: str) -> torch.device:
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """bfloat16 or None for float32. "auto": bfloat16 where the hardware multiplies it, which is 1.5 to 4 times faster.
+    """bfloat16, or None for float32. "auto": bfloat16 if the hardware multiplies it, which is 1.5 to 4 times faster.
 
     Raises ArgumentError for an unknown word.
     """
@@ -49,26 +49,26 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
 
 
 def prefers_channels_last(device: torch.device, dtype: torch.dtype | None, training: bool = True) -> bool:
-    """Whether a network in `dtype` (None: float32) is faster in channels_last: not on MPS, nor where it trains in bf16 on
-    a CPU without AMX, since the gradient of GroupNorm costs more there than convolutions gain.
+    """Whether a network in `dtype` (None: float32) is faster in channels_last. It is not on MPS, nor when it trains in bf16
+    on a CPU without AMX: there the gradient of GroupNorm loses more than the convolutions gain.
     """
     return device.type == "cuda" or (device.type == "cpu" and (dtype is None or not training or _cpu("amx_bf16")))
 
 
 def set_memory_format(module: nn.Module, device: torch.device, autocast: torch.dtype | None, memory_format: str = "auto",
                       training: bool = True) -> None:
-    """Put the weights in the memory format in which convolutions then work.
+    """Put the weights in a memory format; convolutions then work in it.
 
-    memory_format  "channels_last", "contiguous", or "auto": channels_last where that is faster
+    memory_format  "channels_last", "contiguous", or "auto": channels_last if that is faster
     """
     if memory_format == "channels_last" or (memory_format == "auto" and prefers_channels_last(device, autocast, training)):
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def prepare_sampling(network: nn.Module, precision: str, device: torch.device) -> None:
-    """Change the network to what samples fastest in `precision`; ValueError for an unknown word.
+    """Change the network to the dtype and memory format that sample fastest in `precision`; ValueError for an unknown word.
 
-    In bf16 its weights are held so, since under autocast every call would have to round them again, to the same.
+    For bf16 the weights themselves become bf16, since autocast would round them to the same values in every call.
     """
     dtype = autocast_dtype(precision, device)
     if dtype is not None:
@@ -77,9 +77,9 @@ def prepare_sampling(network: nn.Module, precision: str, device: torch.device) -
 
 
 def keep_freed_memory(device: torch.device) -> None:
-    """Tell glibc to keep what a step of training on the CPU frees for the next one.
+    """Make glibc keep the memory that a training step on the CPU frees, for the next step.
 
-    It would return most of it to Linux, and take it back page by page, which is about 4 % of a step.
+    Otherwise glibc returns most of it to Linux and gets it back page by page, which takes about 4 % of a step.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if device.type == "cpu" and sys.platform == "linux" else None
     if mallopt is not None:

@@ -1,11 +1,11 @@
-"""Errors that say which argument is wrong, so that a caller who set it in another way can say which way."""
+"""Errors that name the wrong argument, so that the command line can name its flag or the field of the config."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 
 class ArgumentError(ValueError):
-    """A value that a function or class does not take: `raise ArgumentError("order must be 1 or 2, got 4", "order")`.
+    """A value that a function or class does not accept: `raise ArgumentError("order must be 1 or 2, got 4", "order")`.
 
     arguments  the names of the arguments at fault. The command line adds their flags to the message
     """
@@ -25,9 +25,10 @@ class MissingFileError(FileNotFoundError):
 
 @contextmanager
 def renamed(section: str = "", names: Mapping[str, str] | None = None) -> Iterator[None]:
-    """Within, arguments at fault are renamed: by `names` where they stand there, else by `section` and a dot before them.
+    """In this context, the arguments at fault get new names: from `names` if it has them, else with `section` and a dot
+    before them.
 
-    So an error of VPSDE(beta_min=-1) is one of sde.beta_min where a config's section `sde` was its source.
+    So an error of VPSDE(beta_min=-1) names sde.beta_min if the value came from a config's section `sde`.
     """
     try:
         yield

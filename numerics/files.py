@@ -1,4 +1,4 @@
-"""Files: a digest of contents, and writing that leaves a whole file or folder, or none."""
+"""Files: checksums of contents, and writing that leaves a whole file or folder, or none."""
 
 import hashlib
 import json
@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-DIGEST = "sha256"      # the key of a checkpoint under which the digest of all the rest stands
+DIGEST = "sha256"      # the key of a checkpoint that holds the checksum of all other content
 
 
 def digest(state: Any) -> str:
     """SHA-256 over nested mappings and sequences of tensors and plain values: names, types, shapes and contents."""
     hasher = hashlib.sha256()
 
-    def note(text: str) -> None:      # with its length, so that no two lists of texts run together alike
+    def note(text: str) -> None:      # with its length, so that two different lists of texts never give the same bytes
         hasher.update(f"{len(text)}:{text}".encode())
 
     def add(value: Any) -> None:
@@ -45,18 +45,18 @@ def digest(state: Any) -> str:
 
 
 def read_json(path: Path, advice: str = "") -> dict[str, Any]:
-    """The mapping in a file; ValueError where it is damaged, which ends in `advice`."""
+    """The mapping in a file; if it is damaged, a ValueError whose message ends with `advice`."""
     try:
         content = json.loads(path.read_text())
     except (RecursionError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({textwrap.shorten(str(error), 100)}){advice}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path} is damaged (it holds no mapping){advice}")
+        raise ValueError(f"{path} is damaged (it does not hold a mapping){advice}")
     return content
 
 
 def write_atomically(path: Path, write: Any) -> None:
-    """Call write(file) on a temporary file beside `path`, bring it to disk, and rename it to `path`."""
+    """Call write(file) on a temporary file beside `path`, flush it to disk, and rename it to `path`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -71,7 +71,7 @@ def write_atomically(path: Path, write: Any) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a mapping; numbers that are not finite, which JSON does not know, become null."""
+    """Write a mapping. Numbers that are not finite become null, since JSON does not have them."""
 
     def known(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -82,15 +82,15 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _told_of(path: Path, error: OSError) -> OSError:
-    """The error of a temporary file, told of the one that was asked for."""
+    """The error of a temporary file, with the path that the caller asked for."""
     return error if error.errno is None else OSError(error.errno, error.strerror, str(path))
 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` to fill, which then is brought to disk and becomes `path`.
+    """A temporary folder beside `path` to fill. Afterwards it is flushed to disk and renamed to `path`.
 
-    Raises ValueError where that is there already and not empty, or is the current folder.
+    Raises ValueError if `path` exists and is not empty, or is the current folder.
     """
     path = Path(os.path.expanduser(path)).resolve()
     if path == Path.cwd():
@@ -106,7 +106,7 @@ def new_folder(path: Path) -> Iterator[Path]:
                 with open(file, "rb+") as written:
                     os.fsync(written.fileno())
         if path.exists():
-            path.rmdir()      # not every system renames onto an empty one
+            path.rmdir()      # not every system can rename onto an empty folder
         temporary.rename(path)
     except OSError as error:
         raise _told_of(path, error) from None

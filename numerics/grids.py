@@ -14,7 +14,7 @@ MAX_STEPS = 1_000_000
 
 
 class Process(Protocol):
-    """What a grid asks of a forward process: its ends, its half log-SNR, and the inverse of that."""
+    """What a grid needs from a forward process: its first and last time, its half log-SNR, and the inverse of that."""
 
     t_max: float
     t_min: float
@@ -48,20 +48,20 @@ def karras(sde: Process, steps: int, t_end: float, rho: float = 7.0) -> Tensor:
 
 
 def sinh(sde: Process, steps: int, t_end: float, width: float = 0.8) -> Tensor:
-    """Equal steps in asinh(lambda / width): densest where signal and noise are of one size.
+    """Equal steps in asinh(lambda / width): densest where signal and noise have the same size.
 
-    There most of what the score depends on changes; far from there the flow is nearly that of one Gaussian.
+    The score changes most there; far from there the flow is nearly that of one Gaussian.
     """
     ends = [math.asinh(float(sde.half_log_snr(t)) / width) for t in (sde.t_max, t_end)]
     return sde.time(width * torch.linspace(ends[0], ends[1], steps + 1, dtype=torch.float64).sinh())
 
 
 def strided(sde: Process, steps: int, t_end: float, spacing: str = "linspace") -> Tensor:
-    """Rounded indices i of a chain, at t = t_max (i + 1)/N; N is the chain's own length, 1000 for an SDE that is none.
+    """Rounded indices i of a chain, at t = t_max (i + 1)/N; N is the chain's length, or 1000 for an SDE without a chain.
 
-    "linspace": equally spaced from N - 1 to that of t_end. The others are those of diffusers for n = steps + 1
-    evaluations, the last of them a denoising step, whatever t_end is: "leading" multiples of N // n down to 0,
-    "trailing" N - 1 and down by N / n (Lin et al. 2024, table 2).
+    "linspace": equally spaced from N - 1 to the index of t_end. The other spacings are those of diffusers for
+    n = steps + 1 evaluations, of which the last is a denoising step; they ignore t_end. "leading": multiples of N // n
+    down to 0. "trailing": from N - 1 down by N / n (Lin et al. 2024, table 2).
     """
     n = sde.steps or 1000
     if steps + 1 > n:
@@ -82,9 +82,9 @@ GRIDS: dict[str, Callable[[Process, int, float], Tensor]] = {
 
 
 def make_grid(grid: str | Sequence[float], sde: Process, steps: int, t_end: float) -> Tensor:
-    """The grid of that name, or the listed times themselves, checked: ValueError unless decreasing within [t_end, t_max].
+    """The grid of that name, or the listed times themselves; ValueError unless the times decrease and lie in [t_min, t_max].
 
-    Those in continuous time have their ends set exactly, free of the rounding of lambda's inverse.
+    The ends of grids in continuous time are set exactly, without the rounding of lambda's inverse.
     """
     if isinstance(grid, str):
         if grid not in GRIDS:

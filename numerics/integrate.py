@@ -7,7 +7,7 @@ from torch import Tensor
 
 from scorefield.numerics.errors import ArgumentError
 
-METHODS = {"dopri5": 5, "dopri8": 8, "bosh3": 3, "fehlberg2": 2, "adaptive_heun": 2}      # and their orders
+METHODS = {"dopri5": 5, "dopri8": 8, "bosh3": 3, "fehlberg2": 2, "adaptive_heun": 2}      # names and orders
 MAX_EVALUATIONS = 10_000
 
 State = tuple[Tensor, ...]
@@ -18,7 +18,7 @@ class _TooManyEvaluations(Exception):
 
 
 def check_tolerances(method: str, rtol: float, atol: float, max_evaluations: int) -> None:
-    """ValueError for an unknown method, a tolerance that is not positive or a cap below 1."""
+    """Raise ValueError for an unknown method, a tolerance outside (0, 1), or max_evaluations below 1."""
     if method not in METHODS:
         raise ArgumentError(f"unknown ODE method {method!r}; choose from {', '.join(METHODS)}", "method")
     for name, value in (("rtol", rtol), ("atol", atol)):
@@ -29,7 +29,7 @@ def check_tolerances(method: str, rtol: float, atol: float, max_evaluations: int
 
 
 def _norm(state: State) -> Tensor:
-    """The largest RMS of the parts, as torchdiffeq's own; without gradients, so that steps are numbers to autograd."""
+    """The largest RMS of the parts, as in torchdiffeq; without gradients, so that autograd sees step sizes as numbers."""
     return max(part.detach().abs().pow(2).mean().sqrt() for part in state)
 
 
@@ -37,11 +37,11 @@ def integrate(field: Callable[[Tensor, State], State], state: State, times: Sequ
               atol: float, max_evaluations: int = MAX_EVALUATIONS, clock: str = "t") -> tuple[list[State], int]:
     """Solve d state / dt = field(t, state) through `times`, increasing or decreasing, from state at times[0].
 
-    clock  what errors call t
+    clock  the name of the variable t in errors: "t" is time, and some solvers integrate over "lambda"
 
-    Returns the states at all times and the number of evaluations of the field. Steps are chosen by the RMS norm of
-    the error over the whole batch, and never leave [times[0], times[-1]], outside of which sigma may not exist.
-    Raises ValueError for settings that are not allowed, ArithmeticError where the integration cannot go on.
+    Returns the states at all times and the number of evaluations of the field. Step sizes depend on the RMS norm of the
+    error over the whole batch. Steps never leave [times[0], times[-1]], since sigma may not exist outside. Raises
+    ValueError for settings that are not allowed, ArithmeticError if the integration cannot continue.
     """
     import torchdiffeq  # slow to import, as it loads scipy
 

@@ -1,7 +1,7 @@
-"""Explicit noise: what sample i receives depends only on its seed, never on the batch, its order or its process.
+"""Explicit noise: the noise of sample i depends only on its seed, never on the batch, its order or the process.
 
-Each sample has its own counter-based stream (Philox 4x64, Salmon et al. 2011) drawn on the CPU, so the same seeds
-give the same noise on every device.
+Each sample has its own counter-based stream (Philox 4x64, Salmon et al. 2011), drawn on the CPU. So the same seeds give the
+same noise on every device. A draw is the next set of random numbers of a stream.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from torch import Tensor
 from scorefield.numerics.errors import ArgumentError
 
 Seed = int | tuple[int, int]
-PRIOR, STEPS, DEQUANTIZATION, PROBES, BOUND = range(5)      # streams of one seed, which never overlap
+PRIOR, STEPS, DEQUANTIZATION, PROBES, BOUND = range(5)      # streams of one seed; they never overlap
 
 
 def sample_seeds(seed: int, start: int, stop: int) -> list[Seed]:
@@ -23,7 +23,7 @@ def sample_seeds(seed: int, start: int, stop: int) -> list[Seed]:
 
 
 class NoiseStream:
-    """Standard normal noise for a batch, one independent stream a sample.
+    """Standard normal noise for a batch, with one independent stream for each sample.
 
     seeds   one for each sample: an int, or a pair such as (seed of the run, number of the sample)
     stream  which stream of these seeds: PRIOR for the start of a trajectory, STEPS for its noise
@@ -44,17 +44,17 @@ class NoiseStream:
         return len(self._generators)
 
     def normal(self, like: Tensor) -> Tensor:
-        """The next draw of every stream: N(0, I) in the shape, dtype and place of `like` (batch, *event)."""
+        """The next draw of every stream: N(0, I) in the shape, dtype and device of `like` (batch, *event)."""
         return self._draw(like, lambda generator, **out: generator.standard_normal(**out))
 
     def uniform(self, like: Tensor) -> Tensor:
-        """The next draw of every stream, uniform on [0, 1), in the shape, dtype and place of `like`."""
+        """The next draw of every stream, uniform on [0, 1), in the shape, dtype and device of `like`."""
         return self._draw(like, lambda generator, **out: generator.random(**out))
 
     def rademacher(self, like: Tensor) -> Tensor:
-        """The next draw of every stream, -1 or 1 with equal probability, in the shape, dtype and place of `like`.
+        """The next draw of every stream, -1 or 1 with equal probability, in the shape, dtype and device of `like`.
 
-        The same signs in every dtype.
+        The signs are the same in every dtype.
         """
         return (self.uniform(like.float()) < 0.5).to(like).mul_(2).sub_(1)
 
@@ -64,6 +64,6 @@ class NoiseStream:
         for generator, row in zip(self._generators, draws, strict=True):
             fill(generator, dtype=dtype, out=row)
         noise = torch.from_numpy(draws)
-        if like.device.type == "cuda":      # pinned, so that the copy waits for nothing
+        if like.device.type == "cuda":      # pinned memory, so that the copy is asynchronous
             return noise.pin_memory().to(like.device, like.dtype, non_blocking=True)
         return noise.to(like)

@@ -1,10 +1,10 @@
-"""Options: fields of a frozen dataclass that say their type, their default and, in a line, what they do.
+"""Options: fields of a frozen dataclass with a type, a default and a line that says what they do.
 
     @dataclass(frozen=True, kw_only=True)
     class Euler:
         steps: int = option(100, "steps of the grid")
 
-A command line, a config or a notebook can be built from that; nobody guesses a type from a default.
+A command line, a config or a notebook can be built from these; the type is never guessed from the default.
 """
 
 import dataclasses

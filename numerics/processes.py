@@ -1,4 +1,4 @@
-"""Data-parallel training under torchrun: who we are, and how to agree. One process without it."""
+"""Data-parallel work under torchrun: the rank of this process, and how the processes agree. Without torchrun, one."""
 
 import os
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch import nn
 
 @dataclass(frozen=True)
 class World:
-    """This process among `size`; the first one writes."""
+    """This process, number `rank` of `size`; only the first one writes files."""
 
     rank: int = 0
     size: int = 1
@@ -42,19 +42,19 @@ class World:
         return nn.parallel.DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
 
     def leave(self) -> None:
-        """Wait for the others, then end the group."""
+        """Wait for the other processes, then end the group."""
         if self.size > 1:
             dist.barrier()
             dist.destroy_process_group()
 
 
 def launched() -> World:
-    """This process among those that torchrun started, without joining them; a world of one without torchrun."""
+    """This process among those that torchrun started, without joining their group; without torchrun, a world of one."""
     return World(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
 
 
 def connect(device: torch.device) -> World:
-    """Join the processes that torchrun started (nccl on GPUs, gloo elsewhere); a world of one without torchrun."""
+    """Join the processes that torchrun started (nccl on GPUs, else gloo); without torchrun, a world of one."""
     if launched().size == 1:
         return World()
     if not dist.is_initialized():

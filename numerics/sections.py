@@ -1,4 +1,4 @@
-"""Sections of a config: one field names a class, the others are exactly the arguments of that class, with its defaults."""
+"""Sections of a config: one field names a class, the others are the arguments of that class, with its defaults."""
 
 import inspect
 import typing
@@ -14,14 +14,14 @@ REQUIRED = inspect.Parameter.empty
 
 @dataclass(frozen=True)
 class Field:
-    """A field of a section: its annotation, and its default, which is REQUIRED where there is none."""
+    """A field of a section: its annotation and its default (REQUIRED if it has no default)."""
 
     annotation: Any
     default: Any
 
 
 def arguments(taker: Callable[..., Any], without: tuple[str, ...] = ()) -> dict[str, Field]:
-    """The arguments of a class or function by name, but those of `without`."""
+    """The arguments of a class or function by name, except for those in `without`."""
     hints = typing.get_type_hints(taker.__init__ if isinstance(taker, type) else taker)  # type: ignore[misc]
     return {name: Field(hints[name], parameter.default) for name, parameter in inspect.signature(taker).parameters.items()
             if name not in without and parameter.kind is not parameter.VAR_KEYWORD}
@@ -31,13 +31,14 @@ def arguments(taker: Callable[..., Any], without: tuple[str, ...] = ()) -> dict[
 class Section:
     """A kind of section.
 
-    name      in the config, such as "sde"
+    name      of the section in the config, such as "sde"
     word      the field that names the class
     registry  the classes by name
-    taker     from an entry of the registry to the class or function whose arguments are the fields
-    beside    from an entry to a class whose arguments are fields, too, and stay when another entry is named; or None
+    taker     maps an entry of the registry to the class or function whose arguments are the fields
+    beside    maps an entry to a second class whose arguments are fields, too, or to None; these keep their values when
+              another entry is named
     without   arguments of the named class that are not fields, since they come from elsewhere
-    apart     such arguments of what stands beside
+    apart     arguments of the second class that are not fields, for the same reason
     """
 
     name: str
@@ -49,11 +50,11 @@ class Section:
     apart: tuple[str, ...] = ()
 
     def entry(self, word: Any) -> Any:
-        """What `word` names; ArgumentError with the words that exist."""
+        """The entry that `word` names; ArgumentError with all names for an unknown one."""
         return choose(f"{self.name}.{self.word}", self.registry, word, f"{self.name}.{self.word}")
 
     def beside_fields(self, word: str) -> dict[str, Field]:
-        """The fields that do not belong to the named class."""
+        """The fields that belong to the second class."""
         beside = self.beside(self.entry(word))
         return {} if beside is None else arguments(beside, self.apart)
 
@@ -62,14 +63,14 @@ class Section:
         return arguments(self.taker(self.entry(word)), self.without)
 
     def fields(self, word: str) -> dict[str, Field]:
-        """All fields but `word` itself."""
+        """All fields except for `word` itself."""
         return self.beside_fields(word) | self.own_fields(word)
 
     def complete(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """`given` with the defaults of what is not there; ArgumentError for a field that the named class does not take.
+        """`given` with defaults for missing fields; ArgumentError for a field that the named class does not take.
 
-        A required field that is not there is None. Configs before version 0.2 had a field for every class, of None where it
-        was not set. So None means the default of a field that cannot be None, and a foreign field of None is left out.
+        A missing required field is None. Configs before version 0.2 had the fields of every class, with None for those that
+        were not set. So None means the default if a field cannot be None, and another class's field of None is left out.
         """
         word = given.get(self.word)
         fields = self.fields(str(word))
@@ -80,7 +81,7 @@ class Section:
         return {self.word: word} | {name: _value(field, name in given, given.get(name)) for name, field in fields.items()}
 
     def split(self, section: Mapping[str, Any]) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-        """The named entry, its arguments, and those of what stands beside; ArgumentError where a required one is missing."""
+        """The named entry, its arguments, and those of the second class; ArgumentError if a required one is missing."""
         whole = self.complete(section)
         word = whole[self.word]
         for name, field in self.fields(word).items():

@@ -1,4 +1,4 @@
-"""Values from text, as a command line gives them, by the declared type of what they are for."""
+"""Parse values from the text of a command line, by the declared type of the option or field."""
 
 import difflib
 import re
@@ -33,14 +33,14 @@ def base_type(annotation: Any) -> tuple[type, bool]:
 
 
 def _whole(annotation: Any) -> bool:
-    """Whether an annotation is of a sequence of whole numbers."""
+    """Whether an annotation means a sequence of whole numbers."""
     return typing.get_args(annotation)[:1] == (int,) or any(_whole(option) for option in typing.get_args(annotation))
 
 
 def parse(text: str, annotation: Any) -> Any:
-    """The value of `text` in the type of an annotation; ValueError with what is expected.
+    """The value of `text` in the type of an annotation; ValueError with the expected type.
 
-    Numbers are of plain digits: 0x10, digits of other scripts, inf and nan are refused. "None" is None where that may be.
+    Numbers have plain digits: 0x10, digits of other scripts, inf and nan are refused. "None" is None if the type allows it.
     """
     kind, optional = base_type(annotation)
     if optional and text == "None":
@@ -81,13 +81,13 @@ def _number(text: str) -> int | float:
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
-    """"; did you mean 'x'?" for the nearest of `words`, or nothing."""
+    """"; did you mean 'x'?" with the nearest of `words`, or "" if none is near."""
     near = difflib.get_close_matches(word, list(words), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def choose(kind: str, registry: Any, word: Any, argument: str) -> Any:
-    """registry[word], or ArgumentError of `argument` with the words that exist and the nearest."""
+    """registry[word]; for an unknown word, ArgumentError about `argument` with all words and the nearest."""
     if not isinstance(word, str) or word not in registry:
         raise ArgumentError(f"unknown {kind} {word!r}; choose from {', '.join(registry)}{nearest(str(word), registry)}",
                             argument)

@@ -11,7 +11,7 @@ changes slowly where the noise hides the data, and also where the noise is finer
 
 The predictor interpolates the last `order` values of m in lambda. The corrector interpolates these and the new one. Both
 integrate the polynomial against the weight, exactly to rounding. They are Adams-Bashforth and Adams-Moulton in exponential
-form (Hochbruck and Ostermann 2010, section 2.5). The corrector takes no evaluation of its own (UniPC, Zhao et al. 2023).
+form (Hochbruck and Ostermann 2010, section 2.5). The corrector needs no extra evaluation (UniPC, Zhao et al. 2023).
 
 Sources: the method is the predictor-corrector of DPM-Solver-v3 (Zheng et al. 2023, "DPM-Solver-v3: Improved diffusion ODE
 solver with empirical model statistics"), whose coefficients are here l = e^(-2 lambda) / R^2, s = l - 1 and b = 0 instead
@@ -35,10 +35,10 @@ from scorefield.samplers.multistep import MultistepSampler, Rule, Schedule
 class ExponentialAdams(MultistepSampler):
     """The default: the flow measured against that of a Gaussian, one evaluation a step."""
 
-    order: int = option(2, "of the predictor, 1 to 5; the corrector, and with it the method, has one more")
+    order: int = option(2, "order of the predictor, 1 to 5; the corrector and so the method have one order more")
     grid: str | Sequence[float] = option("sinh", GRID)
     data_std: float = option(1.0, "sqrt(v), the spread of the Gaussian against which the flow is measured")
-    correct: bool = option(True, "improve each step by a corrector, which needs no evaluation of its own")
+    correct: bool = option(True, "improve each step with a corrector, which needs no extra evaluation")
 
     def __post_init__(self) -> None:
         if not 1 <= self.order <= 5:

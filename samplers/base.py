@@ -1,8 +1,8 @@
 """The contract of a sampler, and the loop that all share.
 
 A sampler is a frozen dataclass of its own settings. Its `solve` is a generator: the state at each time of the grid in
-turn, written as the algorithm stands in its paper. The loop here does the rest: it counts evaluations, records, calls
-back, and refuses what is not finite.
+turn, written like the algorithm in its paper. The loop here does the rest: it counts evaluations, records, calls
+back, and refuses a state that is not finite.
 """
 
 from abc import ABC, abstractmethod
@@ -21,8 +21,8 @@ from scorefield.sde_lib.sde import SDE, expand_as
 
 Callback = Callable[[int, float, Tensor], None]      # (step, t, x)
 # help of options that several samplers have, with defaults of their own
-STEPS, GRID = "steps of the grid", f"{', '.join(GRIDS)}, or a list of times, which fixes the steps"
-ETA = "noise of the reverse process: 1 the reverse-time SDE, 0 the probability flow"
+STEPS, GRID = "steps of the grid", f"{', '.join(GRIDS)}, or a list of times, which sets the number of steps"
+ETA = "noise of the reverse process: 1 is the reverse-time SDE, 0 the probability flow"
 
 
 def prior_sample(sde: SDE, event_shape: Sequence[int], seeds: Sequence[Seed], device: torch.device | str = "cpu",
@@ -90,10 +90,10 @@ class CountedModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampler(ABC):
-    """What all samplers share. Their options stand in the fields, each with its line of help (`sampler_options(name)`)."""
+    """The base of all samplers. Their options are the fields, each with a line of help (`sampler_options(name)`)."""
 
-    t_end: float | None = option(None, "the time at which to stop; the SDE's t_sample unless given")
-    denoise: bool = option(False, "end with the x_0 predicted at t_end, one evaluation more")
+    t_end: float | None = option(None, "time at which to stop; by default t_sample of the SDE")
+    denoise: bool = option(False, "return the x_0 predicted at t_end, with one more evaluation")
 
     @property
     @abstractmethod
@@ -106,12 +106,12 @@ class Sampler(ABC):
         """Whether it draws noise, and so needs seeds."""
 
     def end(self, model: ScoreModel) -> float:
-        """t_end, or where the model's SDE lets samplers stop."""
+        """t_end if it is set, else t_sample of the model's SDE."""
         return model.sde.t_sample if self.t_end is None else self.t_end
 
     @abstractmethod
     def times(self, model: ScoreModel) -> Tensor:
-        """The times at which states come out, float64, from first to last; ValueError where they cannot be."""
+        """The times at which states come out, float64, from first to last; ValueError if the settings allow none."""
 
     @abstractmethod
     def solve(self, model: CountedModel, x: Tensor, times: Tensor, noise: NoiseStream | None) -> Iterator[Tensor]:
@@ -124,14 +124,14 @@ class Sampler(ABC):
                  callback: Callback | None = None, predictions: bool = False, gradients: bool = False) -> Result:
         """Carry x_T (batch, *event) from the first time of the grid to the last.
 
-        seeds     one for each sample, for stochastic samplers (noise.py); ValueError where they are missing
+        seeds     one for each sample, for stochastic samplers (noise.py); ValueError if they are missing
         trajectory, predictions  keep the state at every time, and every x_0 that the model predicted
         callback  called after each step as callback(step, t, x), steps counted from 1; x is the sampler's own, to be
                   copied by who keeps it
         gradients  record what autograd needs to differentiate the result with respect to x_T and the model's parameters;
                   memory grows with every evaluation. Adaptive step sizes are taken as given
 
-        Raises ArithmeticError where the state stops being finite, naming the step and its time.
+        Raises ArithmeticError if the state stops being finite, with the step and its time.
         """
         times = self.times(model)
         with evaluation_mode(model), torch.set_grad_enabled(gradients):
@@ -193,7 +193,7 @@ class GridSampler(Sampler):
         return self.grid_of(model, self.steps)
 
     def grid_of(self, model: ScoreModel, steps: int) -> Tensor:
-        """The grid of that many steps; ValueError also where the grid settles what another option asks for."""
+        """The grid of that many steps; ValueError also if the grid conflicts with another option."""
         if not isinstance(self.grid, str):
             if self.steps not in (type(self).steps, len(self.grid) - 1):
                 raise ArgumentError(f"a list of {len(self.grid)} times fixes the steps; leave out steps={self.steps}",

@@ -68,12 +68,12 @@ class DPMSolver(MultistepSampler):
     """
 
     order: int = option(2, "1, 2 or 3")
-    method: str = option("multistep", "multistep, singlestep or adaptive; dpm_solver++ has sde, too")
+    method: str = option("multistep", "multistep, singlestep or adaptive; for dpm_solver++ also sde")
     lower_order_final: bool | None = option(None, "multistep: lower the order in the last steps; by default below 10 steps")
-    published: bool = option(False, "multistep of order 3: the update as published instead of the corrected one")
+    published: bool = option(False, "multistep of order 3: use the published update instead of the corrected one")
     rtol: float = option(0.05, "relative tolerance of the adaptive method")
     atol: float = option(0.0078, "absolute tolerance of the adaptive method")
-    max_evaluations: int = option(10_000, "the adaptive method stops with an error beyond so many evaluations")
+    max_evaluations: int = option(10_000, "largest number of evaluations; the adaptive method then stops with an error")
     kind: ClassVar[str] = "noise"
     methods: ClassVar[tuple[str, ...]] = ("multistep", "singlestep", "adaptive")
 
@@ -171,7 +171,7 @@ class DPMSolver(MultistepSampler):
 
     def _single(self, model: CountedModel, x: Tensor, m: Tensor, lam_s: float, lam_t: float,
                 order: int) -> list[Tensor]:
-        """Solutions at lam_t of orders 2 to `order` (or of order 1 alone) that share their evaluations.
+        """Solutions at lam_t of orders 2 to `order` (or only of order 1) that share their evaluations.
 
         Inner points at r_1 = 1/2 for order 2 alone, r_1, r_2 = 1/3, 2/3 for order 3 (Lu et al. 2022a, algorithms 1, 2).
         """
@@ -203,7 +203,7 @@ class DPMSolver(MultistepSampler):
         return [second_order, jump(3, (phi(3)[0], m), (phi(3)[1] / r2, second))]
 
     def _adaptive(self, model: CountedModel, x: Tensor, times: Tensor) -> Tensor:
-        """Lu et al. 2022a, appendix C: accept where the two orders agree within the tolerances, in every sample."""
+        """Lu et al. 2022a, appendix C: accept if the two orders agree within the tolerances in every sample."""
         now, end = model.sde.half_log_snr(times).tolist()
         h, before, m = 0.05, x, None
         while end - now > 1e-9:

@@ -21,11 +21,11 @@ from scorefield.samplers.base import GRID, CountedModel, GridSampler
 class EDM(GridSampler):
     """Order 2; 2 steps - 1 evaluations: `steps` noise levels from t_max to t_end, then 0."""
 
-    steps: int = option(18, "noise levels above 0; 2 steps - 1 evaluations")
+    steps: int = option(18, "number of noise levels above 0; takes 2 steps - 1 evaluations")
     grid: str | Sequence[float] = option("karras", GRID)
     churn: float = option(0.0, "S_churn: noise added over all steps, in units of each level; 0 is deterministic")
-    s_min: float = option(0.0, "noise is added from this level sigma/alpha on")
-    s_max: float = option(math.inf, "noise is added up to this level sigma/alpha")
+    s_min: float = option(0.0, "smallest level sigma/alpha at which noise is added")
+    s_max: float = option(math.inf, "largest level sigma/alpha at which noise is added")
     s_noise: float = option(1.0, "standard deviation of the added noise, relative to what would keep the marginals")
     order = 2
 

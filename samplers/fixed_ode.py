@@ -19,13 +19,13 @@ from scorefield.numerics.options import option
 from scorefield.samplers.base import CountedModel, GridSampler
 
 SCALINGS = ("x", "ve")
-SCALING = "the variables of a step: x, or ve, which is x / alpha by sigma / alpha"
+SCALING = "variables of a step: x over t, or ve: x / alpha over sigma / alpha"
 Field = Callable[[Tensor, float], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
 class FixedODE(GridSampler):
-    """A Runge-Kutta method on a grid; a subclass says what its step is."""
+    """A Runge-Kutta method on a grid; a subclass defines its step."""
 
     scaling: str = option("x", SCALING)
     stochastic = False

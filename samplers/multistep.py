@@ -42,7 +42,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Rule:
-    """The coefficients of one step, newest m first; `correct` is empty where there is no corrector."""
+    """The coefficients of one step, newest m first; `correct` is empty without a corrector."""
 
     keep: float
     predict: Sequence[float]
@@ -51,7 +51,7 @@ class Rule:
 
 
 def combine(keep: float, x: Tensor, weights: Sequence[float], history: Sequence[Tensor], reuse: bool) -> Tensor:
-    """keep x + sum_j weights_j history_j, in the memory of x where it may be reused and autograd records nothing."""
+    """keep x + sum_j weights_j history_j; in the memory of x if it may be reused and autograd records nothing."""
     x = x.mul_(keep) if reuse and not torch.is_grad_enabled() else x.mul(keep)
     for weight, m in zip(weights, history, strict=False):
         x.add_(m, alpha=weight)
@@ -86,7 +86,7 @@ def prediction(kind: str, s: Schedule) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True, kw_only=True)
 class MultistepSampler(GridSampler):
-    """A deterministic rule on a grid; a subclass says what its rules and its prediction are."""
+    """A deterministic rule on a grid; a subclass defines its rules and its prediction."""
 
     steps: int = option(20, STEPS)
     grid: str | Sequence[float] = option("logsnr", GRID)
@@ -94,7 +94,7 @@ class MultistepSampler(GridSampler):
 
     @abstractmethod
     def rules(self, s: Schedule) -> list[Rule]:
-        """One rule for each step of the grid; ValueError where there can be none."""
+        """One rule for each step of the grid; ValueError if there is none."""
 
     @abstractmethod
     def predicts(self, s: Schedule) -> tuple[np.ndarray, np.ndarray]:

@@ -24,8 +24,8 @@ class ProbabilityFlow(Sampler):
     method: str = option("dopri5", ", ".join(METHODS))
     rtol: float = option(1e-5, "relative tolerance of the RMS error of a step, over the whole batch")
     atol: float = option(1e-5, "absolute tolerance of the RMS error of a step, over the whole batch")
-    max_evaluations: int = option(MAX_EVALUATIONS, "the solver stops with an error beyond so many evaluations of the flow")
-    points: int = option(2, "times at which the trajectory is recorded, equally spaced in t, both ends included")
+    max_evaluations: int = option(MAX_EVALUATIONS, "largest number of evaluations; the solver then stops with an error")
+    points: int = option(2, "number of times at which the trajectory is recorded, equally spaced in t, with both ends")
     stochastic = False
 
     @property

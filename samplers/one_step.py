@@ -32,7 +32,7 @@ Coefficients = tuple[Tensor, Tensor, Tensor]      # keep, of_eps and of_noise, f
 
 @dataclass(frozen=True, kw_only=True)
 class OneStepSampler(GridSampler):
-    """A subclass says what its three coefficients are."""
+    """A subclass defines its three coefficients."""
 
     steps: int = option(1000, STEPS)
     order = 1
@@ -91,7 +91,7 @@ class Ancestral(OneStepSampler):
     For variance-preserving and variance-exploding SDEs, those of chains included; ValueError for others.
     """
 
-    variance: str = option("beta_tilde", "of a step: beta, or beta_tilde, that of x_s given x_t and x_0")
+    variance: str = option("beta_tilde", "variance of a step: beta, or beta_tilde, which is that of x_s given x_t and x_0")
     stochastic = True
 
     def __post_init__(self) -> None:
@@ -112,7 +112,7 @@ class DDIM(OneStepSampler):
     """DDIM (Song, Meng and Ermon 2021, equation 12), for any SDE."""
 
     steps: int = option(50, STEPS)
-    eta: float = option(0.0, "in [0, 1]: 0 deterministic, 1 with the variance of x_s given x_t and x_0")
+    eta: float = option(0.0, "noise in [0, 1]: 0 is deterministic, 1 has the variance of x_s given x_t and x_0")
 
     def __post_init__(self) -> None:
         if not 0 <= self.eta <= 1:

@@ -88,7 +88,7 @@ class _Corrected(GridSampler):
 class PredictorCorrector(_Corrected):
     """Corrector steps after each step of a predictor: 1 + corrector_steps evaluations."""
 
-    predictor: str = option("reverse_diffusion", "reverse_diffusion, euler_maruyama or ancestral, with their defaults")
+    predictor: str = option("reverse_diffusion", "reverse_diffusion, euler_maruyama or ancestral, each with its defaults")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -102,9 +102,9 @@ class PredictorCorrector(_Corrected):
 
 @dataclass(frozen=True, kw_only=True)
 class Langevin(_Corrected):
-    """Annealed Langevin dynamics: corrector steps alone at each time of the grid (Song and Ermon 2019, algorithm 1).
+    """Annealed Langevin dynamics: only corrector steps at each time of the grid (Song and Ermon 2019, algorithm 1).
 
-    Meant for VE, whose levels differ by noise alone.
+    Meant for VE, where times differ only in the noise.
     """
 
     steps: int = option(200, STEPS)

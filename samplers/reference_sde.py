@@ -73,9 +73,9 @@ class BrownianPaths:
 class ReferenceSDE(Sampler):
     """torchsde's solver on equal steps in t."""
 
-    steps: int = option(1024, "of the solver, a power of two, so that any two solutions share the Brownian paths")
-    method: str = option("srk", "euler, milstein or srk, which takes two evaluations of the drift a step")
-    eta: float = option(1.0, ETA + "; above 0 here")
+    steps: int = option(1024, "steps of the solver, a power of two, so that all solutions share the Brownian paths")
+    method: str = option("srk", "euler, milstein or srk; srk takes two evaluations of the drift per step")
+    eta: float = option(1.0, ETA + "; must be above 0")
     stochastic = True
 
     def __post_init__(self) -> None:

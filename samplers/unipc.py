@@ -25,10 +25,10 @@ VARIANTS = ("bh1", "bh2")
 class UniPC(MultistepSampler):
     """UniPC with its corrector, one evaluation a step."""
 
-    order: int = option(2, "1, 2 or 3 of the predictor; the corrector's is one higher")
+    order: int = option(2, "order of the predictor: 1, 2 or 3; the corrector has one order more")
     prediction: str = option("data", "data or noise")
     variant: str = option("bh2", "bh1 or bh2, the function B")
-    lower_order_final: bool = option(False, "lower the order in the last steps, which diffusers does below 15 steps")
+    lower_order_final: bool = option(False, "lower the order in the last steps, as diffusers does below 15 steps")
 
     def __post_init__(self) -> None:
         if self.order not in (1, 2, 3):

@@ -1,4 +1,4 @@
-"""Discrete forward chains: DDPM (Ho et al. 2020) and SMLD (Song and Ermon 2019), both ways between chain and SDE.
+"""Discrete forward chains: DDPM (Ho et al. 2020) and SMLD (Song and Ermon 2019), from an SDE and to an SDE.
 
 A chain is a list of marginals q(x_i given x_0) = N(alpha_i x_0, sigma_i^2 I), i = 0 .. steps - 1, of a Gaussian
 Markov process; index i stands at time t = t_max (i + 1) / steps, index -1 is the data (alpha = 1, sigma = 0). What lies
@@ -24,7 +24,7 @@ from scorefield.sde_lib.vp import VariancePreserving
 class Chain:
     """A Gaussian Markov chain given by `alpha` and `sigma`, float64 of shape (steps,), signal-to-noise decreasing.
 
-    t_max  the time of the last index, that of the SDE whose marginals these are
+    t_max  the time of the last index, equal to t_max of the SDE with these marginals
 
     Raises ValueError for anything else. Indices are ints or integer tensors of shape (batch,).
     """
@@ -127,7 +127,7 @@ class DDPMChain(Chain):
         """The chain whose marginals are those of a variance-preserving `sde` at t = (i + 1) / steps."""
         marginals = Chain.from_sde(sde, steps)
         if not torch.allclose(marginals.alpha.square() + marginals.sigma.square(), torch.ones_like(marginals.alpha)):
-            raise ValueError(f"{sde} does not preserve the variance, so it is no DDPM chain; use Chain.from_sde")
+            raise ValueError(f"{sde} does not preserve the variance, so it is not a DDPM chain; use Chain.from_sde")
         log_alpha = sde.log_alpha(marginals.times)
         return cls(-torch.expm1(2 * torch.diff(log_alpha, prepend=torch.zeros(1, dtype=torch.float64))))
 
@@ -153,7 +153,7 @@ class SMLDChain(Chain):
         """The chain whose marginals are those of a variance-exploding `sde` at t = (i + 1) / steps."""
         marginals = Chain.from_sde(sde, steps)
         if not bool((marginals.alpha == 1).all()):
-            raise ValueError(f"{sde} scales the data, so it is no SMLD chain; use Chain.from_sde")
+            raise ValueError(f"{sde} scales the data, so it is not an SMLD chain; use Chain.from_sde")
         return cls(marginals.sigma)
 
     def to_sde(self) -> "SMLDChainSDE":
@@ -187,7 +187,7 @@ class _Curve:
 class DDPMChainSDE(VariancePreserving):
     """A DDPM chain in continuous time: log alpha by a monotone cubic through the indices and (0, 0).
 
-    Times below the first index, t = 1 / steps, were never seen in training, so t_min and t_sample are there.
+    Times below the first index, t = 1 / steps, were never used in training, so t_min and t_sample are that time.
     """
 
     def __init__(self, chain: DDPMChain):
@@ -205,7 +205,7 @@ class DDPMChainSDE(VariancePreserving):
 
 
 class SMLDChainSDE(VESDE):
-    """An SMLD chain in continuous time: log sigma by a monotone cubic, going on as a line below the first index."""
+    """An SMLD chain in continuous time: log sigma by a monotone cubic, and by a straight line below the first index."""
 
     def __init__(self, chain: SMLDChain):
         if chain.steps < 2:

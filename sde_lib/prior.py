@@ -1,4 +1,4 @@
-"""The prior: the distribution that stands for the marginal at t_max, from which samplers start."""
+"""The prior: the distribution that replaces the marginal at t_max. Samplers start from it."""
 
 import math
 from collections.abc import Sequence

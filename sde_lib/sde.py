@@ -28,7 +28,7 @@ ROUNDING = 1e-7      # how far outside [0, t_max] a time may lie: what float32 r
 
 
 def expand_as(t: Tensor, x: Tensor) -> Tensor:
-    """View `t`, a scalar or (batch,), so that it broadcasts against `x` (batch, *event), in x's dtype and place.
+    """View `t`, a scalar or (batch,), so that it broadcasts against `x` (batch, *event), in x's dtype and device.
 
     A scalar stays where it is: PyTorch takes it as a number on any device, with no copy and no synchronisation.
     """
@@ -47,12 +47,12 @@ def as_time(t: float | Tensor) -> Tensor:
 def check_time(sde: "SDE", t: float | Tensor, score: bool = False) -> Tensor:
     """`t` as a tensor; ArgumentError (of argument "t") unless all of it lies in [0, sde.t_max].
 
-    score  a score is asked for, so sigma(t) must be above 0 too
+    score  whether a score is needed; then sigma(t) must be above 0, too
 
-    Whatever takes a state and a time calls this once: score models, `marginal`, `perturb`, `reverse_drift`. Grids, t_end
-    and t_min are checked where they are made. The coefficients (`alpha`, `sigma`, `g2`, ...) are formulas and check nothing.
-    A tensor on another device than the CPU passes unread, as reading it would make the CPU wait; so does one that a compiler
-    traces. Samplers and likelihoods keep their times on the CPU, where a check takes about a microsecond.
+    Every function of a state and a time calls this once: score models, `marginal`, `perturb`, `reverse_drift`. Grids, t_end
+    and t_min are checked when they are made. The coefficients (`alpha`, `sigma`, `g2`, ...) are formulas and check nothing.
+    A tensor on another device than the CPU is not checked, since reading it would make the CPU wait; nor is one that a
+    compiler traces. Samplers and likelihoods keep their times on the CPU, where a check takes about a microsecond.
     """
     t = as_time(t)
     if t.device.type != "cpu" or torch.compiler.is_compiling() or not t.numel():
@@ -71,15 +71,15 @@ def check_time(sde: "SDE", t: float | Tensor, score: bool = False) -> Tensor:
 class SDE(ABC):
     """A forward process. Times are scalars or tensors of any shape; coefficients come back in that shape and dtype.
 
-    Times are best kept in float64, also next to a float32 state: what is computed from them is cast at the end.
+    Keep times in float64, also with a float32 state: the coefficients are cast at the end.
 
     A subclass writes `alpha` and `sigma` (accurate in float32 down to t = 1e-5) or, better, their logarithms, and may
-    override whatever it has in closed form; what it does not is derived here.
+    override any method that has a closed form; the others are derived here.
 
-    t_max     the last time, where noise hides the data: 1, or less where alpha(1) = 0
+    t_max     the last time, where noise hides the data: 1, or less if alpha(1) = 0
     t_min     the smallest time used in training and likelihood
-    t_sample  where samplers stop unless told otherwise
-    steps     the number of indices of the chain that the SDE was made of, index i at t = (i + 1) / steps; None for others
+    t_sample  the time at which samplers stop by default
+    steps     the number of indices of the chain that the SDE was made from, index i at t = (i + 1) / steps; else None
     """
 
     t_max: float = 1.0
@@ -142,7 +142,7 @@ class SDE(ABC):
 
     @property
     def prior(self) -> GaussianPrior:
-        """The distribution that stands for the marginal at t_max; N(0, I) unless a subclass says otherwise."""
+        """The distribution that replaces the marginal at t_max: N(0, I), unless a subclass overrides it."""
         return GaussianPrior()
 
     # ---- the reverse family --------------------------------------------------------------------------------------

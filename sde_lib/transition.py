@@ -9,7 +9,7 @@ which for neighbours of a DDPM chain are Ho et al. 2020, equations 2 and 7. A ge
 the predicted x_0, and one of these variances:
 
     beta         v                             right for data N(0, I)
-    beta_tilde   v sigma_s^2 / sigma_t^2       that of the posterior; right where x_t tells x_0 (Ho et al. 2020, section 3.2)
+    beta_tilde   v sigma_s^2 / sigma_t^2       that of the posterior; right if x_t determines x_0 (Ho et al. 2020, sec. 3.2)
 
 Chains, ancestral sampling, DDIM and the chain's bound take their coefficients from here.
 """

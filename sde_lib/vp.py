@@ -40,7 +40,7 @@ class VariancePreserving(SDE):
 
 
 class InvertibleVP(VariancePreserving):
-    """One whose `log_alpha` has an inverse, which a subclass writes; others find the time by bisection."""
+    """A process whose `log_alpha` has an inverse, written by a subclass; others find the time by bisection."""
 
     def time(self, half_log_snr: float | Tensor) -> Tensor:
         # alpha^2 = sigmoid(2 lambda)
@@ -80,7 +80,7 @@ class CosineVPSDE(InvertibleVP):
     """VP with alpha(t) = cos(theta) / cos(theta_0), theta = pi/2 (t + s)/(1 + s) (Nichol and Dhariwal 2021, eq. 17).
 
     The published alpha reaches 0 at t = 1, where beta diverges; they cap beta_i at 0.999 of 1000 steps. So beta(t) is
-    capped at `beta_max` here, which leaves the published curve alone up to t = 0.998 and gives alpha(1) = 0.0011.
+    capped at `beta_max` here, which keeps the published curve up to t = 0.998 and gives alpha(1) = 0.0011.
     sigma is a product of sines, free of the cancellation in 1 - alpha^2.
     """
 

@@ -79,7 +79,7 @@ def test_training_goes_on_from_a_published_file(command, published, tmp_path):
              *[word for word in SMALL if ".model." not in word]]
     code, out, err = command(*words)
     assert code == 0, err
-    assert "goes on from runs/published/checkpoints/step_00000002.pt" in out
+    assert "continues from runs/published/checkpoints/step_00000002.pt" in out
     config = json.loads(Path("runs/published/config.json").read_text())
     assert config["training"]["ema_decay"] == 0.99 and config["origin"]["step"] == 2
     after = read_checkpoint("runs/published")
@@ -99,7 +99,7 @@ def test_pictures_of_ones_own_are_trained_on_in_the_files_size(command, publishe
     code, out, err = command("--mode", "train", "--checkpoint", published, "--config.data.dataset=folder",
                              f"--config.data.path={tmp_path / 'pictures'}", *[w for w in SMALL if ".model." not in w])
     assert code == 0, err
-    assert "size is guessed" in out and "10 examples of shape (3, 32, 32)" in out
+    assert "size of its pictures is guessed" in out and "10 examples of shape (3, 32, 32)" in out
 
 
 def test_what_the_file_does_not_tell_comes_from_flags_or_a_config(command, published, tmp_path):
@@ -159,7 +159,7 @@ def test_training_follows_the_config_beside_the_checkpoint(command, published, t
     code, out, err = command("--mode", "train", "--workdir", "runs/published", "--config", mine, *NEW,
                              "--config.training.steps=6", f"--config.data.path={tmp_path / 'data'}")
     assert code == 0, err
-    assert "goes on from runs/published/checkpoints/step_00000004.pt" in out
+    assert "continues from runs/published/checkpoints/step_00000004.pt" in out
 
 
 def test_without_a_config_training_follows_the_file(command, published, tmp_path):
@@ -417,7 +417,7 @@ def test_a_run_in_a_file_samples_scores_and_trains_as_the_run(command, digits_ru
     assert scores[0]["bits_per_dim"] == scores[1]["bits_per_dim"]
     code, out, err = command("--mode", "train", "--checkpoint", "digits.safetensors", "--config.training.steps=6")
     assert code == 0, err
-    assert "goes on from runs/digits/checkpoints/step_00000004.pt" in out
+    assert "continues from runs/digits/checkpoints/step_00000004.pt" in out
 
 
 def test_a_run_copied_as_a_run_goes_on_to_the_same_bits(command, digits_run, tmp_path):

@@ -98,7 +98,7 @@ def test_training_again_goes_on_and_a_finished_run_stays_as_it_is(command, digit
     refused(command(*where, "--config.training.steps=3"), "at step 4 already", "--config.training.steps")
     assert json.loads((digits_run / "config.json").read_text())["training"]["steps"] == 4
     code, out, _ = command(*where, "--config.training.steps=6")
-    assert code == 0 and "goes on from" in out and "step_00000006.pt" in out
+    assert code == 0 and "continues from" in out and "step_00000006.pt" in out
 
 
 def refused(result, *parts):

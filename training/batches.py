@@ -21,7 +21,7 @@ Items = tuple[Tensor, Condition]
 class Batches:
     """This process's share of the batch of any step, and its draw: `batch, draw = batches(step)`.
 
-    Both depend on (seed, step) alone. A call also seeds dropout.
+    Both depend only on (seed, step). A call also seeds dropout.
 
     batch_size  of all processes together
     """
@@ -76,7 +76,7 @@ def held_out(model: Any, objective: Objective, dataset: Dataset, codec: Codec, b
              limit: int = 1024) -> dict[str, float]:
     """Means of the loss and of the objective's metrics over (at most `limit`) held-out examples, as "held_out_<name>".
 
-    Their draws are the same in every call, whatever the seed of the run.
+    Their random numbers are the same in every call and for every seed of the run.
     """
     n, totals = min(limit, len(dataset.test)), dict[str, float]()
     stream, event = torch.Generator().manual_seed(0), codec.event(dataset.shape)

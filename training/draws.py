@@ -1,4 +1,4 @@
-"""The random numbers of one batch: what a step of training draws depends on (seed, step) alone.
+"""The random numbers of one batch. Those of a training step depend only on (seed, step).
 
 Every process draws those of the whole batch and keeps its share. So a run shared by several processes sees the times and the
 noise of a single one.

@@ -16,7 +16,7 @@ from scorefield.numerics.processes import World
 class Log:
     """Sums of loss and gradient norm since the last line, kept on the device, and where lines go.
 
-    progress  whether there is something on the terminal: a bar, or plain lines where that is none
+    progress  whether to print progress: a bar on a terminal, else plain lines
     """
 
     def __init__(self, run: Path, step: int, steps: int, world: World, progress: bool = True):

@@ -29,13 +29,13 @@ from scorefield.training.objectives import build_objective
 from scorefield.training.trainer import Trainer
 
 Preview = Callable[[Any, Dataset, Codec], Tensor]      # of a model: samples as a picture (3, height, width), uint8
-OF_THE_DATA = ("data.path",)      # fields that may differ when a run goes on: where the data lie
+OF_THE_DATA = ("data.path",)      # fields that may differ when a run continues: the path of the data
 
 
 def train(config: str | Path | ModuleType | ConfigDict, dataset: Any = None, workdir: str | Path | None = None,
           device: str | torch.device = "auto", overrides: Mapping[str, Any] | None = None, preview: Preview | None = None,
           progress: bool = True) -> Path:
-    """Train, or go on where the run in `workdir` stopped; returns that folder, which `load_denoiser` reads.
+    """Train, or continue where the run in `workdir` stopped; returns that folder, which `load_denoiser` reads.
 
         run = train("configs/vp_digits.py", dataset=pictures, workdir="runs/mine", overrides={"training.steps": 1000})
         model = load_denoiser(run)
@@ -48,8 +48,8 @@ def train(config: str | Path | ModuleType | ConfigDict, dataset: Any = None, wor
     preview    what makes a picture of samples for TensorBoard, such as evaluation.Preview()
     progress   whether to show progress on the terminal
 
-    Raises ArgumentError for what does not fit together, and where the folder holds another experiment, before anything is
-    written; Interrupted after Ctrl-C, when a checkpoint has been saved; ArithmeticError where the loss stops being finite.
+    Raises ArgumentError if arguments do not fit together or the folder holds another experiment, before anything is
+    written; Interrupted after Ctrl-C, when a checkpoint has been saved; ArithmeticError if the loss stops being finite.
     """
     name, chosen = _resolved(config, overrides or {})
     if workdir is None and not name:
@@ -69,20 +69,20 @@ def train(config: str | Path | ModuleType | ConfigDict, dataset: Any = None, wor
 
 def train_run(config: ConfigDict, dataset: Dataset, run: Path, device: torch.device, name: str,
               kept: Mapping[str, Any] | None = None, preview: Preview | None = None, progress: bool = True) -> Path | None:
-    """Train in the folder `run`, whatever it holds; returns the last checkpoint, or None where there was nothing to do.
+    """Train in the folder `run`, without checking it; returns the last checkpoint, or None if training was done already.
 
     name  of the config
-    kept  what config.json shall say besides, as of an import
+    kept  more fields for config.json, such as the origin of an import
     """
     world, steps = launched(), config.training.steps
     if config.training.batch_size % world.size:
         raise ArgumentError(f"training.batch_size={config.training.batch_size} must be divisible by {world.size}, the "
                             "number of processes", "training.batch_size")
     say = partial(print, flush=True) if progress and world.first else _silence
-    # Setting up reads the newest checkpoint and finds what is wrong before anything is written.
+    # Setting up reads the newest checkpoint and raises every error before anything is written.
     trainer = set_up(config, dataset, run, device, preview, progress)
     if trainer.step >= steps:
-        message = f"{trainer.checkpoint} is at step {trainer.step} already; to train on, raise training.steps"
+        message = f"{trainer.checkpoint} is at step {trainer.step} already; to train further, raise training.steps"
         if trainer.step > steps:
             raise ArgumentError(f"{message}, which is {steps}", "training.steps")
         say(message)
@@ -93,7 +93,7 @@ def train_run(config: ConfigDict, dataset: Dataset, run: Path, device: torch.dev
     parameters = sum(p.numel() for p in trainer.parameters)
     say(f"{dataset.name}: {len(dataset.train)} examples of shape {dataset.shape}, {len(dataset.test)} held out; "
         f"{trainer.model.sde}; {parameters:,} parameters; {device}"
-        + (f"; goes on from {trainer.checkpoint}" if trainer.checkpoint else ""))
+        + (f"; continues from {trainer.checkpoint}" if trainer.checkpoint else ""))
     start = time.perf_counter()
     checkpoint = trainer.train()
     say(f"wrote {checkpoint}, {run / 'stats.jsonl'} and {run / 'tensorboard'} in {time.perf_counter() - start:.0f} s")
@@ -119,21 +119,21 @@ def set_up(config: ConfigDict, dataset: Dataset, run: Path, device: torch.device
 
 
 def described(config: ConfigDict, dataset: Dataset, name: str) -> dict[str, Any]:
-    """What config.json says of a run: its config, with the config's name and what the data are."""
+    """The content of a run's config.json: its config, with the config's name and the shape and levels of the data."""
     return config.to_dict() | {"config": name, "shape": list(dataset.shape), "levels": dataset.levels}
 
 
 def require_same_experiment(run: Path, resolved: Mapping[str, Any]) -> None:
     """ArgumentError unless `run` is empty, or holds a run of `resolved` (see `described`).
 
-    How it trains may differ, and where the data lie.
+    The section `training` and the path of the data may differ.
     """
     if not (run / "config.json").exists():
         if run.exists() and (not run.is_dir() or any(run.iterdir())):
             raise ArgumentError(f"{run} is not empty and holds no run; choose another workdir", "workdir")
         return
     stored = read_config(run)
-    there = all_fields(from_stored(stored, run / "config.json").to_dict())      # with fields that came later
+    there = all_fields(from_stored(stored, run / "config.json").to_dict())      # with fields that later versions added
     there |= {key: stored[key] for key in ("config", "shape", "levels")}
     here = {field: value for field, value in all_fields(resolved).items()
             if not field.startswith("training.") and field not in OF_THE_DATA}

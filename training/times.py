@@ -1,6 +1,6 @@
 """How the times of a batch are drawn: t ~ p, with the importance weights w(t) / p(t) that keep the expected loss.
 
-Behind every time stands a number u, uniform on [0, 1); TIME_SAMPLERS says how those of a batch are drawn together. Then t is
+Every time comes from a number u, uniform on [0, 1); TIME_SAMPLERS says how those of a batch are drawn together. Then t is
 uniform on [t_min, t_max] (or over the indices of a chain), or drawn in proportion to the weighting's importance.
 """
 
@@ -37,7 +37,7 @@ TIME_SAMPLERS: dict[str, Callable[[int, torch.Generator], Tensor]] = {
 
 @dataclass(frozen=True)
 class Times:
-    """Times in training: those of the chain that the SDE was made of, or of [t_min, t_max] where it was made of none.
+    """Times in training: those of the chain that the SDE was made from, or else those in [t_min, t_max].
 
     weighting   w(t)
     sampling    a key of TIME_SAMPLERS

@@ -61,7 +61,7 @@ def learning_rate(settings: Any, step: int) -> float:
 def _signals_noted() -> Iterator[list[int]]:
     """A list to which the first SIGINT or SIGTERM is added, instead of stopping us; the second one stops us.
 
-    Python takes signals on its main thread alone. On another one the list stays empty.
+    Python takes signals only on its main thread. On another thread the list stays empty.
     """
     noted: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -85,7 +85,7 @@ class Trainer:
     """One run in the folder `run`: set up from its newest checkpoint, then `train()`.
 
     model      on its device; `model.network` has the weights, under whose names they are saved
-    objective  its loss is what a step minimises
+    objective  a step minimises its loss
     batches    step -> the batch of that step and its draw
     settings   an object with the attributes of a config's section `training`
     world      this process among those that train together
@@ -122,7 +122,7 @@ class Trainer:
     def train(self) -> Path | None:
         """Train to settings.steps; returns the last checkpoint.
 
-        Raises Interrupted after a signal, ArithmeticError where the loss stops being finite (nothing is saved then).
+        Raises Interrupted after a signal, ArithmeticError if the loss stops being finite (nothing is saved then).
         """
         self.model.train()
         with _signals_noted() as signals, Log(self.run, self.step, self.settings.steps, self.world, self.progress) as log:
@@ -150,7 +150,7 @@ class Trainer:
         return loss.detach(), norm
 
     def _report(self, log: Log, stop: bool) -> None:
-        """Log, evaluate, preview and save where one of them is due after this step; else return at once."""
+        """Log, evaluate, preview and save if one of them is due after this step; else return at once."""
         settings = self.settings
 
         def due(every: int) -> bool:

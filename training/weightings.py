@@ -27,7 +27,7 @@ from scorefield.sde_lib.sde import SDE
 class LogNormalLevels:
     """Times t at which ln(sigma / alpha) ~ N(mean, std^2), restricted to what the SDE has in [t_min, t_max].
 
-    The defaults are P_mean and P_std of Karras et al. 2022, table 1. Raises ArgumentError where there is no such time.
+    The defaults are P_mean and P_std of Karras et al. 2022, table 1. Raises ArgumentError if there is no such time.
     """
 
     sde: SDE
@@ -64,7 +64,7 @@ class LogNormalLevels:
 class Weighting:
     """w(t) of one SDE: `weighting(t)`, in the shape of t. This one is "simple"; the others differ in what they override.
 
-    data_std  standard deviation of the data, where the weighting needs it
+    data_std  standard deviation of the data, if the weighting needs it
     """
 
     sde: SDE
@@ -74,11 +74,11 @@ class Weighting:
         return torch.ones_like(t)
 
     def importance(self, t: Tensor) -> Tensor:
-        """What importance sampling draws times in proportion to, in the shape of t: w itself unless said otherwise."""
+        """The density, up to a factor, of times under importance sampling, in the shape of t: by default w itself."""
         return self(t)
 
     def times(self, u: Tensor) -> Tensor | None:
-        """Times (batch,) with the density `importance`, from uniform u (batch,); None where there is no closed form."""
+        """Times (batch,) with the density `importance`, from uniform u (batch,); None if there is no closed form."""
         return None
 
 

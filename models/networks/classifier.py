@@ -36,7 +36,7 @@ class Classifier(nn.Module):
     attention_resolutions  resolutions with self-attention
     dropout                inside residual blocks
 
-    Raises ArgumentError where the sizes do not fit.
+    Raises ArgumentError if the sizes do not fit.
     """
 
     def __init__(self, image_size: int = 32, channels: int = 3, classes: int = 10, width: int = 64,

@@ -16,10 +16,10 @@ class MLP(nn.Module):
     shape    of the event; it is flattened
     width    of the hidden layers, an even number of at least 4
     layers   residual blocks: LayerNorm, then Linear, time added, SiLU, Linear; the last Linear of each starts at zero
-    classes  if given, it is told a label too, {"label": integers (batch,)} from 0 to `classes`, the last of which means "no
+    classes  if given, it takes a label too, {"label": integers (batch,)} from 0 to `classes`, the last of which means "no
              label"; the label's embedding is added to that of time
 
-    Raises ArgumentError where the sizes do not fit. One use:
+    Raises ArgumentError if the sizes do not fit. One use:
 
     >>> from scorefield.models import MLP
     >>> MLP((2,), width=32, layers=2)(torch.zeros(4, 2), torch.full((4,), 500.0)).shape
@@ -49,7 +49,7 @@ class MLP(nn.Module):
         embedding = self.time(timestep_embedding(time, self.width).to(self.first.weight.dtype))
         if self.label is not None:
             if not condition or LABEL not in condition:
-                raise ArgumentError("this MLP must be told {'label': integers (batch,)}; the integer "
+                raise ArgumentError("this MLP needs the condition {'label': integers (batch,)}; the integer "
                                     f"{self.classes} means no label", "condition")
             embedding = embedding + self.label(condition[LABEL])
         h = self.first(x.flatten(1))

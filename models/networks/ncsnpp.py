@@ -16,7 +16,7 @@ at width 128 and multipliers (1, 2, 2, 2) or, for 256 x 256, (1, 1, 2, 2, 2, 2, 
 (unet.py) they attend once a level on the way up, after its last block.
 
 What surrounds the network is the Denoiser's: parametrization "eps" throughout (the paper's VE networks give
--eps = sigma score; dividing by sigma is no business of the network), time_input "log_sigma" for the Fourier embedding,
+-eps = sigma score; the network does not divide by sigma), time_input "log_sigma" for the Fourier embedding,
 "999t" for the positional one, "index" for chains. Data in [0, 1] need `centred=False`, data in [-1, 1] `centred=True`.
 """
 
@@ -58,7 +58,7 @@ def binomial_kernel() -> Tensor:
 
 
 def _each_channel(kernel: Tensor, x: Tensor) -> dict[str, Any]:
-    """The kernel (1, 1, 4, 4) as the arguments of a convolution that filters every channel of x alone."""
+    """The kernel (1, 1, 4, 4) as the arguments of a convolution that filters each channel of x separately."""
     return {"weight": kernel.to(x.dtype).expand(x.shape[1], 1, 4, 4), "groups": x.shape[1]}
 
 
@@ -252,7 +252,7 @@ class NCSNpp(nn.Module):
     centred                False: data lie in [0, 1] and the network sees 2 x - 1
     last_label             if given, positional time counts down from it, as the published SMLD networks do
 
-    Raises ValueError for an unknown word and where the sizes do not fit.
+    Raises ValueError for an unknown word or if the sizes do not fit.
     """
 
     def __init__(self, image_size: int = 32, channels: int = 3, width: int = 128,

@@ -62,7 +62,7 @@ class UNet(nn.Module):
     downsample_padding     1: convolutions that halve the picture are padded on all sides; 0: below and to the right
     centred                False: data lie in [0, 1] and the network sees 2 x - 1
 
-    Raises ArgumentError (a ValueError) where the sizes do not fit. One use:
+    Raises ArgumentError (a ValueError) if the sizes do not fit. One use:
 
     >>> from scorefield.models import UNet
     >>> network = UNet(image_size=8, channels=1, width=16, multipliers=(1, 2), num_blocks=1, attention_resolutions=())

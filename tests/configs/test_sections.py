@@ -73,7 +73,8 @@ def test_numbers_and_words_that_cannot_be_are_refused(change, match):
 def test_a_section_that_lacks_a_field_says_how_to_choose_a_class():
     config = get_config()
     config.sde = ConfigDict({"name": "ve"})
-    with pytest.raises(ArgumentError, match=r"'sde' lacks sigma_max, sigma_min; choose a class by config.sde = sde\('ve'\)"):
+    expected = r"'sde' lacks sigma_max, sigma_min; choose a class with config.sde = sde\('ve'\)"
+    with pytest.raises(ArgumentError, match=expected):
         require_sections(config)
 
 

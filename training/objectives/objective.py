@@ -20,7 +20,7 @@ from scorefield.training.draws import Draws
 
 @dataclass(frozen=True)
 class Batch:
-    """x (batch, *event) as the codec encodes the data, and what is known of each example, (batch, ...) by name."""
+    """x (batch, *event) as the codec encodes the data, and the condition of each example, (batch, ...) by name."""
 
     x: Tensor
     condition: dict[str, Tensor] = field(default_factory=dict)

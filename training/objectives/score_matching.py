@@ -43,7 +43,7 @@ class ScoreMatching(Objective):
     time_sampling  a key of TIME_SAMPLERS: how the uniform numbers behind the times are drawn
     importance     draw times in proportion to the weighting (for "likelihood" that is uniform in log-SNR; for "edm" in
                    proportion to q, as published)
-    label_dropout  share of the examples whose label the model is not told, so that it also learns the score of all classes
+    label_dropout  share of the examples without their label, so that the model also learns the score of all classes
                    together (Ho and Salimans 2021); for a model that takes labels
     data_std       standard deviation of the data, for "edm"
 
