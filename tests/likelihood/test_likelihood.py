@@ -224,7 +224,7 @@ def test_the_exponential_method_has_order_four(mixture):
 
 
 def test_the_exponential_method_has_equal_steps_in_the_angle_of_its_gaussian(any_sde):
-    """asinh lambda, from t_min to 1, both ends exactly."""
+    """asinh lambda, from t_min to t_max, both ends exactly."""
     seen = []
 
     class Watched(GaussianMixture):
@@ -233,7 +233,7 @@ def test_the_exponential_method_has_equal_steps_in_the_angle_of_its_gaussian(any
             return super().predict(x, t, kind)
 
     log_prob(Watched(any_sde, torch.zeros(1, 1), torch.ones(1)), torch.ones(1, 1).double(), method="exponential", steps=20)
-    assert (seen[0], seen[-1]) == (any_sde.t_min, 1.0)
+    assert (seen[0], seen[-1]) == (any_sde.t_min, any_sde.t_max)
     steps = any_sde.half_log_snr(torch.tensor(seen, dtype=torch.float64)).asinh().diff()
     torch.testing.assert_close(steps, steps.mean().expand(19), rtol=1e-8, atol=1e-10)
 

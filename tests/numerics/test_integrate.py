@@ -45,8 +45,8 @@ def test_the_cap_on_evaluations_lets_what_needs_no_more_through():
 
 
 @pytest.mark.parametrize("wrong, flag", [
-    ({"method": "rk45"}, "--method"), ({"rtol": 0.0}, "--rtol"), ({"rtol": 1.0}, "--rtol"), ({"atol": 0.0}, "--atol"),
-    ({"atol": 1.0}, "--atol"), ({"max_evaluations": 0}, "--max_evaluations")])
+    ({"method": "rk45"}, "method"), ({"rtol": 0.0}, "rtol"), ({"rtol": 1.0}, "rtol"), ({"atol": 0.0}, "atol"),
+    ({"atol": 1.0}, "atol"), ({"max_evaluations": 0}, "max_evaluations")])
 def test_settings_out_of_range_are_refused(wrong, flag):
     with pytest.raises(ValueError, match=flag):
         integrate(Decay(), (START,), [0.0, 1.0], **{"method": "dopri5", "rtol": 0.1, "atol": 0.1} | wrong)

@@ -147,7 +147,7 @@ def test_settings_that_cannot_be_are_refused_before_the_first_evaluation(name, s
 @pytest.mark.parametrize("name, options", [
     ("unipc", {}), ("auto", {}), ("dpm_solver", {}), ("dpm_solver++", {"method": "singlestep"})])
 def test_as_many_steps_as_the_order_are_enough(name, options, mixture):
-    x_T = prior_sample(mixture.sde.prior_std, (2,), range(2), dtype=torch.float64)
+    x_T = prior_sample(mixture.sde, (2,), range(2), dtype=torch.float64)
     assert make_sampler(name, order=3, steps=3, **options)(mixture, x_T).nfe == 3
 
 
@@ -161,7 +161,7 @@ def test_limits_of_settings_are_taken():
 
 
 def test_a_list_of_times_may_be_told_the_steps_and_the_end_that_it_has(mixture):
-    grid = [1.0, 0.6, 0.3, 0.05]
+    grid = [mixture.sde.t_max, 0.6, 0.3, 0.05]
     for options in ({}, {"steps": 3}, {"t_end": 0.05}):
         assert make_sampler("ddim", grid=grid, **options).times(mixture).tolist() == grid
 
