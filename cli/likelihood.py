@@ -86,7 +86,8 @@ def run(command: Command) -> None:
     values, settings = command.asked.values, settings_of(command)
     command.write_imported()
     checkpoint, denoiser = newest_checkpoint(command.run), command.denoiser()
-    set_memory_format(denoiser, command.device, denoiser.autocast)
+    if settings.get("divergence") != "exact":      # whose products PyTorch cannot batch in channels_last on CPUs
+        set_memory_format(denoiser, command.device, denoiser.autocast)
     assert checkpoint is not None
     identity = _identity(command, settings, checkpoint)
     world = launched()

@@ -345,6 +345,11 @@ def test_a_run_on_a_chain_is_scored_through_its_sde_and_says_so(command, tmp_pat
     assert "chain" in json.loads((tmp_path / "run/likelihood/summary.json").read_text())["note"]
 
 
+def test_the_exact_trace_of_a_convolutional_network_is_scored(command, digits_run):
+    code, out, err = command("--workdir", digits_run, *SCORE, "--num_images", 2, "--divergence", "exact")
+    assert code == 0 and "2 test examples" in out, err
+
+
 def test_every_summary_is_valid_json(command, digits_run):
     assert command("--workdir", digits_run, "--mode", "sample", "--sampler", "edm", "--steps", 3)[0] == 0
     assert command("--workdir", digits_run, "--mode", "likelihood", "--num_images", 1, "--rtol", 0.1, "--atol", 0.1)[0] == 0

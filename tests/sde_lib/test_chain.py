@@ -176,8 +176,10 @@ def test_the_ends_of_a_schedule_and_a_list_of_betas_make_the_registered_chain():
 
 
 @pytest.mark.parametrize(("settings", "match"), [
-    ({"betas": (0.1, 0.2), "steps": 3}, "list of 2 betas"), ({"betas": (0.1, 0.2), "schedule": "cosine"}, "leave out schedule"),
-    ({"betas": (0.1, 0.2), "beta_min": 0.1}, "leave out schedule, steps, beta_min"), ({"betas": (0.1, 1.5)}, "above 0 and below 1"),
+    ({"betas": (0.1, 0.2), "steps": 3}, "list of 2 betas"),
+    ({"betas": (0.1, 0.2), "schedule": "cosine"}, "leave out schedule"),
+    ({"betas": (0.1, 0.2), "beta_min": 0.1}, "leave out schedule, steps, beta_min"),
+    ({"betas": (0.1, 1.5)}, "above 0 and below 1"),
     ({"schedule": "cosine", "beta_max": 10.0}, "'cosine' takes no beta_max; it takes s, max_beta")], ids=str)
 def test_settings_that_contradict_each_other_make_no_chain(settings, match):
     with pytest.raises(ValueError, match=match):
