@@ -118,7 +118,8 @@ DIGITS = ["--config", ROOT / "configs/vp_digits.py"]
     ([], ["--mode", "--help"]),
     (["--mode", "train"], ["--config"]),
     (["--mode", "train", *DIGITS, "--workdir", ""], ["--workdir"]),
-    (["--mode", "train", *DIGITS, "--config.data.dataset=folder", "--config.data.path=/nope"], ["'/nope'", "no folder"]),
+    (["--mode", "train", *DIGITS, "--config.data.dataset=folder", "--config.data.path=/nope"], [
+        "'/nope'", "is not a folder"]),
     (["--mode", "trian", *DIGITS], ["--mode", "train", "likelihood"]),
     (["--stepz", "3", "--mode", "sample", *DIGITS], ["stepz", "steps"]),
     (["extra", "--mode", "train", *DIGITS], ["extra"]),
