@@ -185,7 +185,7 @@ def first_failure(scratch: Path, arguments: list[str], limit: float) -> str | No
             return "the time limit"
         output.seek(0)
         failed = [line.split()[1] for line in output if line.startswith(("FAILED ", "ERROR "))]
-    return None if process.exitcode == 0 else failed[0] if failed else f"pytest's exit code {process.exitcode}"
+    return None if process.exitcode == 0 else failed[0] if failed else f"an import (pytest's exit code {process.exitcode})"
 
 
 def write(file: Path, content: bytes) -> None:
@@ -231,7 +231,7 @@ def main() -> None:
         scratch = Path(folder) / "scratch"
         scratch_copy(scratch)
         for number, mutant in enumerate([None, *sample(args.folders, args.number, args.seed)]):
-            place, change = (f"{mutant.path}:{mutant.line}:{mutant.column + 1}", mutant.change) if mutant else ("", "")
+            place, change = (f"{mutant.path}:{mutant.line}:{mutant.column + 1}", mutant.change) if mutant else ("unchanged code", "")
             if number not in args.only if args.only else (place, change) in done:
                 continue
             start = time.monotonic()
