@@ -231,7 +231,9 @@ def main() -> None:
         scratch = Path(folder) / "scratch"
         scratch_copy(scratch)
         for number, mutant in enumerate([None, *sample(args.folders, args.number, args.seed)]):
-            place, change = (f"{mutant.path}:{mutant.line}:{mutant.column + 1}", mutant.change) if mutant else ("unchanged code", "")
+            place, change = "unchanged code", ""
+            if mutant:
+                place, change = f"{mutant.path}:{mutant.line}:{mutant.column + 1}", mutant.change
             if number not in args.only if args.only else (place, change) in done:
                 continue
             start = time.monotonic()
