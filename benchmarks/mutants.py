@@ -185,7 +185,7 @@ def first_failure(scratch: Path, arguments: list[str], limit: float) -> str | No
             return "the time limit"
         output.seek(0)
         failed = [line.split()[1] for line in output if line.startswith(("FAILED ", "ERROR "))]
-    return None if process.exitcode == 0 else failed[0] if failed else f"pytest's exit code {process.exitcode}"
+    return None if process.exitcode == 0 else failed[0] if failed else f"an import (pytest's exit code {process.exitcode})"
 
 
 def write(file: Path, content: bytes) -> None:
