@@ -51,7 +51,7 @@ test: setup
 lint: setup
 	@echo "Running ruff and mypy ..."
 	@$(PY) -m ruff check .
-	@$(PY) -m mypy
+	@$(PY) .ci/typecheck.py
 
 bench: setup
 	@echo "Measuring; results go to benchmarks/results/ ..."

@@ -10,10 +10,10 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from data import quantize
-from evaluation.plots import image_grid
-from models import load_denoiser
-from samplers import SAMPLERS, make_sampler, prior_sample, sample_seeds
+from scorefield.checkpoints import load_denoiser
+from scorefield.data import quantize
+from scorefield.evaluation.plots import image_grid
+from scorefield.samplers import SAMPLERS, make_sampler, prior_sample, sample_seeds
 
 ROOT = Path(__file__).parents[1]
 BUDGETS = (10, 20, 50, 200)
@@ -41,7 +41,7 @@ def main() -> None:
                                    constrained_layout=True)
     for row, name in zip(axes, SAMPLERS, strict=True):
         for axis, budget in zip(row, BUDGETS, strict=True):
-            result = make_sampler(name, **options(name, budget))(model, prior_sample(1.0, (1, 8, 8), seeds), seeds)
+            result = make_sampler(name, **options(name, budget))(model, prior_sample(model.sde, (1, 8, 8), seeds), seeds)
             levels = quantize(result.x, 17, -1.0, 1.0, dequantized=True)
             tiles = [np.asarray(image_grid(level[None], 17))[0] for level in levels]
             axis.imshow(np.concatenate(tiles, axis=1), cmap="gray", vmin=0, vmax=255)

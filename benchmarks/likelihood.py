@@ -22,14 +22,15 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from benchmarks.samplers import RESULTS, ROOT, mixture_2d, mixture_16d
-from data import dequantize, load_dataset
-from likelihood import bits_per_dim, chain_elbo, elbo, log_prob
-from models import Denoiser, GaussianMixture, load_denoiser
-from models.formats.run import read_config
-from samplers import sample_seeds
-from samplers.noise import DEQUANTIZATION, PROBES, NoiseStream
-from sde_lib import VPSDE
-from training.precision import set_memory_format
+from scorefield.checkpoints import load_denoiser
+from scorefield.checkpoints.formats.run import read_config
+from scorefield.data import dequantize, load_dataset
+from scorefield.likelihood import bits_per_dim, chain_elbo, elbo, log_prob
+from scorefield.models import Denoiser, GaussianMixture
+from scorefield.numerics.devices import set_memory_format
+from scorefield.numerics.noise import DEQUANTIZATION, PROBES, NoiseStream
+from scorefield.samplers import sample_seeds
+from scorefield.sde_lib import VPSDE
 
 RUN = ROOT / "runs" / "vp_digits"
 STEPS = (10, 15, 20, 25, 30, 40, 60)
@@ -43,7 +44,7 @@ def digits(n: int) -> tuple[Denoiser, Tensor, list]:
     from ml_collections import ConfigDict
 
     dataset = load_dataset(ConfigDict(read_config(RUN)).data)
-    k, seeds = dataset.test[torch.arange(n)], sample_seeds(0, 0, n)
+    (k, _), seeds = dataset.test[torch.arange(n)], sample_seeds(0, 0, n)
     u = NoiseStream(seeds, DEQUANTIZATION).uniform(torch.empty(k.shape))
     return load_denoiser(RUN), dequantize(k, u, 17, -1.0, 1.0), seeds
 
@@ -138,9 +139,9 @@ def usual_way(model: Denoiser, x: Tensor, probe: Tensor, tolerance: float) -> tu
         return np.concatenate([value.flatten().double().numpy(), trace.double().numpy()])
 
     start = np.concatenate([x.flatten().double().numpy(), np.zeros(len(x))])
-    end = solve_ivp(field, (sde.t_min, 1.0), start, rtol=tolerance, atol=tolerance, method="RK45").y[:, -1]
+    end = solve_ivp(field, (sde.t_min, sde.t_max), start, rtol=tolerance, atol=tolerance, method="RK45").y[:, -1]
     latent = torch.from_numpy(end[:-len(x)]).to(x).reshape(shape)
-    return sde.prior_log_prob(latent) + torch.from_numpy(end[-len(x):]).to(x), calls
+    return sde.prior.log_prob(latent) + torch.from_numpy(end[-len(x):]).to(x), calls
 
 
 def speed(n: int = 64, rounds: int = 3) -> None:

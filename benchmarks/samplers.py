@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models import Denoiser, GaussianMixture, ScoreModel, load_denoiser
-from samplers import make_sampler, prior_sample, sample_seeds
-from sde_lib import SDE, VESDE, VPSDE, CosineVPSDE
+from scorefield.checkpoints import load_denoiser
+from scorefield.models import Denoiser, GaussianMixture, ScoreModel
+from scorefield.samplers import make_sampler, prior_sample, sample_seeds
+from scorefield.sde_lib import SDE, VESDE, VPSDE, CosineVPSDE
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -46,18 +47,19 @@ Problem = tuple[ScoreModel, Tensor]
 def mixture_2d(sde: SDE) -> Problem:
     with np.load(ROOT / "tests" / "oracles" / "gmm2_vp_linear.npz") as arrays:
         mu, var, weights, x_T = (torch.from_numpy(arrays[k]) for k in ("mu", "var", "weights", "x_T"))
-    return GaussianMixture(sde, mu, var, weights), x_T * sde.prior_std
+    return GaussianMixture(sde, mu, var, weights), x_T * sde.prior.std
 
 
 def mixture_16d(sde: SDE, seed: int = 0) -> Problem:
     rng = np.random.default_rng(seed)
     mu, std, weights = rng.normal(size=(8, 16)), rng.uniform(0.15, 0.45, 8), rng.uniform(0.5, 1.5, 8)
-    x_T = np.random.default_rng(123).normal(size=(64, 1, 4, 4)) * sde.prior_std
+    x_T = np.random.default_rng(123).normal(size=(64, 1, 4, 4)) * sde.prior.std
     return GaussianMixture(sde, *(torch.from_numpy(a) for a in (mu, std**2, weights))), torch.from_numpy(x_T)
 
 
 def digits(run: Path) -> Problem:
-    return load_denoiser(run), prior_sample(1.0, (1, 8, 8), sample_seeds(0, 0, 256))
+    model = load_denoiser(run)
+    return model, prior_sample(model.sde, (1, 8, 8), sample_seeds(0, 0, 256))
 
 
 def errors(problem: Problem, settings: dict[str, tuple[str, dict[str, Any]]]) -> dict[str, list[float]]:

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import torch
 
-from configs import vp_cifar10, vp_digits, vp_swiss_roll
-from data import Dataset, load_dataset
-from training.distributed import local_device
-from training.trainer import Batches, Trainer, _Log
+from scorefield.configs import vp_cifar10, vp_digits, vp_swiss_roll
+from scorefield.data import Dataset, load_dataset
+from scorefield.numerics.devices import local_device
+from scorefield.training import set_up
+from scorefield.training.log import Log
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -26,23 +27,21 @@ def measure(name: str, config, dataset: Dataset, steps: int, rounds: int) -> dic
     device = local_device("auto")
     with tempfile.TemporaryDirectory() as folder:
         config.training.update(steps=10**9, log_every=0, eval_every=0, sample_every=0, checkpoint_every=10**9)
-        trainer = Trainer(config, dataset, Path(folder), device)
-        trainer.denoiser.train()
-        batches = Batches(config, dataset, trainer.objective, device, trainer.world)
-        log = _Log(Path(folder), 0, 10**9, trainer.world)
-        log.bar.disable = True
-        other = Trainer(config, dataset, Path(folder), device)
-        x0, t, _, eps = batches(0)
-        x, t32 = other.objective.sde.perturb(x0, t, eps), 999 * t.float()
-        other.denoiser.train()
+        trainer = set_up(config, dataset, Path(folder), device)
+        trainer.model.train()
+        log = Log(Path(folder), 0, 10**9, trainer.world, progress=False)
+        other = set_up(config, dataset, Path(folder), device)
+        batch, draw = trainer.batches(0)
+        x, t32, eps = other.model.sde.perturb(batch.x, draw.t, draw.eps), 999 * draw.t.float(), draw.eps
+        other.model.train()
 
         def full() -> None:
-            log.add(*trainer._update(*batches(trainer.step)))
+            log.add(*trainer._update(*trainer.batches(trainer.step)))
             trainer.step += 1
             trainer._report(log, False)
 
         def bare() -> None:
-            with torch.autocast(device.type, other.denoiser.autocast, enabled=other.denoiser.autocast is not None):
+            with torch.autocast(device.type, other.model.autocast, enabled=other.model.autocast is not None):
                 output = other.network(x, t32)
             (output.float() - eps).square().mean().backward()
             other.optimizer.step()

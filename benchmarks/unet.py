@@ -30,11 +30,11 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.ema import EMA
-from models.formats.diffusers import read
-from models.unet import UNet, recompute_activations
-from training.distributed import local_device
-from training.precision import autocast_dtype, prepare_sampling, set_memory_format
+from scorefield.checkpoints.formats.diffusers import read
+from scorefield.models.ema import EMA
+from scorefield.models.layers import recompute_activations
+from scorefield.models.networks.unet import UNet
+from scorefield.numerics.devices import autocast_dtype, local_device, prepare_sampling, set_memory_format
 
 RESULTS = Path(__file__).parent / "results"
 DEVICE = local_device("auto")

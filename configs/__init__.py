@@ -1,1 +1,1 @@
-"""Experiments: default.py, and one short file each that says only what differs."""
+"""Experiments: default.py, and one short file for each other experiment, with only what differs."""

@@ -1,19 +1,18 @@
 """CIFAR-10 as EDM trains it (Karras et al. 2022, table 1 and appendix F.2), unconditionally and with DDPM++.
 
-The paper's: the preconditioning, the noise levels and their distribution, the loss, and the network's three levels of
+As in the paper: the preconditioning, the noise levels and their distribution, the loss, and the network's three levels of
 256 channels with dropout 0.13 (55.7M parameters); 200M examples in batches of 512, learning rate 0.001 after a warm-up
-over 10M of them, an average of half-life 0.5M. Not the paper's: flips are the only augmentation, times are of low
-discrepancy, gradients are clipped, the average's warm-up is (1 + n) / (10 + n), and weights start as in Song et al.
+over 10M of them, an average with a half-life of 0.5M. Not as in the paper: flips are the only augmentation, times have low
+discrepancy, gradients are clipped, the average's warm-up is (1 + n) / (10 + n), and initial weights are as in Song et al.
 """
 
-from configs import vp_cifar10_ddpmpp
+from scorefield.configs import vp_cifar10_ddpmpp
+from scorefield.configs.sections import sde
 
 
 def get_config():
     config = vp_cifar10_ddpmpp.get_config()
-    config.sde.name = "ve"
-    config.sde.sigma_min = 0.002
-    config.sde.sigma_max = 80.0
+    config.sde = sde("ve", sigma_min=0.002, sigma_max=80.0)
     model = config.model
     model.parametrization = "edm"
     model.input_std = 0.5

@@ -1,6 +1,5 @@
-"""Reading a config file, overriding its fields from the command line, and checking the outcome."""
+"""Read a config file, override its fields from the command line, and check the result."""
 
-import ast
 import difflib
 import importlib.util
 from collections.abc import Iterable, Mapping
@@ -9,26 +8,23 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs.default import get_config
+from scorefield.configs.sections import SECTIONS, annotation, renew, require_sections, section
+from scorefield.numerics.errors import ArgumentError, MissingFileError
+from scorefield.numerics.text import parse
 
 HERE = Path(__file__).parent
+_NO_CONFIGS = ("__init__", "default", "loading", "sections", "training")
 
 
 def config_names() -> list[str]:
-    """The experiments beside this file."""
-    return sorted(f.stem for f in HERE.glob("*.py") if f.stem not in ("__init__", "default", "loading"))
-
-
-def nearest(word: str, words: Iterable[str]) -> str:
-    """"; did you mean 'x'?" for the nearest of `words`, or nothing."""
-    near = difflib.get_close_matches(word, list(words), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    """The names of the experiments in this folder."""
+    return sorted(f.stem for f in HERE.glob("*.py") if f.stem not in _NO_CONFIGS)
 
 
 def load_config(path: str) -> ConfigDict:
-    """The config that get_config() of a Python file returns; FileNotFoundError or ValueError where there is none.
+    """The config that get_config() of a Python file returns; FileNotFoundError or ValueError if there is none.
 
-    A path such as configs/vp_digits.py means the file beside this one where the current folder has none.
+    A path such as configs/vp_digits.py means the file in this folder if the current folder has no such file.
     """
     file = Path(path)
     if not file.is_file() and file.parent == Path("configs"):
@@ -36,56 +32,40 @@ def load_config(path: str) -> ConfigDict:
     if not file.is_file():
         near = difflib.get_close_matches(file.stem, config_names(), n=1)
         hint = f"; did you mean 'configs/{near[0]}.py'?" if near else "."
-        raise FileNotFoundError(f"no config file {path!r}{hint} There are configs/{{{','.join(config_names())}}}.py "
-                                "(--config)")
+        raise MissingFileError(f"no config file {path!r}{hint} There are configs/{{{','.join(config_names())}}}.py",
+                               "config")
     spec = importlib.util.spec_from_file_location(file.stem, file)
     if spec is None or spec.loader is None:
-        raise ValueError(f"{path!r} is not a Python file (--config)")
+        raise ArgumentError(f"{path!r} is not a Python file", "config")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        return module.get_config()
-    except (SyntaxError, ImportError, AttributeError) as error:
-        raise ValueError(f"config file {path!r} is not usable: {error} (--config)") from error
+        config = module.get_config()
+        require_sections(config)
+        return config
+    except (SyntaxError, ImportError, LookupError, TypeError, AttributeError, ArgumentError) as error:
+        raise ArgumentError(f"config file {path!r} is not usable: {error}", "config") from error
 
 
-def override(config: ConfigDict, field: str, text: str) -> None:
-    """Set a field such as "training.batch_size" from the command line's text, in the field's own type."""
-    *sections, name = field.split(".")
-    section = config
-    for part in [*sections, name]:
-        if not isinstance(section, ConfigDict) or part not in section:
-            words = all_fields(config)
-            raise ValueError(f"config has no field {field!r}{nearest(field, words)} (--config.{field})")
-        parent, section = section, section[part]
-    if isinstance(section, ConfigDict):
-        raise ValueError(f"{field!r} is a section, not a field; it has {', '.join(section)} (--config.{field})")
-    kind = parent.get_type(name)
-    try:
-        parent[name] = None if text == "None" and all_fields(get_config())[field] is None else _parse(text, kind)
-    except (ValueError, TypeError, SyntaxError, OverflowError):
-        raise ValueError(f"--config.{field} must be of type {kind.__name__} and finite, got {text!r}") from None
+def apply(config: ConfigDict, overrides: Iterable[tuple[str, str]]) -> None:
+    """Set fields such as "training.batch_size" from text, in their declared types; ArgumentError for an unknown field or a
+    text that is not a value of its type.
 
-
-_BOOLS = {"true": True, "1": True, "false": False, "0": False}
-
-
-def _parse(text: str, kind: type) -> Any:
-    if kind is str:
-        return text
-    if kind is bool:
-        if text.lower() not in _BOOLS:
-            raise ValueError
-        return _BOOLS[text.lower()]
-    value = ast.literal_eval(text)
-    if kind is tuple:
-        value = value if isinstance(value, tuple | list) else (value,)
-        if not all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < float("inf") for v in value):
-            raise ValueError
-        return tuple(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or (kind is int and value != int(value)):
-        raise ValueError
-    return kind(value)
+    Fields that name a class are set first, since they decide which other fields exist.
+    """
+    words = {f"{kind.name}.{kind.word}" for kind in SECTIONS.values()}
+    for field, text in sorted(overrides, key=lambda pair: pair[0] not in words):
+        kind = annotation(config, field)
+        name, _, word = field.partition(".")
+        if field in words:
+            if text != config[name][word]:
+                renew(config, name, text)
+            continue
+        try:
+            value = parse(text, kind)
+        except ValueError as error:
+            raise ArgumentError(f"{field} {error}", field) from None
+        config[name][word] = value
 
 
 def all_fields(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -97,28 +77,28 @@ def all_fields(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return fields
 
 
-_ABOVE_ZERO = ("batch_size", "learning_rate", "adam_eps", "grad_clip", "log_every", "checkpoint_every", "keep",
-               "sample_steps", "steps")
-_NOT_NEGATIVE = ("warmup", "eval_every", "sample_every", "seed")
-_FRACTIONS = ("beta1", "beta2", "ema_decay")
+def from_stored(stored: Mapping[str, Any], place: str | Path) -> ConfigDict:
+    """The config of a run from the nested mapping that it stores, with defaults for fields that later versions added.
+
+    place  where the mapping comes from, for messages
+    """
+    config = ConfigDict()
+    try:
+        current = _current(stored)
+        for name, kind in SECTIONS.items():
+            fields = dict(current[name])
+            config[name] = section(name, fields.pop(kind.word), **fields)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"the config of {place} is damaged or from another version: {error}") from None
+    return config
 
 
-def validate(config: ConfigDict) -> None:
-    """ValueError for a number out of range; words and shapes are checked by what they are the names of."""
-    training = config.training
-
-    def check(names: Iterable[str], allowed: Any, text: str) -> None:
-        for name in names:
-            if not allowed(training[name]):
-                raise ValueError(f"--config.training.{name} must {text}, got {training[name]}")
-
-    check(_ABOVE_ZERO, lambda v: 0 < v < float("inf"), "be above 0")
-    check(_NOT_NEGATIVE, lambda v: v >= 0, "not be negative")
-    check(_FRACTIONS, lambda v: 0 <= v < 1, "lie in [0, 1)")
-    check(("decay",), lambda v: v in ("constant", "cosine"), "be constant or cosine")
-    for name in ("multipliers", "attention_resolutions"):
-        if not all(isinstance(number, int) for number in config.model[name] or ()):
-            raise ValueError(f"--config.model.{name} must be whole numbers, got {config.model[name]}")
-    if not config.data.low < config.data.high:
-        raise ValueError(f"--config.data.low must be below --config.data.high, got {config.data.low} and "
-                         f"{config.data.high}")
+def _current(stored: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A stored config with the fields of this version. Before version 0.2 it had all fields of all data sets."""
+    if "objective" in stored["training"]:
+        return stored
+    training, data = dict(stored["training"]), stored["data"]
+    memory_format = {None: "auto", True: "channels_last", False: "contiguous"}[training.pop("channels_last", None)]
+    known = {"dataset", *SECTIONS["data"].fields(data["dataset"])}
+    return {**stored, "data": {field: value for field, value in data.items() if field in known},
+            "training": training | {"objective": "score_matching", "memory_format": memory_format}}

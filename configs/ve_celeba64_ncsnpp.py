@@ -1,20 +1,17 @@
 """CelebA at 64x64 by the SMLD chain of 1000 steps and NCSN++ (Song et al. 2021, appendix H.1): 62.7M parameters.
 
-The network is told the index, counted down. The paper crops the central 140x140 pixels, which is for you to do in
---config.data.path; of the aligned pictures as they are the data set takes the central 178x178.
+The network's time input is the index, counted down. The paper crops the central 140x140 pixels: crop the pictures in
+--config.data.path yourself. From the aligned pictures as published, the data set takes the central 178x178.
 """
 
-from configs import ve_cifar10_ncsnpp
+from scorefield.configs import ve_cifar10_ncsnpp
+from scorefield.configs.sections import data, sde
 
 
 def get_config():
     config = ve_cifar10_ncsnpp.get_config()
-    config.data.dataset = "folder"
-    config.data.image_size = 64
-    config.data.channels = 3
-    config.sde.name = "smld"
-    config.sde.steps = 1000
-    config.sde.sigma_max = 90.0
+    config.data = data("folder", image_size=64, low=0.0)
+    config.sde = sde("smld", sigma_max=90.0)
     config.model.embedding = "positional"
     config.model.time_input = "index"
     config.model.last_label = 999

@@ -1,6 +1,6 @@
 """CelebA-HQ at 256x256, as ve_lsun_bedroom_ncsnpp but for sigma_max (published config of Song et al. 2021)."""
 
-from configs import ve_lsun_bedroom_ncsnpp
+from scorefield.configs import ve_lsun_bedroom_ncsnpp
 
 
 def get_config():

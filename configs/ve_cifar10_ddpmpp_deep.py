@@ -1,6 +1,6 @@
 """The deep variant: eight residual blocks a level instead of four; 106.7M parameters."""
 
-from configs import ve_cifar10_ddpmpp
+from scorefield.configs import ve_cifar10_ddpmpp
 
 
 def get_config():

@@ -1,22 +1,18 @@
 """CIFAR-10 by the VE SDE and NCSN++ (Song et al. 2021, appendix H): 62.8M parameters.
 
-Steps as in the published config; the paper's text has 0.95M. The published VE runs clip the gradient of half the sum
-over a picture at 1. Here the loss is the mean, 2 / (3 * 32 * 32) of that; clip and Adam's eps scale with it.
+Steps as in the published config; the paper's text says 0.95M. The loss of the published VE runs is half the sum over a
+picture, and its gradient is clipped at 1. Here the loss is the mean, 2 / (3 * 32 * 32) times theirs; the clip and Adam's
+eps scale with it.
 """
 
-from configs import ve_cifar10
+from scorefield.configs import ve_cifar10
+from scorefield.configs.sections import model
 
 
 def get_config():
     config = ve_cifar10.get_config()
-    model = config.model
-    model.network = "ncsnpp"
-    model.embedding = "fourier"
-    model.time_input = "log_sigma"
-    model.input_std = None              # NCSN++ sees x itself
-    model.centred = False
-    model.fir = True
-    model.progressive_input = "residual"
+    config.model = model("ncsnpp", embedding="fourier", time_input="log_sigma", centred=False, fir=True,
+                         progressive_input="residual")
     config.training.steps = 1_300_000
     config.training.grad_clip = 2 / (3 * 32 * 32)
     config.training.adam_eps = 1e-8 * config.training.grad_clip

@@ -1,6 +1,6 @@
 """The deep variant: eight residual blocks a level instead of four (Song et al. 2021, appendix H): 107.6M parameters."""
 
-from configs import ve_cifar10_ncsnpp
+from scorefield.configs import ve_cifar10_ncsnpp
 
 
 def get_config():

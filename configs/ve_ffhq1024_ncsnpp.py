@@ -1,10 +1,10 @@
 """FFHQ at 1024x1024 by the VE SDE and NCSN++ (published config of Song et al. 2021): 105.8M parameters.
 
-The same as theirs for CelebA-HQ at 1024x1024 (appendix H.3). Unlike the other published VE runs it trains on the mean over
-a picture (reduce_mean), as all do here, and clips that.
+The same as their config for CelebA-HQ at 1024x1024 (appendix H.3). Unlike the other published VE runs, its loss is the mean
+over a picture (reduce_mean), as for all configs here, and it clips the gradient of that.
 """
 
-from configs import ve_ffhq256_ncsnpp
+from scorefield.configs import ve_ffhq256_ncsnpp
 
 
 def get_config():

@@ -1,13 +1,12 @@
 """LSUN bedrooms at 256x256 by the VE SDE and NCSN++ with skips (published config of Song et al. 2021): 65.6M."""
 
-from configs import ve_cifar10_ncsnpp
+from scorefield.configs import ve_cifar10_ncsnpp
+from scorefield.configs.sections import data
 
 
 def get_config():
     config = ve_cifar10_ncsnpp.get_config()
-    config.data.dataset = "folder"
-    config.data.image_size = 256
-    config.data.channels = 3
+    config.data = data("folder", image_size=256, low=0.0)
     config.sde.sigma_max = 378.0
     model = config.model
     model.multipliers = (1, 1, 2, 2, 2, 2, 2)

@@ -1,6 +1,6 @@
 """The deep variant: eight residual blocks a level instead of four (Song et al. 2021, appendix H): 106.6M parameters."""
 
-from configs import vp_cifar10_ddpmpp
+from scorefield.configs import vp_cifar10_ddpmpp
 
 
 def get_config():

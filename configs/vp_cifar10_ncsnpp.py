@@ -1,6 +1,6 @@
 """CIFAR-10 by the VP SDE and NCSN++ (Song et al. 2021, appendix H): 62.7M parameters."""
 
-from configs import vp_cifar10_ddpmpp
+from scorefield.configs import vp_cifar10_ddpmpp
 
 
 def get_config():

@@ -1,6 +1,6 @@
 """The deep variant: eight residual blocks a level instead of four (Song et al. 2021, appendix H): 107.5M parameters."""
 
-from configs import vp_cifar10_ncsnpp
+from scorefield.configs import vp_cifar10_ncsnpp
 
 
 def get_config():

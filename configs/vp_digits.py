@@ -1,6 +1,6 @@
 """scikit-learn's digits (8x8, 17 levels): a small U-Net that two CPU cores train in minutes; what `make demo` runs."""
 
-from configs import default
+from scorefield.configs import default
 
 
 def get_config():

@@ -1,12 +1,12 @@
 """Fashion-MNIST (28x28 grey) by the VP SDE: a U-Net of 64 channels over 28, 14 and 7 pixels."""
 
-from configs import default
+from scorefield.configs import default
+from scorefield.configs.sections import data
 
 
 def get_config():
     config = default.get_config()
-    config.data.dataset = "fashion_mnist"
-    config.data.dequantize = True
+    config.data = data("fashion_mnist", dequantize=True)
     config.model.width = 64
     config.model.multipliers = (1, 2, 2)
     config.model.attention_resolutions = (14,)

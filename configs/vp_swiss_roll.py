@@ -1,12 +1,13 @@
 """The swiss roll of Sohl-Dickstein et al. 2015 in 2-D by the VP SDE and an MLP; under a minute on a laptop."""
 
-from configs import default
+from scorefield.configs import default
+from scorefield.configs.sections import data, model
 
 
 def get_config():
     config = default.get_config()
-    config.data.dataset = "swiss_roll"
-    config.model.network = "mlp"
+    config.data = data("swiss_roll")
+    config.model = model("mlp")
     training = config.training
     training.steps = 4000
     training.batch_size = 512

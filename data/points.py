@@ -1,4 +1,4 @@
-"""Points in the plane with a spread of order 1: the swiss roll and two mixtures of Gaussians."""
+"""Points in the plane, with standard deviations near 1: the swiss roll and two mixtures of Gaussians."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Pictures on disk to uint8 tensors (N, channels, height, width): CIFAR-10 batches, idx files, image files.
+"""Read pictures on disk to uint8 tensors (N, channels, height, width): CIFAR-10 batches, idx files, image files.
 
-What is read may be truncated, damaged or hostile: damage is a ValueError of one line that names the file.
+A file may be truncated, damaged or hostile. This raises a ValueError of one line that names the file.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from scorefield.numerics.errors import ArgumentError, MissingFileError
+
 CIFAR10_FOLDER, CIFAR10_ARCHIVE = "cifar-10-batches-py", "cifar-10-python.tar.gz"
 PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 EAGER_BYTES = 2 * 2**30  # decoded pictures up to this size are held in memory
@@ -28,13 +30,24 @@ _CIFAR10_BATCHES = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
 
 
 @contextmanager
-def _damage_named(file: Path, flag: str = "--config.data.path") -> Iterator[None]:
+def named_argument(argument: str) -> Iterator[None]:
+    """In this context, a ValueError that names no argument becomes an ArgumentError that names this one."""
+    try:
+        yield
+    except ArgumentError:
+        raise
+    except ValueError as error:
+        raise ArgumentError(str(error), argument) from error
+
+
+@contextmanager
+def _damage_named(file: Path, argument: str = "data.path") -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the parsers of damaged input raise errors of every type
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the system's own error, such as no permission
-        raise ValueError(f"{flag}: {file} is damaged or unsuited ({_line(error)})") from error
+        raise ArgumentError(f"{argument}: {file} is damaged or not usable ({_line(error)})", argument) from error
 
 
 def _line(error: Exception) -> str:
@@ -42,16 +55,16 @@ def _line(error: Exception) -> str:
 
 
 def find_cifar10(path: Path) -> Path | None:
-    """The folder of batches or the archive that `path` is or holds; None where it is neither."""
+    """The folder of batches or the archive, which is `path` itself or in it; None if there is neither."""
     if path.is_file() or any((path / name).exists() for name in _CIFAR10_BATCHES):
         return path
     return next((path / name for name in (CIFAR10_FOLDER, CIFAR10_ARCHIVE) if (path / name).exists()), None)
 
 
 def read_cifar10(path: Path) -> tuple[Tensor, Tensor]:
-    """Train and test pictures (N, 3, 32, 32) from what `find_cifar10` found. Labels are not read.
+    """Train and test pictures (N, 3, 32, 32) from the path that `find_cifar10` returns. Labels are not read.
 
-    Raises FileNotFoundError where a batch is missing, ValueError where one is damaged or would run code.
+    Raises FileNotFoundError if a batch is missing, ValueError if one is damaged or would run code.
     """
     if path.is_file():
         batches = {}
@@ -67,13 +80,13 @@ def read_cifar10(path: Path) -> tuple[Tensor, Tensor]:
         batches = {name: (path / name).read_bytes() for name in _CIFAR10_BATCHES if (path / name).is_file()}
     missing = [name for name in _CIFAR10_BATCHES if name not in batches]
     if missing:
-        raise FileNotFoundError(f"--config.data.path: {path} lacks {', '.join(missing)} of {CIFAR10_ARCHIVE}")
+        raise MissingFileError(f"data.path: {path} lacks {', '.join(missing)} of {CIFAR10_ARCHIVE}", "data.path")
     *train, test = (_unpickle_cifar10(batches[name], path / name) for name in _CIFAR10_BATCHES)
     return torch.cat(train), test
 
 
 class _Inert:
-    """Stands in for what a pickle builds a numpy array from: keeps it as plain data and runs nothing."""
+    """Replaces the parts from which a pickle builds a numpy array: keeps them as plain data and runs nothing."""
 
     def __init__(self, *arguments: Any):
         self.arguments = arguments
@@ -107,13 +120,14 @@ def _unpickle_cifar10(raw: bytes, file: Path) -> Tensor:
 def download_cifar10() -> tuple[Tensor, Tensor]:
     """Train and test pictures (N, 3, 32, 32) through Hugging Face's `datasets`, which keeps its own cache.
 
-    Raises OSError where that package is not installed or the download fails.
+    Raises OSError if that package is not installed or the download fails.
     """
-    by_hand = f"or fetch {CIFAR10_ARCHIVE} by hand and pass --config.data.path=<file>"
+    by_hand = f"or fetch {CIFAR10_ARCHIVE} by hand and set data.path to that file"
     try:
         import datasets  # optional, and slow to import
     except ImportError as error:
-        raise OSError(f"CIFAR-10 is not here: pip install 'scorefield[datasets]', {by_hand}") from error
+        raise OSError(f"CIFAR-10 is not on this machine: pip install 'scorefield[datasets]' to download it, {by_hand}"
+                      ) from error
     try:
         splits = [datasets.load_dataset("uoft-cs/cifar10", split=split) for split in ("train", "test")]
         train, test = ([_channels_first(row["img"].convert("RGB")) for row in rows] for rows in splits)
@@ -128,12 +142,12 @@ def _channels_first(picture: Image.Image) -> Tensor:
 
 
 def find_idx(folder: Path, name: str) -> Path | None:
-    """The idx file of that name in a folder, plain or gzipped; None where there is neither."""
+    """The idx file of that name in a folder, plain or gzipped; None if there is neither."""
     return next((file for file in (folder / name, folder / f"{name}.gz") if file.is_file()), None)
 
 
 def read_idx_images(file: Path, height: int, width: int) -> Tensor:
-    """Pictures (N, 1, height, width) from an idx3-ubyte file, gzipped where its name ends with .gz.
+    """Pictures (N, 1, height, width) from an idx3-ubyte file, gzipped if its name ends with .gz.
 
     The format (LeCun, Cortes and Burges, "The MNIST database"): two zero bytes, the type (8: unsigned byte),
     the number of dimensions, each size as a big-endian 32-bit integer, then the data.
@@ -151,30 +165,30 @@ def read_idx_images(file: Path, height: int, width: int) -> Tensor:
 
 
 def find_pictures(folder: Path) -> list[Path]:
-    """Every picture below a folder, known by its suffix, in sorted order; hidden files are left out."""
+    """Every picture below a folder, recognised by its suffix, in sorted order; hidden files are left out."""
     files = (f for f in folder.rglob("*") if f.suffix.lower() in PICTURE_SUFFIXES)
     return sorted(f for f in files if not f.name.startswith(".") and f.is_file())
 
 
 def open_pictures(files: Sequence[Path], size: int, channels: int,
-                  flag: str = "--config.data.path") -> Tensor | PictureFiles:
-    """All pictures decoded now, which finds a broken one now, or on access where they would fill memory."""
-    pictures = PictureFiles(files, size, channels, flag)
+                  argument: str = "data.path") -> Tensor | PictureFiles:
+    """All pictures, decoded now, which also finds broken ones; decoded on access if they would fill the memory."""
+    pictures = PictureFiles(files, size, channels, argument)
     fits = len(files) * channels * size**2 <= EAGER_BYTES
     return pictures[torch.arange(len(files))] if fits else pictures
 
 
 class PictureFiles:
-    """Picture files decoded when indexed: [int64 indices (B,)] -> uint8 (B, channels, size, size).
+    """Picture files that are decoded when indexed: [int64 indices (B,)] -> uint8 (B, channels, size, size).
 
-    Each is turned upright (EXIF), made RGB or grey, its transparency dropped, cropped to its central square
-    and resized by Lanczos's filter, antialiased; a square of that size already stays as it is.
-    Raises ValueError for a picture that is broken, too large for Pillow's guard, or grey in over 8 bits; it names
-    the file and `flag`, the one by which the user gave its place.
+    Each picture is turned upright (EXIF), made RGB or grey without transparency, cropped to its central square, and resized
+    with Lanczos's filter, antialiased. A square of that size stays unchanged.
+    Raises ValueError for a picture that is broken, larger than Pillow's limit, or grey with over 8 bits. It names the file
+    and `argument`, with which the user gave the path.
     """
 
-    def __init__(self, files: Sequence[Path], size: int, channels: int, flag: str = "--config.data.path"):
-        self.files, self.size, self.channels, self.flag = files, size, channels, flag
+    def __init__(self, files: Sequence[Path], size: int, channels: int, argument: str = "data.path"):
+        self.files, self.size, self.channels, self.argument = files, size, channels, argument
 
     def __len__(self) -> int:
         return len(self.files)
@@ -190,7 +204,7 @@ class PictureFiles:
         return pictures
 
     def _decode(self, file: Path) -> Tensor:
-        with _damage_named(file, self.flag), Image.open(file) as opened:
+        with _damage_named(file, self.argument), Image.open(file) as opened:
             if opened.mode.startswith(("I", "F")):  # conversion would clip these to white
                 raise ValueError(f"mode {opened.mode} has over 8 bits a channel")
             picture = ImageOps.exif_transpose(opened).convert("RGB" if self.channels == 3 else "L")
@@ -201,18 +215,19 @@ class PictureFiles:
 ARRAY_NAMES = ("x", "arr_0", "images")
 
 
-def read_array(file: Path, flag: str) -> np.ndarray:
-    """The array of an .npy, the one array of an .npz, or else that of the first name of ARRAY_NAMES that is there.
+def read_array(file: Path, argument: str = "path") -> np.ndarray:
+    """The array of an .npy, or the only array of an .npz, or its first array with a name in ARRAY_NAMES.
 
     Raises ValueError for a file that is damaged or would run code, or whose arrays have other names.
     """
-    with _damage_named(file, flag):
+    with _damage_named(file, argument):
         loaded = np.load(file)
     if isinstance(loaded, np.ndarray):
         return loaded
-    with _damage_named(file, flag), loaded as arrays:
+    with _damage_named(file, argument), loaded as arrays:
         names = list(arrays.files)
         name = next((name for name in (*ARRAY_NAMES, *names[:1] * (len(names) == 1)) if name in names), None)
         if name is not None:
             return arrays[name]
-    raise ValueError(f"{flag}: {file} holds the arrays {', '.join(names) or '(none)'}; name one {' or '.join(ARRAY_NAMES)}")
+    raise ArgumentError(f"{argument}: {file} holds the arrays {', '.join(names) or '(none)'}; give one of them the name "
+                        f"{' or '.join(ARRAY_NAMES)}", argument)

@@ -1,9 +1,10 @@
-"""Integer levels to reals and back, random flips, and the order of training batches. Pure functions.
+"""Integer levels to real numbers and back, random flips, and the order of training batches. Pure functions.
 
-Integer levels k = 0 .. L-1 meet the interval [low, high] in two ways, and `quantize` inverts both:
+The elements of a picture take L values, its levels. They are stored as integers k = 0 .. L-1 and are mapped to the interval
+[low, high] in two ways; `quantize` inverts both:
 
-    to_unit       x = low + (high - low) k / (L - 1)     the outer levels lie on the ends of the interval
-    dequantize    x = low + (high - low) (k + u) / L     level k owns a bin of width (high - low) / L
+    to_unit       x = low + (high - low) k / (L - 1)     levels 0 and L-1 lie on the ends of the interval
+    dequantize    x = low + (high - low) (k + u) / L     level k is a bin of width (high - low) / L
 
 The second turns a distribution over integers into a density and so defines bits/dim (Theis, van den Oord and
 Bethge, "A note on the evaluation of generative models", 2016, section 3.1).
@@ -24,10 +25,10 @@ def to_unit(k: Tensor, levels: int, low: float, high: float) -> Tensor:
 
 
 def dequantize(k: Tensor, u: Tensor, levels: int, low: float, high: float) -> Tensor:
-    """Integer levels k and noise u in [0, 1), of one shape, to reals in [low, high), in the dtype of u.
+    """Integer levels k and noise u in [0, 1), of one shape, to real numbers in [low, high), in the dtype of u.
 
-    The result stays in the bin of k: where rounding would carry it to the next bin, it is the last number
-    before that, so `quantize(..., dequantized=True)` gives k back for every u.
+    The result stays in the bin of k: if rounding would move it to the next bin, it is the last number before that bin.
+    So `quantize(..., dequantized=True)` returns k for every u.
     """
     k = k.to(u.dtype)
     end = _place(k + 1, levels, low, high)
@@ -35,9 +36,9 @@ def dequantize(k: Tensor, u: Tensor, levels: int, low: float, high: float) -> Te
 
 
 def quantize(x: Tensor, levels: int, low: float, high: float, dequantized: bool) -> Tensor:
-    """Reals x (any shape, float32 or float64) to uint8 levels: inverts `dequantize`, or else `to_unit`.
+    """Real numbers x (any shape, float32 or float64) to uint8 levels: inverts `dequantize` if `dequantized`, else `to_unit`.
 
-    Values outside [low, high] go to the nearest level, 0 or levels-1. At most 256 levels.
+    Values outside [low, high] become the nearest level, 0 or levels-1. At most 256 levels.
     """
     cells, offset = (levels, 0.0) if dequantized else (levels - 1, 0.5)
     k = torch.arange(1, levels, dtype=x.dtype, device=x.device)
@@ -51,7 +52,7 @@ def _place(k: Tensor, cells: int, low: float, high: float) -> Tensor:
 
 
 def require_within(x: Tensor, low: float, high: float, name: str, allowed: str, first: int = 0) -> None:
-    """ValueError with the index, counted from `first`, and the value where x (N, *event) is NaN or leaves [low, high]."""
+    """Raise ValueError if x (N, *event) is NaN or outside [low, high], with the value and the index from `first` on."""
     bad = ~((x >= low) & (x <= high)).flatten(1)
     if bool(bad.any()):
         i = int(bad.any(1).nonzero()[0])
@@ -67,9 +68,9 @@ def random_flip(x: Tensor, generator: torch.Generator) -> Tensor:
 def batch_indices(n: int, batch_size: int, step: int, seed: int) -> Tensor:
     """Indices (batch_size,), int64, of the examples in training batch `step` = 0, 1, ... of a set of n.
 
-    The batches cut one endless sequence of permutations of range(n), one an epoch, so no example is dropped
-    where an epoch ends inside a batch. The answer depends on the arguments only, so a run resumes without any
-    saved state. Raises ValueError where n or batch_size is below 1, or step or seed below 0.
+    The batches cut one endless sequence of permutations of range(n), one per epoch. So no example is dropped if an epoch
+    ends inside a batch. The result depends only on the arguments, so a run resumes without any saved state. Raises
+    ValueError if n or batch_size is below 1, or step or seed below 0.
     """
     if n < 1 or batch_size < 1 or step < 0 or seed < 0:
         given = f"n={n}, batch_size={batch_size}, step={step}, seed={seed}"

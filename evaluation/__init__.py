@@ -1,6 +1,8 @@
 """Samples, scores and pictures of a trained model."""
 
-from evaluation.evaluate import Samples, draw
-from evaluation.likelihood import Evaluation, Score, auroc, score
+from scorefield.evaluation.draw import Samples, draw
+from scorefield.evaluation.likelihood import Evaluation, score
+from scorefield.evaluation.preview import Preview, picture
+from scorefield.evaluation.score import Score, auroc
 
-__all__ = ["Evaluation", "Samples", "Score", "auroc", "draw", "score"]
+__all__ = ["Evaluation", "Preview", "Samples", "Score", "auroc", "draw", "picture", "score"]

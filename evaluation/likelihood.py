@@ -1,37 +1,21 @@
-"""Bits/dim of data under a model: in batches that processes share and that a killed evaluation need not repeat.
+"""Bits/dim of data under a model, in batches. Processes share them, and a killed evaluation does not repeat finished ones.
 
-Example i is scored K times ("draws"), y_ij = -log2 p(x_ij)/D + offset, where x_ij is its j-th dequantisation. What a draw
-is depends on (seed, i, j) alone:
+Example i is scored K times (its draws): y_ij = -log2 p(x_ij)/D + offset, where x_ij is its j-th dequantisation, and the
+codec has the offset. What a draw is depends on (seed, i, j) alone:
 
     dequantisation    the (j + 1)-th uniform draw of the stream DEQUANTIZATION of the seeds (seed, i)
     probes            the seeds ((seed + j GOLDEN) mod 2^64, i), so those of draw 0 are (seed, i)
-
-An example's bits/dim is the mean of y_ij over j; the importance-weighted bound is tighter, by Jensen's inequality (Burda
-et al. 2016; Ho et al. 2019, Flow++, section 3.1):
-
-    iw_i = -log2(1/K sum_j p(x_ij)) / D + offset <= 1/K sum_j y_ij
-
-It bounds nothing where log p is noisy, since the mean of exp favours what is too large: there is one for exact traces only.
-
-The standard error of the mean over n examples, se = std_i(y_i) / sqrt(n), holds every source of chance. Its parts, in
-squares, with pe_ij the standard error of y_ij over its own probes and s_i^2 the variance of y_ij over j:
-
-    probes^2            sum_ij pe_ij^2 / (n K)^2                   where there were several probes
-    dequantization^2    sum_i s_i^2 / (K n^2) - probes^2           where K > 1; with a single probe it holds the probe's too
-    data^2              se^2 - dequantization^2 - probes^2         and 0 where one of these is below it
 
 A unit of work is one draw of one batch. Adaptive solvers choose their steps by the batch, so the batches are the same
 however many processes share them: process r of W takes the units r, r + W, ...
 """
 
 import contextlib
-import csv
 import hashlib
-import io
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,139 +25,18 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data import Dataset, dequantize, require_within
-from likelihood import bits_per_dim, chain_elbo, elbo, log_prob
-from models import ScoreModel
-from models.serialization import write_atomically
-from samplers import sample_seeds
-from samplers.noise import DEQUANTIZATION, NoiseStream, Seed
-from training.distributed import World
+from scorefield.data import Codec, Dataset
+from scorefield.evaluation.estimators import ESTIMATORS, Task
+from scorefield.evaluation.score import Score
+from scorefield.models import ScoreModel
+from scorefield.numerics.errors import ArgumentError
+from scorefield.numerics.files import write_atomically
+from scorefield.numerics.noise import DEQUANTIZATION, NoiseStream
+from scorefield.numerics.processes import World
+from scorefield.samplers import sample_seeds
 
 GOLDEN = 0x9E3779B97F4A7C15      # odd, so that the draws of one example have 2^64 different seeds
 LOG_EVERY = 30                   # seconds between the lines of progress in a log
-
-
-@dataclass(frozen=True)
-class Score:
-    """What n examples scored in K draws each, in nats, float64.
-
-    log_prob       (K, n): log p(x_ij), or the estimator's bound on it
-    probe_error    (K, n): its standard error over the estimator's own draws (probes), or None where that is unknown
-    solver_error   (K, n): the solver's estimate of its own error, or None
-    evaluations    (n,): of the network, for all draws of an example together
-    dimensions     D, and `offset` the bits/dim of log p = 0
-    seconds        of work, summed over batches, whichever run or process did them
-    terms          (K, n) each: the named parts that add up to log_prob, of a bound
-    exact          whether log_prob is free of an estimator's own noise
-    """
-
-    log_prob: Tensor
-    probe_error: Tensor | None
-    solver_error: Tensor | None
-    evaluations: Tensor
-    dimensions: int
-    offset: float
-    seconds: float
-    terms: dict[str, Tensor]
-    exact: bool
-
-    @property
-    def draw_bits(self) -> Tensor:
-        """y_ij, (K, n): bits/dim of every draw."""
-        return self._bits(self.log_prob)
-
-    @property
-    def bits_per_dim(self) -> Tensor:
-        """(n,): the mean over the draws of an example."""
-        return self.draw_bits.mean(0)
-
-    @property
-    def bits_per_dim_iw(self) -> Tensor | None:
-        """(n,): the importance-weighted bound with the K > 1 draws of an example; None where log p is not exact."""
-        draws = len(self.log_prob)
-        return self._bits(self.log_prob.logsumexp(0) - math.log(draws)) if draws > 1 and self.exact else None
-
-    @property
-    def mean(self) -> float:
-        return float(self.bits_per_dim.mean())
-
-    @property
-    def nfe(self) -> float:
-        return float(self.evaluations.mean())
-
-    @property
-    def standard_error(self) -> float:
-        """Of the mean: spread of data, dequantisation and probes together; NaN for a single example."""
-        n = len(self.bits_per_dim)
-        return float(self.bits_per_dim.std()) / math.sqrt(n) if n > 1 else math.nan
-
-    @property
-    def standard_error_parts(self) -> dict[str, float | None]:
-        """"data", "dequantization" and "probes" in bits/dim (formulas above); None where a part cannot be told."""
-        draws, n = self.log_prob.shape
-        probes = None if self.probe_error is None else float((self._scale * self.probe_error).norm()) / (draws * n)
-        dequantization = None
-        if draws > 1:
-            spread = float(self.draw_bits.var(0).sum()) / (draws * n**2)
-            dequantization = math.sqrt(max(spread - (probes or 0) ** 2, 0))
-        data = self.standard_error**2 - (dequantization or 0) ** 2 - (probes or 0) ** 2
-        return {"data": math.sqrt(max(data, 0)) if n > 1 else None, "dequantization": dequantization, "probes": probes}
-
-    @property
-    def _scale(self) -> float:
-        return 1 / (self.dimensions * math.log(2))
-
-    def _bits(self, log_prob: Tensor) -> Tensor:
-        return self.offset - self._scale * log_prob
-
-    def summary(self) -> dict[str, Any]:
-        """The figures, for JSON: means over the examples, in bits/dim; nfe counts all draws of an example."""
-        tighter, solver = self.bits_per_dim_iw, self.solver_error
-        return {
-            "bits_per_dim": self.mean, "standard_error": self.standard_error,
-            "standard_error_parts": self.standard_error_parts,
-            **({"bits_per_dim_iw": float(tighter.mean())} if tighter is not None else {}),
-            **({"solver_error": self._scale * float(solver.mean())} if solver is not None else {}),
-            **({"terms": {name: -self._scale * float(term.mean()) for name, term in self.terms.items()}
-                | {"offset": self.offset}} if self.terms else {}),
-            "nfe": self.nfe, "seconds": round(self.seconds, 3), "num_images": len(self.bits_per_dim),
-            "draws": len(self.log_prob),
-        }
-
-    def rows(self, names: Sequence[str] | None = None) -> list[dict[str, Any]]:
-        """A row for each example, for CSV; what is unknown is left empty. Nats in log_prob_nats, else bits/dim."""
-        draws = len(self.log_prob)
-        columns = {
-            "bits_per_dim": self.bits_per_dim, "log_prob_nats": self.log_prob.mean(0),
-            "dequantization_std": self.draw_bits.std(0) if draws > 1 else None,
-            "probe_error": None if self.probe_error is None else self._scale * self.probe_error.norm(dim=0) / draws,
-            "solver_error": None if self.solver_error is None else self._scale * self.solver_error.mean(0),
-            "bits_per_dim_iw": self.bits_per_dim_iw, "nfe": self.evaluations,
-        }
-        return [{"index": i, **({"file": names[i]} if names else {}),
-                 **{name: "" if column is None else repr(float(column[i])) for name, column in columns.items()}}
-                for i in range(len(self.evaluations))]
-
-
-def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Rows of equal keys, under a header."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(path, lambda file: file.write(text.getvalue().encode("utf-8", "surrogateescape")))
-
-
-def auroc(typical: Tensor, other: Tensor) -> float:
-    """P(other > typical) + P(equal) / 2 for one of each (n,), (m,): how well bits/dim tells them apart, 0.5 not at all.
-
-    The Mann-Whitney statistic: (R - m (m + 1) / 2) / (n m), R the sum of the ranks of `other` among all.
-    """
-    from scipy.stats import rankdata  # slow to import
-
-    m = len(other)
-    ranks = rankdata(torch.cat([other, typical]).numpy())
-    return float((ranks[:m].sum() - m * (m + 1) / 2) / (m * len(typical)))
 
 
 @dataclass(frozen=True)
@@ -188,76 +51,39 @@ class Part:
     terms: dict[str, np.ndarray]
 
 
-@dataclass(frozen=True)
-class Task:
-    """What an estimator is given: x (batch, *event) in data units, dequantised; k the integer levels it comes from."""
-
-    x: Tensor
-    k: Tensor
-    seeds: list[Seed]
-    levels: int | None
-    low: float
-    high: float
-
-
-Estimate = tuple[Tensor, Tensor | None, Tensor | None, int, dict[str, Tensor]]
-
-
-def _ode(model: ScoreModel, task: Task, **settings: Any) -> Estimate:
-    result = log_prob(model, task.x, seeds=task.seeds, **settings)
-    return result.value, result.probe_error, result.solver_error, result.nfe, {}
-
-
-def _elbo(model: ScoreModel, task: Task, bound_draws: int = 32, **settings: Any) -> Estimate:
-    if bound_draws < 2 or bound_draws % 2:
-        raise ValueError(f"elbo takes an even number of draws of at least 2, got {bound_draws} (--bound_draws)")
-    bound = elbo(model, task.x, draws=bound_draws, seeds=task.seeds, **settings)
-    return bound.value, bound.error, None, bound.nfe, bound.terms
-
-
-def _chain_elbo(model: ScoreModel, task: Task, bound_draws: int = 1, discrete: bool = True,
-                **settings: Any) -> Estimate:
-    k, levels = (task.k.to(task.x.device), task.levels) if discrete else (task.x, None)
-    bound = chain_elbo(model, k, levels, low=task.low, high=task.high, draws=bound_draws, seeds=task.seeds,
-                       dtype=task.x.dtype, **settings)
-    return bound.value, bound.error, None, bound.nfe, bound.terms
-
-
-# log p (batch,) in nats, its standard error, the solver's error, evaluations, terms: from a model, a task and settings.
-# "chain_elbo" is of the integers themselves unless told otherwise, all others of their dequantisation.
-ESTIMATORS: dict[str, Callable[..., Estimate]] = {"ode": _ode, "elbo": _elbo, "chain_elbo": _chain_elbo}
-
-
 class Evaluation:
     """The scoring of the first n examples of a split (None: all), resumable and shared.
 
-    Integer levels are scaled to [low, high] and dequantised by u ~ U[0, 1), `draws` times; points are scored as a density,
-    with no offset. The arguments of `score`, and
+    Integer levels are dequantised by u ~ U[0, 1), `draws` times, in the codec's interval; points are scored as a density.
+    The arguments of `score`, and
 
     folder    where finished units are kept, a file each; it must belong to these arguments and this model alone, but what
               the examples hold is checked. None keeps nothing
     world     this process among those that share the folder, and the work
     """
 
-    def __init__(self, model: ScoreModel, dataset: Dataset, low: float, high: float, split: str = "test",
-                 n: int | None = None, seed: int = 0, batch_size: int = 128, device: torch.device | str = "cpu",
-                 progress: bool = True, draws: int = 1, estimator: str = "ode", float64: bool = False,
-                 folder: Path | None = None, world: World | None = None, **settings: Any):
+    def __init__(self, model: ScoreModel, dataset: Dataset, codec: Codec, split: str = "test", n: int | None = None,
+                 seed: int = 0, batch_size: int = 128, device: torch.device | str = "cpu", progress: bool = True,
+                 draws: int = 1, estimator: str = "ode", float64: bool = False, folder: Path | None = None,
+                 world: World | None = None, **settings: Any):
         if estimator not in ESTIMATORS:
-            raise ValueError(f"unknown estimator {estimator!r}; choose from {', '.join(ESTIMATORS)} (--estimator)")
+            raise ArgumentError(f"unknown estimator {estimator!r}; choose from {', '.join(ESTIMATORS)}", "estimator")
         if draws < 1:
-            raise ValueError(f"draws must be at least 1, got {draws} (--draws)")
-        self.discrete = estimator == "chain_elbo" and settings.get("discrete", True)
-        if draws > 1 and (dataset.levels is None or self.discrete):
+            raise ArgumentError(f"draws must be at least 1, got {draws}", "draws")
+        if estimator == "chain_elbo":
+            settings = {"discrete": codec.discrete} | settings
+        self.discrete = estimator == "chain_elbo" and settings["discrete"]
+        if self.discrete and codec.levels is None:
+            raise ArgumentError(f"data set {dataset.name!r} holds points: chain_elbo takes them with discrete=False",
+                                "discrete")
+        if draws > 1 and (codec.levels is None or self.discrete):
             what = "for chain_elbo integers" if self.discrete else f"the points of data set {dataset.name!r}"
-            raise ValueError(f"{what} are not dequantised: leave out --draws")
-        if dataset.levels is None and self.discrete:
-            raise ValueError(f"data set {dataset.name!r} holds points: chain_elbo takes them with discrete=False")
-        self.model, self.dataset, self.low, self.high = model, dataset, low, high
+            raise ArgumentError(f"{what} are not dequantised: draws must be 1, got {draws}", "draws")
+        self.model, self.dataset, self.codec = model, dataset, codec.dense
         self.examples = dataset.test if split == "test" else dataset.train
         self.total = len(self.examples) if n is None else min(n, len(self.examples))
         if self.total < 1:
-            raise ValueError(f"data set {dataset.name!r} has no {split} examples (--split)")
+            raise ArgumentError(f"data set {dataset.name!r} has no {split} examples", "split")
         self.seed, self.device, self.draws, self.float64 = seed, device, draws, float64
         self.estimator, self.settings = ESTIMATORS[estimator], settings
         self.exact = estimator == "ode" and settings.get("divergence", "exact") == "exact"
@@ -316,9 +142,8 @@ class Evaluation:
             return lambda part: part.terms.get(term)
 
         terms = {name: term for name in self.parts[self.units[0]].terms if (term := joined(named(name))) is not None}
-        dimensions = math.prod(self.dataset.shape)
-        levels = None if self.discrete else self.dataset.levels
-        offset = float(bits_per_dim(torch.zeros(()).double(), dimensions, levels, self.low, self.high))
+        dimensions = math.prod(self.codec.event(self.dataset.shape))
+        offset = 0.0 if self.discrete else self.codec.offset
         return Score(log_prob, joined(lambda p: p.error), joined(lambda p: p.solver_error), evaluations.sum(0), dimensions,
                      offset, sum(part.seconds for part in self.parts.values()), terms, self.exact)
 
@@ -330,12 +155,12 @@ class Evaluation:
                 self.folder.parent.rmdir()
 
     def kept(self) -> str:
-        """What an interrupted evaluation has in its folder, in words; "" where that is nothing."""
+        """The number of units that an interrupted evaluation has kept, as text; "" if none."""
         done = self._rows_done()
         if self.folder is None or not done:
             return ""
         what = "examples" if self.draws == 1 else "dequantised examples"
-        return f"{done} of {self.total * self.draws} {what} are done and kept; the same command goes on from there"
+        return f"{done} of {self.total * self.draws} {what} are done and kept; the same command continues from there"
 
     def _with_what_is_kept(self, error: Exception) -> Exception:
         kind, kept = ArithmeticError if isinstance(error, ArithmeticError) else ValueError, self.kept()
@@ -348,7 +173,7 @@ class Evaluation:
     def _data(self, begin: int, end: int) -> tuple[Tensor, str]:
         """The batch's examples and their digest; the last one is kept, since its next draw comes next."""
         if self._batch is None or self._batch[0] != begin:
-            k = self.examples[torch.arange(begin, end)]
+            k, _ = self.examples[torch.arange(begin, end)]
             digest = hashlib.sha256(f"{k.dtype} {tuple(k.shape)}".encode() + k.contiguous().numpy().tobytes())
             self._batch = begin, k, digest.hexdigest()
         return self._batch[1], self._batch[2]
@@ -357,21 +182,14 @@ class Evaluation:
         begin, end, draw = unit
         start = time.perf_counter()
         k, _ = self._data(begin, end)
-        levels, name = self.dataset.levels, f"data set {self.dataset.name!r}"
+        name = f"data set {self.dataset.name!r}"
         if k.shape[1:] != self.dataset.shape:
             raise ValueError(f"{name} has examples of shape {tuple(k.shape[1:])}, not {self.dataset.shape}")
-        if levels is None:
-            limit = torch.finfo(k.dtype).max
-            require_within(k, -limit, limit, name, "examples must be finite", begin)
-            x = k
-        else:
-            require_within(k, 0, levels - 1, name, f"its levels are 0 .. {levels - 1}", begin)
-            stream = NoiseStream(sample_seeds(self.seed, begin, end), DEQUANTIZATION)
-            u = [stream.uniform(torch.empty(k.shape)) for _ in range(draw + 1)][-1]
-            x = dequantize(k, u.double() if self.float64 else u, levels, self.low, self.high)
+        self.codec.check(k, name, begin)
+        x = self.codec.encode(k, self._uniform(k, begin, end, draw) if self.codec.noisy else None)
         x = x.to(self.device, torch.float64 if self.float64 else None)
         seeds = sample_seeds((self.seed + draw * GOLDEN) % 2**64, begin, end)
-        *tensors, nfe, terms = self.estimator(self.model, Task(x, k, seeds, levels, self.low, self.high), **self.settings)
+        *tensors, nfe, terms = self.estimator(self.model, Task(x, k, seeds, self.codec), **self.settings)
         value, error, solver_error = (t if t is None else t.detach().cpu().double().numpy() for t in tensors)
         assert value is not None
         if not np.isfinite(value).all():
@@ -379,6 +197,12 @@ class Evaluation:
             raise ArithmeticError(f"the log-likelihood of example {begin + bad} is {value[bad]}; the score may be NaN")
         return Part(value, error, solver_error, nfe, time.perf_counter() - start,
                     {name: term.detach().cpu().double().numpy() for name, term in terms.items()})
+
+    def _uniform(self, k: Tensor, begin: int, end: int, draw: int) -> Tensor:
+        """The noise that dequantises a batch in its draw of that number."""
+        stream = NoiseStream(sample_seeds(self.seed, begin, end), DEQUANTIZATION)
+        u = [stream.uniform(torch.empty(k.shape)) for _ in range(draw + 1)][-1]
+        return u.double() if self.float64 else u
 
     def _path(self, begin: int, draw: int) -> Path:
         assert self.folder is not None
@@ -395,7 +219,7 @@ class Evaluation:
                          lambda file: np.savez(file, digest=self._data(begin, end)[1], **arrays))
 
     def _read(self, unit: tuple[int, int, int]) -> Part | None:
-        """What the folder holds of a unit; None where it is not there, damaged, or of other examples."""
+        """The stored result of a unit; None if it is missing, damaged, or of other examples."""
         begin, end, draw = unit
         if self.folder is None or not self._path(begin, draw).exists():
             return None
@@ -412,17 +236,21 @@ class Evaluation:
         return part if right and digest == self._data(begin, end)[1] else None
 
 
-def score(model: ScoreModel, dataset: Dataset, low: float, high: float, split: str = "test", n: int | None = None,
-          seed: int = 0, batch_size: int = 128, device: torch.device | str = "cpu", progress: bool = True,
-          draws: int = 1, estimator: str = "ode", float64: bool = False, **settings: Any) -> Score:
-    """Bits/dim of the first n examples of a split (None: all), by the probability-flow ODE unless said otherwise.
+def score(model: ScoreModel, dataset: Dataset, codec: Codec, split: str = "test", n: int | None = None, seed: int = 0,
+          batch_size: int = 128, device: torch.device | str = "cpu", progress: bool = True, draws: int = 1,
+          estimator: str = "ode", float64: bool = False, **settings: Any) -> Score:
+    """Bits/dim of the first n examples of a split (None: all), by the probability-flow ODE by default.
 
+        result = score(model, dataset, make_codec(dataset.levels), divergence="exact")
+
+    codec      of the data that the model was trained on
     draws      dequantisations of each example
-    estimator  "ode" (likelihood.log_prob), or a lower bound: "elbo", "chain_elbo"; `settings` go to that function, in whose
-               place of `draws` stands `bound_draws`. chain_elbo is of the integers; with discrete=False, of the density
+    estimator  "ode" (likelihood.log_prob), or a lower bound: "elbo", "chain_elbo". `settings` go to that function, whose
+               `draws` are called `bound_draws` here. chain_elbo bounds the probability of the integers where the codec
+               is discrete, else the density; `discrete` says otherwise
     float64    the state in float64
 
-    What example i draws depends on (seed, i) alone. Raises as `Evaluation` and `Evaluation.run` do.
+    The random numbers of example i depend only on (seed, i). Raises as `Evaluation` and `Evaluation.run` do.
     """
-    return Evaluation(model, dataset, low, high, split, n, seed, batch_size, device, progress, draws, estimator, float64,
+    return Evaluation(model, dataset, codec, split, n, seed, batch_size, device, progress, draws, estimator, float64,
                       **settings).run().result()

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,10 +33,11 @@ def save_png(path: Path, picture: Tensor) -> None:
     Image.fromarray(picture.permute(1, 2, 0).numpy()).save(path)
 
 
-def points_over_data(samples: Tensor, data: Tensor) -> Tensor:
-    """Points (N, D), the first two coordinates, over the data's; a uint8 picture (3, height, width)."""
+def points_over_data(samples: Tensor, data: Tensor | None = None) -> Tensor:
+    """Points (N, D), the first two coordinates, over the data's if given; a uint8 picture (3, height, width)."""
     figure, axes = _figure(1)
-    axes[0].scatter(*data[:, :2].T, s=3, c="0.75", label=f"data ({len(data)})", rasterized=True)
+    if data is not None:
+        axes[0].scatter(*data[:, :2].T, s=3, c="0.75", label=f"data ({len(data)})", rasterized=True)
     axes[0].scatter(*samples[:, :2].T, s=3, c="tab:red", label=f"samples ({len(samples)})", rasterized=True)
     axes[0].legend(loc="upper right", markerscale=3)
     axes[0].set_aspect("equal")
@@ -72,21 +74,16 @@ def histogram(sets: Mapping[str, Tensor], xlabel: str) -> Tensor:
     return _render(figure)
 
 
-def _figure(panels: int):
-    import matplotlib  # slow to import, and only pictures of points need it
+def _figure(panels: int) -> tuple[Any, Any]:
+    """A figure with a row of axes. It has its own canvas, so other users of matplotlib notice nothing."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, and only pictures of points need it
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, panels, figsize=(3.2 * panels if panels > 1 else 6, 3.4 if panels > 1 else 6),
-                                   squeeze=False, constrained_layout=True)
-    return figure, axes[0]
+    figure = Figure(figsize=(3.2 * panels if panels > 1 else 6, 3.4 if panels > 1 else 6), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(1, panels, squeeze=False)[0]
 
 
-def _render(figure) -> Tensor:
-    from matplotlib import pyplot
-
+def _render(figure: Any) -> Tensor:
     figure.canvas.draw()
-    picture = torch.from_numpy(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()).permute(2, 0, 1)
-    pyplot.close(figure)
-    return picture
+    return torch.from_numpy(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()).permute(2, 0, 1)

@@ -1,4 +1,4 @@
-"""The table of what a run's folder holds: training, samples, likelihood; as Markdown."""
+"""A table of the results in a run's folder: training, samples, likelihood; as Markdown."""
 
 import json
 import math
@@ -7,10 +7,10 @@ from typing import Any
 
 
 def report(run: Path) -> str:
-    """One row for each result, with its figures and its file. Raises FileNotFoundError where there is nothing."""
+    """One row for each result, with its figures and its file. Raises FileNotFoundError if there are no results."""
     rows = [*_training(run), *_samples(run), *_likelihood(run)]
     if not rows:
-        raise FileNotFoundError(f"{run} holds no results yet (--workdir)")
+        raise FileNotFoundError(f"{run} holds no results yet")
     header = ("what", "figure", "evaluations", "seconds", "file")
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     lines = [header, tuple("-" * w for w in widths), *rows]

@@ -1,4 +1,4 @@
-"""What every likelihood asks of its input, and how it says so."""
+"""Checks of the input that every likelihood shares."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,8 +6,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from models.denoiser import ScoreModel
-from sde_lib.sde import SDE
+from scorefield.models.denoiser import ScoreModel
+from scorefield.numerics.errors import ArgumentError
+from scorefield.sde_lib.sde import SDE
 
 
 def check_input(model: ScoreModel, x: Tensor) -> None:
@@ -27,10 +28,10 @@ def check_input(model: ScoreModel, x: Tensor) -> None:
 
 
 def start_time(sde: SDE, t_min: float | None) -> float:
-    """t_min, or the SDE's own; ValueError where the SDE has no such time."""
+    """t_min, or the SDE's own; ValueError if the SDE has no such time."""
     start = sde.t_min if t_min is None else t_min
-    if not sde.t_min <= start < 1:
-        raise ValueError(f"t_min must lie in [{sde.t_min:g}, 1) for {sde}, got {start} (--t_min)")
+    if not sde.t_min <= start < sde.t_max:
+        raise ArgumentError(f"t_min must lie in [{sde.t_min:g}, {sde.t_max:g}) for {sde}, got {start}", "t_min")
     return start
 
 

@@ -2,6 +2,8 @@
 
     exact        sum_i d field_i / d x_i, by products of the Jacobian with every basis vector, `chunk` at a time
     hutchinson   v^T J v for random v with E[v v^T] = I (Hutchinson 1990; Grathwohl et al. 2019, FFJORD)
+
+With `gradients`, both results can be differentiated again, with respect to x and to what the field depends on.
 """
 
 from collections.abc import Callable
@@ -12,9 +14,9 @@ from torch import Tensor
 Field = Callable[[Tensor], Tensor]
 
 
-def with_exact_divergence(field: Field, x: Tensor, chunk: int = 32) -> tuple[Tensor, Tensor]:
+def with_exact_divergence(field: Field, x: Tensor, chunk: int = 32, gradients: bool = False) -> tuple[Tensor, Tensor]:
     """field(x) (batch, *event) and its divergence (batch,); memory grows with `chunk` products at once."""
-    value, x = _forward(field, x)
+    value, x = _forward(field, x, gradients)
     d = x[0].numel()
     divergence = x.new_zeros(len(x))
     if not value.requires_grad:      # a constant field
@@ -24,24 +26,28 @@ def with_exact_divergence(field: Field, x: Tensor, chunk: int = 32) -> tuple[Ten
         basis = torch.zeros(stop - start, d, dtype=x.dtype, device=x.device)
         basis[:, start:stop].fill_diagonal_(1.0)
         cotangents = basis.reshape(-1, 1, *x.shape[1:]).expand(-1, *x.shape)
-        rows, = torch.autograd.grad(value, x, cotangents, retain_graph=stop < d, is_grads_batched=True)
+        rows, = torch.autograd.grad(value, x, cotangents, retain_graph=gradients or stop < d,
+                                    create_graph=gradients, is_grads_batched=True)
         divergence += (rows * cotangents).flatten(2).sum((0, 2))
-    return value.detach(), divergence
+    return value if gradients else value.detach(), divergence
 
 
-def with_hutchinson_divergence(field: Field, x: Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
+def with_hutchinson_divergence(field: Field, x: Tensor, probes: Tensor,
+                               gradients: bool = False) -> tuple[Tensor, Tensor]:
     """field(x) (batch, *event) and v^T J v (number of probes, batch), for probes (number, batch, *event)."""
-    value, x = _forward(field, x)
+    value, x = _forward(field, x, gradients)
     if not value.requires_grad:
         return value, x.new_zeros(len(probes), len(x))
     estimates = []
     for i, probe in enumerate(probes):
-        product, = torch.autograd.grad(value, x, probe, retain_graph=i + 1 < len(probes))
+        product, = torch.autograd.grad(value, x, probe, retain_graph=gradients or i + 1 < len(probes),
+                                       create_graph=gradients)
         estimates.append((product * probe).flatten(1).sum(1))
-    return value.detach(), torch.stack(estimates)
+    return value if gradients else value.detach(), torch.stack(estimates)
 
 
-def _forward(field: Field, x: Tensor) -> tuple[Tensor, Tensor]:
+def _forward(field: Field, x: Tensor, gradients: bool) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
-        x = x.detach().requires_grad_()
+        if not (gradients and x.requires_grad):
+            x = x.detach().requires_grad_()
         return field(x), x

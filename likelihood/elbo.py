@@ -1,15 +1,15 @@
 """Lower bounds on log p: of the reverse-time SDE in continuous time, and of a discrete chain.
 
 Continuous time (Song et al. 2021, "Maximum Likelihood Training of Score-Based Diffusion Models", theorem 3; Kingma et
-al. 2021, equations 11 to 19), with lambda the half log-SNR, for which g^2 dt / (2 sigma^2) = -dlambda:
+al. 2021, equations 11 to 19), with lambda the half log-SNR, for which g^2 dt / (2 sigma^2) = -dlambda, and T = t_max:
 
-    log p(x) >= - KL(q(x_1 given x) || N(0, prior_std^2 I))                                   prior
-                - int_lambda(1)^lambda(t_min) E ||eps - eps_theta(x_t, t)||^2 dlambda         diffusion
+    log p(x) >= - KL(q(x_T given x) || prior)                                                    prior
+                - int_lambda(T)^lambda(t_min) E ||eps - eps_theta(x_t, t)||^2 dlambda         diffusion
                 + E log N(x; x_t / alpha, (sigma / alpha)^2 I) at t_min                       decoder
 
 The integral is the mean of one draw in each of many equal intervals of lambda. Where the error ||eps - eps_theta||^2
 is m on average it moves with ||eps||^2, whose mean D is known, and m / D is the best multiple of ||eps||^2 - D to take
-off (exactly so where the network recovers the noise in all but m directions). m is read off the two draws before, so
+off (exactly, if the network recovers the noise in all but m directions). m is read off the two draws before, so
 that no multiple depends on the noise it multiplies: unbiased, with uncorrelated draws. In few dimensions, where two draws
 say little, it leans on the m / D of data N(0, I), (alpha^2 / (alpha^2 + sigma^2))^2 = sigmoid(2 lambda)^2.
 
@@ -25,13 +25,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from likelihood.checks import check_input, fitting, start_time
-from models.denoiser import ScoreModel, evaluation_mode
-from samplers.noise import BOUND, NoiseStream, Seed
-from sde_lib.chain import Chain
-from sde_lib.sde import expand_as
+from scorefield.likelihood.checks import check_input, fitting, start_time
+from scorefield.models.denoiser import ScoreModel, evaluation_mode
+from scorefield.numerics.errors import ArgumentError
+from scorefield.numerics.noise import BOUND, NoiseStream, Seed
+from scorefield.sde_lib.chain import Chain
+from scorefield.sde_lib.sde import expand_as
+from scorefield.sde_lib.transition import check_variance, reverse_variance
 
-VARIANCES = ("beta", "beta_tilde")
 PSEUDO_DIMENSIONS = 16.0      # how many dimensions of a draw the guess m / D = sigmoid(2 lambda)^2 is worth
 
 
@@ -39,7 +40,7 @@ PSEUDO_DIMENSIONS = 16.0      # how many dimensions of a draw the guess m / D = 
 class Bound:
     """value: an unbiased estimate of a lower bound on log p, in nats, (batch,). nfe: evaluations of the network a sample.
 
-    error     standard error of value over the draws, (batch,); None where there was one draw
+    error     standard error of value over the draws, (batch,); None with one draw
     terms     the parts that add up to value, each (batch,): "prior" and "diffusion", at most 0 on average, "decoder"
     per_step  of a chain: the parts that add up to "diffusion", (steps - 1, batch), from the data's end to the noise's
     """
@@ -55,24 +56,23 @@ def elbo(model: ScoreModel, x: Tensor, draws: int = 32, seeds: Sequence[Seed] | 
          t_min: float | None = None) -> Bound:
     """The bound in continuous time on log p(x) in nats, for real x (batch, *event).
 
-    draws  evaluations a sample, an even number: one in each of as many equal intervals of lambda, at its own place
-    seeds  one for each sample; what sample i gets depends on its seed alone
-    t_min  where the decoder takes over (the SDE's own t_min unless given)
+    draws  predictions a sample, an even number: one in each of as many equal intervals of lambda, at its own place
+    seeds  one for each sample; the random numbers of sample i depend only on its seed
+    t_min  the time at which the decoder takes over (by default the SDE's own t_min)
 
     p is the density of what the reverse-time SDE and the decoder generate, which equals that of the probability flow
-    only where the score is exact. The error bar takes neighbouring intervals for repetitions of one draw, so it is
+    only if the score is exact. The error bar takes neighbouring intervals for repetitions of one draw, so it is
     somewhat too large. Raises ValueError for unusable input, ArithmeticError for a prediction that is not finite.
     """
-    if draws < 2 or draws % 2:
-        raise ValueError(f"draws must be an even number of at least 2, got {draws} (--draws)")
+    check_pairs(draws)
     check_input(model, x)
     sde, d = model.sde, x[0].numel()
     start = start_time(sde, t_min)
     noise = _noise(seeds, len(x))
-    last, first = sde.half_log_snr(1.0), sde.half_log_snr(start)
+    last, first = sde.half_log_snr(sde.t_max), sde.half_log_snr(start)
     jitter = noise.uniform(torch.empty(len(x), draws, dtype=torch.float64)).T
     strata = (torch.arange(draws, dtype=torch.float64)[:, None] + jitter) / draws
-    times = sde.time(last + (first - last) * strata).clamp(start, 1.0)          # (draws, batch), from noise to data
+    times = sde.time(last + (first - last) * strata).clamp(start, sde.t_max)          # (draws, batch), from noise to data
 
     errors, excesses = [], []                                                   # of ||eps||^2 over its mean
     with evaluation_mode(model), torch.no_grad():
@@ -90,14 +90,14 @@ def elbo(model: ScoreModel, x: Tensor, draws: int = 32, seeds: Sequence[Seed] | 
     integrand = error - (before + PSEUDO_DIMENSIONS * gaussian) / (known + PSEUDO_DIMENSIONS) * excess
 
     span = float(first - last)
-    mean, std = sde.marginal(x, 1.0)
+    mean, std = sde.marginal(x, sde.t_max)
     terms = {
-        "prior": -gaussian_kl(mean, std.square(), sde.prior_std**2),
+        "prior": -gaussian_kl(mean, std.square(), sde.prior.std**2),
         "diffusion": -span * integrand.mean(0),
         "decoder": x.new_full((len(x),), d * (float(first) - 0.5 * math.log(2 * math.pi * math.e))),
     }
     spread = span / draws * (integrand[::2] - integrand[1::2]).square().sum(0).sqrt()
-    return Bound(terms["prior"] + terms["diffusion"] + terms["decoder"], spread, terms, draws)
+    return Bound(terms["prior"] + terms["diffusion"] + terms["decoder"], spread, terms, draws * model.evaluations)
 
 
 def chain_elbo(model: ScoreModel, k: Tensor, levels: int | None, chain: Chain | None = None, steps: int | None = None,
@@ -108,8 +108,8 @@ def chain_elbo(model: ScoreModel, k: Tensor, levels: int | None, chain: Chain | 
 
     levels       None: k is real, and the bound is on its log-density. That suits a model of dequantised data, whose
                  mass fills each level's cell; the discretised decoder makes it pay for hitting the cell's centre
-    chain        index i of it stands at t = (i + 1) / chain.steps of the model's SDE; None: the chain that the SDE was
-                 made of, or 1000 marginals of the SDE
+    chain        index i of it stands at chain.times[i] of the model's SDE; None: the chain that the SDE was made of, or
+                 1000 marginals of the SDE
     steps        generate in so many steps, evenly spaced over the chain's indices, both ends included; None: all
     variance     of the reverse step from i to j: "beta", that of q(x_i given x_j), or "beta_tilde", that of
                  q(x_j given x_i, x_0). The latter is 0 where j is the data, so there that of the step before
@@ -117,22 +117,20 @@ def chain_elbo(model: ScoreModel, k: Tensor, levels: int | None, chain: Chain | 
     dequantized  level k means low + (high - low)(k + 1/2) / levels instead of low + (high - low) k / (levels - 1)
     clip_x0      confine the predicted x_0 to [low, high]
     draws        independent repetitions, each of one draw a step; two or more have an error bar
-    seeds        one for each sample; what sample i gets depends on its seed alone
-    dtype        of the states x_i, float32 or float64 (that of k, where it is real)
+    seeds        one for each sample; the random numbers of sample i depend only on its seed
+    dtype        of the states x_i, float32 or float64 (that of k, if it is real)
 
     Raises ValueError for unusable input, ArithmeticError for a prediction that is not finite.
     """
     if levels is not None:
         _refuse_levels(k, levels, low, high)
-    if variance not in VARIANCES:
-        raise ValueError(f"unknown variance {variance!r}; choose from {', '.join(VARIANCES)} (--variance)")
-    if draws < 1:
-        raise ValueError(f"draws must be at least 1, got {draws} (--draws)")
+    check_variance(variance)
+    check_repetitions(draws)
     sde = model.sde
-    chain = Chain.from_sde(sde, getattr(sde, "steps", 1000)) if chain is None else chain
+    chain = Chain.from_sde(sde, sde.steps or 1000) if chain is None else chain
     steps = chain.steps if steps is None else steps
     if not 2 <= steps <= chain.steps:
-        raise ValueError(f"steps must lie in 2 .. {chain.steps}, got {steps} (--steps)")
+        raise ArgumentError(f"steps must lie in 2 .. {chain.steps}, got {steps}", "steps")
     noise = _noise(seeds, len(k))
     kept = torch.linspace(0, chain.steps - 1, steps, dtype=torch.float64).round().long()
     times, chain = chain.times[kept], Chain(chain.alpha[kept], chain.sigma[kept])
@@ -143,7 +141,7 @@ def chain_elbo(model: ScoreModel, k: Tensor, levels: int | None, chain: Chain | 
         width = (high - low) / (levels if dequantized else levels - 1)
         x = (low + width * (k.double().cpu() + 0.5 * dequantized)).to(k.device, dtype)
     check_input(model, x)
-    prior = -gaussian_kl(*chain.marginal(x, steps - 1), sde.prior_std**2)
+    prior = -gaussian_kl(*chain.marginal(x, steps - 1), sde.prior.std**2)
     samples = []
     with evaluation_mode(model), torch.no_grad():
         for _ in range(draws):
@@ -156,8 +154,7 @@ def chain_elbo(model: ScoreModel, k: Tensor, levels: int | None, chain: Chain | 
                 x0 = x0.clamp(low, high) if clip_x0 else x0
                 if i:      # the mean of the posterior is linear in x_0, so this is the difference of two of them
                     shift, tilde = chain.posterior(x - x0, torch.zeros_like(x), i)
-                    beta = chain.transition(x, i, i - 1)[1]
-                    parts.append(-gaussian_kl(shift, tilde, beta if variance == "beta" else tilde))
+                    parts.append(-gaussian_kl(shift, tilde, reverse_variance(variance, chain.between(i, i - 1))))
                 else:
                     v = q_variance if variance == "beta" else chain.posterior(x, x, 1)[1]
                     if levels is None:
@@ -172,7 +169,19 @@ def chain_elbo(model: ScoreModel, k: Tensor, levels: int | None, chain: Chain | 
     decoder, per_step = all_parts.mean(0)[0], all_parts.mean(0)[1:]
     terms = {"prior": prior, "diffusion": per_step.sum(0), "decoder": decoder}
     error = all_parts.sum(1).std(0) / draws**0.5 if draws > 1 else None
-    return Bound(prior + terms["diffusion"] + decoder, error, terms, steps * draws, per_step)
+    return Bound(prior + terms["diffusion"] + decoder, error, terms, steps * draws * model.evaluations, per_step)
+
+
+def check_pairs(draws: int) -> None:
+    """ArgumentError unless the draws of the bound in continuous time make pairs."""
+    if draws < 2 or draws % 2:
+        raise ArgumentError(f"draws must be an even number of at least 2, got {draws}", "draws")
+
+
+def check_repetitions(draws: int) -> None:
+    """ArgumentError unless a chain is drawn at least once."""
+    if draws < 1:
+        raise ArgumentError(f"draws must be at least 1, got {draws}", "draws")
 
 
 def gaussian_kl(shift: Tensor, variance: Tensor, other: float | Tensor) -> Tensor:
@@ -211,7 +220,7 @@ def _squares(x: Tensor) -> Tensor:
 def _noise(seeds: Sequence[Seed] | None, n: int) -> NoiseStream:
     if seeds is None or len(seeds) != n:
         given = "none" if seeds is None else len(seeds)
-        raise ValueError(f"a bound needs seeds, one for each of the {n} samples, got {given} (--seed)")
+        raise ArgumentError(f"a bound needs seeds, one for each of the {n} samples, got {given}", "seed")
     return NoiseStream(seeds, BOUND)
 
 
@@ -219,7 +228,7 @@ def _refuse_levels(k: Tensor, levels: int, low: float, high: float) -> None:
     if levels < 2:
         raise ValueError(f"levels must be at least 2, got {levels}")
     if not low < high:
-        raise ValueError(f"need low < high, got {low} and {high} (--config.data.low, --config.data.high)")
+        raise ArgumentError(f"need low < high, got {low} and {high}", "low", "high")
     if k.is_floating_point() or k.is_complex() or k.dtype == torch.bool:
         raise ValueError(f"k must hold integers, got {k.dtype}")
     least, most = (int(k.min()), int(k.max())) if k.numel() else (0, 0)      # ints, since in uint8 256 is 0

@@ -1,22 +1,28 @@
 """log p(x) on a fixed budget: an exponential Adams method for the probability flow and its change of variables.
 
-In the coordinates y = x / (alpha R), R = sqrt(1 + e^(-2 lambda)), and the clock lambda (samplers/adams.py, whose Gaussian
-has v = 1), the flow and the log-density q_lambda of y carried by it are
+The coordinates are y = x / (alpha R) with R = sqrt(1 + e^(-2 lambda)), and the clock is lambda (samplers/adams.py with
+v = 1). There the flow and the log-density of y that it carries, log q_lambda, follow
 
     dy/dlambda = w m(y, lambda)                   w = e^-lambda / R^2,   m = e^-lambda y - R eps
     d/dlambda log q_lambda(y) = -w div m          div m = D e^-lambda - alpha R^2 div_x eps
 
-Both change as slowly as m, which is interpolated in lambda and integrated against w exactly: the state by an
-Adams-Bashforth predictor of order 3 and an Adams-Moulton corrector of order 4 without an evaluation of its own, the
-log-density by cubics through all nodes. Each node is evaluated once, at the predictor's state, a little off the
-corrector's by d = y - y_predicted. That is most of the error of log p, and it is known. For along any path y~
+m and div m are interpolated in lambda and integrated against w exactly. The state takes an Adams-Bashforth predictor of
+order 3 and an Adams-Moulton corrector of order 4 without an evaluation of its own. The log-density takes cubics through
+all nodes. Each node is evaluated once, at the predictor's state, which differs from the corrector's by d = y - y_predicted.
+This difference makes most of the error of log p, and it is known. Along any path y~ the continuity equation gives
 
     d/dlambda log q_lambda(y~) = -w div m(y~) + s . (dy~/dlambda - w m(y~)),       s = grad log q_lambda = -R e^lambda eps
 
-by the continuity equation; and along the predicted states, whose derivative is w m(y~) - dd/dlambda, integration by
-parts leaves one integral to subtract from log p, whose integrand the nodes already hold:
+The derivative of the predicted states is w m(y~) - dd/dlambda. Integration by parts leaves one integral to subtract from
+log p, and the nodes already hold its integrand:
 
     log p(x) = [log p by the states and the quadrature]  -  int d . ds
+
+Sources: the ODE of log p, Song et al. 2021; this clock and m as velocity, Zheng et al. 2023 ("Improved techniques for
+maximum likelihood estimation for diffusion ODEs"), who solve by adaptive Runge-Kutta; the state's method, see
+samplers/adams.py. The last step is an adjoint error correction (Pierce and Giles 2000; for ODEs Cao and Petzold 2004): a
+residual weighted by the derivative of the result with respect to the state. Here the score is this derivative, so no
+adjoint equation is solved. For a network, s is only approximately the gradient of the density that its own flow carries.
 """
 
 import math
@@ -27,14 +33,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from samplers.adams import exponential_weights
-from samplers.grids import sinh
-from sde_lib.sde import SDE
+from scorefield.numerics.errors import ArgumentError
+from scorefield.numerics.grids import sinh
+from scorefield.numerics.quadrature import exponential_weights
+from scorefield.sde_lib.sde import SDE
 
 STEPS = 30
 PREDICTOR, CORRECTOR, QUADRATURE = 3, 4, 4      # points of the interpolations; orders, too
 # ("eps" or "score", t, x) -> that prediction (batch, *event) and its divergence (probes, batch), from one evaluation
 Trace = Callable[[str, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def check_steps(steps: int) -> None:
+    """ArgumentError unless the quadrature has nodes enough."""
+    if not 2 * QUADRATURE <= steps <= 10_000:
+        raise ArgumentError(f"steps must lie between {2 * QUADRATURE} and 10000, got {steps}", "steps")
 
 
 def scale(sde: SDE, t: float | Tensor) -> float:
@@ -51,15 +64,14 @@ def transformed(sde: SDE, t: Tensor, y: Tensor, trace: Trace) -> tuple[Tensor, T
 
 
 def exponential_flow(sde: SDE, y: Tensor, steps: int, t_min: float, trace: Trace) -> tuple[Tensor, Tensor, Tensor]:
-    """Carry y (batch, *event) from t_min to 1 in `steps` evaluations, both ends among them.
+    """Carry y (batch, *event) from t_min to t_max in `steps` evaluations, both ends among them.
 
-    Returns y at 1 (batch, *event), the integral of w div m along the way (probes, batch) in nats, so that
-    log q(y at t_min) = log q(y at 1) + integral, and an estimate of its error (batch,).
+    Returns y at t_max (batch, *event), the integral of w div m along the way (probes, batch) in nats, so that
+    log q(y at t_min) = log q(y at t_max) + integral, and an estimate of its error (batch,).
     """
-    if not 2 * QUADRATURE <= steps <= 10_000:
-        raise ValueError(f"steps must lie between {2 * QUADRATURE} and 10000, got {steps} (--steps)")
+    check_steps(steps)
     t = sinh(sde, steps - 1, t_min, width=1.0).flip(0)
-    t[0], t[-1] = t_min, 1.0
+    t[0], t[-1] = t_min, sde.t_max
     lam = sde.half_log_snr(t).numpy()
     of_score = -np.sqrt(1 + np.exp(-2 * lam)) * np.exp(lam)      # s = -R e^lambda eps
     weights, coarse = quadrature(lam, QUADRATURE), quadrature(lam, QUADRATURE - 1)

@@ -1,17 +1,18 @@
 """Score models: networks seen through an SDE, and exact ones."""
 
-from models.analytic import GaussianMixture
-from models.build import NETWORKS, build_denoiser, build_sde
-from models.checkpoint import Checkpoint
-from models.denoiser import TIME_INPUTS, Denoiser, ScoreModel
-from models.ema import EMA
-from models.load import load_denoiser, read_checkpoint
-from models.mlp import MLP
-from models.ncsnpp import NCSNpp
-from models.parametrization import PARAMETRIZATIONS
-from models.unet import UNet
+from scorefield.models.analytic import GaussianMixture
+from scorefield.models.build import NETWORKS, build_denoiser, build_sde
+from scorefield.models.conditions import Condition, Conditions
+from scorefield.models.denoiser import TIME_INPUTS, Denoiser
+from scorefield.models.ema import EMA
+from scorefield.models.networks.mlp import MLP
+from scorefield.models.networks.ncsnpp import NCSNpp
+from scorefield.models.networks.unet import UNet
+from scorefield.models.parametrization import PARAMETRIZATIONS
+from scorefield.models.score_model import Posterior, ScoreModel
+from scorefield.models.wrap import wrap
 
 __all__ = [
-    "EMA", "MLP", "NETWORKS", "PARAMETRIZATIONS", "TIME_INPUTS", "Checkpoint", "Denoiser", "GaussianMixture", "NCSNpp",
-    "ScoreModel", "UNet", "build_denoiser", "build_sde", "load_denoiser", "read_checkpoint",
+    "EMA", "MLP", "NETWORKS", "PARAMETRIZATIONS", "TIME_INPUTS", "Condition", "Conditions", "Denoiser", "GaussianMixture",
+    "NCSNpp", "Posterior", "ScoreModel", "UNet", "build_denoiser", "build_sde", "wrap",
 ]

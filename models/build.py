@@ -1,6 +1,5 @@
-"""From a config to a denoiser."""
+"""From the sections `sde` and `model` of a config to a denoiser."""
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -8,88 +7,69 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.denoiser import Denoiser
-from models.mlp import MLP
-from models.ncsnpp import NCSNpp
-from models.unet import UNet
-from sde_lib import SDES
-from sde_lib.schedules import BETAS, linear_betas
-from sde_lib.sde import SDE
+from scorefield.models.denoiser import Denoiser
+from scorefield.models.networks.classifier import Classifier
+from scorefield.models.networks.mlp import MLP
+from scorefield.models.networks.ncsnpp import NCSNpp
+from scorefield.models.networks.unet import UNet
+from scorefield.numerics.errors import ArgumentError, renamed
+from scorefield.numerics.sections import Section, arguments
+from scorefield.sde_lib import SDES
+from scorefield.sde_lib.schedules import BETAS
+from scorefield.sde_lib.sde import SDE
 
 
 def of_pictures(network: Callable[..., nn.Module], shape: Sequence[int], **settings: Any) -> nn.Module:
-    """A network of square pictures for events of `shape`; ValueError where these are no such."""
+    """A network of square pictures, for data of `shape` (channels, size, size); ArgumentError for others."""
     if len(shape) != 3 or shape[1] != shape[2]:
-        raise ValueError(f"a U-Net needs square pictures (channels, size, size), the data are {tuple(shape)} "
-                         "(--config.model.network)")
+        raise ArgumentError(f"this network takes square pictures (channels, size, size), the data are {tuple(shape)}; "
+                            "choose another network", "network")
     return network(image_size=shape[1], channels=shape[0], **settings)
 
 
-# A network's constructor, called with the event shape and the settings of config.model; and the class that takes them.
+# A network's constructor, called with the shape of an example and the settings; and the class that takes the settings.
 NETWORKS: dict[str, tuple[Callable[..., nn.Module], type[nn.Module]]] = {
     "unet": (partial(of_pictures, UNet), UNet),
     "ncsnpp": (partial(of_pictures, NCSNpp), NCSNpp),
     "mlp": (MLP, MLP),
+    "classifier": (partial(of_pictures, Classifier), Classifier),
 }
+SDE_SECTION = Section("sde", "name", SDES)
+MODEL_SECTION = Section("model", "network", NETWORKS, taker=lambda entry: entry[1], beside=lambda entry: Denoiser,
+                        without=("shape", "image_size", "channels"), apart=("network", "sde", "label_dropout"))
+_ELSEWHERE = {"image_size": "data.image_size", "channels": "data.channels", "label_dropout": "training.label_dropout"}
 
 
-def choose(kind: str, registry: Mapping[str, Any], word: str, flag: str) -> Any:
-    """registry[word], or ValueError with the words that exist."""
-    if word not in registry:
-        raise ValueError(f"unknown {kind} {word!r}; choose from {', '.join(registry)} ({flag})")
-    return registry[word]
+def complete(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A nested config whose sections `sde` and `model` have every field, those that are not there with their defaults.
 
-
-def given_settings(section: Mapping[str, Any], taker: Callable[..., Any], besides: Sequence[str], name: str,
-                   owner: str) -> dict[str, Any]:
-    """The fields of a config's section that are not None, as arguments of `taker`; ValueError where it has no such.
-
-    besides  fields that belong to the section itself
+    Raises ArgumentError for a class or a field that does not exist.
     """
-    allowed = [p for p in inspect.signature(taker).parameters if p in section and p not in besides]
-    given = {k: v for k, v in section.items() if v is not None and k not in besides}
-    for field in given:
-        if field not in allowed:
-            raise ValueError(f"{owner!r} takes no {field!r}; it takes {', '.join(allowed)} (--config.{name}.{field})")
-    return given
-
-
-def complete_settings(taker: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """All arguments of a class or function: as given, or its defaults where that is None."""
-    parameters = inspect.signature(taker).parameters
-    return {name: p.default if given.get(name) is None else given[name] for name, p in parameters.items()
-            if p.default is not p.empty or name in given}
-
-
-def effective(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A nested config whose sections `sde` and `model` have the defaults of the classes that read them in place of None."""
     result = dict(config)
-    networks = {name: taker for name, (_, taker) in NETWORKS.items()}
-    for section, word, takers in (("sde", "name", SDES), ("model", "network", networks)):
-        fields = config.get(section)
-        if isinstance(fields, Mapping) and (taker := takers.get(str(fields.get(word)))) is not None:
-            result[section] = {**fields, **complete_settings(taker, fields)}
-            for size in ("image_size", "channels"):      # which are the data's
-                result[section].pop(size, None)
-    if isinstance(sde := result.get("sde"), dict) and sde.get("name") == "ddpm" and sde.get("betas") is None:
-        sde |= {"schedule": sde.get("schedule") or "linear", "steps": sde.get("steps") or 1000}
-        ends = complete_settings(BETAS.get(str(sde["schedule"]), linear_betas), sde)
-        sde |= {end: ends[end] for end in ("beta_min", "beta_max") if end in ends}
+    for section in (SDE_SECTION, MODEL_SECTION):
+        if isinstance(fields := config.get(section.name), Mapping) and section.word in fields:
+            result[section.name] = section.complete(fields)
+    sde = result.get("sde") or {}
+    if sde.get("name") == "ddpm" and sde["betas"] is None and sde["schedule"] in BETAS:      # whose ends are the schedule's
+        schedule = arguments(BETAS[sde["schedule"]])
+        sde |= {end: schedule[end].default for end in ("beta_min", "beta_max") if sde[end] is None and end in schedule}
     return result
 
 
-def build_sde(config: Any) -> SDE:
-    """The SDE of config.sde; ValueError for a name or setting that does not exist."""
-    make = choose("SDE", SDES, config.sde.name, "--config.sde.name")
-    with torch.device("cpu"):      # a chain computes when it is made, also for a network without weights (device "meta")
-        return make(**given_settings(config.sde, make, ["name"], "sde", config.sde.name))
+def build_sde(config: Mapping[str, Any]) -> SDE:
+    """The SDE of the section `sde` of a config; ArgumentError for a name or a setting that does not exist."""
+    make, settings, _ = SDE_SECTION.split(config["sde"])
+    with torch.device("cpu"), renamed("sde"):      # a chain computes when it is made, whatever the default device
+        return make(**settings)
 
 
-def build_denoiser(config: Any, shape: Sequence[int]) -> Denoiser:
-    """An untrained denoiser for events of `shape`, from config.sde and config.model; ValueError as above."""
-    model = config.model
-    make, taker = choose("network", NETWORKS, model.network, "--config.model.network")
-    own = ["network", "parametrization", "time_input", "input_std"]
-    network = make(tuple(shape), **given_settings(model, taker, own, "model", model.network))
-    return Denoiser(network, build_sde(config), model.parametrization, model.time_input,
-                    model.get("input_std"))
+def build_denoiser(config: Mapping[str, Any], shape: Sequence[int]) -> Denoiser:
+    """An untrained denoiser for examples of `shape`, of the sections `sde` and `model`; ArgumentError as `build_sde`.
+
+    It knows "no label" if the section `training` drops labels.
+    """
+    (make, _), settings, beside = MODEL_SECTION.split(config["model"])
+    sde = build_sde(config)
+    with renamed("model", _ELSEWHERE):
+        dropout = (config.get("training") or {}).get("label_dropout") or 0
+        return Denoiser(make(tuple(shape), **settings), sde, **beside, label_dropout=dropout > 0)

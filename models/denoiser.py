@@ -1,63 +1,26 @@
-"""One model, seen through an SDE: .score, .eps, .x0 and .v at any (x, t).
+"""One network, seen through an SDE: .score, .eps, .x0, .v and .flow at any (x, t).
 
 Samplers and likelihoods see nothing else of a network. The exact Gaussian mixture of analytic.py has the same face.
 """
 
-from abc import abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from models.parametrization import make_parametrization
-from sde_lib.sde import SDE, as_time, expand_as
+from scorefield.models.conditions import Condition, Conditions, declared
+from scorefield.models.parametrization import make_parametrization
+from scorefield.models.score_model import ConditionalModel, ScoreModel, evaluation_mode
+from scorefield.numerics.errors import ArgumentError
+from scorefield.sde_lib.sde import SDE, as_time, check_time, expand_as
 
+__all__ = ["TIME_INPUTS", "Denoiser", "ScoreModel", "TimeInput", "evaluation_mode"]
 
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Dropout off within; after, each module is in the mode that it was in."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
+TimeInput = Callable[[Any, Tensor], Tensor]      # of the SDE and t, in t's shape
 
-
-class ScoreModel(nn.Module):
-    """What every score model offers. `x` is (batch, *event); `t` is a scalar or (batch,), best in float64.
-
-    Each prediction has the shape and dtype of x, and costs one evaluation of the network.
-    """
-
-    sde: SDE
-
-    @abstractmethod
-    def predict(self, x: Tensor, t: float | Tensor, kind: str) -> Tensor:
-        """The prediction of `kind`: "score", "eps", "x0" or "v"."""
-
-    def score(self, x: Tensor, t: float | Tensor) -> Tensor:
-        """grad log p_t(x) = -eps / sigma."""
-        return self.predict(x, t, "score")
-
-    def eps(self, x: Tensor, t: float | Tensor) -> Tensor:
-        """E[eps given x_t = x]."""
-        return self.predict(x, t, "eps")
-
-    def x0(self, x: Tensor, t: float | Tensor) -> Tensor:
-        """E[x_0 given x_t = x] (Tweedie's formula)."""
-        return self.predict(x, t, "x0")
-
-    def v(self, x: Tensor, t: float | Tensor) -> Tensor:
-        """alpha eps - sigma x_0 (Salimans and Ho 2022, section 4)."""
-        return self.predict(x, t, "v")
-
-
-# What a network is told of time, from the SDE and t.
-TIME_INPUTS: dict[str, Callable[[Any, Tensor], Tensor]] = {
+# The time input of a network.
+TIME_INPUTS: dict[str, TimeInput] = {
     "999t": lambda sde, t: 999 * t,                      # Song et al. 2021, for t in [0, 1]
     "index": lambda sde, t: sde.steps * t - 1,           # a chain's own labels 0 .. steps - 1, between them too
     "sigma": lambda sde, t: sde.sigma(t),
@@ -67,59 +30,109 @@ TIME_INPUTS: dict[str, Callable[[Any, Tensor], Tensor]] = {
 }
 
 
-class Denoiser(ScoreModel):
+class Denoiser(ConditionalModel):
     """A network F(x, time) read through an SDE and a parametrisation.
 
-    network          maps x (batch, *event) and time (batch,) to a tensor of x's shape
-    parametrization  what its output means: "eps", "x0", "v", "score" or "edm"
-    time_input       what it is told of time: a key of TIME_INPUTS
+    network          maps x (batch, *event) and time (batch,), float32, to a tensor of x's shape. If it has an attribute
+                     `conditions`, the names of its other inputs, it is called network(x, time, condition)
+    parametrization  what its output means: "eps", "x0", "v", "score", "flow" or "edm"
+    time_input       its time input: a key of TIME_INPUTS, or a function of the SDE and t
     input_std        if given, the network sees x / sqrt(alpha^2 input_std^2 + sigma^2), which has unit variance for
                      data of that standard deviation (Karras et al. 2022, c_in); for variance-exploding SDEs and "edm"
+    label_dropout    whether the network also learned from examples whose label was dropped, so that label=None is allowed
     autocast         an attribute: the dtype of the network's arithmetic (torch.bfloat16), or None for its own
 
-    Raises ValueError for an unknown word, for time_input "index" where the SDE is not a chain's, and for
-    parametrization "edm" without input_std.
+    Raises ArgumentError (a ValueError) for an unknown word, for time_input "index" if the SDE is not a chain's, for
+    parametrization "edm" without input_std, and for label_dropout if the network takes no label. One use:
+
+    >>> from scorefield.models import MLP, Denoiser
+    >>> from scorefield.sde_lib import VPSDE
+    >>> model = Denoiser(MLP((2,)), VPSDE(), "v")
+    >>> model.score(torch.zeros(4, 2), 0.5).shape
+    torch.Size([4, 2])
     """
 
-    def __init__(self, network: nn.Module, sde: SDE, parametrization: str = "eps", time_input: str = "999t",
-                 input_std: float | None = None):
+    def __init__(self, network: nn.Module, sde: SDE, parametrization: str = "eps", time_input: str | TimeInput = "999t",
+                 input_std: float | None = None, label_dropout: bool = False):
         super().__init__()
-        if time_input not in TIME_INPUTS:
-            raise ValueError(f"unknown time_input {time_input!r}; choose from {', '.join(TIME_INPUTS)} "
-                             "(--config.model.time_input)")
-        if time_input == "index" and not hasattr(sde, "steps"):
-            raise ValueError(f"time_input 'index' needs the SDE of a chain, got {sde} (--config.model.time_input)")
+        if not callable(time_input) and time_input not in TIME_INPUTS:
+            raise ArgumentError(f"unknown time_input {time_input!r}; choose from {', '.join(TIME_INPUTS)}", "time_input")
+        if time_input == "index" and sde.steps is None:
+            raise ArgumentError(f"time_input 'index' needs the SDE of a chain, got {sde}", "time_input")
         if input_std is not None and not input_std > 0:
-            raise ValueError(f"input_std must be positive, got {input_std} (--config.model.input_std)")
+            raise ArgumentError(f"input_std must be positive, got {input_std}", "input_std")
+        if label_dropout and declared(network).classes is None:
+            raise ArgumentError("label_dropout needs a network that takes labels, one with the attributes conditions and "
+                                f"classes; {type(network).__name__} has not both", "label_dropout")
         self.network, self.sde = network, sde
         self.parametrization = make_parametrization(parametrization, input_std)
-        self.time_input, self.input_std = time_input, input_std
+        self.time_input, self.input_std, self.label_dropout = time_input, input_std, label_dropout
         self.autocast: torch.dtype | None = None
+
+    @property
+    def takes(self) -> Conditions:
+        return declared(self.network, self.label_dropout)
 
     def with_network(self, network: nn.Module) -> "Denoiser":
         """The same view of another network, in that network's mode."""
-        other = Denoiser(network, self.sde, self.parametrization.name, self.time_input, self.input_std)
+        other = Denoiser(network, self.sde, self.parametrization.name, self.time_input, self.input_std, self.label_dropout)
         return other.train(network.training)
 
-    def forward(self, x: Tensor, t: float | Tensor) -> Tensor:
-        """The network's raw output F at (x, t), in the dtype of x."""
-        t = as_time(t)
+    def forward(self, x: Tensor, t: float | Tensor, condition: Condition | None = None) -> Tensor:
+        """The network's raw output F at (x, t), in the dtype of x.
+
+        condition  the conditions of each sample, (batch, ...) by name; labels may be the index `classes`, "no label"
+        """
+        t = _precise(t)
         own = next(self.network.parameters(), x)
-        time = TIME_INPUTS[self.time_input](self.sde, t)
-        time = time.to(x.device, torch.float32) if time.ndim else x.new_full((len(x),), float(time)).float()
         h = x
         if self.input_std is not None:
             variance = self.sde.alpha(t).square() * self.input_std**2 + self.sde.sigma(t).square()
             h = h * expand_as(variance.rsqrt(), h)
+        takes = self.takes
+        told = takes.of_batch(condition, x)
+        inputs = (h.to(own.dtype), self.time(t, x), *([told] if takes.names else []))
         if self.autocast is None:
-            return self.network(h.to(own.dtype), time).to(x.dtype)
+            return self.network(*inputs).to(x.dtype)
         with torch.autocast(x.device.type, self.autocast):
-            return self.network(h.to(own.dtype), time).to(x.dtype)
+            return self.network(*inputs).to(x.dtype)
 
-    def predict(self, x: Tensor, t: float | Tensor, kind: str) -> Tensor:
-        output = self(x, t)
+    def time(self, t: Tensor, x: Tensor) -> Tensor:
+        """What the network is told of time, float32 (batch,) on x's device; the dtype of x does not round it."""
+        make = self.time_input if callable(self.time_input) else TIME_INPUTS[self.time_input]
+        time = torch.as_tensor(make(self.sde, t))
+        if time.ndim:
+            return time.to(x.device, torch.float32)
+        return torch.full((len(x),), float(time), dtype=torch.float32, device=x.device)
+
+    def predict(self, x: Tensor, t: float | Tensor, kind: str, condition: Condition | None = None) -> Tensor:
+        t = _precise(check_time(self.sde, t))
         if kind == self.parametrization.name:
-            return output
-        t = as_time(t)
-        a, b = self.parametrization.coefficients(kind, self.sde.alpha(t), self.sde.sigma(t))
-        return expand_as(a, x) * x + expand_as(b, x) * output
+            return self._predicted(x, t, condition)
+        a, b = self._coefficients(t, kind)
+        return expand_as(a, x) * x + expand_as(b, x) * self._predicted(x, t, condition)
+
+    def _predicted(self, x: Tensor, t: Tensor, condition: Condition | None) -> Tensor:
+        output = self(x, t, condition)
+        if output.shape != x.shape:
+            raise ValueError(f"{type(self.network).__name__} is not the network of a score model: it returns shape "
+                             f"{tuple(output.shape)} for x of shape {tuple(x.shape)}")
+        return output
+
+    def _coefficients(self, t: Tensor, kind: str) -> tuple[Tensor, Tensor]:
+        alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)
+        a, b = self.parametrization.coefficients(kind, alpha, sigma)
+        if t.device.type != "cpu" or torch.compiler.is_compiling():      # as in check_time: never wait for a device
+            return a, b
+        bad = ~(a.isfinite() & b.isfinite())
+        if bool(bad.any()):
+            zero = "sigma" if float(sigma[bad][0]) == 0 else "alpha"
+            raise ArgumentError(f"there is no {kind} of a network that predicts {self.parametrization.name} at t = "
+                                f"{float(t[bad][0]):g}, where {zero} = 0; choose another time", "t")
+        return a, b
+
+
+def _precise(t: float | Tensor) -> Tensor:
+    """`t` in float64 or float32: 16 bits are too few for the SDE's coefficients."""
+    t = as_time(t)
+    return t if t.dtype in (torch.float32, torch.float64) else t.float()

@@ -5,6 +5,8 @@ import copy
 import torch
 from torch import nn
 
+from scorefield.numerics.errors import ArgumentError
+
 
 class EMA:
     """shadow <- decay shadow + (1 - decay) weights, one fused lerp a step.
@@ -18,7 +20,7 @@ class EMA:
 
     def __init__(self, network: nn.Module, decay: float = 0.9999):
         if not 0 <= decay < 1:
-            raise ValueError(f"EMA decay must lie in [0, 1), got {decay} (--config.training.ema_decay)")
+            raise ArgumentError(f"EMA decay must lie in [0, 1), got {decay}", "ema_decay")
         self.decay, self.updates = decay, 0
         self.module = copy.deepcopy(network).eval().requires_grad_(False)
         self._parameters, self._buffers = tuple(self.module.parameters()), list(self.module.buffers())

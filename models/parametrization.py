@@ -9,24 +9,45 @@ pairs of coefficients, functions of alpha and sigma:
 and d eps / d F, the second coefficient of the middle one, turns an error in F into an error in eps.
 """
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, ones_like, zeros_like
 
+from scorefield.numerics.errors import ArgumentError
+
 Pair = tuple[Tensor, Tensor]
-Coefficients = Callable[[Tensor, Tensor], Pair]      # of (alpha, sigma)
+
+KINDS = ("x0", "eps", "v", "score", "flow")      # what a score model can predict
 
 
-@dataclass(frozen=True)
-class Parametrization:
-    name: str
-    x0: Coefficients
-    eps: Coefficients
-    target: Coefficients
+def check_kind(kind: str) -> None:
+    """ArgumentError unless `kind` is one of KINDS."""
+    if kind not in KINDS:
+        raise ArgumentError(f"unknown kind of prediction {kind!r}; choose from {', '.join(KINDS)}", "kind")
+
+
+class Parametrization(ABC):
+    """Three pairs of coefficients, each of the shape of alpha and sigma, which are scalars or (batch,)."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def x0(self, alpha: Tensor, sigma: Tensor) -> Pair:
+        """(a, b) such that x_0 = a x_t + b F."""
+
+    @abstractmethod
+    def eps(self, alpha: Tensor, sigma: Tensor) -> Pair:
+        """(a, b) such that eps = a x_t + b F."""
+
+    @abstractmethod
+    def target(self, alpha: Tensor, sigma: Tensor) -> Pair:
+        """(a, b) such that F should be a x_0 + b eps."""
 
     def coefficients(self, kind: str, alpha: Tensor, sigma: Tensor) -> Pair:
-        """(a, b) such that the prediction of `kind`, one of x0, eps, v and score, is a x_t + b F."""
+        """(a, b) such that the prediction of `kind`, one of KINDS, is a x_t + b F; ArgumentError for another word."""
+        check_kind(kind)
         if kind == "x0":
             return self.x0(alpha, sigma)
         a, b = self.eps(alpha, sigma)
@@ -34,13 +55,97 @@ class Parametrization:
             return a, b
         if kind == "score":
             return -a / sigma, -b / sigma
-        if kind == "v":
-            c, d = self.x0(alpha, sigma)
-            return alpha * a - sigma * c, alpha * b - sigma * d
-        raise ValueError(f"unknown kind of prediction {kind!r}; choose from x0, eps, v, score")
+        c, d = self.x0(alpha, sigma)
+        if kind == "flow":
+            return a - c, b - d
+        return alpha * a - sigma * c, alpha * b - sigma * d
 
 
-def edm(data_std: float) -> Parametrization:
+@dataclass(frozen=True)
+class Eps(Parametrization):
+    """F = eps (Ho et al. 2020)."""
+
+    name: ClassVar[str] = "eps"
+
+    def x0(self, alpha: Tensor, sigma: Tensor) -> Pair:
+        return 1 / alpha, -sigma / alpha
+
+    def eps(self, alpha: Tensor, sigma: Tensor) -> Pair:
+        return zeros_like(sigma), ones_like(sigma)
+
+    def target(self, alpha: Tensor, sigma: Tensor) -> Pair:
+        return zeros_like(sigma), ones_like(sigma)
+
+
+@dataclass(frozen=True)
+class X0(Parametrization):
+    """F = x_0, a denoiser."""
+
+    name: ClassVar[str] = "x0"
+
+    def x0(self, alpha: Tensor, sigma: Tensor) -> Pair:
+        return zeros_like(sigma), ones_like(sigma)
+
+    def eps(self, alpha: Tensor, sigma: Tensor) -> Pair:
+        return 1 / sigma, -alpha / sigma
+
+    def target(self, alpha: Tensor, sigma: Tensor) -> Pair:
+        return ones_like(sigma), zeros_like(sigma)
+
+
+@dataclass(frozen=True)
+class V(Parametrization):
+    """F = alpha eps - sigma x_0 (Salimans and Ho 2022, section 4)."""
+
+    name: ClassVar[str] = "v"
+
+    def x0(self, alpha: Tensor, sigma: Tensor) -> Pair:
+        return alpha / (alpha**2 + sigma**2), -sigma / (alpha**2 + sigma**2)
+
+    def eps(self, alpha: Tensor, sigma: Tensor) -> Pair:
+        return sigma / (alpha**2 + sigma**2), alpha / (alpha**2 + sigma**2)
+
+    def target(self, alpha: Tensor, sigma: Tensor) -> Pair:
+        return -sigma, alpha
+
+
+@dataclass(frozen=True)
+class Score(Parametrization):
+    """F = grad log p_t(x_t) = -eps / sigma (Song et al. 2021)."""
+
+    name: ClassVar[str] = "score"
+
+    def x0(self, alpha: Tensor, sigma: Tensor) -> Pair:
+        return 1 / alpha, sigma**2 / alpha
+
+    def eps(self, alpha: Tensor, sigma: Tensor) -> Pair:
+        return zeros_like(sigma), -sigma
+
+    def target(self, alpha: Tensor, sigma: Tensor) -> Pair:
+        return zeros_like(sigma), -1 / sigma
+
+
+@dataclass(frozen=True)
+class Flow(Parametrization):
+    """F = eps - x_0, the velocity dx_t/dt where alpha = 1 - t and sigma = t (Lipman et al. 2023; Liu et al. 2023).
+
+    No coefficient divides by alpha or by sigma, so both ends of every SDE are fine: alpha + sigma is positive.
+    """
+
+    name: ClassVar[str] = "flow"
+
+    def x0(self, alpha: Tensor, sigma: Tensor) -> Pair:
+        return 1 / (alpha + sigma), -sigma / (alpha + sigma)
+
+    def eps(self, alpha: Tensor, sigma: Tensor) -> Pair:
+        return 1 / (alpha + sigma), alpha / (alpha + sigma)
+
+    def target(self, alpha: Tensor, sigma: Tensor) -> Pair:
+        return -ones_like(sigma), ones_like(sigma)
+
+
+@dataclass(frozen=True)
+class EDM(Parametrization):
     """The preconditioning of EDM for data of standard deviation s (Karras et al. 2022, table 1 and appendix B.6).
 
     Theirs is for z = x / alpha at the noise level l = sigma / alpha: D(z) = c_skip z + c_out F(c_in z) is x_0, with
@@ -49,59 +154,36 @@ def edm(data_std: float) -> Parametrization:
 
         x_0 = alpha s^2 / V x_t + sigma s / sqrt V F      F = (sigma x_0 - alpha s^2 eps) / (s sqrt V), of unit variance
     """
-    s = data_std
 
-    def std(alpha: Tensor, sigma: Tensor) -> Tensor:
-        return ((alpha * s).square() + sigma.square()).sqrt()
+    data_std: float
+    name: ClassVar[str] = "edm"
 
-    return Parametrization(
-        "edm",
-        x0=lambda alpha, sigma: (alpha * s**2 / std(alpha, sigma).square(), sigma * s / std(alpha, sigma)),
-        eps=lambda alpha, sigma: (sigma / std(alpha, sigma).square(), -alpha * s / std(alpha, sigma)),
-        target=lambda alpha, sigma: (sigma / (s * std(alpha, sigma)), -alpha * s / std(alpha, sigma)),
-    )
+    def x0(self, alpha: Tensor, sigma: Tensor) -> Pair:
+        s, std = self.data_std, self._std(alpha, sigma)
+        return alpha * s**2 / std.square(), sigma * s / std
+
+    def eps(self, alpha: Tensor, sigma: Tensor) -> Pair:
+        std = self._std(alpha, sigma)
+        return sigma / std.square(), -alpha * self.data_std / std
+
+    def target(self, alpha: Tensor, sigma: Tensor) -> Pair:
+        s, std = self.data_std, self._std(alpha, sigma)
+        return sigma / (s * std), -alpha * s / std
+
+    def _std(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return ((alpha * self.data_std).square() + sigma.square()).sqrt()
 
 
-# By name, a parametrisation, or what makes it from the standard deviation of the data.
-PARAMETRIZATIONS: dict[str, Parametrization | Callable[[float], Parametrization]] = {
-    p.name: p for p in (
-        Parametrization(
-            "eps",
-            x0=lambda alpha, sigma: (1 / alpha, -sigma / alpha),
-            eps=lambda alpha, sigma: (zeros_like(sigma), ones_like(sigma)),
-            target=lambda alpha, sigma: (zeros_like(sigma), ones_like(sigma)),
-        ),
-        Parametrization(
-            "x0",
-            x0=lambda alpha, sigma: (zeros_like(sigma), ones_like(sigma)),
-            eps=lambda alpha, sigma: (1 / sigma, -alpha / sigma),
-            target=lambda alpha, sigma: (ones_like(sigma), zeros_like(sigma)),
-        ),
-        Parametrization(
-            "v",
-            x0=lambda alpha, sigma: (alpha / (alpha**2 + sigma**2), -sigma / (alpha**2 + sigma**2)),
-            eps=lambda alpha, sigma: (sigma / (alpha**2 + sigma**2), alpha / (alpha**2 + sigma**2)),
-            target=lambda alpha, sigma: (-sigma, alpha),
-        ),
-        Parametrization(
-            "score",
-            x0=lambda alpha, sigma: (1 / alpha, sigma**2 / alpha),
-            eps=lambda alpha, sigma: (zeros_like(sigma), -sigma),
-            target=lambda alpha, sigma: (zeros_like(sigma), -1 / sigma),
-        ),
-    )
-} | {"edm": edm}
+PARAMETRIZATIONS: dict[str, type[Parametrization]] = {p.name: p for p in (Eps, X0, V, Score, Flow, EDM)}
 
 
 def make_parametrization(name: str, data_std: float | None = None) -> Parametrization:
-    """The parametrisation of that name; ValueError for an unknown one, and for "edm" without `data_std`."""
+    """The parametrisation of that name; ArgumentError for an unknown one, and for "edm" without `data_std`."""
     if name not in PARAMETRIZATIONS:
-        raise ValueError(f"unknown parametrization {name!r}; choose from {', '.join(PARAMETRIZATIONS)} "
-                         "(--config.model.parametrization)")
-    known = PARAMETRIZATIONS[name]
-    if isinstance(known, Parametrization):
-        return known
+        raise ArgumentError(f"unknown parametrization {name!r}; choose from {', '.join(PARAMETRIZATIONS)}",
+                            "parametrization")
+    if name != EDM.name:
+        return PARAMETRIZATIONS[name]()
     if data_std is None:
-        raise ValueError(f"parametrization {name!r} needs the standard deviation of the data "
-                         "(--config.model.input_std)")
-    return known(data_std)
+        raise ArgumentError(f"parametrization {name!r} needs the standard deviation of the data", "input_std")
+    return EDM(data_std)

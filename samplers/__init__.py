@@ -1,21 +1,23 @@
-"""Samplers: rules that carry x from noise to data, calling only the score model. One word each, from the flag."""
+"""Samplers: rules that carry x from noise to data and call only the score model. Each has one word, a key of SAMPLERS."""
 
 import dataclasses
 import difflib
 from typing import Any
 
-from samplers.adams import ExponentialAdams
-from samplers.base import GridSampler, Result, Sampler
-from samplers.dpm_solver import DPMSolver, DPMSolverPlusPlus
-from samplers.edm import EDM
-from samplers.fixed_ode import Euler, Heun, RungeKutta4
-from samplers.grids import GRIDS, make_grid
-from samplers.noise import NoiseStream, prior_sample, sample_seeds
-from samplers.ode import ProbabilityFlow
-from samplers.one_step import DDIM, Ancestral, EulerMaruyama, ReverseDiffusion, ddim_invert, slerp
-from samplers.predictor_corrector import Langevin, PredictorCorrector
-from samplers.reference_sde import ReferenceSDE
-from samplers.unipc import UniPC
+from scorefield.numerics.errors import ArgumentError
+from scorefield.numerics.grids import GRIDS, make_grid
+from scorefield.numerics.noise import NoiseStream, sample_seeds
+from scorefield.numerics.options import options_of
+from scorefield.samplers.adams import ExponentialAdams
+from scorefield.samplers.base import GridSampler, Result, Sampler, prior_sample
+from scorefield.samplers.dpm_solver import DPMSolver, DPMSolverPlusPlus
+from scorefield.samplers.edm import EDM
+from scorefield.samplers.fixed_ode import Euler, Heun, RungeKutta4
+from scorefield.samplers.ode import ProbabilityFlow
+from scorefield.samplers.one_step import DDIM, Ancestral, EulerMaruyama, ReverseDiffusion, ddim_invert, slerp
+from scorefield.samplers.predictor_corrector import Langevin, PredictorCorrector
+from scorefield.samplers.reference_sde import ReferenceSDE
+from scorefield.samplers.unipc import UniPC
 
 SAMPLERS: dict[str, type[Sampler]] = {
     "auto": ExponentialAdams,
@@ -37,13 +39,16 @@ SAMPLERS: dict[str, type[Sampler]] = {
 }
 
 
-def sampler_options(name: str) -> dict[str, Any]:
-    """The options that a sampler takes, with their defaults; ValueError for an unknown name."""
+def sampler_options(name: str) -> dict[str, "dataclasses.Field[Any]"]:
+    """The options that a sampler takes, by name: each a field with `type`, `default` and `metadata["help"]`.
+
+    ValueError for an unknown name.
+    """
     if name not in SAMPLERS:
         near = difflib.get_close_matches(name, SAMPLERS, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"unknown sampler {name!r}; {hint}choose from {', '.join(SAMPLERS)} (--sampler)")
-    return {f.name: f.default for f in dataclasses.fields(SAMPLERS[name])}
+        raise ArgumentError(f"unknown sampler {name!r}; {hint}choose from {', '.join(SAMPLERS)}", "sampler")
+    return options_of(SAMPLERS[name])
 
 
 def make_sampler(name: str, **options: Any) -> Sampler:
@@ -51,7 +56,7 @@ def make_sampler(name: str, **options: Any) -> Sampler:
     allowed = sampler_options(name)
     for option in options:
         if option not in allowed:
-            raise ValueError(f"sampler {name!r} takes no {option!r}; it takes {', '.join(allowed)} (--{option})")
+            raise ArgumentError(f"sampler {name!r} takes no {option!r}; it takes {', '.join(allowed)}", option)
     return SAMPLERS[name](**options)
 
 

@@ -1,17 +1,22 @@
-"""An exponential Adams predictor-corrector on the probability-flow ODE: what `--sampler auto` is.
+"""An exponential Adams predictor-corrector on the probability-flow ODE: the sampler "auto".
 
-For data N(0, v I) the flow is known: z = x / alpha follows R(lambda) = sqrt(v + e^(-2 lambda)). Any data's flow is then
-y = z / R carried by how far its prediction is from that of the Gaussian,
+The flow of data N(0, v I) is known: z = x / alpha is proportional to R(lambda) = sqrt(v + e^(-2 lambda)). For other data,
+y = z / R moves by the difference between the data's prediction and that of the Gaussian,
 
     dy/dlambda = (e^-lambda / R^2) m,      m = (e^-lambda x_0 - v eps) / R
 
-v = 0 is data prediction (DPM-Solver++), v -> infinity noise prediction (DPM-Solver), and v = 1 under a
-variance-preserving SDE the v-prediction of Salimans and Ho 2022 in their angle. Between the two ends, m changes slowly
-both where the noise hides the data and where it is finer than the data's own spread.
+v = 0 is data prediction (DPM-Solver++), and v -> infinity is noise prediction (DPM-Solver). v = 1 under a
+variance-preserving SDE is the v-prediction of Salimans and Ho 2022 with the opposite sign. For v between the two ends, m
+changes slowly where the noise hides the data, and also where the noise is finer than the data's own spread.
 
-m is interpolated in lambda through the last `order` values (predictor) and those with the new one (corrector), and
-integrated against the weight exactly (to rounding): Adams-Bashforth and Adams-Moulton in exponential form (Hochbruck and
-Ostermann 2010, section 2.5); the corrector takes no evaluation of its own (Zhao et al. 2023).
+The predictor interpolates the last `order` values of m in lambda. The corrector interpolates these and the new one. Both
+integrate the polynomial against the weight, exactly to rounding. They are Adams-Bashforth and Adams-Moulton in exponential
+form (Hochbruck and Ostermann 2010, section 2.5). The corrector needs no extra evaluation (UniPC, Zhao et al. 2023).
+
+Sources: the method is the predictor-corrector of DPM-Solver-v3 (Zheng et al. 2023, "DPM-Solver-v3: Improved diffusion ODE
+solver with empirical model statistics"), whose coefficients are here l = e^(-2 lambda) / R^2, s = l - 1 and b = 0 instead
+of measurements on a network. The predictor with v = 1 is REABSampler of azula (Rozet, version 0.7 and later). The ODE in y
+with free v is that of EDM's sigma_data (Karras et al. 2022) and of TrigFlow (Lu and Song 2025). docs/samplers.md compares.
 """
 
 from collections.abc import Sequence
@@ -19,28 +24,27 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from samplers.multistep import MultistepSampler, Rule, Schedule
-
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
+from scorefield.numerics.errors import ArgumentError
+from scorefield.numerics.options import option
+from scorefield.numerics.quadrature import exponential_weights
+from scorefield.samplers.base import GRID
+from scorefield.samplers.multistep import MultistepSampler, Rule, Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExponentialAdams(MultistepSampler):
-    """order     of the predictor, 1 to 5; the corrector, and with it the method, has one more
-    data_std  sqrt(v), the spread of the Gaussian against which the flow is measured
-    correct   False leaves the predictor alone
-    """
+    """The default: the flow measured against that of a Gaussian, one evaluation a step."""
 
-    order: int = 2
-    grid: str | Sequence[float] = "sinh"
-    data_std: float = 1.0
-    correct: bool = True
+    order: int = option(2, "order of the predictor, 1 to 5; the corrector and so the method have one order more")
+    grid: str | Sequence[float] = option("sinh", GRID)
+    data_std: float = option(1.0, "sqrt(v), the spread of the Gaussian against which the flow is measured")
+    correct: bool = option(True, "improve each step with a corrector, which needs no extra evaluation")
 
     def __post_init__(self) -> None:
         if not 1 <= self.order <= 5:
-            raise ValueError(f"order must lie between 1 and 5, got {self.order} (--order)")
+            raise ArgumentError(f"order must lie between 1 and 5, got {self.order}", "order")
         if not 0 <= self.data_std < float("inf"):
-            raise ValueError(f"data_std must lie in [0, inf), got {self.data_std} (--data_std)")
+            raise ArgumentError(f"data_std must lie in [0, inf), got {self.data_std}", "data_std")
 
     def _spread(self, s: Schedule) -> np.ndarray:
         return np.sqrt(self.data_std**2 + np.exp(-2 * s.lam))
@@ -52,7 +56,7 @@ class ExponentialAdams(MultistepSampler):
     def rules(self, s: Schedule) -> list[Rule]:
         n, scale = len(s.lam) - 1, s.alpha * self._spread(s)
         if n < self.order:
-            raise ValueError(f"order {self.order} needs at least {self.order} steps, got {n} (--order, --steps)")
+            raise ArgumentError(f"order {self.order} needs at least {self.order} steps, got {n}", "order", "steps")
         rules = []
         for i in range(n):
             depth = min(self.order, i + 1)
@@ -65,15 +69,3 @@ class ExponentialAdams(MultistepSampler):
                 correct = (scale[i + 1] * weights).tolist()
             rules.append(Rule(float(scale[i + 1] / scale[i]), predict.tolist(), correct))
         return rules
-
-
-def exponential_weights(start: float, end: float, nodes: np.ndarray, data_std: float) -> np.ndarray:
-    """The integral over [start, end] of e^-lambda / R^2 times each Lagrange polynomial of the nodes (n,), (n,)."""
-    half = (end - start) / 2
-    lam = (start + end) / 2 + half * _NODES
-    weight = half * _WEIGHTS * np.exp(-lam) / (data_std**2 + np.exp(-2 * lam))
-    basis = np.ones((len(nodes), len(lam)))
-    for j, node in enumerate(nodes):
-        for other in np.delete(nodes, j):
-            basis[j] *= (lam - other) / (node - other)
-    return basis @ weight

@@ -1,23 +1,37 @@
 """The contract of a sampler, and the loop that all share.
 
 A sampler is a frozen dataclass of its own settings. Its `solve` is a generator: the state at each time of the grid in
-turn, written as the algorithm stands in its paper. The loop here does the rest: it counts evaluations, records, calls
-back, and refuses what is not finite.
+turn, written like the algorithm in its paper. The loop here does the rest: it counts evaluations, records, calls
+back, and refuses a state that is not finite.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from models.denoiser import ScoreModel, evaluation_mode
-from samplers.grids import make_grid
-from samplers.noise import NoiseStream, Seed
-from sde_lib.sde import expand_as
+from scorefield.models.score_model import Posterior, ScoreModel, evaluation_mode
+from scorefield.numerics.errors import ArgumentError
+from scorefield.numerics.grids import GRIDS, make_grid
+from scorefield.numerics.noise import NoiseStream, Seed
+from scorefield.numerics.options import option
+from scorefield.sde_lib.sde import SDE, expand_as
 
 Callback = Callable[[int, float, Tensor], None]      # (step, t, x)
+# help of options that several samplers have, with defaults of their own
+STEPS, GRID = "steps of the grid", f"{', '.join(GRIDS)}, or a list of times, which sets the number of steps"
+ETA = "noise of the reverse process: 1 is the reverse-time SDE, 0 the probability flow"
+
+
+def prior_sample(sde: SDE, event_shape: Sequence[int], seeds: Sequence[Seed], device: torch.device | str = "cpu",
+                 dtype: torch.dtype = torch.float32) -> Tensor:
+    """x at t_max, drawn from the SDE's prior, (len(seeds), *event_shape): `prior_sample(model.sde, (1, 8, 8), range(10))`.
+
+    seeds  one for each sample; what a seed gives depends on nothing else
+    """
+    return sde.prior.sample(event_shape, seeds, device, dtype)
 
 
 @dataclass(frozen=True)
@@ -25,7 +39,7 @@ class Result:
     """x (batch, *event) at the last time; nfe, evaluations of the network; where asked, how it came there.
 
     times (n,) and trajectory (n, batch, *event) include both ends; a final denoising step is not a part of them.
-    predictions are the x_0 predicted by each evaluation, (nfe without denoising, batch, *event), in their order.
+    predictions are the x_0 that the model predicted, (predictions without denoising, batch, *event), in their order.
     """
 
     x: Tensor
@@ -36,14 +50,17 @@ class Result:
 
 
 class CountedModel:
-    """A score model that counts its evaluations in `nfe` and, if asked to, keeps the x_0 that each of them predicts."""
+    """A score model that counts evaluations of its network in `nfe` and, if asked to, keeps every x_0 it predicts.
+
+    Each prediction costs `model.evaluations` of them.
+    """
 
     def __init__(self, model: ScoreModel, keep: bool = False):
         self.model, self.sde, self.nfe = model, model.sde, 0
         self.predictions: list[Tensor] | None = [] if keep else None
 
     def predict(self, x: Tensor, t: float | Tensor, kind: str) -> Tensor:
-        self.nfe += 1
+        self.nfe += self.model.evaluations
         output = self.model.predict(x, t, kind)
         if output.data_ptr() == x.data_ptr():      # a model that returns its input, which samplers change in place
             output = output.clone()
@@ -53,6 +70,13 @@ class CountedModel:
                   "score": lambda: (x + sigma**2 * output) / alpha}[kind]()
             self.predictions.append(x0)
         return output
+
+    def posterior(self, x: Tensor, t: float | Tensor) -> Posterior:
+        self.nfe += self.model.evaluations
+        posterior = self.model.posterior(x, t)
+        if self.predictions is not None:
+            self.predictions.append(posterior.mean.clone())
+        return posterior
 
     def eps(self, x: Tensor, t: float | Tensor) -> Tensor:
         return self.predict(x, t, "eps")
@@ -66,10 +90,10 @@ class CountedModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampler(ABC):
-    """t_end: where to stop (None: the SDE's t_sample). denoise: end with x_0 predicted there, one evaluation more."""
+    """The base of all samplers. Their options are the fields, each with a line of help (`sampler_options(name)`)."""
 
-    t_end: float | None = None
-    denoise: bool = False
+    t_end: float | None = option(None, "time at which to stop; by default t_sample of the SDE")
+    denoise: bool = option(False, "return the x_0 predicted at t_end, with one more evaluation")
 
     @property
     @abstractmethod
@@ -82,34 +106,35 @@ class Sampler(ABC):
         """Whether it draws noise, and so needs seeds."""
 
     def end(self, model: ScoreModel) -> float:
-        """t_end, or where the model's SDE lets samplers stop."""
+        """t_end if it is set, else t_sample of the model's SDE."""
         return model.sde.t_sample if self.t_end is None else self.t_end
 
     @abstractmethod
     def times(self, model: ScoreModel) -> Tensor:
-        """The times at which states come out, float64, from first to last; ValueError where they cannot be."""
+        """The times at which states come out, float64, from first to last; ValueError if the settings allow none."""
 
     @abstractmethod
     def solve(self, model: CountedModel, x: Tensor, times: Tensor, noise: NoiseStream | None) -> Iterator[Tensor]:
         """Yield the state at times[1], times[2], ... , starting from x at times[0], which stays as it is.
 
-        A state that was yielded may be changed in place by the next step.
+        Where no gradients are recorded, the next step may change a state that was yielded in place.
         """
 
-    @torch.no_grad()
     def __call__(self, model: ScoreModel, x_T: Tensor, seeds: Sequence[Seed] | None = None, trajectory: bool = False,
-                 callback: Callback | None = None, predictions: bool = False) -> Result:
+                 callback: Callback | None = None, predictions: bool = False, gradients: bool = False) -> Result:
         """Carry x_T (batch, *event) from the first time of the grid to the last.
 
-        seeds     one for each sample, for stochastic samplers (noise.py); ValueError where they are missing
-        trajectory, predictions  keep the state at every time, and the x_0 predicted by every evaluation
+        seeds     one for each sample, for stochastic samplers (noise.py); ValueError if they are missing
+        trajectory, predictions  keep the state at every time, and every x_0 that the model predicted
         callback  called after each step as callback(step, t, x), steps counted from 1; x is the sampler's own, to be
                   copied by who keeps it
+        gradients  record what autograd needs to differentiate the result with respect to x_T and the model's parameters;
+                  memory grows with every evaluation. Adaptive step sizes are taken as given
 
-        Raises ArithmeticError where the state stops being finite, naming the step and its time.
+        Raises ArithmeticError if the state stops being finite, with the step and its time.
         """
         times = self.times(model)
-        with evaluation_mode(model):
+        with evaluation_mode(model), torch.set_grad_enabled(gradients):
             counted = CountedModel(model, predictions)
             states = self._run(counted, x_T, times, seeds, trajectory, callback)
             nfe = counted.nfe
@@ -117,7 +142,7 @@ class Sampler(ABC):
             if not bool(x.isfinite().all()):
                 self._report_failure(model, x_T, times, seeds)
             if self.denoise:
-                x, nfe = model.x0(x, times[-1]), nfe + 1
+                x, nfe = model.x0(x, times[-1]), nfe + model.evaluations
                 if not bool(x.isfinite().all()):
                     raise ArithmeticError(f"the data predicted by the denoising step at t = {float(times[-1]):.6g} are not "
                                           "finite; nothing was kept")
@@ -152,31 +177,29 @@ class Sampler(ABC):
                                       f"{len(times) - 1}, at t = {t:.6g}; nothing was kept")
 
         check(0, float(times[0]), x_T)
-        self._run(CountedModel(model), x_T, times, seeds, False, check)
+        with torch.no_grad():
+            self._run(CountedModel(model), x_T, times, seeds, False, check)
         raise ArithmeticError("the samples were not finite, but a second run was: the model is not deterministic")
 
 
 @dataclass(frozen=True, kw_only=True)
 class GridSampler(Sampler):
-    """A sampler with a fixed time grid.
+    """A sampler with a fixed time grid."""
 
-    steps  of the grid
-    grid   "uniform", "quadratic", "logsnr" or "karras" (grids.py), or a list of times, which then fixes the steps
-    """
-
-    steps: int = 100
-    grid: str | Sequence[float] = field(default="uniform")
+    steps: int = option(100, STEPS)
+    grid: str | Sequence[float] = option("uniform", GRID)
 
     def times(self, model: ScoreModel) -> Tensor:
         return self.grid_of(model, self.steps)
 
     def grid_of(self, model: ScoreModel, steps: int) -> Tensor:
-        """The grid of that many steps; ValueError also where the grid settles what another option asks for."""
+        """The grid of that many steps; ValueError also if the grid conflicts with another option."""
         if not isinstance(self.grid, str):
             if self.steps not in (type(self).steps, len(self.grid) - 1):
-                raise ValueError(f"a list of {len(self.grid)} times fixes the steps; leave out steps={self.steps} (--steps)")
+                raise ArgumentError(f"a list of {len(self.grid)} times fixes the steps; leave out steps={self.steps}",
+                                    "steps")
             if self.t_end not in (None, self.grid[-1]):
-                raise ValueError(f"a list of times fixes the end; leave out t_end={self.t_end} (--t_end)")
+                raise ArgumentError(f"a list of times fixes the end; leave out t_end={self.t_end}", "t_end")
         elif self.grid in ("strided_leading", "strided_trailing") and self.t_end is not None:
-            raise ValueError(f"grid {self.grid!r} fixes the end; leave out t_end={self.t_end} (--t_end)")
+            raise ArgumentError(f"grid {self.grid!r} fixes the end; leave out t_end={self.t_end}", "t_end")
         return make_grid(self.grid, model.sde, steps, self.end(model))

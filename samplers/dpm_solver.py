@@ -19,11 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.denoiser import ScoreModel
-from samplers.base import CountedModel
-from samplers.grids import MAX_STEPS, make_grid
-from samplers.multistep import MultistepSampler, Rule, Schedule, prediction
-from samplers.noise import NoiseStream
+from scorefield.models.denoiser import ScoreModel
+from scorefield.numerics.errors import ArgumentError
+from scorefield.numerics.grids import MAX_STEPS, make_grid
+from scorefield.numerics.noise import NoiseStream
+from scorefield.numerics.options import option
+from scorefield.samplers.base import CountedModel
+from scorefield.samplers.multistep import MultistepSampler, Rule, Schedule, prediction
 
 METHODS = ("multistep", "singlestep", "adaptive", "sde")
 
@@ -54,37 +56,36 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class DPMSolver(MultistepSampler):
-    """DPM-Solver, predicting the noise.
+    """DPM-Solver, predicting the noise. Its methods:
 
-    order              1, 2 or 3
-    method             "multistep": one evaluation a step. "singlestep": `steps` is the budget of evaluations, spent in
-                       steps of `order` evaluations and shorter ones at the end (Lu et al. 2022a, section 3.4). "adaptive":
-                       step sizes by the difference of two orders, order 2 or 3 (their appendix C), grid and steps unused
-    lower_order_final  multistep: lower the order in the last steps; None does so below 10 steps, as the authors do
-    published          multistep of order 3: the update as published, whose second difference lacks a factor 2 so that it
-                       converges with order 2, for parity with papers; by default the corrected one
-    rtol, atol         of the adaptive method; max_evaluations is its cap (ArithmeticError beyond)
+    multistep   one evaluation a step
+    singlestep  `steps` is the budget of evaluations, spent in steps of `order` evaluations and shorter ones at the end
+                (Lu et al. 2022a, section 3.4)
+    adaptive    step sizes by the difference of two orders, order 2 or 3 (their appendix C); grid and steps are unused
+
+    The third-order multistep update as published has a second difference that lacks a factor 2, so it converges with
+    order 2; `published` asks for it, for parity with papers.
     """
 
-    order: int = 2
-    method: str = "multistep"
-    lower_order_final: bool | None = None
-    published: bool = False
-    rtol: float = 0.05
-    atol: float = 0.0078
-    max_evaluations: int = 10_000
+    order: int = option(2, "1, 2 or 3")
+    method: str = option("multistep", "multistep, singlestep or adaptive; for dpm_solver++ also sde")
+    lower_order_final: bool | None = option(None, "multistep: lower the order in the last steps; by default below 10 steps")
+    published: bool = option(False, "multistep of order 3: use the published update instead of the corrected one")
+    rtol: float = option(0.05, "relative tolerance of the adaptive method")
+    atol: float = option(0.0078, "absolute tolerance of the adaptive method")
+    max_evaluations: int = option(10_000, "largest number of evaluations; the adaptive method then stops with an error")
     kind: ClassVar[str] = "noise"
     methods: ClassVar[tuple[str, ...]] = ("multistep", "singlestep", "adaptive")
 
     def __post_init__(self) -> None:
         if self.order not in (1, 2, 3):
-            raise ValueError(f"order must be 1, 2 or 3, got {self.order} (--order)")
+            raise ArgumentError(f"order must be 1, 2 or 3, got {self.order}", "order")
         if self.method not in self.methods:
-            raise ValueError(f"unknown method {self.method!r}; choose from {', '.join(self.methods)} (--method)")
+            raise ArgumentError(f"unknown method {self.method!r}; choose from {', '.join(self.methods)}", "method")
         if self.method == "adaptive" and self.order == 1:
-            raise ValueError("the adaptive method has order 2 or 3 (--order)")
+            raise ArgumentError("the adaptive method has order 2 or 3", "order")
         if not (0 < self.rtol < 1 and 0 < self.atol < 1 and self.max_evaluations > 0):
-            raise ValueError("rtol and atol must lie in (0, 1) and max_evaluations above 0 (--rtol, --atol)")
+            raise ArgumentError("rtol and atol must lie in (0, 1) and max_evaluations above 0", "rtol", "atol")
         self._refuse_options_of_other_methods()
 
     def _refuse_options_of_other_methods(self) -> None:
@@ -92,9 +93,9 @@ class DPMSolver(MultistepSampler):
         unused = {"steps": adaptive, "grid": adaptive, "rtol": not adaptive, "atol": not adaptive,
                   "max_evaluations": not adaptive, "lower_order_final": not multistep,
                   "published": not (self.method == "multistep" and self.order == 3)}
-        for option, ignored in unused.items():
-            if ignored and getattr(self, option) != getattr(type(self), option):
-                raise ValueError(f"method {self.method!r} of order {self.order} takes no {option!r} (--{option})")
+        for name, ignored in unused.items():
+            if ignored and getattr(self, name) != getattr(type(self), name):
+                raise ArgumentError(f"method {self.method!r} of order {self.order} takes no {name!r}", name)
 
     def predicts(self, s: Schedule) -> tuple[np.ndarray, np.ndarray]:
         return prediction(self.kind, s)
@@ -116,13 +117,13 @@ class DPMSolver(MultistepSampler):
             return make_grid("uniform", model.sde, 1, self.end(model))
         if self.method == "singlestep" and isinstance(self.grid, str):
             if not self.order <= self.steps <= MAX_STEPS:
-                raise ValueError(f"order {self.order} needs at least {self.order} evaluations and at most {MAX_STEPS}, "
-                                 f"got {self.steps} (--order, --steps)")
+                raise ArgumentError(f"order {self.order} needs at least {self.order} evaluations and at most {MAX_STEPS}, "
+                                    f"got {self.steps}", "order", "steps")
             return self.grid_of(model, len(self.orders()))
         times = self.grid_of(model, self.steps)
         if self.method != "singlestep" and len(times) - 1 < self.order:
-            raise ValueError(f"order {self.order} needs at least {self.order} steps, got {len(times) - 1} "
-                             "(--order, --steps)")
+            raise ArgumentError(f"order {self.order} needs at least {self.order} steps, got {len(times) - 1}",
+                                "order", "steps")
         return times
 
     # ---- multistep -----------------------------------------------------------------------------------------------
@@ -170,7 +171,7 @@ class DPMSolver(MultistepSampler):
 
     def _single(self, model: CountedModel, x: Tensor, m: Tensor, lam_s: float, lam_t: float,
                 order: int) -> list[Tensor]:
-        """Solutions at lam_t of orders 2 to `order` (or of order 1 alone) that share their evaluations.
+        """Solutions at lam_t of orders 2 to `order` (or only of order 1) that share their evaluations.
 
         Inner points at r_1 = 1/2 for order 2 alone, r_1, r_2 = 1/3, 2/3 for order 3 (Lu et al. 2022a, algorithms 1, 2).
         """
@@ -202,13 +203,13 @@ class DPMSolver(MultistepSampler):
         return [second_order, jump(3, (phi(3)[0], m), (phi(3)[1] / r2, second))]
 
     def _adaptive(self, model: CountedModel, x: Tensor, times: Tensor) -> Tensor:
-        """Lu et al. 2022a, appendix C: accept where the two orders agree within the tolerances, in every sample."""
+        """Lu et al. 2022a, appendix C: accept if the two orders agree within the tolerances in every sample."""
         now, end = model.sde.half_log_snr(times).tolist()
         h, before, m = 0.05, x, None
         while end - now > 1e-9:
             if model.nfe >= self.max_evaluations:
                 raise ArithmeticError(f"adaptive DPM-Solver stopped after {model.nfe} evaluations at half log-SNR {now:.4g} "
-                                      f"of {end:.4g}, its step {h:.3g}; raise --rtol, --atol or --max_evaluations")
+                                      f"of {end:.4g}, its step {h:.3g}; raise rtol, atol or max_evaluations")
             h = min(h, end - now)
             if m is None:
                 m = self._predict(model, x, model.sde.time(torch.tensor(now, dtype=torch.float64)))
@@ -216,7 +217,7 @@ class DPMSolver(MultistepSampler):
             low = self._single(model, x, m, now, now + h, 1)[0] if self.order == 2 else results[0]
             high = results[-1]
             allowed = (self.rtol * torch.maximum(low.abs(), before.abs())).clamp(min=self.atol)
-            error = float(((high - low) / allowed).flatten(1).square().mean(1).sqrt().max())
+            error = float(((high - low) / allowed).detach().flatten(1).square().mean(1).sqrt().max())
             if not math.isfinite(error):
                 return high
             if error <= 1:
@@ -227,9 +228,8 @@ class DPMSolver(MultistepSampler):
 
 @dataclass(frozen=True, kw_only=True)
 class DPMSolverPlusPlus(DPMSolver):
-    """DPM-Solver++, predicting the data; as DPMSolver, and
-
-    method  also "sde": SDE-DPM-Solver++, order 1 or 2, the reverse-time SDE (Lu et al. 2022b, section 5)
+    """DPM-Solver++, predicting the data. It has a method "sde", too: SDE-DPM-Solver++ of order 1 or 2, which solves the
+    reverse-time SDE (Lu et al. 2022b, section 5).
     """
 
     kind: ClassVar[str] = "data"
@@ -238,7 +238,7 @@ class DPMSolverPlusPlus(DPMSolver):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.method == "sde" and self.order == 3:
-            raise ValueError("the SDE form has order 1 or 2 (--order)")
+            raise ArgumentError("the SDE form has order 1 or 2", "order")
 
     @property
     def stochastic(self) -> bool:  # type: ignore[override]

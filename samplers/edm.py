@@ -10,36 +10,32 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.denoiser import ScoreModel
-from samplers.base import CountedModel, GridSampler
-from samplers.noise import NoiseStream
+from scorefield.models.denoiser import ScoreModel
+from scorefield.numerics.errors import ArgumentError
+from scorefield.numerics.noise import NoiseStream
+from scorefield.numerics.options import option
+from scorefield.samplers.base import GRID, CountedModel, GridSampler
 
 
 @dataclass(frozen=True, kw_only=True)
 class EDM(GridSampler):
-    """Order 2; 2 steps - 1 evaluations: `steps` noise levels from t = 1 to t_end, then 0.
+    """Order 2; 2 steps - 1 evaluations: `steps` noise levels from t_max to t_end, then 0."""
 
-    churn     S_churn: noise added over all steps, in units of each level; 0 is deterministic
-    s_min     noise is added where s_min <= s <= s_max
-    s_max
-    s_noise   its standard deviation, relative to what would keep the marginals
-    """
-
-    steps: int = 18
-    grid: str | Sequence[float] = "karras"
-    churn: float = 0.0
-    s_min: float = 0.0
-    s_max: float = math.inf
-    s_noise: float = 1.0
+    steps: int = option(18, "number of noise levels above 0; takes 2 steps - 1 evaluations")
+    grid: str | Sequence[float] = option("karras", GRID)
+    churn: float = option(0.0, "S_churn: noise added over all steps, in units of each level; 0 is deterministic")
+    s_min: float = option(0.0, "smallest level sigma/alpha at which noise is added")
+    s_max: float = option(math.inf, "largest level sigma/alpha at which noise is added")
+    s_noise: float = option(1.0, "standard deviation of the added noise, relative to what would keep the marginals")
     order = 2
 
     def __post_init__(self) -> None:
         if self.denoise:
-            raise ValueError("edm ends at the data already; leave out --denoise")
+            raise ValueError("edm ends at the data already; leave out denoise")
         if not (0 <= self.churn < math.inf and 0 <= self.s_noise < math.inf and 0 <= self.s_min <= self.s_max):
-            raise ValueError("need churn and s_noise finite and not negative and 0 <= s_min <= s_max, got "
-                             f"{self.churn}, {self.s_noise}, {self.s_min}, {self.s_max} (--churn, --s_noise, --s_min, "
-                             "--s_max)")
+            raise ArgumentError("need churn and s_noise finite and not negative and 0 <= s_min <= s_max, got "
+                                f"{self.churn}, {self.s_noise}, {self.s_min} and {self.s_max}",
+                                "churn", "s_noise", "s_min", "s_max")
 
     @property
     def stochastic(self) -> bool:
@@ -47,9 +43,9 @@ class EDM(GridSampler):
 
     def times(self, model: ScoreModel) -> Tensor:
         if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps} (--steps)")
+            raise ArgumentError(f"steps must be at least 1, got {self.steps}", "steps")
         if isinstance(self.grid, str) and self.steps == 1:
-            levels = torch.ones(1, dtype=torch.float64)
+            levels = torch.full((1,), model.sde.t_max, dtype=torch.float64)
         else:
             levels = self.grid_of(model, self.steps - 1)
         return torch.cat([levels, torch.zeros(1, dtype=torch.float64)])

@@ -13,23 +13,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from samplers.base import CountedModel, GridSampler
-from samplers.noise import NoiseStream
+from scorefield.numerics.errors import ArgumentError
+from scorefield.numerics.noise import NoiseStream
+from scorefield.numerics.options import option
+from scorefield.samplers.base import CountedModel, GridSampler
 
 SCALINGS = ("x", "ve")
+SCALING = "variables of a step: x over t, or ve: x / alpha over sigma / alpha"
 Field = Callable[[Tensor, float], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
 class FixedODE(GridSampler):
-    """scaling: "x" or "ve", the variables in which steps are taken."""
+    """A Runge-Kutta method on a grid; a subclass defines its step."""
 
-    scaling: str = "x"
+    scaling: str = option("x", SCALING)
     stochastic = False
 
     def __post_init__(self) -> None:
         if self.scaling not in SCALINGS:
-            raise ValueError(f"unknown scaling {self.scaling!r}; choose from {', '.join(SCALINGS)} (--scaling)")
+            raise ArgumentError(f"unknown scaling {self.scaling!r}; choose from {', '.join(SCALINGS)}", "scaling")
 
     @abstractmethod
     def step(self, field: Field, y: Tensor, c: float, h: float, last: bool) -> Tensor:

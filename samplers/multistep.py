@@ -16,11 +16,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from samplers.base import CountedModel, GridSampler
-from samplers.noise import NoiseStream
-from sde_lib.sde import SDE
+from scorefield.numerics.noise import NoiseStream
+from scorefield.numerics.options import option
+from scorefield.samplers.base import GRID, STEPS, CountedModel, GridSampler
+from scorefield.sde_lib.sde import SDE
 
 PREDICTIONS = ("noise", "data")
 
@@ -40,7 +42,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Rule:
-    """The coefficients of one step, newest m first; `correct` is empty where there is no corrector."""
+    """The coefficients of one step, newest m first; `correct` is empty without a corrector."""
 
     keep: float
     predict: Sequence[float]
@@ -49,8 +51,8 @@ class Rule:
 
 
 def combine(keep: float, x: Tensor, weights: Sequence[float], history: Sequence[Tensor], reuse: bool) -> Tensor:
-    """keep x + sum_j weights_j history_j, in the memory of x where it may be reused."""
-    x = x.mul_(keep) if reuse else x.mul(keep)
+    """keep x + sum_j weights_j history_j; in the memory of x if it may be reused and autograd records nothing."""
+    x = x.mul_(keep) if reuse and not torch.is_grad_enabled() else x.mul(keep)
     for weight, m in zip(weights, history, strict=False):
         x.add_(m, alpha=weight)
     return x
@@ -84,15 +86,15 @@ def prediction(kind: str, s: Schedule) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True, kw_only=True)
 class MultistepSampler(GridSampler):
-    """A deterministic rule on a grid; a subclass says what its rules and its prediction are."""
+    """A deterministic rule on a grid; a subclass defines its rules and its prediction."""
 
-    steps: int = 20
-    grid: str | Sequence[float] = "logsnr"
+    steps: int = option(20, STEPS)
+    grid: str | Sequence[float] = option("logsnr", GRID)
     stochastic = False
 
     @abstractmethod
     def rules(self, s: Schedule) -> list[Rule]:
-        """One rule for each step of the grid; ValueError where there can be none."""
+        """One rule for each step of the grid; ValueError if there is none."""
 
     @abstractmethod
     def predicts(self, s: Schedule) -> tuple[np.ndarray, np.ndarray]:

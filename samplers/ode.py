@@ -6,31 +6,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from models.denoiser import ScoreModel
-from samplers.base import CountedModel, Sampler
-from samplers.fixed_ode import SCALINGS
-from samplers.grids import make_grid
-from samplers.noise import NoiseStream
-from sde_lib.integrate import MAX_EVALUATIONS, METHODS, check_tolerances, integrate
+from scorefield.models.denoiser import ScoreModel
+from scorefield.numerics.errors import ArgumentError
+from scorefield.numerics.grids import make_grid
+from scorefield.numerics.integrate import MAX_EVALUATIONS, METHODS, check_tolerances, integrate
+from scorefield.numerics.noise import NoiseStream
+from scorefield.numerics.options import option
+from scorefield.samplers.base import CountedModel, Sampler
+from scorefield.samplers.fixed_ode import SCALING, SCALINGS
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProbabilityFlow(Sampler):
-    """The flow to the given tolerances; the evaluations are counted as they come.
+    """The flow to the given tolerances; the evaluations are counted as they come. The scalings are those of fixed_ode.py."""
 
-    scaling          "x": dx/dt = f x - g^2/2 score. "ve": dz/dc = eps in z = x/alpha, c = sigma/alpha (fixed_ode.py)
-    method           "dopri5", "dopri8", "bosh3", "fehlberg2" or "adaptive_heun"
-    rtol, atol       relative and absolute tolerance of the RMS error of a step, over the whole batch
-    max_evaluations  ArithmeticError beyond that many
-    points           times at which the trajectory is recorded, equally spaced in t, both ends included
-    """
-
-    scaling: str = "x"
-    method: str = "dopri5"
-    rtol: float = 1e-5
-    atol: float = 1e-5
-    max_evaluations: int = MAX_EVALUATIONS
-    points: int = 2
+    scaling: str = option("x", SCALING)
+    method: str = option("dopri5", ", ".join(METHODS))
+    rtol: float = option(1e-5, "relative tolerance of the RMS error of a step, over the whole batch")
+    atol: float = option(1e-5, "absolute tolerance of the RMS error of a step, over the whole batch")
+    max_evaluations: int = option(MAX_EVALUATIONS, "largest number of evaluations; the solver then stops with an error")
+    points: int = option(2, "number of times at which the trajectory is recorded, equally spaced in t, with both ends")
     stochastic = False
 
     @property
@@ -40,9 +35,9 @@ class ProbabilityFlow(Sampler):
     def __post_init__(self) -> None:
         check_tolerances(self.method, self.rtol, self.atol, self.max_evaluations)
         if self.scaling not in SCALINGS:
-            raise ValueError(f"unknown scaling {self.scaling!r}; choose from {', '.join(SCALINGS)} (--scaling)")
+            raise ArgumentError(f"unknown scaling {self.scaling!r}; choose from {', '.join(SCALINGS)}", "scaling")
         if self.points < 2:
-            raise ValueError(f"a trajectory has at least 2 points, got {self.points}")
+            raise ArgumentError(f"a trajectory has at least 2 points, got {self.points}", "points")
 
     def times(self, model: ScoreModel) -> Tensor:
         return make_grid("uniform", model.sde, self.points - 1, self.end(model))
@@ -54,7 +49,7 @@ class ProbabilityFlow(Sampler):
             return (sde.reverse_drift(state[0], t, model.score(state[0], t), eta=0.0),)
 
         def in_z(c: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            t = sde.time(-torch.as_tensor(float(c), dtype=torch.float64).log()).clamp(end, 1.0)
+            t = sde.time(-torch.as_tensor(float(c), dtype=torch.float64).log()).clamp(end, sde.t_max)
             return (model.eps(state[0] * float(sde.alpha(t)), t),)
 
         clock, scale = times, torch.ones_like(times)

@@ -13,15 +13,18 @@ be near zero by chance, and its step would be without bound.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from samplers.base import CountedModel, GridSampler
-from samplers.noise import NoiseStream
-from samplers.one_step import Ancestral, EulerMaruyama, OneStepSampler, ReverseDiffusion, transition
-from sde_lib.sde import expand_as
+from scorefield.numerics.errors import ArgumentError
+from scorefield.numerics.noise import NoiseStream
+from scorefield.numerics.options import option
+from scorefield.samplers.base import GRID, STEPS, CountedModel, GridSampler
+from scorefield.samplers.one_step import Ancestral, EulerMaruyama, OneStepSampler, ReverseDiffusion
+from scorefield.sde_lib.sde import expand_as
+from scorefield.sde_lib.transition import Transition
 
 PREDICTORS: dict[str, OneStepSampler] = {
     "reverse_diffusion": ReverseDiffusion(),
@@ -29,6 +32,7 @@ PREDICTORS: dict[str, OneStepSampler] = {
     "ancestral": Ancestral(),
 }
 CORRECTORS = ("langevin", "annealed")
+CORRECTOR, CORRECTOR_STEPS = "langevin or annealed", "steps of the corrector at each time"
 PSEUDO = 8
 
 
@@ -36,20 +40,20 @@ PSEUDO = 8
 class _Corrected(GridSampler):
     """Steps of a predictor, or of none, each followed by corrector steps."""
 
-    steps: int = 1000
-    corrector: str = "langevin"
-    corrector_steps: int = 1
-    snr: float = 0.16
+    steps: int = option(1000, STEPS)
+    corrector: str = option("langevin", CORRECTOR)
+    corrector_steps: int = option(1, CORRECTOR_STEPS)
+    snr: float = option(0.16, "the corrector's signal-to-noise ratio r")
     order = 1
     stochastic = True
 
     def __post_init__(self) -> None:
         if self.corrector not in CORRECTORS:
-            raise ValueError(f"unknown corrector {self.corrector!r}; choose from {', '.join(CORRECTORS)} (--corrector)")
+            raise ArgumentError(f"unknown corrector {self.corrector!r}; choose from {', '.join(CORRECTORS)}", "corrector")
         if self.corrector_steps < 0:
-            raise ValueError(f"corrector_steps must not be negative, got {self.corrector_steps} (--corrector_steps)")
+            raise ArgumentError(f"corrector_steps must not be negative, got {self.corrector_steps}", "corrector_steps")
         if not 0 < self.snr <= 100:
-            raise ValueError(f"snr must lie in (0, 100], got {self.snr} (--snr)")
+            raise ArgumentError(f"snr must lie in (0, 100], got {self.snr}", "snr")
 
     @abstractmethod
     def predictor_steps(self, model: CountedModel, times: Tensor) -> list[tuple[float, float, float]] | None:
@@ -58,7 +62,7 @@ class _Corrected(GridSampler):
     def solve(self, model: CountedModel, x: Tensor, times: Tensor, noise: NoiseStream | None) -> Iterator[Tensor]:
         assert noise is not None
         predictor = self.predictor_steps(model, times)
-        chain = transition(model.sde, times)[0].square().tolist()
+        chain = Transition.along(model.sde, times).scale.square().tolist()
         sigma = model.sde.sigma(times).tolist()
         for i in range(len(times) - 1):
             if predictor is not None:
@@ -82,20 +86,14 @@ class _Corrected(GridSampler):
 
 @dataclass(frozen=True, kw_only=True)
 class PredictorCorrector(_Corrected):
-    """1 + corrector_steps evaluations a step.
+    """Corrector steps after each step of a predictor: 1 + corrector_steps evaluations."""
 
-    predictor        "reverse_diffusion", "euler_maruyama" or "ancestral", with their defaults
-    corrector        "langevin" or "annealed"
-    corrector_steps  after each step of the predictor
-    snr              the corrector's signal-to-noise ratio r
-    """
-
-    predictor: str = "reverse_diffusion"
+    predictor: str = option("reverse_diffusion", "reverse_diffusion, euler_maruyama or ancestral, each with its defaults")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.predictor not in PREDICTORS:
-            raise ValueError(f"unknown predictor {self.predictor!r}; choose from {', '.join(PREDICTORS)} (--predictor)")
+            raise ArgumentError(f"unknown predictor {self.predictor!r}; choose from {', '.join(PREDICTORS)}", "predictor")
 
     def predictor_steps(self, model: CountedModel, times: Tensor) -> list[tuple[float, float, float]]:
         columns = (c.tolist() for c in PREDICTORS[self.predictor].coefficients(model.sde, times))
@@ -104,15 +102,15 @@ class PredictorCorrector(_Corrected):
 
 @dataclass(frozen=True, kw_only=True)
 class Langevin(_Corrected):
-    """Annealed Langevin dynamics: corrector steps alone at each time of the grid (Song and Ermon 2019, algorithm 1).
+    """Annealed Langevin dynamics: only corrector steps at each time of the grid (Song and Ermon 2019, algorithm 1).
 
-    Options as PredictorCorrector's; meant for VE, whose levels differ by noise alone.
+    Meant for VE, where times differ only in the noise.
     """
 
-    steps: int = 200
-    grid: str = "logsnr"
-    corrector: str = "annealed"
-    corrector_steps: int = 5
+    steps: int = option(200, STEPS)
+    grid: str | Sequence[float] = option("logsnr", GRID)
+    corrector: str = option("annealed", CORRECTOR)
+    corrector_steps: int = option(5, CORRECTOR_STEPS)
 
     def predictor_steps(self, model: CountedModel, times: Tensor) -> None:
         return None

@@ -13,35 +13,31 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from samplers.dpm_solver import Step
-from samplers.multistep import PREDICTIONS, MultistepSampler, Rule, Schedule, prediction
+from scorefield.numerics.errors import ArgumentError
+from scorefield.numerics.options import option
+from scorefield.samplers.dpm_solver import Step
+from scorefield.samplers.multistep import PREDICTIONS, MultistepSampler, Rule, Schedule, prediction
 
 VARIANTS = ("bh1", "bh2")
 
 
 @dataclass(frozen=True, kw_only=True)
 class UniPC(MultistepSampler):
-    """UniPC with its corrector, one evaluation a step.
+    """UniPC with its corrector, one evaluation a step."""
 
-    order              1, 2 or 3 of the predictor; the corrector's is one higher
-    prediction         "data" or "noise"
-    variant            "bh1" or "bh2", the function B
-    lower_order_final  lower the order in the last steps, which diffusers does below 15 steps
-    """
-
-    order: int = 2
-    prediction: str = "data"
-    variant: str = "bh2"
-    lower_order_final: bool = False
+    order: int = option(2, "order of the predictor: 1, 2 or 3; the corrector has one order more")
+    prediction: str = option("data", "data or noise")
+    variant: str = option("bh2", "bh1 or bh2, the function B")
+    lower_order_final: bool = option(False, "lower the order in the last steps, as diffusers does below 15 steps")
 
     def __post_init__(self) -> None:
         if self.order not in (1, 2, 3):
-            raise ValueError(f"order must be 1, 2 or 3, got {self.order} (--order)")
+            raise ArgumentError(f"order must be 1, 2 or 3, got {self.order}", "order")
         if self.prediction not in PREDICTIONS:
-            raise ValueError(f"unknown prediction {self.prediction!r}; choose from {', '.join(PREDICTIONS)} "
-                             "(--prediction)")
+            raise ArgumentError(f"unknown prediction {self.prediction!r}; choose from {', '.join(PREDICTIONS)}",
+                                "prediction")
         if self.variant not in VARIANTS:
-            raise ValueError(f"unknown variant {self.variant!r}; choose from {', '.join(VARIANTS)} (--variant)")
+            raise ArgumentError(f"unknown variant {self.variant!r}; choose from {', '.join(VARIANTS)}", "variant")
 
     def predicts(self, s: Schedule) -> tuple[np.ndarray, np.ndarray]:
         return prediction(self.prediction, s)
@@ -49,7 +45,7 @@ class UniPC(MultistepSampler):
     def rules(self, s: Schedule) -> list[Rule]:
         n = len(s.lam) - 1
         if n < self.order:
-            raise ValueError(f"order {self.order} needs at least {self.order} steps, got {n} (--order, --steps)")
+            raise ArgumentError(f"order {self.order} needs at least {self.order} steps, got {n}", "order", "steps")
         return [self.rule(s, i, min(self.order, i + 1, n - i if self.lower_order_final else self.order),
                           corrector=i < n - 1) for i in range(n)]
 

@@ -4,28 +4,31 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from sde_lib.chain import Chain, DDPMChain, SMLDChain
-from sde_lib.schedules import cosine_betas, geometric_sigmas, linear_betas, scaled_linear_betas, sigmoid_betas
-from sde_lib.sde import SDE, expand_as
-from sde_lib.subvp import SubVPSDE
-from sde_lib.ve import VESDE
-from sde_lib.vp import VPSDE, CosineVPSDE, SigmoidVPSDE
+from scorefield.numerics.errors import ArgumentError
+from scorefield.sde_lib.chain import Chain, DDPMChain, SMLDChain
+from scorefield.sde_lib.flow import FlowSDE
+from scorefield.sde_lib.prior import GaussianPrior
+from scorefield.sde_lib.schedules import cosine_betas, geometric_sigmas, linear_betas, scaled_linear_betas, sigmoid_betas
+from scorefield.sde_lib.sde import SDE, check_time, expand_as
+from scorefield.sde_lib.subvp import SubVPSDE
+from scorefield.sde_lib.ve import VESDE
+from scorefield.sde_lib.vp import VPSDE, CosineVPSDE, SigmoidVPSDE
 
 
-def ddpm(schedule: str | None = None, steps: int | None = None, beta_min: float | None = None,
-         beta_max: float | None = None, betas: Sequence[float] | None = None) -> SDE:
+def ddpm(schedule: str = "linear", steps: int = 1000, beta_min: float | None = None, beta_max: float | None = None,
+         betas: Sequence[float] | None = None) -> SDE:
     """The DDPM chain of a schedule, or of a list of betas, read as an SDE; a model of it trains at the chain's indices.
 
-    schedule, steps     a key of schedules.BETAS, and the length: "linear" and 1000 unless given
-    beta_min, beta_max  `steps` times the first and the last beta, of schedules that take them
-    betas               in place of all these
+    schedule, steps     a key of schedules.BETAS, and the length
+    beta_min, beta_max  `steps` times the first and the last beta; None: those of the schedule, which may take none
+    betas               the whole chain, in place of all these
     """
     ends = {name: value for name, value in (("beta_min", beta_min), ("beta_max", beta_max)) if value is not None}
     if betas is None:
-        return DDPMChain.from_schedule(schedule or "linear", 1000 if steps is None else steps, **ends).to_sde()
-    if schedule is not None or ends or steps not in (None, len(betas)):
-        raise ValueError(f"a list of {len(betas)} betas says the whole chain; it goes with no schedule, beta_min or "
-                         "beta_max, nor another number of steps (--config.sde.*)")
+        return DDPMChain.from_schedule(schedule, steps, **ends).to_sde()
+    if schedule != "linear" or ends or steps not in (1000, len(betas)):
+        raise ArgumentError(f"a list of {len(betas)} betas is the whole chain; leave out schedule, steps, beta_min and "
+                            "beta_max", "betas")
     return DDPMChain(torch.tensor(betas, dtype=torch.float64)).to_sde()
 
 
@@ -36,10 +39,11 @@ def smld(steps: int = 1000, sigma_min: float = 0.01, sigma_max: float = 50.0) ->
 
 SDES: dict[str, Callable[..., SDE]] = {
     "vp": VPSDE, "cosine": CosineVPSDE, "sigmoid": SigmoidVPSDE, "subvp": SubVPSDE, "ve": VESDE,
-    "ddpm": ddpm, "smld": smld,
+    "flow": FlowSDE, "ddpm": ddpm, "smld": smld,
 }
 
 __all__ = [
-    "SDE", "SDES", "VPSDE", "CosineVPSDE", "SigmoidVPSDE", "SubVPSDE", "VESDE", "Chain", "DDPMChain", "SMLDChain",
-    "linear_betas", "scaled_linear_betas", "cosine_betas", "sigmoid_betas", "geometric_sigmas", "expand_as",
+    "SDE", "SDES", "VPSDE", "CosineVPSDE", "SigmoidVPSDE", "SubVPSDE", "VESDE", "FlowSDE", "Chain", "DDPMChain", "SMLDChain",
+    "GaussianPrior", "linear_betas", "scaled_linear_betas", "cosine_betas", "sigmoid_betas", "geometric_sigmas",
+    "check_time", "expand_as",
 ]

@@ -1,13 +1,8 @@
-"""Discrete forward chains: DDPM (Ho et al. 2020) and SMLD (Song and Ermon 2019), both ways between chain and SDE.
+"""Discrete forward chains: DDPM (Ho et al. 2020) and SMLD (Song and Ermon 2019), from an SDE and to an SDE.
 
 A chain is a list of marginals q(x_i given x_0) = N(alpha_i x_0, sigma_i^2 I), i = 0 .. steps - 1, of a Gaussian
-Markov process; index i stands at time t = (i + 1) / steps, index -1 is the data (alpha = 1, sigma = 0). With
-a = alpha_i / alpha_j and v = sigma_i^2 - a^2 sigma_j^2 for j < i,
-
-    q(x_i given x_j)       = N(a x_j, v I)
-    q(x_j given x_i, x_0)  = N(a sigma_j^2 / sigma_i^2 x_i + alpha_j v / sigma_i^2 x_0, v sigma_j^2 / sigma_i^2 I)
-
-which for j = i - 1 are Ho et al. 2020, equations 2 and 7.
+Markov process; index i stands at time t = t_max (i + 1) / steps, index -1 is the data (alpha = 1, sigma = 0). What lies
+between two indices is in transition.py.
 """
 
 import inspect
@@ -15,22 +10,26 @@ import math
 from typing import Self
 
 import torch
-from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
-from sde_lib import schedules
-from sde_lib.sde import SDE, as_time, expand_as
-from sde_lib.ve import VESDE
-from sde_lib.vp import VariancePreserving
+from scorefield.numerics.errors import ArgumentError
+from scorefield.sde_lib import schedules
+from scorefield.sde_lib.prior import GaussianPrior
+from scorefield.sde_lib.sde import SDE, as_time, expand_as
+from scorefield.sde_lib.transition import Transition, reverse_variance
+from scorefield.sde_lib.ve import VESDE
+from scorefield.sde_lib.vp import VariancePreserving
 
 
 class Chain:
     """A Gaussian Markov chain given by `alpha` and `sigma`, float64 of shape (steps,), signal-to-noise decreasing.
 
+    t_max  the time of the last index, equal to t_max of the SDE with these marginals
+
     Raises ValueError for anything else. Indices are ints or integer tensors of shape (batch,).
     """
 
-    def __init__(self, alpha: Tensor, sigma: Tensor):
+    def __init__(self, alpha: Tensor, sigma: Tensor, t_max: float = 1.0):
         alpha, sigma = (torch.as_tensor(a, dtype=torch.float64) for a in (alpha, sigma))
         if alpha.ndim != 1 or alpha.shape != sigma.shape or not len(alpha):
             raise ValueError(f"a chain needs alpha and sigma of one shape (steps,), got {tuple(alpha.shape)} "
@@ -39,7 +38,7 @@ class Chain:
         if not (alpha.min() > 0 and sigma.min() > 0 and bool(sigma.isfinite().all()) and bool(snr.isfinite().all())
                 and bool((snr.diff() < 0).all())):
             raise ValueError("a chain needs positive alpha and sigma with a decreasing signal-to-noise ratio")
-        self.alpha, self.sigma = alpha, sigma
+        self.alpha, self.sigma, self.t_max = alpha, sigma, t_max
 
     @property
     def steps(self) -> int:
@@ -47,16 +46,16 @@ class Chain:
 
     @property
     def times(self) -> Tensor:
-        """The times (i + 1) / steps at which the indices stand, float64 (steps,)."""
-        return torch.arange(1, self.steps + 1, dtype=torch.float64) / self.steps
+        """The times t_max (i + 1) / steps at which the indices stand, float64 (steps,)."""
+        return _times(self.steps, self.t_max)
 
     @classmethod
     def from_sde(cls, sde: SDE, steps: int) -> "Chain":
-        """The chain whose marginals are those of `sde` at t = (i + 1) / steps."""
+        """The chain whose marginals are those of `sde` at t = t_max (i + 1) / steps."""
         if steps < 1:
             raise ValueError(f"a chain needs at least 1 step, got {steps}")
-        t = torch.arange(1, steps + 1, dtype=torch.float64) / steps
-        return Chain(sde.alpha(t), sde.sigma(t))
+        t = _times(steps, sde.t_max)
+        return Chain(sde.alpha(t), sde.sigma(t), sde.t_max)
 
     def _at(self, index: int | Tensor) -> tuple[Tensor, Tensor]:
         """alpha and sigma at `index`, which may be -1 for the data."""
@@ -73,8 +72,8 @@ class Chain:
 
     def transition(self, x: Tensor, index: int | Tensor, previous: int | Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of q(x_index given x_previous = x), previous < index."""
-        scale, variance = self._transition(index, previous)
-        return expand_as(scale, x) * x, variance
+        step = self.between(index, previous)
+        return expand_as(step.scale, x) * x, step.variance
 
     def posterior(self, x0: Tensor, x: Tensor, index: int | Tensor,
                   previous: int | Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -83,20 +82,21 @@ class Chain:
         The variance is the beta-tilde of Ho et al. 2020, zero where `previous` is the data.
         """
         previous = index - 1 if previous is None else previous
-        scale, variance = self._transition(index, previous)
-        (_, sigma), (alpha_j, sigma_j) = self._at(index), self._at(previous)
-        of_x = scale * (sigma_j / sigma).square()
-        of_x0 = alpha_j * variance / sigma.square()
+        step = self.between(index, previous)
+        of_x, of_x0 = step.posterior
         mean = expand_as(of_x, x) * x + expand_as(of_x0, x) * x0
-        return mean, variance * (sigma_j / sigma).square()
+        return mean, reverse_variance("beta_tilde", step)
 
-    def _transition(self, index: int | Tensor, previous: int | Tensor) -> tuple[Tensor, Tensor]:
-        (alpha_i, sigma_i), (alpha_j, sigma_j) = self._at(index), self._at(previous)
-        scale = alpha_i / alpha_j
-        variance = sigma_i.square() - (scale * sigma_j).square()
-        if not variance.min() > 0:
+    def between(self, index: int | Tensor, previous: int | Tensor) -> Transition:
+        """The step between two indices, previous < index; ValueError for others."""
+        step = Transition.between(*self._at(index), *self._at(previous))
+        if not step.variance.min() > 0:
             raise ValueError(f"need previous < index, got {previous} and {index}")
-        return scale, variance
+        return step
+
+
+def _times(steps: int, t_max: float) -> Tensor:
+    return t_max * torch.arange(1, steps + 1, dtype=torch.float64) / steps
 
 
 class DDPMChain(Chain):
@@ -118,8 +118,8 @@ class DDPMChain(Chain):
             raise ValueError(f"unknown schedule {name!r}; choose from {', '.join(schedules.BETAS)}")
         allowed = list(inspect.signature(schedules.BETAS[name]).parameters)[1:]
         if foreign := [setting for setting in settings if setting not in allowed]:
-            raise ValueError(f"the schedule {name!r} takes no {foreign[0]}; it takes {', '.join(allowed)} "
-                             f"(--config.sde.{foreign[0]})")
+            raise ArgumentError(f"the schedule {name!r} takes no {foreign[0]}; it takes {', '.join(allowed)}",
+                                foreign[0])
         return cls(schedules.BETAS[name](steps, **settings))
 
     @classmethod
@@ -127,7 +127,7 @@ class DDPMChain(Chain):
         """The chain whose marginals are those of a variance-preserving `sde` at t = (i + 1) / steps."""
         marginals = Chain.from_sde(sde, steps)
         if not torch.allclose(marginals.alpha.square() + marginals.sigma.square(), torch.ones_like(marginals.alpha)):
-            raise ValueError(f"{sde} does not preserve the variance, so it is no DDPM chain; use Chain.from_sde")
+            raise ValueError(f"{sde} does not preserve the variance, so it is not a DDPM chain; use Chain.from_sde")
         log_alpha = sde.log_alpha(marginals.times)
         return cls(-torch.expm1(2 * torch.diff(log_alpha, prepend=torch.zeros(1, dtype=torch.float64))))
 
@@ -153,7 +153,7 @@ class SMLDChain(Chain):
         """The chain whose marginals are those of a variance-exploding `sde` at t = (i + 1) / steps."""
         marginals = Chain.from_sde(sde, steps)
         if not bool((marginals.alpha == 1).all()):
-            raise ValueError(f"{sde} scales the data, so it is no SMLD chain; use Chain.from_sde")
+            raise ValueError(f"{sde} scales the data, so it is not an SMLD chain; use Chain.from_sde")
         return cls(marginals.sigma)
 
     def to_sde(self) -> "SMLDChainSDE":
@@ -165,6 +165,8 @@ class _Curve:
     """A monotone C1 cubic (PCHIP) through values at equally spaced times, evaluated in float64."""
 
     def __init__(self, times: Tensor, values: Tensor):
+        from scipy.interpolate import PchipInterpolator  # slow to import, and only chains need it
+
         self.start, self.step = float(times[0]), float(times[1] - times[0])
         self.coefficients = torch.from_numpy(PchipInterpolator(times.numpy(), values.numpy()).c.copy())
 
@@ -185,7 +187,7 @@ class _Curve:
 class DDPMChainSDE(VariancePreserving):
     """A DDPM chain in continuous time: log alpha by a monotone cubic through the indices and (0, 0).
 
-    Times below the first index, t = 1 / steps, were never seen in training, so t_min and t_sample are there.
+    Times below the first index, t = 1 / steps, were never used in training, so t_min and t_sample are that time.
     """
 
     def __init__(self, chain: DDPMChain):
@@ -201,16 +203,9 @@ class DDPMChainSDE(VariancePreserving):
     def beta(self, t: float | Tensor) -> Tensor:
         return -2 * self._log_alpha.slope(as_time(t))
 
-    def time(self, half_log_snr: float | Tensor) -> Tensor:
-        return SDE.time(self, half_log_snr)
-
-    def _time_of_log_alpha(self, log_alpha: Tensor) -> Tensor:
-        half_log_snr = log_alpha - 0.5 * torch.log(-torch.expm1(2 * log_alpha))
-        return self.time(half_log_snr)
-
 
 class SMLDChainSDE(VESDE):
-    """An SMLD chain in continuous time: log sigma by a monotone cubic, going on as a line below the first index."""
+    """An SMLD chain in continuous time: log sigma by a monotone cubic, and by a straight line below the first index."""
 
     def __init__(self, chain: SMLDChain):
         if chain.steps < 2:
@@ -233,5 +228,5 @@ class SMLDChainSDE(VESDE):
         return SDE.time(self, half_log_snr)
 
     @property
-    def prior_std(self) -> float:
-        return math.exp(float(self._log_sigma.value(torch.ones((), dtype=torch.float64))))
+    def prior(self) -> GaussianPrior:
+        return GaussianPrior(math.exp(float(self._log_sigma.value(torch.tensor(self.t_max, dtype=torch.float64)))))

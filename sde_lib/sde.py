@@ -1,7 +1,7 @@
 """The contract of a forward process.
 
 A forward process is two functions of time: x_t = alpha(t) x_0 + sigma(t) eps with eps ~ N(0, I), for t from 0 (data)
-to 1 (noise). Everything else follows from them (Song et al. 2021, "Score-Based Generative Modeling through SDEs";
+to t_max (noise). Everything else follows from them (Song et al. 2021, "Score-Based Generative Modeling through SDEs";
 Kingma et al. 2021, "Variational Diffusion Models"):
 
     dx = f(t) x dt + g(t) dw          f = (log alpha)',  g^2 = (sigma^2)' - 2 f sigma^2
@@ -11,7 +11,7 @@ Kingma et al. 2021, "Variational Diffusion Models"):
 and, with the score s(x, t) = grad log p_t(x), one family of reverse processes with the same marginals, from the
 probability-flow ODE (eta = 0) to the reverse-time SDE (eta = 1):
 
-    dx = [f x - (1 + eta^2) / 2 g^2 s] dt + eta g dw      time running from 1 down to 0
+    dx = [f x - (1 + eta^2) / 2 g^2 s] dt + eta g dw      time running from t_max down to 0
 """
 
 import math
@@ -21,9 +21,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from scorefield.numerics.errors import ArgumentError
+from scorefield.sde_lib.prior import GaussianPrior
+
+ROUNDING = 1e-7      # how far outside [0, t_max] a time may lie: what float32 rounds off, in the inverse of a schedule too
+
 
 def expand_as(t: Tensor, x: Tensor) -> Tensor:
-    """View `t`, a scalar or (batch,), so that it broadcasts against `x` (batch, *event), in x's dtype and place.
+    """View `t`, a scalar or (batch,), so that it broadcasts against `x` (batch, *event), in x's dtype and device.
 
     A scalar stays where it is: PyTorch takes it as a number on any device, with no copy and no synchronisation.
     """
@@ -39,20 +44,48 @@ def as_time(t: float | Tensor) -> Tensor:
     return torch.as_tensor(t, dtype=torch.float64)
 
 
+def check_time(sde: "SDE", t: float | Tensor, score: bool = False) -> Tensor:
+    """`t` as a tensor; ArgumentError (of argument "t") unless all of it lies in [0, sde.t_max].
+
+    score  whether a score is needed; then sigma(t) must be above 0, too
+
+    Every function of a state and a time calls this once: score models, `marginal`, `perturb`, `reverse_drift`. Grids, t_end
+    and t_min are checked when they are made. The coefficients (`alpha`, `sigma`, `g2`, ...) are formulas and check nothing.
+    A tensor on another device than the CPU is not checked, since reading it would make the CPU wait; nor is one that a
+    compiler traces. Samplers and likelihoods keep their times on the CPU, where a check takes about a microsecond.
+    """
+    t = as_time(t)
+    if t.device.type != "cpu" or torch.compiler.is_compiling() or not t.numel():
+        return t
+    first, last = (float(end) for end in t.detach().aminmax()) if t.ndim else (t.item(),) * 2
+    slack = sde.t_max * max(ROUNDING, torch.finfo(t.dtype).eps)
+    if not (first >= -slack and last <= sde.t_max + slack):      # NaN fails, too
+        wrong = first if not first >= -slack else last
+        raise ArgumentError(f"t must lie in [0, {sde.t_max:g}] for {sde}, got {wrong:g}", "t")
+    if score and first <= 0 and not float(sde.sigma(torch.zeros((), dtype=torch.float64))) > 0:
+        raise ArgumentError(f"there is no score at t = 0 for {sde}, where sigma is 0 and a density need not exist; ask "
+                            f"for it at t > 0 (t_min is {sde.t_min:g}), or for x0 or eps", "t")
+    return t.clamp(min=0) if first < 0 else t
+
+
 class SDE(ABC):
     """A forward process. Times are scalars or tensors of any shape; coefficients come back in that shape and dtype.
 
-    Times are best kept in float64, also next to a float32 state: what is computed from them is cast at the end.
+    Keep times in float64, also with a float32 state: the coefficients are cast at the end.
 
     A subclass writes `alpha` and `sigma` (accurate in float32 down to t = 1e-5) or, better, their logarithms, and may
-    override whatever it has in closed form; what it does not is derived here. No step count lives on an SDE.
+    override any method that has a closed form; the others are derived here.
 
+    t_max     the last time, where noise hides the data: 1, or less if alpha(1) = 0
     t_min     the smallest time used in training and likelihood
-    t_sample  where samplers stop unless told otherwise
+    t_sample  the time at which samplers stop by default
+    steps     the number of indices of the chain that the SDE was made from, index i at t = (i + 1) / steps; else None
     """
 
+    t_max: float = 1.0
     t_min: float = 1e-5
     t_sample: float = 1e-3
+    steps: int | None = None
 
     # ---- what a subclass writes ----------------------------------------------------------------------------------
 
@@ -83,12 +116,12 @@ class SDE(ABC):
         return self.log_alpha(t) - self.sigma(t).log()
 
     def time(self, half_log_snr: float | Tensor) -> Tensor:
-        """The inverse of `half_log_snr`, within [0, 1], to about 1e-12 of relative accuracy in float64.
+        """The inverse of `half_log_snr`, within [0, t_max], to about 1e-12 of relative accuracy in float64.
 
-        By bisection in log t, which any monotone lambda allows; values beyond those of [1e-12, 1] give the ends.
+        By bisection in log t, which any monotone lambda allows; values beyond those of [1e-12, t_max] give the ends.
         """
         target = as_time(half_log_snr).double()
-        low, high = torch.full_like(target, math.log(1e-12)), torch.zeros_like(target)
+        low, high = (torch.full_like(target, math.log(end)) for end in (1e-12, self.t_max))
         for _ in range(60):
             middle = (low + high) / 2
             later = self.half_log_snr(middle.exp()) > target     # too much signal: the time sought is later
@@ -99,7 +132,7 @@ class SDE(ABC):
 
     def marginal(self, x0: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
         """Mean (batch, *event) and standard deviation (scalar or (batch,)) of q(x_t given x_0)."""
-        t = as_time(t)
+        t = check_time(self, t)
         return expand_as(self.alpha(t), x0) * x0, self.sigma(t)
 
     def perturb(self, x0: Tensor, t: float | Tensor, eps: Tensor) -> Tensor:
@@ -108,15 +141,9 @@ class SDE(ABC):
         return mean + expand_as(std, x0) * eps
 
     @property
-    def prior_std(self) -> float:
-        """Standard deviation of the prior N(0, prior_std^2 I) that stands for the marginal at t = 1."""
-        return 1.0
-
-    def prior_log_prob(self, x: Tensor) -> Tensor:
-        """log N(x; 0, prior_std^2 I) in nats, (batch,), for x (batch, *event)."""
-        d = x[0].numel()
-        squares = x.reshape(len(x), -1).square().sum(1)
-        return -0.5 * squares / self.prior_std**2 - d * (math.log(self.prior_std) + 0.5 * math.log(2 * math.pi))
+    def prior(self) -> GaussianPrior:
+        """The distribution that replaces the marginal at t_max: N(0, I), unless a subclass overrides it."""
+        return GaussianPrior()
 
     # ---- the reverse family --------------------------------------------------------------------------------------
 
@@ -125,7 +152,7 @@ class SDE(ABC):
 
         Song et al. 2021, equations 6 and 13; eta between them as in Huang et al. 2021. Shapes (batch, *event).
         """
-        t = as_time(t)
+        t = check_time(self, t)
         weight = 0.5 * (1 + eta**2)
         return expand_as(self.drift(t), x) * x - expand_as(weight * self.g2(t), x) * score
 

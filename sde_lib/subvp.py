@@ -6,8 +6,8 @@ Song et al. 2021, section 3.4 and equation 29: its variance is at most that of V
 import torch
 from torch import Tensor
 
-from sde_lib.sde import SDE, as_time
-from sde_lib.vp import LinearBeta
+from scorefield.sde_lib.sde import SDE, as_time
+from scorefield.sde_lib.vp import LinearBeta
 
 
 class SubVPSDE(LinearBeta, SDE):

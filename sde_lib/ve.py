@@ -8,7 +8,9 @@ import math
 import torch
 from torch import Tensor
 
-from sde_lib.sde import SDE, as_time
+from scorefield.numerics.errors import ArgumentError
+from scorefield.sde_lib.prior import GaussianPrior
+from scorefield.sde_lib.sde import SDE, as_time
 
 
 class VESDE(SDE):
@@ -18,8 +20,7 @@ class VESDE(SDE):
 
     def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0):
         if not 0 < sigma_min < sigma_max < math.inf:
-            raise ValueError(f"need 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max} "
-                             "(--config.sde.sigma_min, --config.sde.sigma_max)")
+            raise ArgumentError(f"need 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}", "sigma_min", "sigma_max")
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
         self._log_ratio = math.log(sigma_max / sigma_min)
 
@@ -42,5 +43,5 @@ class VESDE(SDE):
         return (-as_time(half_log_snr) - math.log(self.sigma_min)) / self._log_ratio
 
     @property
-    def prior_std(self) -> float:
-        return self.sigma_max
+    def prior(self) -> GaussianPrior:
+        return GaussianPrior(self.sigma_max)

@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sde_lib.sde import SDE, as_time
+from scorefield.numerics.errors import ArgumentError
+from scorefield.sde_lib.sde import SDE, as_time
 
 
 class VariancePreserving(SDE):
-    """A subclass writes `log_alpha` and `beta` and, if it can, `_time_of_log_alpha`."""
+    """A subclass writes `log_alpha` and `beta`."""
 
     @abstractmethod
     def log_alpha(self, t: float | Tensor) -> Tensor:
@@ -37,6 +38,10 @@ class VariancePreserving(SDE):
     def g2(self, t: float | Tensor) -> Tensor:
         return self.beta(t)
 
+
+class InvertibleVP(VariancePreserving):
+    """A process whose `log_alpha` has an inverse, written by a subclass; others find the time by bisection."""
+
     def time(self, half_log_snr: float | Tensor) -> Tensor:
         # alpha^2 = sigmoid(2 lambda)
         return self._time_of_log_alpha(-0.5 * F.softplus(-2 * as_time(half_log_snr), threshold=80))
@@ -51,8 +56,7 @@ class LinearBeta:
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0):
         if not 0 < beta_min <= beta_max < math.inf:
-            raise ValueError(f"need 0 < beta_min <= beta_max, got {beta_min} and {beta_max} "
-                             "(--config.sde.beta_min, --config.sde.beta_max)")
+            raise ArgumentError(f"need 0 < beta_min <= beta_max, got {beta_min} and {beta_max}", "beta_min", "beta_max")
         self.beta_min, self.beta_max = beta_min, beta_max
 
     def beta(self, t: float | Tensor) -> Tensor:
@@ -68,21 +72,21 @@ class LinearBeta:
         return 2 * integral / (self.beta_min + root)
 
 
-class VPSDE(LinearBeta, VariancePreserving):
+class VPSDE(LinearBeta, InvertibleVP):
     """VP with linear beta: the SDE of DDPM's linear schedule."""
 
 
-class CosineVPSDE(VariancePreserving):
+class CosineVPSDE(InvertibleVP):
     """VP with alpha(t) = cos(theta) / cos(theta_0), theta = pi/2 (t + s)/(1 + s) (Nichol and Dhariwal 2021, eq. 17).
 
     The published alpha reaches 0 at t = 1, where beta diverges; they cap beta_i at 0.999 of 1000 steps. So beta(t) is
-    capped at `beta_max` here, which leaves the published curve alone up to t = 0.998 and gives alpha(1) = 0.0011.
+    capped at `beta_max` here, which keeps the published curve up to t = 0.998 and gives alpha(1) = 0.0011.
     sigma is a product of sines, free of the cancellation in 1 - alpha^2.
     """
 
     def __init__(self, s: float = 0.008, beta_max: float = 999.0):
         if not (0 < s < 1 and 20 <= beta_max < math.inf):
-            raise ValueError(f"need 0 < s < 1 and beta_max >= 20, got s={s} and beta_max={beta_max} (--config.sde.s)")
+            raise ArgumentError(f"need 0 < s < 1 and beta_max >= 20, got s={s} and beta_max={beta_max}", "s")
         self.s, self.beta_max = s, beta_max
         self._rate = math.pi / 2 / (1 + s)                                  # d theta / dt
         self._theta0 = self._rate * s
@@ -121,13 +125,13 @@ class CosineVPSDE(VariancePreserving):
         return (t + (before - log_alpha) * 2 / self.beta_max).to(log_alpha.dtype)
 
 
-class SigmoidVPSDE(VariancePreserving):
+class SigmoidVPSDE(InvertibleVP):
     """VP with beta(t) = beta_min + (beta_max - beta_min) / (1 + exp(-span (2 t - 1))) (GeoDiff, Xu et al. 2022)."""
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0, span: float = 6.0):
         LinearBeta(beta_min, beta_max)       # the same conditions on the ends
         if not 0 < span < math.inf:
-            raise ValueError(f"need span > 0, got {span} (--config.sde.span)")
+            raise ArgumentError(f"need span > 0, got {span}", "span")
         self.beta_min, self.beta_max, self.span = beta_min, beta_max, span
 
     def beta(self, t: float | Tensor) -> Tensor:

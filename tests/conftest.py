@@ -22,12 +22,11 @@ if "SCOREFIELD_MACHINE" in os.environ:      # before torch is imported, and agai
 import numpy as np
 import pytest
 import torch
-from absl.testing import flagsaver
 from helpers import SMALL
 
-import main
-from models import GaussianMixture
-from sde_lib import VESDE, VPSDE, CosineVPSDE, SubVPSDE
+from scorefield.cli import main
+from scorefield.models import GaussianMixture
+from scorefield.sde_lib import VESDE, VPSDE, CosineVPSDE, FlowSDE, SubVPSDE
 
 if WORKER:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))      # sitecustomize imported torch before
@@ -56,7 +55,7 @@ def pytest_runtest_call(item):
     return result
 
 
-SDES = {"vp": VPSDE(), "cosine": CosineVPSDE(), "subvp": SubVPSDE(), "ve": VESDE()}
+SDES = {"vp": VPSDE(), "cosine": CosineVPSDE(), "subvp": SubVPSDE(), "ve": VESDE(), "flow": FlowSDE()}
 
 
 @pytest.fixture(params=SDES)
@@ -84,16 +83,13 @@ def command(monkeypatch, capsys):
 
     def call(*words):
         monkeypatch.setattr(sys, "argv", ["main.py", *map(str, words)])
-        with flagsaver.flagsaver():
-            for name in main.FLAGS:
-                main.FLAGS[name].present = 0
-            try:
-                main.run()
-                code = 0
-            except SystemExit as stop:
-                code = stop.code if isinstance(stop.code, int) else 1
-                if isinstance(stop.code, str):
-                    print(stop.code, file=sys.stderr)
+        try:
+            main.run()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else 1
+            if isinstance(stop.code, str):
+                print(stop.code, file=sys.stderr)
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from models import Checkpoint, build_denoiser
+from scorefield.checkpoints import Checkpoint
+from scorefield.models import build_denoiser
 
 # A U-Net of the digits and four steps of training that take seconds.
 SMALL = ["--config.model.width=8", "--config.model.multipliers=(1,2)", "--config.model.num_blocks=1",

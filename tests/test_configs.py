@@ -8,15 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from configs.loading import all_fields, config_names, load_config
-from models import build_denoiser, build_sde
+from scorefield.configs.loading import config_names, load_config
+from scorefield.configs.sections import SECTIONS
+from scorefield.models import build_denoiser, build_sde
 
 FOLDER = Path(__file__).parents[1] / "configs"
 SHAPES = {"digits": (1, 8, 8), "fashion_mnist": (1, 28, 28), "cifar10": (3, 32, 32), "swiss_roll": (2,)}
 
 # Those of Song et al. 2021 to the parameter; EDM's is its published 55,733,891 but for the inputs of augmentation.
 PARAMETERS = {
-    "vp_digits": 651_041, "vp_swiss_roll": 166_786, "vp_fashion_mnist": 6_469_889, "edm_cifar10": 55_732_739,
+    "vp_digits": 651_041, "flow_digits": 651_041,
+    "vp_swiss_roll": 166_786, "vp_fashion_mnist": 6_469_889, "edm_cifar10": 55_732_739,
+    "digits_classifier": 119_818,
     "vp_cifar10": 35_746_307, "subvp_cifar10": 35_746_307, "ve_cifar10": 35_746_307,
     "vp_cifar10_ddpmpp": 61_804_419, "vp_cifar10_ddpmpp_deep": 106_632_579,
     "subvp_cifar10_ddpmpp": 61_804_419, "subvp_cifar10_ddpmpp_deep": 106_632_579,
@@ -75,11 +78,11 @@ def test_its_training_is_that_of_score_sde(name):
     scale = 2 / (3 * size * size) if summed else 1.0
     assert (training.learning_rate, training.warmup) == (2e-4, 5000)
     assert (training.grad_clip, training.adam_eps) == pytest.approx((scale, 1e-8 * scale))
-    assert model.dropout == (0.0 if size >= 256 else None)      # of None, the network's own 0.1
-    assert (config.data.low, config.data.high, config.data.flip) == (0.0 if exploding else -1.0, 1.0, None)
-    assert model.centred is (False if exploding else None) and model.input_std is None
-    assert bool(model.fir) == ("ncsnpp" in name) and model.parametrization == "eps"
-    told = (None, "999t") if not exploding else ("positional", "index") if size == 64 else ("fourier", "log_sigma")
+    assert model.dropout == (0.0 if size >= 256 else 0.1)
+    assert (config.data.low, config.data.high, config.data.flip) == (0.0 if exploding else -1.0, 1.0, True)
+    assert model.centred is not exploding and model.input_std is None
+    assert model.fir == ("ncsnpp" in name) and model.parametrization == "eps"
+    told = ("positional", "999t") if not exploding else ("positional", "index") if size == 64 else ("fourier", "log_sigma")
     assert (model.embedding, model.time_input) == told
     assert model.last_label == (999 if size == 64 else None)
 
@@ -98,15 +101,36 @@ def test_edm_cifar10_is_trained_as_published():
 
 
 def parent_of(tree):
-    module, = (alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names)
+    module, = (alias.name for node in tree.body if isinstance(node, ast.ImportFrom) and node.module == "scorefield.configs"
+               for alias in node.names)
     return module
 
 
+def settings_of(tree):
+    """What a config file says: the fields that it sets, and those that a new section gives beside the class's name."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute):
+            if isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Name):
+                section = node.targets[0].attr
+                yield section, SECTIONS[section].word, True
+                yield from ((section, keyword.arg, False) for keyword in node.value.keywords)
+            else:
+                owner = node.targets[0].value
+                yield getattr(owner, "attr", getattr(owner, "id", None)), node.targets[0].attr, False
+
+
 @pytest.mark.parametrize("name", config_names())
-def test_it_says_only_what_differs_from_its_parent(name):
+def test_it_says_only_what_differs_from_its_parent_or_from_the_class(name):
     tree = ast.parse((FOLDER / f"{name}.py").read_text())
-    says = [target for node in ast.walk(tree) if isinstance(node, ast.Assign) for target in node.targets
-            if isinstance(target, ast.Attribute)]
-    ours, theirs = all_fields(load(name)), all_fields(load(parent_of(tree)))
-    differing = [field for field in ours if ours[field] != theirs[field]]
-    assert len(differing) == len(says) > 0
+    ours, theirs = load(name), load(parent_of(tree))
+    says = list(settings_of(tree))
+    renewed = {section for section, _, whole in says if whole}
+    assert says
+    for section, field, whole in says:
+        if whole:
+            assert ours[section][field] != theirs[section][field], f"{section}.{field}"
+        elif section in renewed:
+            defaults = SECTIONS[section].complete({SECTIONS[section].word: ours[section][SECTIONS[section].word]})
+            assert ours[section][field] != defaults[field], f"{section}.{field}"
+        else:
+            assert ours[section][field] != theirs[section][field], f"{section}.{field}"

@@ -1,5 +1,6 @@
 """Checkpoints on the command line: --mode convert between the formats, and --checkpoint instead of a run of one's own."""
 
+import importlib
 import json
 import os
 import shutil
@@ -11,9 +12,9 @@ import torch
 from helpers import SMALL, write_cifar10
 from PIL import Image
 
-from models import load_denoiser, read_checkpoint
-from models.formats.score_sde_layout import sources
-from models.ncsnpp import NCSNpp
+from scorefield.checkpoints import load_denoiser, read_checkpoint
+from scorefield.checkpoints.formats.score_sde_layout import sources
+from scorefield.models.networks.ncsnpp import NCSNpp
 
 ITS_NETWORK = ("model.width = 8", "model.multipliers = (1, 2)", "model.num_blocks = 1")
 NETWORK = {"width": 8, "multipliers": (1, 2), "num_blocks": 1, "attention_resolutions": (16,)}
@@ -42,8 +43,9 @@ def published(tmp_path):
 def config_file(name, parent, *lines):
     """A config file in the current folder that changes `parent` by these lines."""
     body = "".join(f"    config.{line}\n" for line in lines)
-    Path(f"{name}.py").write_text(f"from configs import {parent} as parent\n\n\ndef get_config():\n"
-                                  f"    config = parent.get_config()\n{body}    return config\n")
+    Path(f"{name}.py").write_text(f"from scorefield.configs import {parent} as parent\n"
+                                  "from scorefield.configs.sections import data\n\n\n"
+                                  f"def get_config():\n    config = parent.get_config()\n{body}    return config\n")
     return f"{name}.py"
 
 
@@ -77,7 +79,7 @@ def test_training_goes_on_from_a_published_file(command, published, tmp_path):
              *[word for word in SMALL if ".model." not in word]]
     code, out, err = command(*words)
     assert code == 0, err
-    assert "goes on from runs/published/checkpoints/step_00000002.pt" in out
+    assert "continues from runs/published/checkpoints/step_00000002.pt" in out
     config = json.loads(Path("runs/published/config.json").read_text())
     assert config["training"]["ema_decay"] == 0.99 and config["origin"]["step"] == 2
     after = read_checkpoint("runs/published")
@@ -85,7 +87,7 @@ def test_training_goes_on_from_a_published_file(command, published, tmp_path):
     code, out, err = command(*words[:-1], "--config.training.checkpoint_every=2")      # the same again: it is done
     assert code == 0 and "is at step 4 already" in out
     code, out, err = command(*SAMPLE, "--checkpoint", published)      # would not be what the file holds
-    assert code == 1 and "runs/published was trained on since" in err and "by --workdir" in err
+    assert code == 1 and "runs/published was trained further since" in err and "give --workdir" in err
     assert command(*SAMPLE, "--workdir", "runs/published")[0] == 0
 
 
@@ -97,7 +99,7 @@ def test_pictures_of_ones_own_are_trained_on_in_the_files_size(command, publishe
     code, out, err = command("--mode", "train", "--checkpoint", published, "--config.data.dataset=folder",
                              f"--config.data.path={tmp_path / 'pictures'}", *[w for w in SMALL if ".model." not in w])
     assert code == 0, err
-    assert "size is guessed" in out and "10 examples of shape (3, 32, 32)" in out
+    assert "size of its pictures is guessed" in out and "10 examples of shape (3, 32, 32)" in out
 
 
 def test_what_the_file_does_not_tell_comes_from_flags_or_a_config(command, published, tmp_path):
@@ -121,14 +123,14 @@ def test_under_torchrun_a_file_is_converted_first(command, published, monkeypatc
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
     code, _, err = command("--mode", "train", "--checkpoint", published)
-    assert code == 1 and "--mode convert --format run" in err and not Path("runs").exists()
+    assert code == 1 and "mode convert writes in format run" in err and not Path("runs").exists()
 
 
 def test_a_config_of_another_network_is_refused(command, published):
     code, _, err = command(*SAMPLE, "--checkpoint", published, "--config", "configs/vp_cifar10.py")
     assert code == 1 and "trained with model.network='ncsnpp', not 'unet'" in err and not Path("runs").exists()
     code, _, err = command(*SAMPLE, "--checkpoint", published, "--config.model.width=16")
-    assert code == 1 and "of another shape" in err and "--config.model.*" in err and not Path("runs").exists()
+    assert code == 1 and "of another shape" in err and "width is 8 there, not 16" in err and not Path("runs").exists()
 
 
 # A config beside a checkpoint, and a run that was made of one
@@ -157,7 +159,7 @@ def test_training_follows_the_config_beside_the_checkpoint(command, published, t
     code, out, err = command("--mode", "train", "--workdir", "runs/published", "--config", mine, *NEW,
                              "--config.training.steps=6", f"--config.data.path={tmp_path / 'data'}")
     assert code == 0, err
-    assert "goes on from runs/published/checkpoints/step_00000004.pt" in out
+    assert "continues from runs/published/checkpoints/step_00000004.pt" in out
 
 
 def test_without_a_config_training_follows_the_file(command, published, tmp_path):
@@ -174,7 +176,7 @@ def test_without_a_config_training_follows_the_file(command, published, tmp_path
 def test_what_the_checkpoint_tells_cannot_be_said_otherwise(command, published, digits_run):
     assert command("--mode", "convert", "--workdir", digits_run, "--output", "digits.safetensors")[0] == 0
     for _ in range(2):      # before there is a run, and after
-        for wrong, part in ((["--config", "configs/vp_cifar10.py"], "model.multipliers=[1, 2], not (1, 2, 2, 2)"),
+        for wrong, part in ((["--config", "configs/vp_cifar10.py"], "model.multipliers=(1, 2), not (1, 2, 2, 2)"),
                             (["--config.sde.beta_max=10"], "beta_max"), (["--config.data.low=0"], "low")):
             for source, more in (("digits.safetensors", wrong), (digits_run, [*wrong, "--workdir", "copy"])):
                 code, _, err = command(*SAMPLE, "--checkpoint", source, *more)
@@ -191,7 +193,7 @@ def test_an_imported_run_takes_the_published_config_by_workdir(command, publishe
     code, _, err = command(*SAMPLE, "--workdir", "runs/published", "--config", mine)
     assert code == 0, err
     code, _, err = command(*SAMPLE, "--workdir", "runs/published", "--config", "configs/vp_cifar10_ddpmpp.py")
-    assert code == 1 and "runs/published was trained with model.multipliers=[1, 2], not (1, 2, 2, 2)" in err
+    assert code == 1 and "runs/published was trained with model.multipliers=(1, 2), not (1, 2, 2, 2)" in err
 
 
 @pytest.mark.parametrize("word", ["--config.data.dataset=digitz", "--config.model.dropout=7", "--config.training.steps=0",
@@ -220,7 +222,7 @@ def test_data_that_were_guessed_may_be_said_later(command, digits_run, tmp_path)
 @pytest.mark.parametrize("words", [["--mode", "sample", "--num_samples", 4, "--steps", 3], ["--mode", "report"],
                                    ["--mode", "convert", "--output", "x.safetensors"]], ids=lambda words: words[1])
 def test_a_config_of_a_folder_may_leave_out_its_sizes_each_time(command, published, words):
-    mine = config_file("mine", "vp_cifar10_ddpmpp", *ITS_NETWORK, "data.dataset = 'folder'", "data.path = 'pictures'")
+    mine = config_file("mine", "vp_cifar10_ddpmpp", *ITS_NETWORK, "data = data('folder', path='pictures', image_size=32)")
     for _ in range(2):
         assert command(*SAMPLE, "--checkpoint", published, "--config", mine)[0] == 0
     code, _, err = command(*words, "--workdir", "runs/published", "--config", mine)
@@ -262,7 +264,7 @@ def test_a_picture_that_no_memory_holds_is_one_line(command, published, monkeypa
     def fail(*_, **__):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr("main.draw", fail)
+    monkeypatch.setattr(importlib.import_module("scorefield.evaluation.draw"), "draw", fail)
     code, _, err = command(*SAMPLE, "--checkpoint", published)
     assert code == 1 and err.count("\n") == 1 and "can't allocate memory" in err
 
@@ -296,7 +298,7 @@ def test_a_file_that_was_touched_moved_or_copied_is_the_same(command, published,
     code, out, err = command(*SAMPLE, "--checkpoint", moved)
     assert code == 0 and "wrote runs/published from" not in out, err
     code, _, err = command(*SAMPLE, "--checkpoint", "published")      # no such file, and a run of that name
-    assert code == 1 and "there is no published;" in err
+    assert code == 1 and "published does not exist;" in err
 
 
 def test_a_folder_with_other_weights_of_an_older_date_has_changed(command, digits_run):
@@ -309,7 +311,7 @@ def test_a_folder_with_other_weights_of_an_older_date_has_changed(command, digit
     Path("b.safetensors").rename("folder/model.safetensors")
     os.utime("folder/model.safetensors", (0, 0))
     code, _, err = command(*SAMPLE, "--checkpoint", "folder")
-    assert code == 1 and "runs/folder is not what folder is now" in err
+    assert code == 1 and "runs/folder was not made from folder as it is now" in err
 
 
 def test_a_home_in_the_workdir_is_expanded(command, digits_run, tmp_path, monkeypatch):
@@ -344,7 +346,7 @@ def test_a_config_json_that_was_spoilt_is_one_line(command, digits_run, mode, ch
 
 def test_without_its_data_the_error_says_what_else_to_score(command, published):
     code, _, err = command("--mode", "likelihood", "--checkpoint", published, "--config.data.path=nowhere")
-    assert code == 1 and "or score pictures of your own by --images" in err
+    assert code == 1 and "or score your own pictures (--images" in err
 
 
 SPELLINGS = ["./a.safetensors", "folder/../a.safetensors", "{cwd}/a.safetensors", "link.safetensors"]
@@ -372,7 +374,7 @@ def test_a_folder_that_changed_since_is_not_taken_for_the_old_one(command, digit
     assert command(*SAMPLE, "--checkpoint", "mine", "--workdir", "copy")[0] == 0
     assert command("--mode", "train", "--workdir", "mine", "--config.training.steps=5")[0] == 0
     code, _, err = command(*SAMPLE, "--checkpoint", "mine", "--workdir", "copy")
-    assert code == 1 and "copy is not what mine is now, but was made of" in err
+    assert code == 1 and "copy was not made from mine as it is now, but from" in err
     code, _, err = command(*SAMPLE, "--checkpoint", "mine", "--workdir", "mine")
     assert code == 1 and "mine is a run already; give it as --workdir" in err
 
@@ -415,7 +417,7 @@ def test_a_run_in_a_file_samples_scores_and_trains_as_the_run(command, digits_ru
     assert scores[0]["bits_per_dim"] == scores[1]["bits_per_dim"]
     code, out, err = command("--mode", "train", "--checkpoint", "digits.safetensors", "--config.training.steps=6")
     assert code == 0, err
-    assert "goes on from runs/digits/checkpoints/step_00000004.pt" in out
+    assert "continues from runs/digits/checkpoints/step_00000004.pt" in out
 
 
 def test_a_run_copied_as_a_run_goes_on_to_the_same_bits(command, digits_run, tmp_path):
@@ -449,14 +451,14 @@ def test_a_published_file_in_any_format_is_the_same_denoiser(command, published,
 
 
 @pytest.mark.parametrize(("words", "parts"), [
-    ([], ["--output"]), (["--output", "folder"], ["does not tell its format", "--format"]),
+    ([], ["--output"]), (["--output", "folder"], ["has no suffix of a format", "--format"]),
     (["--output", "x.pth"], ["no network 'unet'"]),
     (["--output", "x.bin", "--format", "scorefield"], ["ends in .safetensors"]),
-    (["--output", "x.safetensors", "--format", "run"], ["--format run writes a folder"]),
-    (["--output", "taken.safetensors"], ["is there already", "another --output"]),
-    (["--output", "x.safetensors", "--steps", "3"], ["takes no --steps"]),
-    (["--output", "x.safetensors", "--checkpoint", "none.pth"], ["there is no none.pth"]),
-    (["--output", "x.safetensors", "--checkpoint", "taken.safetensors", "--workdir", "y"], ["one of --checkpoint"]),
+    (["--output", "x.safetensors", "--format", "run"], ["format run writes a folder"]),
+    (["--output", "taken.safetensors"], ["exists already", "--output"]),
+    (["--output", "x.safetensors", "--steps", "3"], ["takes no steps", "--steps"]),
+    (["--output", "x.safetensors", "--checkpoint", "none.pth"], ["none.pth does not exist"]),
+    (["--output", "x.safetensors", "--checkpoint", "taken.safetensors", "--workdir", "y"], ["either checkpoint or workdir"]),
 ], ids=str)
 def test_a_mistake_in_converting_is_one_line_and_writes_nothing(command, digits_run, words, parts, tmp_path):
     Path("taken.safetensors").write_text("mine")
@@ -472,7 +474,7 @@ def test_a_checkpoint_that_changed_since_is_not_taken_for_the_old_one(command, d
     Path("a.safetensors").unlink()
     assert command("--mode", "convert", "--workdir", digits_run, "--output", "a.safetensors", "--noema")[0] == 0
     code, _, err = command(*SAMPLE, "--checkpoint", "a.safetensors")
-    assert code == 1 and "runs/a is not what a.safetensors is now, but was made of" in err
+    assert code == 1 and "runs/a was not made from a.safetensors as it is now, but from" in err
 
 
 def test_a_file_with_code_in_it_makes_no_run(command, tmp_path):

@@ -17,10 +17,11 @@ import torch
 from helpers import SMALL, write_cifar10
 from PIL import Image
 
-import main
-from configs.loading import config_names, load_config, override, validate
-from evaluation import Evaluation
-from samplers import SAMPLERS
+from scorefield.cli import main
+from scorefield.configs.loading import apply, config_names, load_config
+from scorefield.configs.sections import require_sections
+from scorefield.evaluation import Evaluation
+from scorefield.samplers import SAMPLERS
 
 ROOT = Path(__file__).parents[1]
 
@@ -97,7 +98,7 @@ def test_training_again_goes_on_and_a_finished_run_stays_as_it_is(command, digit
     refused(command(*where, "--config.training.steps=3"), "at step 4 already", "--config.training.steps")
     assert json.loads((digits_run / "config.json").read_text())["training"]["steps"] == 4
     code, out, _ = command(*where, "--config.training.steps=6")
-    assert code == 0 and "goes on from" in out and "step_00000006.pt" in out
+    assert code == 0 and "continues from" in out and "step_00000006.pt" in out
 
 
 def refused(result, *parts):
@@ -117,27 +118,29 @@ DIGITS = ["--config", ROOT / "configs/vp_digits.py"]
     ([], ["--mode", "--help"]),
     (["--mode", "train"], ["--config"]),
     (["--mode", "train", *DIGITS, "--workdir", ""], ["--workdir"]),
-    (["--mode", "train", *DIGITS, "--config.data.dataset=folder", "--config.data.path=/nope"], ["'/nope'", "no folder"]),
+    (["--mode", "train", *DIGITS, "--config.data.dataset=folder", "--config.data.path=/nope"], [
+        "'/nope'", "is not a folder"]),
     (["--mode", "trian", *DIGITS], ["--mode", "train", "likelihood"]),
     (["--stepz", "3", "--mode", "sample", *DIGITS], ["stepz", "steps"]),
     (["extra", "--mode", "train", *DIGITS], ["extra"]),
     (["--mode", "train", "--config", "configs/vp_digit.py"], ["vp_digit.py", "'configs/vp_digits.py'", "--config"]),
     (["--mode", "train", *DIGITS, "--config.training.batchsize=3"], ["training.batchsize", "'training.batch_size'"]),
     (["--mode", "train", *DIGITS, "--config.training=3"], ["section", "batch_size"]),
-    (["--mode", "train", *DIGITS, "--config.training.batch_size=big"], ["training.batch_size", "int", "'big'"]),
+    (["--mode", "train", *DIGITS, "--config.training.batch_size=big"], ["training.batch_size", "a whole number", "'big'"]),
     (["--mode", "train", *DIGITS, "--config.training.batch_size=-3"], ["training.batch_size", "above 0", "-3"]),
-    (["--mode", "train", *DIGITS, "--config.training.learning_rate=nan"], ["float", "'nan'"]),
-    (["--mode", "train", *DIGITS, "--config.training.learning_rate=None"], ["float", "'None'"]),
-    (["--mode", "train", *DIGITS, "--config.training.steps=1e400"], ["training.steps", "int"]),
+    (["--mode", "train", *DIGITS, "--config.training.learning_rate=nan"], ["finite number", "'nan'"]),
+    (["--mode", "train", *DIGITS, "--config.training.learning_rate=None"], ["finite number", "'None'"]),
+    (["--mode", "train", *DIGITS, "--config.training.steps=1e400"], ["training.steps", "whole number"]),
     (["--mode", "train", *DIGITS, "--device", "cpu:abc"], ["'cpu:abc'", "--device"]),
     (["--mode", "train", *DIGITS, "--config.data.path=/tmp"], ["'digits'", "--config.data.path"]),
     (["--mode", "train", "--config", ROOT / "configs/vp_swiss_roll.py", "--config.data.flip=true"], ["--config.data.flip"]),
     (["--mode", "train", *DIGITS, "--config.training.steps=0"], ["--config.training.steps"]),
     (["--mode", "train", *DIGITS, "--config.training.ema_decay=1.5"], ["--config.training.ema_decay", "[0, 1)"]),
     (["--mode", "train", *DIGITS, "--config.training.weighting=simpel"], ["simpel", "simple, likelihood, uniform"]),
-    (["--mode", "train", *DIGITS, "--config.training.compile=perhaps"], ["bool", "'perhaps'"]),
+    (["--mode", "train", *DIGITS, "--config.training.compile=perhaps"], ["true or false", "'perhaps'"]),
     (["--mode", "train", *DIGITS, "--config.data.dataset=digit"], ["'digit'", "'digits'", "--config.data.dataset"]),
-    (["--mode", "train", *DIGITS, "--config.data.image_size=16"], ["(1, 8, 8)", "--config.data.image_size=16"]),
+    (["--mode", "train", *DIGITS, "--config.data.image_size=16"],
+     ["'digits' takes no 'image_size'", "--config.data.image_size"]),
     (["--mode", "train", *DIGITS, "--config.data.low=2"], ["--config.data.low"]),
     (["--mode", "train", *DIGITS, "--config.sde.name=vpp"], ["'vpp'", "subvp", "--config.sde.name"]),
     (["--mode", "train", *DIGITS, "--config.sde.sigma_max=3"], ["sigma_max", "beta_min, beta_max"]),
@@ -146,7 +149,7 @@ DIGITS = ["--config", ROOT / "configs/vp_digits.py"]
     (["--mode", "train", *DIGITS, "--config.model.width=-8"], ["-8", "--config.model.width"]),
     (["--mode", "train", *DIGITS, "--config.model.network=unett"], ["'unett'", "unet, ncsnpp, mlp"]),
     (["--mode", "train", *DIGITS, "--config.model.parametrization=noise"], ["'noise'", "eps, x0, v, score"]),
-    (["--mode", "train", *DIGITS, "--sampler", "ode"], ["--sampler", "--mode sample"]),
+    (["--mode", "train", *DIGITS, "--sampler", "ode"], ["--sampler", "mode sample"]),
     (["--mode", "train", *DIGITS, "--device", "tpu"], ["'tpu'", "auto, cuda, mps, cpu", "--device"]),
     (["--mode", "train", "--config", ROOT / "configs/vp_cifar10.py", "--config.data.path=/nowhere"],
      ["/nowhere", "--config.data.path"]),
@@ -183,12 +186,12 @@ def test_a_mistake_before_training_is_one_clear_line_and_writes_nothing(words, p
     (["--mode", "likelihood", "--steps", "30"], ["'dopri5' takes no steps", "--steps"]),
     (["--mode", "likelihood", "--method", "exponential", "--rtol", "0.1"], ["takes no rtol", "--rtol"]),
     (["--mode", "likelihood", "--divergence", "exact", "--probes", "3"], ["--probes", "hutchinson"]),
-    (["--mode", "likelihood", "--estimator", "elbo", "--rtol", "0.1"], ["--estimator elbo takes no --rtol"]),
+    (["--mode", "likelihood", "--estimator", "elbo", "--rtol", "0.1"], ["'elbo' takes no rtol", "--rtol"]),
     (["--mode", "likelihood", "--estimator", "elbo", "--bound_draws", "3"], ["even", "--bound_draws"]),
     (["--mode", "likelihood", "--images", "/nowhere"], ["--images", "/nowhere", "does not exist"]),
     (["--mode", "likelihood", "--images", "/tmp", "--split", "train"], ["--images", "--split"]),
     (["--mode", "likelihood", "--compare", "tset"], ["--compare", "tset"]),
-    (["--mode", "likelihood", "--max_evaluations", "5"], ["more than 5 evaluations", "--max_evaluations"]),
+    (["--mode", "likelihood", "--max_evaluations", "5"], ["more than 5 evaluations", "raise max_evaluations"]),
     (["--mode", "likelihood", "--config.model.width=16"], ["another experiment", "model.width", "8", "16"]),
     (["--mode", "train", "--config.model.width=16"], ["another experiment", "model.width"]),
     (["--mode", "sample", "--config", ROOT / "configs/vp_swiss_roll.py"], ["'vp_digits'", "'vp_swiss_roll'"]),
@@ -287,9 +290,9 @@ def test_a_killed_evaluation_goes_on(command, digits_run, monkeypatch):
     assert command(*where)[0] == 130
     monkeypatch.setattr(Evaluation, "_evaluate", evaluate)
     code, out, err = command(*where, "--seed", 6)      # another seed is another evaluation
-    assert code == 0 and "goes on" not in out, err
+    assert code == 0 and "continuing" not in out, err
     code, out, err = command(*where)
-    assert code == 0 and "goes on: 1 of 3 batches were done" in out, err
+    assert code == 0 and "continuing: 1 of 3 batches are done" in out, err
     assert (digits_run / "likelihood/summary.csv").read_bytes() == whole
 
 
@@ -343,6 +346,11 @@ def test_a_run_on_a_chain_is_scored_through_its_sde_and_says_so(command, tmp_pat
     assert "chain" in json.loads((tmp_path / "run/likelihood/summary.json").read_text())["note"]
 
 
+def test_the_exact_trace_of_a_convolutional_network_is_scored(command, digits_run):
+    code, out, err = command("--workdir", digits_run, *SCORE, "--num_images", 2, "--divergence", "exact")
+    assert code == 0 and "2 test examples" in out, err
+
+
 def test_every_summary_is_valid_json(command, digits_run):
     assert command("--workdir", digits_run, "--mode", "sample", "--sampler", "edm", "--steps", 3)[0] == 0
     assert command("--workdir", digits_run, "--mode", "likelihood", "--num_images", 1, "--rtol", 0.1, "--atol", 0.1)[0] == 0
@@ -375,9 +383,11 @@ def test_ctrl_c_leaves_a_run_that_the_same_command_finishes(command, tmp_path):
     assert code == 0 and f"step_{step + 2:08d}.pt" in out
 
 
-def test_help_fits_two_screens_and_names_modes_samplers_and_configs(command):
+def test_help_names_modes_samplers_and_configs_and_may_be_of_one_mode(command):
     code, out, _ = command("--help")
-    assert code == 0 and len(out.splitlines()) <= 70
+    assert code == 0 and max(map(len, out.splitlines())) <= 118
+    one = command("--mode", "convert", "--help")[1]
+    assert "--output" in one and "--num_samples" not in one and len(one) < len(out) / 2
     for word in [*main.MODES, *SAMPLERS, *config_names()]:
         assert word in out, word
 
@@ -395,32 +405,46 @@ def test_a_run_made_before_a_field_existed_takes_its_default(command, digits_run
     stored["training"]["depth"] = 3
     (older / "config.json").write_text(json.dumps(stored))
     code, _, err = command("--mode", "sample", "--workdir", older)
-    assert code == 1 and "it has training.depth" in err
+    assert code == 1 and "takes no 'depth'" in err
 
 
 @pytest.mark.parametrize("name", config_names())
 def test_every_config_is_valid_and_short(name):
     path = ROOT / f"configs/{name}.py"
-    validate(load_config(str(path)))
+    require_sections(load_config(str(path)))
     assert len(path.read_text().splitlines()) <= 35
 
 
 def test_overrides_keep_the_type_of_their_field():
     config = load_config(str(ROOT / "configs/vp_digits.py"))
-    rest, overrides = main.split_overrides(["main.py", "--config", "x", "--config.training.learning_rate=1",
+    rest, overrides = main.split_overrides(["--config", "x", "--config.training.learning_rate=1",
                                             "--config.model.multipliers", "(1,2,4)", "--config.sde.beta_max=3",
                                             "--config.model.attention_resolutions=4", "--config.data.flip=true"])
-    assert rest == ["main.py", "--config", "x"]
-    for field, text in overrides:
-        override(config, field, text)
+    assert rest == ["--config", "x"]
+    apply(config, overrides)
     assert config.training.learning_rate == 1.0 and isinstance(config.training.learning_rate, float)
     assert config.model.multipliers == (1, 2, 4) and config.model.attention_resolutions == (4,)
     assert isinstance(config.sde.beta_max, float) and config.data.flip is True
-    override(config, "sde.betas", "(0.1, 0.2, 1e-3)")
+    apply(config, [("sde.betas", "(0.1, 0.2, 1e-3)"), ("sde.name", "ddpm")])      # the class first, whatever the order
     assert config.sde.betas == (0.1, 0.2, 1e-3)
-    override(config, "model.multipliers", "(1, 1.5)")
-    with pytest.raises(ValueError, match=r"--config.model.multipliers must be whole numbers, got \(1, 1.5\)"):
-        validate(config)
+    with pytest.raises(ValueError, match=r"model.multipliers must be whole numbers such as \(1, 2\), got '\(1, 1.5\)'"):
+        apply(config, [("model.multipliers", "(1, 1.5)")])
+
+
+def test_naming_another_class_replaces_its_section_and_keeps_the_range_of_the_data():
+    config = load_config(str(ROOT / "configs/ve_cifar10.py"))
+    apply(config, [("data.image_size", "16"), ("data.dataset", "folder"), ("sde.name", "cosine")])
+    assert config.data.to_dict() == {"dataset": "folder", "path": "", "image_size": 16, "channels": 3, "flip": True,
+                                     "low": 0.0, "high": 1.0, "dequantize": False}
+    assert config.sde.to_dict() == {"name": "cosine", "s": 0.008, "beta_max": 999.0}
+
+
+def test_a_config_that_names_a_class_without_its_section_is_refused(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("from scorefield.configs import default\n\n\ndef get_config():\n    config = default.get_config()\n"
+                    "    config.sde.name = 've'\n    return config\n")
+    with pytest.raises(ValueError, match="mine.py' is not usable: 've' takes no 'beta_m"):
+        load_config(str(file))
 
 
 def test_tensorboard_holds_scalars_and_a_picture_of_samples(digits_run):

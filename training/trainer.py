@@ -1,40 +1,32 @@
-"""Training: the algorithm of Ho et al. 2020 (algorithm 1) for any SDE, weighting and parametrisation.
+"""The training loop: batches, steps of Adam, the average of the weights, the log, evaluations, checkpoints, going on.
 
-    repeat  x_0 ~ data, t ~ p, eps ~ N(0, I)
-            step on grad  w(t)/p(t) || eps_theta(alpha x_0 + sigma eps, t) - eps ||^2
+    repeat  batch, draw of this step
+            step on grad  mean of objective.loss(model, batch, draw)
+            average <- decay average + (1 - decay) weights
 
-Whatever step n draws depends on (seed, n) alone, so a resumed run continues exactly as if it had not stopped, and a run
-shared by several processes sees the batches and noise of a single one.
+What is trained and on what comes from outside: a model, an objective, batches. Whatever step n draws depends on (seed, n)
+alone. So a resumed run continues exactly as if it had not stopped, and a run shared by several processes sees the batches
+and noise of a single one.
 """
 
-import json
 import math
 import signal
-import time
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Protocol
 
-import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
+from torch import Tensor, nn
 
-from data import Dataset, batch_indices, dequantize, random_flip, to_unit
-from models.build import build_denoiser
-from models.denoiser import Denoiser, evaluation_mode
-from models.ema import EMA
-from models.formats.run import newest_checkpoint, read_state, write_checkpoint
-from models.serialization import write_atomically
-from models.unet import recompute_activations
-from training.distributed import World, connect
-from training.objective import Objective
-from training.precision import autocast_dtype, keep_freed_memory, set_memory_format
-
-Preview = Callable[[Denoiser], Tensor]      # samples as a picture (3, height, width), uint8
+from scorefield.checkpoints.formats.run import newest_checkpoint, read_state, write_checkpoint
+from scorefield.models.ema import EMA
+from scorefield.models.layers import recompute_activations
+from scorefield.numerics.processes import World
+from scorefield.sde_lib.sde import SDE
+from scorefield.training.log import Log
+from scorefield.training.objectives.objective import Batch, Objective
 
 
 class Interrupted(Exception):
@@ -45,100 +37,36 @@ class Interrupted(Exception):
         self.step = step
 
 
-def build_objective(denoiser: Denoiser, training: Any) -> Objective:
-    """The objective of config.training; on a chain where the SDE is that of a chain."""
-    return Objective(denoiser.sde, training.weighting, training.time_sampling, training.importance,
-                     steps=getattr(denoiser.sde, "steps", None), data_std=denoiser.input_std)
+class Model(Protocol):
+    """What can be trained: a module that sees a network through an SDE, as a Denoiser does, and can do so with another."""
+
+    network: nn.Module
+    sde: SDE
+
+    def with_network(self, network: nn.Module) -> Any: ...
+
+    def train(self, mode: bool = True) -> Any: ...
 
 
-def learning_rate(training: Any, step: int) -> float:
+def learning_rate(settings: Any, step: int) -> float:
     """Linear warm-up over `warmup` steps, then constant, or a half cosine that reaches 0 after the last step."""
-    rate = training.learning_rate * min(1.0, (step + 1) / max(training.warmup, 1))
-    if training.decay == "cosine":
-        progress = max(0, step - training.warmup) / max(1, training.steps - training.warmup)
+    rate = settings.learning_rate * min(1.0, (step + 1) / max(settings.warmup, 1))
+    if settings.decay == "cosine":
+        progress = max(0, step - settings.warmup) / max(1, settings.steps - settings.warmup)
         rate *= 0.5 * (1 + math.cos(math.pi * progress))
     return rate
 
 
-class Batches:
-    """The training batch of any step, this process's share of it: (x0, t, weight, eps) on the device."""
-
-    def __init__(self, config: Any, dataset: Dataset, objective: Objective, device: torch.device, world: World):
-        self.config, self.dataset, self.objective, self.device, self.world = config, dataset, objective, device, world
-        self.flip = dataset.flip if config.data.flip is None else config.data.flip
-        self._pool = ThreadPoolExecutor(1)
-        self._next: tuple[int, Any] = (-1, None)
-
-    def _fetch(self, step: int) -> Tensor:
-        training = self.config.training
-        indices = batch_indices(len(self.dataset.train), training.batch_size, step, training.seed)
-        return self.dataset.train[indices[self.world.rank::self.world.size]]
-
-    def _prefetched(self, step: int) -> Tensor:
-        """As _fetch, with the next batch read from disk while the network works on this one."""
-        at, fetched = self._next
-        self._next = (step + 1, self._pool.submit(self._fetch, step + 1))
-        return fetched.result() if at == step else self._fetch(step)
-
-    def __call__(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        examples = self._fetch(step) if isinstance(self.dataset.train, Tensor) else self._prefetched(step)
-        seed = int(np.random.SeedSequence([self.config.training.seed, step]).generate_state(1, np.uint64)[0])
-        _seed_dropout((seed + self.world.rank) % 2**64, self.device)
-        host = torch.Generator().manual_seed(seed)
-        here = torch.Generator(self.device).manual_seed(seed)
-        batch = self.config.training.batch_size
-        share = slice(self.world.rank, None, self.world.size)
-        t, weight = torch.stack(self.objective.draw_times(batch, host))[:, share].to(
-            self.device, torch.float32 if self.device.type == "mps" else torch.float64)
-        shape = (batch, *self.dataset.shape)
-        eps = torch.randn(shape, generator=here, device=self.device)[share]
-        u = torch.rand(shape, generator=here, device=self.device)[share] if self.config.data.dequantize else None
-        x0 = as_reals(examples.to(self.device), u, self.dataset.levels, self.config.data)
-        if self.flip:
-            x0 = random_flip(x0, host)
-        return x0, t, weight, eps
-
-
-def _seed_dropout(seed: int, device: torch.device) -> None:
-    """Dropout knows only the global generator of its device; torch.manual_seed sets those of all, in half a ms."""
-    if device.type == "cuda":
-        torch.cuda.manual_seed(seed)
-    elif device.type == "mps":
-        torch.mps.manual_seed(seed)
-    else:
-        torch.default_generator.manual_seed(seed)
-
-
-def as_reals(examples: Tensor, u: Tensor | None, levels: int | None, data: Any) -> Tensor:
-    """Integer levels scaled to [low, high], dequantised where there is noise u; points as they are."""
-    if levels is None:
-        return examples
-    if u is None:
-        return to_unit(examples, levels, data.low, data.high)
-    return dequantize(examples, u, levels, data.low, data.high)
-
-
-@torch.no_grad()
-def held_out_loss(denoiser: Denoiser, objective: Objective, dataset: Dataset, config: Any, device: torch.device,
-                  limit: int = 1024) -> float:
-    """The objective on (at most `limit`) held-out examples, with times and noise that are the same in every call."""
-    n, total = min(limit, len(dataset.test)), 0.0
-    generator = torch.Generator().manual_seed(0)
-    times, weights = objective.draw_times(n, generator)
-    with evaluation_mode(denoiser):
-        for part in torch.arange(n).split(config.training.batch_size):
-            shape = (len(part), *dataset.shape)
-            u = torch.rand(shape, generator=generator) if config.data.dequantize else None
-            x0 = as_reals(dataset.test[part], u, dataset.levels, config.data).to(device)
-            eps = torch.randn(shape, generator=generator).to(device)
-            total += float(objective.loss(denoiser, x0, times[part], weights[part], eps).sum())
-    return total / n
-
-
 @contextmanager
 def _signals_noted() -> Iterator[list[int]]:
-    """A list to which the first SIGINT or SIGTERM is added, instead of stopping us; the second one stops us."""
+    """A list to which the first SIGINT or SIGTERM is added, instead of stopping us; the second one stops us.
+
+    Python takes signals only on its main thread. On another thread the list stays empty.
+    """
     noted: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield noted
+        return
 
     def note(number: int, frame: Any) -> None:
         if noted:
@@ -156,34 +84,95 @@ def _signals_noted() -> Iterator[list[int]]:
 class Trainer:
     """One run in the folder `run`: set up from its newest checkpoint, then `train()`.
 
-    preview  makes a picture of samples for TensorBoard every `sample_every` steps
+    model      on its device; `model.network` has the weights, under whose names they are saved
+    objective  a step minimises its loss
+    batches    step -> the batch of that step and its draw
+    settings   an object with the attributes of a config's section `training`
+    world      this process among those that train together
+    evaluate   figures of the averaged model on held-out data, by name, every `eval_every` steps
+    preview    a picture of the averaged model's samples, uint8 (3, height, width), every `sample_every` steps
+    progress   whether there is something on the terminal
+
+    Distribution wraps the network before the optimiser and the average are made.
     """
 
-    def __init__(self, config: Any, dataset: Dataset, run: Path, device: torch.device, preview: Preview | None = None):
-        training = config.training
-        self.config, self.dataset, self.run, self.device, self.preview = config, dataset, run, device, preview
-        self.world = connect(device)
-        keep_freed_memory(device)
-        torch.manual_seed(training.seed)
-        self.denoiser = build_denoiser(config, dataset.shape).to(device)
-        self.denoiser.autocast = autocast_dtype(training.precision, device)
-        self.network = self.denoiser.network
-        set_memory_format(self.network, device, self.denoiser.autocast, training.channels_last)
-        self.objective = build_objective(self.denoiser, training)
+    def __init__(self, model: Model, objective: Objective, batches: Callable[[int], tuple[Batch, Any]], settings: Any,
+                 run: Path, device: torch.device, world: World | None = None,
+                 evaluate: Callable[[Any], dict[str, float]] | None = None,
+                 preview: Callable[[Any], Tensor] | None = None, progress: bool = True):
+        self.model, self.objective, self.batches, self.settings = model, objective, batches, settings
+        self.run, self.device, self.world, self.progress = run, device, world or World(), progress
+        self.evaluate, self.preview = evaluate, preview
+        self.network = model.network
+        if settings.activation_checkpointing:
+            recompute_activations(self.network)
+        if settings.compile:
+            self.network.compile()
+        model.network = self.world.wrap(self.network, device)
         self.parameters = list(self.network.parameters())
-        self.optimizer = torch.optim.Adam(self.parameters, lr=0.0, betas=(training.beta1, training.beta2),
-                                          eps=training.adam_eps, fused=device.type != "mps")
-        self.ema = EMA(self.network, training.ema_decay)
-        self.averaged = self.denoiser.with_network(self.ema.module)
+        self.optimizer = torch.optim.Adam(self.parameters, lr=0.0, betas=(settings.beta1, settings.beta2),
+                                          eps=settings.adam_eps, fused=device.type != "mps")
+        self.ema = EMA(self.network, settings.ema_decay)
+        self.averaged = model.with_network(self.ema.module)
         self.step, self.seconds = 0, 0.0
         self.checkpoint = newest_checkpoint(run)
         if self.checkpoint is not None:
             self._restore(read_state(self.checkpoint))
-        if training.activation_checkpointing:
-            recompute_activations(self.network)
-        if training.compile:
-            self.network.compile()
-        self.denoiser.network = self.world.wrap(self.network, device)
+
+    def train(self) -> Path | None:
+        """Train to settings.steps; returns the last checkpoint.
+
+        Raises Interrupted after a signal, ArithmeticError if the loss stops being finite (nothing is saved then).
+        """
+        self.model.train()
+        with _signals_noted() as signals, Log(self.run, self.step, self.settings.steps, self.world, self.progress) as log:
+            while self.step < self.settings.steps:
+                loss, norm = self._update(*self.batches(self.step))
+                self.step += 1
+                log.add(loss, norm)
+                stop = (self.world.size == 1 or self.step % 10 == 0) and self.world.any(bool(signals), self.device)
+                self._report(log, stop)
+                if stop:
+                    raise Interrupted(self.step)
+        self.world.leave()
+        return self.checkpoint
+
+    def _update(self, batch: Batch, draw: Any) -> tuple[Tensor, Tensor]:
+        """One step of the optimiser and of the average; the loss and the gradient's norm, still on the device."""
+        loss = self.objective.loss(self.model, batch, draw).mean()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.grad_clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.settings, self.step)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.ema.update(self.network)
+        return loss.detach(), norm
+
+    def _report(self, log: Log, stop: bool) -> None:
+        """Log, evaluate, preview and save if one of them is due after this step; else return at once."""
+        settings = self.settings
+
+        def due(every: int) -> bool:
+            return bool(every) and (self.step % every == 0 or self.step == settings.steps)
+
+        saving = stop or due(settings.checkpoint_every)
+        evaluate = self.evaluate if due(settings.eval_every) else None
+        preview = self.preview if due(settings.sample_every) else None
+        if not (saving or evaluate or preview or due(settings.log_every)):
+            return
+        line = log.summary(self.step) | {"learning_rate": learning_rate(settings, self.step - 1)}
+        if not (math.isfinite(line["loss"]) and math.isfinite(line["grad_norm"])):
+            raise ArithmeticError(f"the loss is not finite between steps {log.since} and {self.step}; try a lower "
+                                  "training.learning_rate; the last checkpoint is kept")
+        self.seconds += log.elapsed
+        line["seconds"] = self.seconds
+        if self.world.first:
+            line |= evaluate(self.averaged) if evaluate else {}
+            log.write(line, preview(self.averaged) if preview else None)
+            if saving:
+                self.checkpoint = write_checkpoint(self.run, self.step, self._state(), settings.keep)
+        log.restart(self.step)
 
     def _state(self) -> dict[str, Any]:
         return {"step": self.step, "seconds": self.seconds, "network": self.network.state_dict(),
@@ -200,124 +189,3 @@ class Trainer:
             for parameter, entry in self.optimizer.state.items():      # fused Adam goes by memory, whatever the strides
                 for moment in ("exp_avg", "exp_avg_sq"):
                     entry[moment] = torch.empty_like(parameter).copy_(entry[moment])
-
-    def train(self) -> Path | None:
-        """Train to config.training.steps; returns the last checkpoint.
-
-        Raises Interrupted after a signal, ArithmeticError where the loss stops being finite (nothing is saved then).
-        """
-        batches = Batches(self.config, self.dataset, self.objective, self.device, self.world)
-        self.denoiser.train()
-        with _signals_noted() as signals, _Log(self.run, self.step, self.config.training.steps, self.world) as log:
-            while self.step < self.config.training.steps:
-                loss, norm = self._update(*batches(self.step))
-                self.step += 1
-                log.add(loss, norm)
-                stop = (self.world.size == 1 or self.step % 10 == 0) and self.world.any(bool(signals), self.device)
-                self._report(log, stop)
-                if stop:
-                    raise Interrupted(self.step)
-        self.world.leave()
-        return self.checkpoint
-
-    def _update(self, x0: Tensor, t: Tensor, weight: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
-        """One step of the optimiser and of the average; the loss and the gradient's norm, still on the device."""
-        training = self.config.training
-        loss = self.objective.loss(self.denoiser, x0, t, weight, eps).mean()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, training.grad_clip)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(training, self.step)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.ema.update(self.network)
-        return loss.detach(), norm
-
-    def _report(self, log: "_Log", stop: bool) -> None:
-        """Log, evaluate, preview and save where one of them is due after this step; else return at once."""
-        training = self.config.training
-
-        def due(every: int) -> bool:
-            return bool(every) and (self.step % every == 0 or self.step == training.steps)
-
-        saving, evaluating, sampling = stop or due(training.checkpoint_every), due(training.eval_every), False
-        if self.preview is not None:
-            sampling = due(training.sample_every)
-        if not (saving or evaluating or sampling or due(training.log_every)):
-            return
-        line = log.summary(self.step) | {"learning_rate": learning_rate(training, self.step - 1)}
-        if not (math.isfinite(line["loss"]) and math.isfinite(line["grad_norm"])):
-            raise ArithmeticError(f"the loss is not finite between steps {log.since} and {self.step}; try a lower "
-                                  "--config.training.learning_rate; the last checkpoint is kept")
-        self.seconds += log.elapsed
-        line["seconds"] = self.seconds
-        if self.world.first:
-            if evaluating:
-                line["held_out_loss"] = held_out_loss(self.averaged, self.objective, self.dataset, self.config,
-                                                      self.device)
-            log.write(line, self.preview(self.averaged) if sampling and self.preview is not None else None)
-            if saving:
-                self.checkpoint = write_checkpoint(self.run, self.step, self._state(), training.keep)
-        log.restart(self.step)
-
-
-class _Log:
-    """Sums of loss and gradient norm since the last line, kept on the device; lines to stats.jsonl, TensorBoard and the
-    terminal (a bar there, plain lines where there is none)."""
-
-    def __init__(self, run: Path, step: int, steps: int, world: World):
-        self.world, self.steps = world, steps
-        self.stats = _reopen(run / "stats.jsonl", step) if world.first else None
-        self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=step) if world.first else None
-        self.bar = tqdm(total=steps, initial=step, unit="step", disable=None if world.first else True)
-        self.restart(step)
-
-    def __enter__(self) -> "_Log":
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        self.bar.close()
-        if self.stats is not None and self.writer is not None:
-            self.stats.close()
-            self.writer.close()
-
-    def restart(self, step: int) -> None:
-        self.since, self.start, self.elapsed = step, time.perf_counter(), 0.0
-        self.sums: Tensor | None = None
-
-    def add(self, loss: Tensor, norm: Tensor) -> None:
-        both = torch.stack([loss, norm])
-        self.sums = both if self.sums is None else self.sums + both
-        self.bar.update()
-
-    def summary(self, step: int) -> dict[str, float]:
-        """Means since the last line, over all processes; `elapsed` is the time that they took, in seconds."""
-        assert self.sums is not None
-        loss, norm = (self.world.mean(self.sums) / (step - self.since)).tolist()
-        self.elapsed = time.perf_counter() - self.start
-        return {"step": step, "loss": loss, "grad_norm": norm, "steps_per_second": (step - self.since) / self.elapsed}
-
-    def write(self, line: dict[str, float], picture: Tensor | None) -> None:
-        assert self.stats is not None and self.writer is not None
-        self.stats.write(json.dumps(line) + "\n")
-        self.stats.flush()
-        step = int(line["step"])
-        values = {name: value for name, value in line.items() if name != "step"}
-        for name, value in values.items():
-            self.writer.add_scalar(f"training/{name}", value, step)
-        if picture is not None:
-            self.writer.add_image("samples", picture, step)
-        text = "  ".join(f"{name} {value:.5g}" for name, value in values.items())
-        if self.bar.disable:
-            print(f"step {step} of {self.steps}  {text}", flush=True)
-        else:
-            self.bar.set_postfix_str(text)
-
-
-def _reopen(path: Path, step: int) -> TextIO:
-    """The file of statistics, to be appended to, without the lines of steps that a killed run did not save."""
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-    if kept != lines:
-        write_atomically(path, lambda file: file.write("".join(kept).encode()))
-    return open(path, "a")

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.transforms import batch_indices, dequantize, quantize, random_flip, to_unit
+from scorefield.data.transforms import batch_indices, dequantize, quantize, random_flip, to_unit
 
 INTERVALS = [(-1.0, 1.0), (0.0, 1.0), (-0.3, 1.7)]
 SCALES = [(levels, low, high) for levels in (2, 17, 256) for low, high in INTERVALS]

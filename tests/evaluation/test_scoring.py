@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from data import Dataset, load_images
-from evaluation import Evaluation, auroc, score
-from evaluation.likelihood import write_csv
-from models import GaussianMixture
-from sde_lib import VPSDE
-from training.distributed import World
+from scorefield.data import Dataset, load_images, make_codec
+from scorefield.evaluation import Evaluation, auroc, score
+from scorefield.evaluation.score import write_csv
+from scorefield.models import GaussianMixture
+from scorefield.numerics.processes import World
+from scorefield.sde_lib import VPSDE
 
 QUICK = {"method": "exponential", "steps": 12, "progress": False}
+CODEC = make_codec(17)
 MODEL = GaussianMixture(VPSDE(), torch.zeros(1, 16), torch.tensor([0.3]))
 
 
@@ -24,7 +25,7 @@ def noise(n=10, levels=17):
 
 
 def evaluation(folder=None, world=None, data=None, **settings):
-    return Evaluation(MODEL, data or noise(), -1.0, 1.0, batch_size=4, folder=folder, world=world, **QUICK | settings)
+    return Evaluation(MODEL, data or noise(), CODEC, batch_size=4, folder=folder, world=world, **QUICK | settings)
 
 
 def same(a, b):
@@ -52,7 +53,7 @@ def test_a_damaged_or_foreign_part_is_done_again(tmp_path):
     files[0].write_bytes(files[0].read_bytes()[:-20])
     assert evaluation(tmp_path).resumed == 2
     other = noise()
-    other.test[9] = 3
+    other.test.data[9] = 3
     assert evaluation(tmp_path, data=other).resumed == 1      # what example 9 holds has changed; the first is damaged
     same(evaluation(tmp_path).run().result(), evaluation().run().result())
 
@@ -66,7 +67,7 @@ def test_processes_share_the_batches_and_the_result_is_that_of_one(tmp_path):
 
 def test_an_error_keeps_what_is_done_and_says_so(tmp_path):
     data = noise()
-    data.test[9] = 17      # the last of three batches
+    data.test.data[9] = 17      # the last of three batches
     with pytest.raises(ValueError, match=r"17.*levels are 0 .. 16.*; 8 of 10 examples are done and kept"):
         evaluation(tmp_path, data=data).run()
     assert len(list(tmp_path.iterdir())) == 2
@@ -91,7 +92,7 @@ def test_the_parts_of_the_standard_error_are_what_repetitions_scatter_by():
     """Over other seeds, the mean of fixed data moves by the dequantisation's and the probes' parts together."""
     model = GaussianMixture(VPSDE(), torch.tensor([[0.5] * 16, [-0.5] * 16]), torch.tensor([0.05, 0.2]))
     settings = QUICK | {"divergence": "hutchinson", "probes": 3, "draws": 3}
-    scores = [score(model, noise(), -1.0, 1.0, seed=seed, **settings) for seed in range(60)]
+    scores = [score(model, noise(), CODEC, seed=seed, **settings) for seed in range(60)]
     parts = [s.standard_error_parts for s in scores]
     claimed = math.sqrt(np.mean([p["dequantization"] ** 2 + p["probes"] ** 2 for p in parts]))
     scatter = np.std([s.mean for s in scores], ddof=1)
@@ -104,17 +105,17 @@ def test_the_parts_of_the_standard_error_are_what_repetitions_scatter_by():
 def test_bounds_score_through_the_same_door():
     exact = evaluation().run().result()
     common = {"progress": False, "batch_size": 4}
-    bound = score(MODEL, noise(), -1.0, 1.0, estimator="elbo", bound_draws=16, **common)
+    bound = score(MODEL, noise(), CODEC, estimator="elbo", bound_draws=16, **common)
     assert bound.nfe == 16 and bound.probe_error is not None
     assert sum(bound.summary()["terms"].values()) == pytest.approx(bound.mean)
     assert abs(bound.mean - exact.mean) < 4 * bound.standard_error
-    dense = score(MODEL, noise(), -1.0, 1.0, estimator="chain_elbo", steps=100, discrete=False, **common)
-    integers = score(MODEL, noise(), -1.0, 1.0, estimator="chain_elbo", steps=100, **common)
+    dense = score(MODEL, noise(), CODEC, estimator="chain_elbo", steps=100, discrete=False, **common)
+    integers = score(MODEL, noise(), CODEC, estimator="chain_elbo", steps=100, **common)
     assert abs(dense.mean - exact.mean) < 0.1 < integers.mean - dense.mean and dense.nfe == 100
     with pytest.raises(ValueError, match="not dequantised"):
-        score(MODEL, noise(), -1.0, 1.0, estimator="chain_elbo", draws=2, **common)
+        score(MODEL, noise(), CODEC, estimator="chain_elbo", draws=2, **common)
     with pytest.raises(ValueError, match="ode, elbo, chain_elbo"):
-        score(MODEL, noise(), -1.0, 1.0, estimator="vlb", **common)
+        score(MODEL, noise(), CODEC, estimator="vlb", **common)
 
 
 def test_auroc_is_the_share_of_pairs_in_order():
@@ -136,8 +137,8 @@ def test_a_row_an_example(tmp_path):
 def test_integers_are_read_in_either_layout_of_channels(layout, tmp_path):
     k = np.random.default_rng(0).integers(0, 256, (5, 3, 4, 4), dtype=np.uint8)
     np.savez(tmp_path / "a.npz", images=k.transpose(layout))
-    data, _ = load_images(str(tmp_path / "a.npz"), (3, 4, 4), 256, -1.0, 1.0, False, "--images")
-    assert np.array_equal(data.test[torch.arange(5)].numpy(), k)
+    data, _ = load_images(str(tmp_path / "a.npz"), (3, 4, 4), make_codec(256), "images")
+    assert np.array_equal(data.test[torch.arange(5)][0].numpy(), k)
 
 
 def test_grey_pictures_need_no_channel_and_samples_are_quantised(tmp_path):
@@ -146,8 +147,8 @@ def test_grey_pictures_need_no_channel_and_samples_are_quantised(tmp_path):
     x = 2 * (k[:, None].astype(np.float32) + 0.4) / 17 - 1
     np.savez(tmp_path / "b.npz", x=x)
     for name in "ab":
-        data, _ = load_images(str(tmp_path / f"{name}.npz"), (1, 4, 4), 17, -1.0, 1.0, True, "--images")
-        assert np.array_equal(data.test[torch.arange(5)].numpy()[:, 0], k)
+        data, _ = load_images(str(tmp_path / f"{name}.npz"), (1, 4, 4), make_codec(17, dequantize=True), "images")
+        assert np.array_equal(data.test[torch.arange(5)][0].numpy()[:, 0], k)
 
 
 @pytest.mark.parametrize("array, parts", [
@@ -158,4 +159,4 @@ def test_grey_pictures_need_no_channel_and_samples_are_quantised(tmp_path):
 def test_images_that_do_not_fit_are_refused(array, parts, tmp_path):
     np.savez(tmp_path / "a.npz", array)
     with pytest.raises(ValueError, match=parts):
-        load_images(str(tmp_path / "a.npz"), (1, 4, 4), 17, -1.0, 1.0, False, "--images")
+        load_images(str(tmp_path / "a.npz"), (1, 4, 4), CODEC, "images")

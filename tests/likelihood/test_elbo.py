@@ -6,10 +6,10 @@ from scipy.stats import norm
 from torch import nn
 from torch.distributions import Independent, Normal, kl_divergence
 
-from likelihood import chain_elbo, elbo, log_prob
-from likelihood.elbo import discretised_log_prob, gaussian_kl
-from models import MLP, Denoiser, GaussianMixture, ScoreModel
-from sde_lib import VESDE, VPSDE, Chain, DDPMChain, SMLDChain, SubVPSDE
+from scorefield.likelihood import chain_elbo, elbo, log_prob
+from scorefield.likelihood.elbo import discretised_log_prob, gaussian_kl
+from scorefield.models import MLP, Denoiser, GaussianMixture, ScoreModel
+from scorefield.sde_lib import VESDE, VPSDE, Chain, DDPMChain, SMLDChain, SubVPSDE
 
 # ---- the bound in continuous time ------------------------------------------------------------------------------------
 
@@ -26,10 +26,10 @@ def test_the_bound_of_a_gaussian_is_its_density_but_for_prior_and_smoothing(any_
     mean, variance, d = torch.tensor([[0.4, -0.2, 0.1]], dtype=torch.float64), 0.3, 3
     model = GaussianMixture(any_sde, mean, torch.tensor([variance]))
     x = GaussianMixture(VPSDE(), mean, torch.tensor([variance])).sample(100, 0.0, torch.Generator().manual_seed(0))
-    a, s, p = any_sde.alpha(1.0), any_sde.sigma(1.0), any_sde.prior_std
+    a, s, p = any_sde.alpha(any_sde.t_max), any_sde.sigma(any_sde.t_max), any_sde.prior.std
     prior = -0.5 * (d * math.log(2 * math.pi * p**2) + (a**2 * x.square().sum(1) + d * s**2) / p**2)
     t = any_sde.t_min
-    expected = (prior - mean_log_density(any_sde, 1.0, x, mean, variance)
+    expected = (prior - mean_log_density(any_sde, any_sde.t_max, x, mean, variance)
                 + mean_log_density(any_sde, t, x, mean, variance) + d * any_sde.log_alpha(t))
     result = elbo(model, x, draws=128, seeds=range(100))
     pooled = float(result.error.square().sum().sqrt()) / 100
@@ -60,7 +60,7 @@ def test_the_bound_of_a_mixture_lies_below_its_density_and_that_of_the_probabili
 def integrated_bound(model, x):
     """The bound at one x (1, 1) by quadrature over t and eps, with g^2 / (2 sigma^2) dt instead of dlambda."""
     sde = model.sde
-    t = torch.logspace(math.log10(sde.t_min), 0, 4001, dtype=torch.float64)
+    t = torch.logspace(math.log10(sde.t_min), math.log10(sde.t_max), 4001, dtype=torch.float64)
     eps = torch.linspace(-8, 8, 401, dtype=torch.float64)
     weight = norm.pdf(eps.numpy())
     weight = torch.from_numpy(weight / weight.sum())
@@ -70,7 +70,7 @@ def integrated_bound(model, x):
         predicted = model.eps(x_t, at.repeat_interleave(len(eps))).reshape(len(at), -1)
         error[500 * i:500 * i + len(at)] = (eps - predicted).square() @ weight
     diffusion = torch.trapezoid(sde.g2(t) / (2 * sde.sigma(t).square()) * error * t, t.log())
-    a, s, p = sde.alpha(1.0), sde.sigma(1.0), sde.prior_std
+    a, s, p = sde.alpha(sde.t_max), sde.sigma(sde.t_max), sde.prior.std
     prior = torch.log(p / s) + (s**2 + (a * x).square()) / (2 * p**2) - 0.5
     start = torch.tensor(sde.t_min)
     return float(-prior - diffusion - 0.5 * torch.log(2 * math.pi * math.e * (sde.sigma(start) / sde.alpha(start))**2))
@@ -280,7 +280,7 @@ def test_what_an_example_draws_depends_on_its_seed_alone():
 
 
 @pytest.mark.parametrize("settings, message", [
-    ({"draws": 0}, "--draws"), ({"draws": 3}, "even"), ({"t_min": 0.0}, "--t_min"), ({"t_min": 1.0}, "--t_min"),
+    ({"draws": 0}, "draws"), ({"draws": 3}, "even"), ({"t_min": 0.0}, "t_min"), ({"t_min": 1.0}, "t_min"),
     ({"seeds": None}, "one for each of the 4 samples, got none"), ({"seeds": range(3)}, "got 3"),
 ])
 def test_settings_that_the_continuous_bound_cannot_use_are_refused(settings, message):
@@ -291,7 +291,7 @@ def test_settings_that_the_continuous_bound_cannot_use_are_refused(settings, mes
 @pytest.mark.parametrize("settings, message", [
     ({"levels": 1}, "at least 2"), ({"levels": 7}, r"0 \.\. 6, got 0 \.\. 7"), ({"k": -levels()}, r"0 \.\. 7, got -7"),
     ({"k": levels().float()}, "integers, got torch.float32"), ({"k": levels() > 3}, "integers, got torch.bool"),
-    ({"variance": "betas"}, "beta, beta_tilde"), ({"draws": 0}, "--draws"), ({"low": 1.0}, "low < high"),
+    ({"variance": "betas"}, "beta, beta_tilde"), ({"draws": 0}, "draws"), ({"low": 1.0}, "low < high"),
     ({"steps": 1}, r"2 \.\. 1000, got 1"), ({"steps": 11, "chain": Chain.from_sde(VPSDE(), 10)}, r"2 \.\. 10"),
     ({"seeds": None}, "got none"), ({"seeds": range(5)}, "got 5"), ({"dtype": torch.bfloat16}, "float32 or float64"),
 ])

@@ -6,12 +6,12 @@ import torch
 from scipy.integrate import quad
 from torch import nn
 
-from likelihood import bits_per_dim, chain_elbo, elbo, log_prob
-from likelihood.divergence import with_exact_divergence, with_hutchinson_divergence
-from likelihood.exponential import quadrature
-from models import MLP, Denoiser, GaussianMixture
-from samplers import make_sampler
-from sde_lib import VPSDE
+from scorefield.likelihood import bits_per_dim, chain_elbo, elbo, log_prob
+from scorefield.likelihood.divergence import with_exact_divergence, with_hutchinson_divergence
+from scorefield.likelihood.exponential import quadrature
+from scorefield.models import MLP, Denoiser, GaussianMixture
+from scorefield.samplers import make_sampler
+from scorefield.sde_lib import VPSDE
 
 
 def test_log_density_of_a_gaussian_is_exact(any_sde):
@@ -20,17 +20,17 @@ def test_log_density_of_a_gaussian_is_exact(any_sde):
     model = GaussianMixture(any_sde, mean, torch.tensor([variance]))
     x = model.sample(20, any_sde.t_min, torch.Generator().manual_seed(0))
     result = log_prob(model, x, rtol=1e-9, atol=1e-9)
-    a, s = any_sde.alpha(1.0), any_sde.sigma(1.0)
+    a, s = any_sde.alpha(any_sde.t_max), any_sde.sigma(any_sde.t_max)
     v1 = a**2 * variance + s**2
     p1 = -0.5 * ((result.latent - a * mean).square().sum(1) / v1 + d * torch.log(2 * math.pi * v1))
-    exact = model.log_prob(x, any_sde.t_min) + any_sde.prior_log_prob(result.latent) - p1
+    exact = model.log_prob(x, any_sde.t_min) + any_sde.prior.log_prob(result.latent) - p1
     assert float((result.value - exact).abs().max()) < 1e-6 * d
 
 
 def test_log_density_of_a_mixture_agrees_with_the_exact_one(oracle):
     model = GaussianMixture(VPSDE(), oracle["mu"], oracle["var"], oracle["weights"])
     result = log_prob(model, oracle["x_0"], rtol=1e-8, atol=1e-8)
-    mismatch = model.log_prob(result.latent, 1.0) - VPSDE().prior_log_prob(result.latent)
+    mismatch = model.log_prob(result.latent, 1.0) - VPSDE().prior.log_prob(result.latent)
     exact = model.log_prob(oracle["x_0"], 1e-5)
     assert float((result.value + mismatch - exact).abs().max()) < 1e-5
 
@@ -107,13 +107,13 @@ def test_a_hutchinson_estimate_is_the_quadratic_form_of_its_probe():
 
 @pytest.mark.parametrize("settings, message", [
     ({"divergence": "exakt"}, "exact, hutchinson"), ({"divergence": "hutchinson"}, "seeds"),
-    ({"divergence": "hutchinson", "seeds": range(3)}, "one for each of the 4"), ({"probes": 0}, "--probes"),
+    ({"divergence": "hutchinson", "seeds": range(3)}, "one for each of the 4"), ({"probes": 0}, "probes"),
     ({"probes": 2}, "'exact' takes no probes"), ({"probe_kind": "gaussian"}, "'exact' takes no probe_kind"),
-    ({"t_min": 1e-6}, "--t_min"),
-    ({"t_min": 0.0}, "--t_min"), ({"rtol": -1.0}, "--rtol"), ({"method": "rk45"}, "exponential"),
+    ({"t_min": 1e-6}, "t_min"),
+    ({"t_min": 0.0}, "t_min"), ({"rtol": -1.0}, "rtol"), ({"method": "rk45"}, "exponential"),
     ({"steps": 30}, "takes no steps"), ({"method": "exponential", "rtol": 1e-3}, "takes no rtol"),
-    ({"method": "exponential", "steps": 7}, "--steps"), ({"clock": "s"}, "--clock"),
-    ({"method": "exponential", "clock": "lambda"}, "takes no clock"), ({"probe_kind": "uniform"}, "--probe_kind"),
+    ({"method": "exponential", "steps": 7}, "steps"), ({"clock": "s"}, "clock"),
+    ({"method": "exponential", "clock": "lambda"}, "takes no clock"), ({"probe_kind": "uniform"}, "probe_kind"),
 ])
 def test_settings_that_cannot_be_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
@@ -145,6 +145,7 @@ def test_bytes_have_an_offset_of_seven_bits_and_continuous_data_none():
     zero = torch.zeros(1)
     assert float(bits_per_dim(zero, 3072)) == 7 and float(bits_per_dim(zero, 3072, low=0.0)) == 8
     assert float(bits_per_dim(zero, 2, levels=None)) == 0
+    assert float(bits_per_dim(zero, 1, levels=2)) == 0
     for wrong in ({"dimensions": 0}, {"levels": 1}, {"low": 1.0}):
         with pytest.raises(ValueError, match="need"):
             bits_per_dim(zero, **({"dimensions": 4} | wrong))
@@ -158,7 +159,7 @@ def gaussian(sde, d, generator):
 def test_log_density_of_a_gaussian_is_exact_in_every_dimension(any_sde, d):
     model = gaussian(any_sde, d, torch.Generator().manual_seed(d))
     x = model.sample(8, any_sde.t_min, torch.Generator().manual_seed(0))
-    result = log_prob(model, x, rtol=1e-9, atol=1e-9, prior=lambda z: model.log_prob(z, 1.0))
+    result = log_prob(model, x, rtol=1e-9, atol=1e-9, prior=lambda z: model.log_prob(z, any_sde.t_max))
     assert float((result.value - model.log_prob(x, any_sde.t_min)).abs().max()) < 1e-6 * d
 
 
@@ -175,7 +176,7 @@ def test_log_density_of_a_mixture_is_exact_under_its_own_marginal_and_misses_the
     own = log_prob(model, x, rtol=1e-8, atol=1e-8, prior=lambda z: model.log_prob(z, 1.0))
     assert float((own.value - model.log_prob(x, 1e-5)).abs().max()) < 1e-4
     normal = log_prob(model, x, rtol=1e-8, atol=1e-8)
-    mismatch = VPSDE().prior_log_prob(normal.latent) - model.log_prob(normal.latent, 1.0)
+    mismatch = VPSDE().prior.log_prob(normal.latent) - model.log_prob(normal.latent, 1.0)
     torch.testing.assert_close(normal.value - own.value, mismatch)
     assert 0.01 < float(mismatch.abs().max()) < 0.05      # nats: what docs/likelihood.md reports
 
@@ -203,7 +204,8 @@ def test_decoding_the_latent_gives_the_data_back(any_sde):
 
 
 def exponential_error(model, x, steps):
-    result = log_prob(model, x, method="exponential", steps=steps, prior=lambda z: model.log_prob(z, 1.0))
+    result = log_prob(model, x, method="exponential", steps=steps,
+                      prior=lambda z: model.log_prob(z, model.sde.t_max))
     assert result.nfe == steps
     return result.value - model.log_prob(x, model.sde.t_min), result.solver_error
 
@@ -219,6 +221,21 @@ def test_the_exponential_method_has_order_four(mixture):
     errors = [float(exponential_error(mixture, x, n)[0].square().mean().sqrt()) for n in (80, 160, 320)]
     orders = [math.log2(a / b) for a, b in zip(errors, errors[1:], strict=False)]
     assert errors[-1] < 1e-6 or min(orders) > 3.3, (errors, orders)
+
+
+def test_the_exponential_method_has_equal_steps_in_the_angle_of_its_gaussian(any_sde):
+    """asinh lambda, from t_min to t_max, both ends exactly."""
+    seen = []
+
+    class Watched(GaussianMixture):
+        def predict(self, x, t, kind):
+            seen.append(float(t))
+            return super().predict(x, t, kind)
+
+    log_prob(Watched(any_sde, torch.zeros(1, 1), torch.ones(1)), torch.ones(1, 1).double(), method="exponential", steps=20)
+    assert (seen[0], seen[-1]) == (any_sde.t_min, any_sde.t_max)
+    steps = any_sde.half_log_snr(torch.tensor(seen, dtype=torch.float64)).asinh().diff()
+    torch.testing.assert_close(steps, steps.mean().expand(19), rtol=1e-8, atol=1e-10)
 
 
 def test_thirty_evaluations_give_a_thousandth_of_a_bit_and_the_error_is_not_underestimated(oracle):
@@ -304,7 +321,7 @@ class Constant(nn.Module):
 def test_a_constant_network_has_no_divergence(settings):
     result = log_prob(Denoiser(Constant(), VPSDE()), torch.randn(4, 3).double(), rtol=1e-8, atol=1e-8, **settings)
     log_alpha = float(VPSDE().log_alpha(1.0) - VPSDE().log_alpha(1e-5))
-    torch.testing.assert_close(result.value, VPSDE().prior_log_prob(result.latent) + 3 * log_alpha)
+    torch.testing.assert_close(result.value, VPSDE().prior.log_prob(result.latent) + 3 * log_alpha)
 
 
 def test_an_event_that_does_not_fit_the_network_is_named():

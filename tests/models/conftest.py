@@ -1,6 +1,6 @@
 import pytest
 
-from sde_lib import SDES, DDPMChain
+from scorefield.sde_lib import SDES, DDPMChain
 
 EVERY_SDE = {name: make() for name, make in SDES.items()} | {
     f"ddpm-{schedule}": DDPMChain.from_schedule(schedule).to_sde() for schedule in ("cosine", "sigmoid")}

@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models import UNet
-from models.mlp import MLP
-from models.ncsnpp import NCSNpp
-from models.unet import GroupNorm, SelfAttention, conv_of_doubled, recompute_activations
+from scorefield.models import UNet
+from scorefield.models.layers import GroupNorm, SelfAttention, conv_of_doubled, recompute_activations
+from scorefield.models.networks.mlp import MLP
+from scorefield.models.networks.ncsnpp import NCSNpp
+from scorefield.numerics.errors import ArgumentError
 
 SMALL = {"image_size": 16, "width": 32, "multipliers": (1, 2), "num_blocks": 1, "attention_resolutions": (8,)}
 FAMILIES = {
@@ -150,8 +151,9 @@ def test_activation_checkpointing_changes_no_gradient_and_keeps_less(network, ba
 
 
 def test_activation_checkpointing_is_refused_where_nothing_can_be_computed_again():
-    with pytest.raises(ValueError, match="MLP.*--config.training.activation_checkpointing"):
+    with pytest.raises(ArgumentError, match="MLP has no blocks.*activation_checkpointing must be off") as caught:
         recompute_activations(MLP((2,)))
+    assert caught.value.arguments == ("activation_checkpointing",)
 
 
 @pytest.mark.parametrize("head_dim", [None, 8])

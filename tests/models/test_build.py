@@ -10,22 +10,22 @@ import pytest
 import torch
 from ml_collections import ConfigDict
 
-from configs import default
-from models import MLP, UNet, build_denoiser, build_sde, load_denoiser
-from models.formats.run import newest_checkpoint, read_config, read_state, write_checkpoint
-from models.serialization import digest
-from sde_lib import SDES, VESDE, VPSDE, CosineVPSDE
+from scorefield.checkpoints import load_denoiser
+from scorefield.checkpoints.formats.run import newest_checkpoint, read_config, read_state, write_checkpoint
+from scorefield.configs import default, sections
+from scorefield.models import MLP, UNet, build_denoiser, build_sde
+from scorefield.numerics.errors import ArgumentError
+from scorefield.numerics.files import digest
+from scorefield.sde_lib import SDES, VESDE, VPSDE, CosineVPSDE
 
 SHAPES = {"mlp": (2,), "unet": (1, 8, 8)}
 SMALL = {"mlp": {"width": 8, "layers": 1},
          "unet": {"width": 8, "multipliers": (1, 2), "num_blocks": 1, "attention_resolutions": ()}}
 
 
-def small_config(network="mlp", sde="vp", **model):
+def small_config(network="mlp", sde="vp", **settings):
     config = default.get_config()
-    config.sde.name = sde
-    config.model.network = network
-    config.model.update(SMALL[network] | model)
+    config.sde, config.model = sections.sde(sde), sections.model(network, **SMALL[network] | settings)
     return config
 
 
@@ -112,16 +112,25 @@ def refusal(error, call, *names):
     return message
 
 
+def argument_refusal(call, argument, *names):
+    """The error of one line that blames that argument, with the names in it."""
+    message = refusal(ArgumentError, call, *names)
+    with pytest.raises(ArgumentError) as caught:
+        call()
+    assert caught.value.arguments == (argument,)
+    return message
+
+
 def test_a_missing_run_is_not_the_folder_of_a_run(tmp_path):
     refusal(FileNotFoundError, lambda: load_denoiser(tmp_path / "none"), tmp_path / "none", "a run's folder")
-    refusal(FileNotFoundError, lambda: read_config(tmp_path), tmp_path, "config.json", "--workdir")
+    refusal(FileNotFoundError, lambda: read_config(tmp_path), tmp_path, "config.json")
 
 
 def test_a_run_without_a_checkpoint_asks_to_train_first(run, checkpoint):
     checkpoint.unlink()
-    refusal(FileNotFoundError, lambda: load_denoiser(run), run, "no checkpoint", "--mode train")
+    refusal(FileNotFoundError, lambda: load_denoiser(run), run, "no checkpoint", "train first")
     (run / "checkpoints").rmdir()
-    refusal(FileNotFoundError, lambda: load_denoiser(run), run, "no checkpoint", "--mode train")
+    refusal(FileNotFoundError, lambda: load_denoiser(run), run, "no checkpoint", "train first")
 
 
 @pytest.mark.parametrize("damage", [lambda text: text[:-20], lambda text: "", lambda text: text.replace(":", ";", 1)])
@@ -262,7 +271,7 @@ def test_every_sde_of_the_registry_is_built_by_its_name():
 
 def test_settings_of_the_config_reach_the_sde_and_the_network():
     config = small_config("unet", "cosine", dropout=0.25, parametrization="x0", time_input="half_log_snr")
-    config.sde.s = 0.01
+    config.sde = sections.sde("cosine", s=0.01)
     denoiser = build_denoiser(config, (1, 8, 8))
     assert repr(denoiser.sde) == repr(CosineVPSDE(s=0.01))
     assert isinstance(denoiser.network, UNet) and denoiser.network.width == 8
@@ -273,10 +282,8 @@ def test_settings_of_the_config_reach_the_sde_and_the_network():
     assert isinstance(network, MLP) and len(network.inner) == 3 and network.first.in_features == 5
 
 
-def test_fields_of_none_take_the_defaults_of_the_class():
-    config = default.get_config()
-    config.model.network = "mlp"
-    denoiser = build_denoiser(config, (2,))
+def test_fields_that_are_not_there_take_the_defaults_of_the_class():
+    denoiser = build_denoiser({"sde": {"name": "vp"}, "model": {"network": "mlp"}}, (2,))
     assert repr(denoiser.sde) == repr(VPSDE()) and denoiser.network.width == MLP((2,)).width
     assert denoiser.input_std is None
 
@@ -287,35 +294,39 @@ def test_fields_of_none_take_the_defaults_of_the_class():
     ("ddpm", "sigma_max", 20.0, "schedule, steps"), ("smld", "schedule", "linear", "steps, sigma_min, sigma_max"),
 ])
 def test_a_setting_that_the_sde_does_not_take_is_refused(sde, field, value, takes):
-    config = small_config(sde=sde)
-    config.sde[field] = value
-    message = refusal(ValueError, lambda: build_denoiser(config, (2,)), repr(sde), f"(--config.sde.{field})")
-    assert set(takes.split(", ")) <= set(message.split("it takes ")[1].split(" (")[0].split(", "))
+    config = {"sde": {"name": sde, field: value}, "model": {"network": "mlp"}}
+    message = argument_refusal(lambda: build_denoiser(config, (2,)), f"sde.{field}", repr(sde))
+    assert all(word in message.split("it takes ")[1] for word in takes.split(", "))
 
 
 @pytest.mark.parametrize(("network", "field", "value", "takes"), [
     ("mlp", "multipliers", (1, 2), "width, layers"), ("mlp", "dropout", 0.0, "width, layers"),
     ("unet", "layers", 4, "width, multipliers, num_blocks, attention_resolutions, dropout")])
 def test_a_setting_that_the_network_does_not_take_is_refused(network, field, value, takes):
-    config = small_config(network, **{field: value})
-    message = refusal(ValueError, lambda: build_denoiser(config, SHAPES[network]), repr(network),
-                      f"(--config.model.{field})")
-    assert set(takes.split(", ")) <= set(message.split("it takes ")[1].split(" (")[0].split(", "))
+    config = {"sde": {"name": "vp"}, "model": {"network": network, field: value}}
+    message = argument_refusal(lambda: build_denoiser(config, SHAPES[network]), f"model.{field}", repr(network))
+    assert all(word in message.split("it takes ")[1] for word in takes.split(", "))
 
 
 @pytest.mark.parametrize(("section", "field", "words"), [
-    ("sde", "name", ["vp", "cosine", "subvp", "ve", "ddpm", "smld"]), ("model", "network", ["unet", "mlp"]),
-    ("model", "parametrization", ["eps", "x0", "v", "score"]), ("model", "time_input", ["999t", "index", "log_sigma"])])
-def test_an_unknown_name_lists_those_that_exist_and_its_flag(section, field, words):
-    config = small_config()
+    ("sde", "name", ["vp", "cosine", "subvp", "ve", "ddpm", "smld"]), ("model", "network", ["unet", "mlp"])])
+def test_an_unknown_class_lists_those_that_exist(section, field, words):
+    config = {"sde": {"name": "vp"}, "model": {"network": "mlp"}}
     config[section][field] = "nonesuch"
-    refusal(ValueError, lambda: build_denoiser(config, (2,)), "'nonesuch'", "choose from", *words,
-            f"(--config.{section}.{field})")
+    argument_refusal(lambda: build_denoiser(config, (2,)), f"{section}.{field}", "'nonesuch'", "choose from", *words)
+
+
+@pytest.mark.parametrize(("field", "words"), [
+    ("parametrization", ["eps", "x0", "v", "score"]), ("time_input", ["999t", "index", "log_sigma"])])
+def test_an_unknown_word_lists_those_that_exist(field, words):
+    config = small_config()
+    config.model[field] = "nonesuch"
+    argument_refusal(lambda: build_denoiser(config, (2,)), f"model.{field}", "'nonesuch'", "choose from", *words)
 
 
 @pytest.mark.parametrize("shape", [(2,), (1, 8, 4), (8, 8)], ids=str)
 def test_a_unet_needs_square_pictures(shape):
-    refusal(ValueError, lambda: build_denoiser(small_config("unet"), shape), "square", shape, "--config.model.network")
+    argument_refusal(lambda: build_denoiser(small_config("unet"), shape), "model.network", "square", shape)
 
 
 def test_a_config_read_back_from_json_builds_the_same_denoiser():

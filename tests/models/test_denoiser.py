@@ -1,14 +1,18 @@
 """What a network is told, and what comes back: time inputs, input scaling, dtypes, shapes, modes, errors."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
 
-from models import PARAMETRIZATIONS, TIME_INPUTS, Denoiser
-from models.denoiser import evaluation_mode
-from sde_lib import VESDE, VPSDE, DDPMChain, SMLDChain
+from scorefield.models import MLP, PARAMETRIZATIONS, TIME_INPUTS, Denoiser, GaussianMixture
+from scorefield.models.denoiser import evaluation_mode
+from scorefield.numerics.errors import ArgumentError
+from scorefield.sde_lib import SDE, VESDE, VPSDE, DDPMChain, SMLDChain
 
-KINDS = ["eps", "x0", "v", "score"]
+KINDS = ["eps", "x0", "v", "score", "flow"]
 
 
 class Recorder(nn.Module):
@@ -25,7 +29,7 @@ class Recorder(nn.Module):
         return self.scale * torch.tanh(x) + (0.01 * time).sin().reshape(-1, *[1] * (x.ndim - 1))
 
 
-TIMES = torch.tensor([0.001, 0.25, 0.5, 1.0], dtype=torch.float64)
+TIMES = torch.tensor([0.001, 0.25, 0.5, 0.999], dtype=torch.float64)      # all within the range of every SDE
 
 
 def normal(*shape, dtype=torch.float32):
@@ -46,6 +50,12 @@ def test_the_network_is_told_of_time_in_the_words_asked_for(sde, word):
     torch.testing.assert_close(network.time.double(), expected, rtol=1e-6, atol=1e-6)
 
 
+def test_log_sigma_is_rounded_once_alone_for_times_in_float32(sde):
+    network, t = Recorder(), torch.linspace(0.001, sde.t_max, 1000)
+    Denoiser(network, sde, time_input="log_sigma").eps(normal(1000, 2), t)
+    assert torch.equal(network.time, sde.sigma(t.double()).log().float())
+
+
 @pytest.mark.parametrize("chain", [DDPMChain.from_schedule("cosine", 40), SMLDChain.from_schedule(40)])
 def test_a_network_of_a_chain_is_told_the_index(chain):
     network = Recorder()
@@ -54,8 +64,89 @@ def test_a_network_of_a_chain_is_told_the_index(chain):
 
 
 def test_the_index_needs_the_sde_of_a_chain():
-    with pytest.raises(ValueError, match=r"'index' needs the SDE of a chain, got VPSDE\(.*--config.model.time_input"):
+    with pytest.raises(ArgumentError, match=r"'index' needs the SDE of a chain, got VPSDE\(") as caught:
         Denoiser(Recorder(), VPSDE(), time_input="index")
+    assert caught.value.arguments == ("time_input",)
+
+
+@pytest.mark.parametrize("word", TIME_INPUTS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64], ids=str)
+def test_the_time_that_the_network_is_told_does_not_depend_on_the_dtype_of_x(word, dtype):
+    network, chain = Recorder(), DDPMChain.from_schedule("cosine", 40).to_sde()
+    denoiser = Denoiser(network, chain, time_input=word)
+    for t in (952.546 / 999, torch.tensor(0.9535).double(), torch.tensor([0.1, 0.9535]).double()):
+        times = []
+        for x in (normal(2, 3), normal(2, 3).to(dtype)):
+            denoiser(x, t)
+            times.append(network.time)
+        assert times[0].dtype == times[1].dtype == torch.float32 and torch.equal(*times)
+        exact = TIME_INPUTS[word](chain, torch.as_tensor(t, dtype=torch.float64)).expand(2).float()
+        assert torch.equal(times[1], exact)
+
+
+def test_a_bf16_state_at_a_scalar_time_is_told_952_546_and_not_952():
+    network = Recorder()
+    Denoiser(network, VPSDE()).eps(normal(2, 3).bfloat16(), 952.546 / 999)
+    torch.testing.assert_close(network.time, torch.full((2,), 952.546), rtol=1e-7, atol=0)
+
+
+def test_times_in_float32_are_told_as_if_in_float64():
+    network, t = Recorder(), torch.tensor([1e-4, 0.3])
+    Denoiser(network, VPSDE(), time_input="log_sigma").eps(normal(2, 3), t)
+    assert torch.equal(network.time, VPSDE().sigma(t.double()).log().float())
+
+
+@pytest.mark.parametrize("t", [-0.1, 1.5, float("nan"), torch.tensor([0.5, 1.1])], ids=str)
+def test_times_that_the_sde_has_not_are_refused_by_every_model(t):
+    mixture = GaussianMixture(VPSDE(), torch.zeros(1, 2), torch.ones(1))
+    for model in (Denoiser(Recorder(), VPSDE()), mixture, mixture.given()):
+        for call in (model.score, model.x0, model.posterior):
+            with pytest.raises(ArgumentError, match=r"t must lie in \[0, 1\]") as caught:
+                call(normal(2, 2), t)
+            assert caught.value.arguments == ("t",)
+
+
+# Where a prediction does not exist
+
+
+class Ends(SDE):
+    """alpha = 1 - t and sigma = t, with both ends."""
+
+    def alpha(self, t):
+        return 1 - torch.as_tensor(t, dtype=torch.float64)
+
+    def sigma(self, t):
+        return torch.as_tensor(t, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("parametrization", "kind", "t", "end"), [
+    ("eps", "score", 0.0, "sigma"), ("v", "score", [0.5, 0.0], "sigma"), ("flow", "score", 0.0, "sigma"),
+    ("edm", "score", 0.0, "sigma"), ("x0", "eps", 0.0, "sigma"), ("x0", "v", 0.0, "sigma"), ("x0", "flow", 0.0, "sigma"),
+    ("eps", "x0", 1.0, "alpha"), ("score", "flow", [1.0, 0.2], "alpha"),
+], ids=str)
+def test_a_prediction_that_does_not_exist_at_a_time_is_refused_before_the_network_is_called(parametrization, kind, t, end):
+    denoiser = Denoiser(Recorder(), Ends(), parametrization, input_std=0.5)
+    with pytest.raises(ArgumentError, match=f"no {kind} of a network that predicts {parametrization} at t = .*{end} = 0"):
+        denoiser.predict(normal(2, 2), torch.tensor(t), kind)
+    assert denoiser.network.calls == 0
+
+
+@pytest.mark.parametrize("kind", ["x0", "eps", "v", "flow"])
+def test_v_and_flow_networks_predict_at_both_ends(kind):
+    for parametrization in ("v", "flow"):
+        denoiser = Denoiser(Recorder(), Ends(), parametrization)
+        for t in (0.0, 1.0, torch.tensor([0.0, 1.0])):
+            assert bool(denoiser.predict(normal(2, 2), t, kind).isfinite().all())
+
+
+def test_a_mixture_has_a_score_without_noise_unless_it_has_a_point_mass():
+    means, x = torch.zeros(2, 2), torch.ones(1, 2)
+    assert bool(GaussianMixture(VPSDE(), means, torch.tensor([1.0, 0.1])).score(x, 0.0).isfinite().all())
+    mixture = GaussianMixture(VPSDE(), means, torch.tensor([1.0, 0.0]))
+    for call in (mixture.score, mixture.log_prob, mixture.posterior):
+        with pytest.raises(ArgumentError, match="no density and no score at t = 0: sigma = 0 there") as caught:
+            call(x, 0.0)
+        assert caught.value.arguments == ("t",)
 
 
 # Scaling of the input
@@ -127,7 +218,10 @@ def test_a_prediction_costs_one_call_of_the_network(sde):
         denoiser = Denoiser(Recorder(), sde, parametrization, input_std=0.7)
         for calls, kind in enumerate(KINDS, 1):
             getattr(denoiser, kind)(normal(4, 2), TIMES)
-            assert denoiser.network.calls == calls
+            assert denoiser.network.calls == calls == calls * denoiser.evaluations
+        calls = denoiser.network.calls
+        denoiser.posterior(normal(4, 2), TIMES)
+        assert denoiser.network.calls == calls + 1
 
 
 @pytest.mark.machine
@@ -167,19 +261,31 @@ def test_evaluation_mode_restores_the_mode_also_after_an_error(training):
     assert model.training == model[0].training == training
 
 
+@pytest.mark.parametrize("parametrization", PARAMETRIZATIONS)
+def test_a_denoiser_pickles_and_is_saved_whole(sde, parametrization, tmp_path):
+    denoiser = Denoiser(MLP((2,), 8, 1), sde, parametrization, "log_sigma", input_std=0.5)
+    nn.init.normal_(denoiser.network.last.weight)
+    torch.save(denoiser, tmp_path / "denoiser.pt")
+    for other in (pickle.loads(pickle.dumps(denoiser)), torch.load(tmp_path / "denoiser.pt", weights_only=False),
+                  copy.deepcopy(denoiser)):
+        for kind in KINDS:
+            assert torch.equal(other.predict(normal(4, 2), TIMES, kind), denoiser.predict(normal(4, 2), TIMES, kind))
+        assert repr(other.sde) == repr(sde) and other.parametrization == denoiser.parametrization
+
+
 # Bad input
 
 
 def test_an_unknown_parametrization_lists_those_that_exist():
-    words = r"'noise'; choose from eps, x0, v, score, edm \(--config.model.parametrization"
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ArgumentError, match="'noise'; choose from eps, x0, v, score, flow, edm$") as caught:
         Denoiser(Recorder(), VPSDE(), "noise")
+    assert caught.value.arguments == ("parametrization",)
 
 
 def test_an_unknown_time_input_lists_those_that_exist():
-    with pytest.raises(ValueError, match="unknown time_input 't'") as caught:
+    with pytest.raises(ArgumentError, match="unknown time_input 't'") as caught:
         Denoiser(Recorder(), VPSDE(), time_input="t")
-    assert all(word in str(caught.value) for word in TIME_INPUTS) and "--config.model.time_input" in str(caught.value)
+    assert all(word in str(caught.value) for word in TIME_INPUTS) and caught.value.arguments == ("time_input",)
 
 
 @pytest.mark.parametrize("std", [0.0, -1.0, float("nan")])
@@ -189,5 +295,5 @@ def test_an_input_std_that_is_not_positive_is_refused(std):
 
 
 def test_an_unknown_kind_of_prediction_is_refused():
-    with pytest.raises(ValueError, match="'noise'; choose from x0, eps, v, score"):
+    with pytest.raises(ValueError, match="'noise'; choose from x0, eps, v, score, flow$"):
         Denoiser(Recorder(), VPSDE()).predict(normal(1, 2), 0.5, "noise")

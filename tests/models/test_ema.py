@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from models import EMA
+from scorefield.models import EMA
+from scorefield.numerics.errors import ArgumentError
 
 
 def with_weight(value):
@@ -77,5 +78,6 @@ def test_the_averaged_network_is_a_copy_in_evaluation_mode_and_leaves_the_networ
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0, 1.5, float("nan"), float("inf")])
 def test_a_decay_outside_zero_to_one_is_refused(decay):
-    with pytest.raises(ValueError, match=rf"\[0, 1\), got {decay} \(--config.training.ema_decay\)"):
+    with pytest.raises(ArgumentError, match=rf"\[0, 1\), got {decay}$") as caught:
         EMA(with_weight(1.0), decay)
+    assert caught.value.arguments == ("ema_decay",)

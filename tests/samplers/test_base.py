@@ -1,13 +1,21 @@
 """What holds for every sampler."""
 
+import dataclasses
+import subprocess
+import sys
+import typing
+from pathlib import Path
+
 import pytest
 import torch
 
-from models import GaussianMixture
-from models.denoiser import ScoreModel
-from samplers import EDM, SAMPLERS, make_sampler, prior_sample, sampler_options
-from sde_lib import VPSDE, SubVPSDE
+from scorefield.models import GaussianMixture
+from scorefield.models.denoiser import ScoreModel
+from scorefield.samplers import EDM, SAMPLERS, make_sampler, prior_sample, sampler_options
+from scorefield.samplers.base import CountedModel
+from scorefield.sde_lib import VPSDE, FlowSDE, SubVPSDE
 
+ROOT = Path(__file__).parents[2]
 FAST = {name: {"steps": 12} for name in SAMPLERS} | {"ode": {"rtol": 1e-4, "atol": 1e-4}, "torchsde": {"steps": 8}}
 
 
@@ -26,8 +34,8 @@ class Counting(ScoreModel):
 @pytest.fixture
 def mixture(mixture, request):
     """The mixture under every SDE, but for those that ancestral sampling refuses."""
-    if isinstance(mixture.sde, SubVPSDE) and "ancestral" in request.node.name:
-        pytest.skip("ancestral sampling refuses sub-VP, which is no chain's limit")
+    if isinstance(mixture.sde, SubVPSDE | FlowSDE) and "ancestral" in request.node.name:
+        pytest.skip("ancestral sampling refuses sub-VP and flow, which are no chain's limits")
     return mixture
 
 
@@ -37,7 +45,7 @@ def sampler(request):
 
 
 def start(model, n=6, shape=(2,)):
-    return prior_sample(model.sde.prior_std, shape, range(n), dtype=torch.float64)
+    return prior_sample(model.sde, shape, range(n), dtype=torch.float64)
 
 
 DENOISING = [name for name in SAMPLERS if name != "edm"]      # which ends at the data already
@@ -77,6 +85,29 @@ def test_the_trajectory_includes_both_ends_and_the_callback_sees_every_step(samp
     assert torch.equal(result.trajectory[0], x_T) and torch.equal(result.trajectory[-1], result.x)
     assert [step for step, _ in seen] == list(range(1, len(seen) + 1))
     assert seen[-1][1] == result.times[-1] == (0 if isinstance(sampler, EDM) else mixture.sde.t_sample)
+
+
+def test_a_sampler_stays_as_it_is_and_takes_its_options_by_name_alone(sampler):
+    option = next(iter(sampler_options("ddim")))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(sampler, option, 0.1)
+    assert not [field.name for field in dataclasses.fields(sampler) if not field.kw_only]
+
+
+def test_every_sampler_says_its_order_of_convergence():
+    """Strong for torchsde and deterministic ones, weak for the others (test_deterministic.py, test_one_step.py)."""
+    orders = {"ddim": 1, "edm": 2, "euler": 1, "heun": 2, "rk4": 4, "euler_maruyama": 1, "ancestral": 1,
+              "reverse_diffusion": 1, "predictor_corrector": 1, "langevin": 1}
+    assert {name: make_sampler(name).order for name in orders} == orders
+    assert [make_sampler("ode", method=method).order for method in ("bosh3", "dopri5", "dopri8")] == [3, 5, 8]
+    assert [make_sampler("torchsde", method=m).order for m in ("euler", "milstein", "srk")] == [0.5, 1.0, 1.5]
+    for name in {*SAMPLERS} - {*orders, "ode", "torchsde"}:
+        assert make_sampler(name, order=3).order == 3, name
+
+
+def test_nothing_is_kept_that_was_not_asked_for(sampler, mixture):
+    result = sampler(mixture, start(mixture), seeds=range(6))
+    assert result.trajectory is None and result.predictions is None
 
 
 def test_predictions_are_the_data_predicted_by_each_evaluation(sampler, mixture):
@@ -146,7 +177,7 @@ def test_an_unknown_sampler_or_option_is_refused_with_what_exists():
         make_sampler("euler_maruama")
     with pytest.raises(ValueError, match="takes no 'steps'.*rtol"):
         make_sampler("ode", steps=10)
-    assert sampler_options("euler_maruyama")["eta"] == 1.0
+    assert sampler_options("euler_maruyama")["eta"].default == 1.0
 
 
 def test_a_stochastic_sampler_asks_for_one_seed_a_sample(mixture):
@@ -165,3 +196,56 @@ def test_dropout_is_off_while_sampling_and_back_on_after():
     model = Dropping().train()
     results = [make_sampler("euler_maruyama", steps=5, eta=0.0)(model, torch.ones(4, 3)).x for _ in range(2)]
     assert torch.equal(*results) and model.training
+
+
+def test_every_option_says_its_type_and_in_a_line_what_it_does():
+    for name in SAMPLERS:
+        for option, field in sampler_options(name).items():
+            words = field.metadata["help"]
+            assert words and "\n" not in words and len(words) < 140, (name, option)
+            kinds = typing.get_args(field.type) or (field.type,)
+            assert all(isinstance(kind, type) or typing.get_origin(kind) for kind in kinds), (name, option)
+            assert field.default is None if type(None) in kinds else isinstance(field.default, kinds[0]), (name, option)
+
+
+class Twice(ScoreModel):
+    """A score model that calls another one twice for each prediction, as guidance does."""
+
+    evaluations = 2
+
+    def __init__(self, model):
+        super().__init__()
+        self.inner, self.sde = model, model.sde
+
+    def predict(self, x, t, kind):
+        return (self.inner.predict(x, t, kind) + self.inner.predict(x, t, kind)) / 2
+
+
+@pytest.mark.parametrize("denoise", [False, True])
+@pytest.mark.parametrize("name", DENOISING)
+def test_a_prediction_that_calls_its_network_twice_counts_twice(name, denoise):
+    inner = Counting(GaussianMixture(VPSDE(), torch.zeros(1, 2), torch.ones(1)))
+    result = make_sampler(name, denoise=denoise, **FAST[name])(Twice(inner), start(inner), seeds=range(6))
+    assert result.nfe == inner.calls > 0
+
+
+HEAVY = "torchsde scipy torchdiffeq matplotlib sklearn absl ml_collections tensorboard safetensors".split()
+
+
+def test_importing_samplers_likelihoods_and_processes_loads_nothing_that_they_do_not_need():
+    code = f"""
+import importlib, sys
+for package in ("sde_lib", "likelihood", "samplers"):
+    importlib.import_module("scorefield." + package)
+    print(*(f"{{package}} loads {{name}}" for name in {HEAVY} if name in sys.modules), sep=chr(10), end="")
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert run.stdout == ""
+
+
+def test_a_posterior_is_counted_and_kept_as_a_prediction_is(mixture):
+    counted = CountedModel(mixture, keep=True)
+    x, t = torch.randn(3, 2, dtype=torch.float64), torch.tensor(0.3, dtype=torch.float64)
+    posterior = counted.posterior(x, t)
+    assert counted.nfe == 1 and torch.equal(posterior.mean, mixture.x0(x, t)) and posterior.variance is not None
+    assert torch.equal(counted.predictions[0], posterior.mean)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from models import GaussianMixture
-from samplers import SAMPLERS, make_sampler, prior_sample
-from sde_lib import VESDE, VPSDE, CosineVPSDE, DDPMChain, SubVPSDE
+from scorefield.models import GaussianMixture
+from scorefield.samplers import SAMPLERS, make_sampler, prior_sample
+from scorefield.sde_lib import VESDE, VPSDE, CosineVPSDE, DDPMChain, FlowSDE, SubVPSDE
 
 T_END = 0.01
 
@@ -59,7 +59,7 @@ def smooth():
     """A mixture without fine structure, its start, and the flow's end solved tightly."""
     model = GaussianMixture(VPSDE(), torch.tensor([[1.0, 0.0], [-1.0, 0.5], [0.0, -1.2]]),
                             torch.tensor([0.3, 0.5, 0.4]), torch.tensor([1.0, 2.0, 1.5]))
-    x_T = prior_sample(1.0, (2,), range(16), dtype=torch.float64)
+    x_T = prior_sample(VPSDE(), (2,), range(16), dtype=torch.float64)
     return model, x_T, make_sampler("ode", method="dopri8", t_end=T_END, rtol=1e-13, atol=1e-13)(model, x_T).x
 
 
@@ -107,11 +107,11 @@ def test_adaptive_dpm_solver_is_more_accurate_at_smaller_tolerances(plus, order,
 
 
 @pytest.mark.parametrize("name", [name for name in SAMPLERS if name not in ("ode", "torchsde")])
-@pytest.mark.parametrize("grid", ["uniform", "quadratic", "logsnr", "karras", "sinh", "strided", [1.0, 0.6, 0.3, 0.05]])
+@pytest.mark.parametrize("grid", ["uniform", "quadratic", "logsnr", "karras", "sinh", "strided", [0.99, 0.6, 0.3, 0.05]])
 def test_every_sampler_runs_on_every_grid_and_sde(name, grid, mixture):
-    if name == "ancestral" and isinstance(mixture.sde, SubVPSDE):
-        pytest.skip("ancestral sampling refuses sub-VP, which is no chain's limit")
-    x_T = prior_sample(mixture.sde.prior_std, (1, 2, 1), range(4), dtype=torch.float64)
+    if name == "ancestral" and isinstance(mixture.sde, SubVPSDE | FlowSDE):
+        pytest.skip("ancestral sampling refuses sub-VP and flow, which are no chain's limits")
+    x_T = prior_sample(mixture.sde, (1, 2, 1), range(4), dtype=torch.float64)
     options = {"grid": grid} if not isinstance(grid, str) else {"grid": grid, "steps": 12}
     result = make_sampler(name, **options)(mixture, x_T, seeds=range(4))
     assert result.x.shape == x_T.shape and bool(result.x.isfinite().all())
@@ -120,32 +120,57 @@ def test_every_sampler_runs_on_every_grid_and_sde(name, grid, mixture):
 
 
 @pytest.mark.parametrize("name, settings, message", [
-    ("dpm_solver", {"order": 4}, "--order"), ("dpm_solver", {"method": "sde"}, "--method"),
+    ("dpm_solver", {"order": 4}, "order"), ("dpm_solver", {"method": "sde"}, "method"),
     ("dpm_solver", {"order": 3, "steps": 2}, "order 3 needs at least 3 steps"),
     ("dpm_solver", {"order": 3, "steps": 2, "method": "singlestep"}, "at least 3 evaluations"),
     ("dpm_solver", {"rtol": 0.1}, "takes no 'rtol'"), ("dpm_solver", {"published": True}, "takes no 'published'"),
     ("dpm_solver", {"method": "adaptive", "steps": 30}, "takes no 'steps'"),
     ("dpm_solver++", {"method": "singlestep", "lower_order_final": True}, "takes no 'lower_order_final'"),
-    ("ddim", {"grid": [1.0, 0.5, 0.1], "steps": 7}, "--steps"), ("ddim", {"grid": [1.0, 0.1], "t_end": 0.01}, "--t_end"),
-    ("ddim", {"grid": "strided_leading", "t_end": 0.01}, "--t_end"), ("auto", {"order": 5, "steps": 2}, "at least 5 steps"),
-    ("edm", {"steps": 0}, "got 0"),
+    ("ddim", {"grid": [1.0, 0.5, 0.1], "steps": 7}, "steps"), ("ddim", {"grid": [1.0, 0.1], "t_end": 0.01}, "t_end"),
+    ("ddim", {"grid": "strided_leading", "t_end": 0.01}, "t_end"), ("auto", {"order": 5, "steps": 2}, "at least 5 steps"),
+    ("edm", {"steps": 0}, "got 0"), ("edm", {"s_noise": -0.1}, "s_noise"), ("edm", {"s_min": -0.1}, "s_min"),
+    ("edm", {"s_min": 2.0, "s_max": 1.0}, "s_max"), ("edm", {"churn": float("inf")}, "churn"),
+    *[("dpm_solver", {"method": "adaptive", option: value}, "rtol and atol") for option, values in (
+        ("rtol", (0.0, 1.0)), ("atol", (0.0, 1.0)), ("max_evaluations", (0,))) for value in values],
     ("dpm_solver++", {"order": 3, "method": "sde"}, "order 1 or 2"),
-    ("dpm_solver", {"order": 1, "method": "adaptive"}, "order 2 or 3"), ("unipc", {"order": 0}, "--order"),
-    ("unipc", {"order": 3, "steps": 2}, "order 3 needs at least 3 steps"), ("unipc", {"variant": "bh3"}, "--variant"),
-    ("unipc", {"prediction": "v"}, "--prediction"), ("edm", {"churn": -1.0}, "--churn"),
-    ("edm", {"denoise": True}, "--denoise"), ("euler", {"scaling": "log"}, "--scaling"), ("auto", {"order": 9}, "--order"),
-    ("auto", {"data_std": -1.0}, "--data_std"), ("ddim", {"steps": 0}, "--steps"), ("rk4", {"t_end": 1.0}, "--t_end"),
+    ("dpm_solver", {"order": 1, "method": "adaptive"}, "order 2 or 3"), ("unipc", {"order": 0}, "order"),
+    ("unipc", {"order": 3, "steps": 2}, "order 3 needs at least 3 steps"), ("unipc", {"variant": "bh3"}, "variant"),
+    ("unipc", {"prediction": "v"}, "prediction"), ("edm", {"churn": -1.0}, "churn"),
+    ("edm", {"denoise": True}, "denoise"), ("euler", {"scaling": "log"}, "scaling"), ("auto", {"order": 9}, "order"),
+    ("auto", {"data_std": -1.0}, "data_std"), ("ddim", {"steps": 0}, "steps"), ("rk4", {"t_end": 1.0}, "t_end"),
 ])
 def test_settings_that_cannot_be_are_refused_before_the_first_evaluation(name, settings, message, mixture):
     with pytest.raises(ValueError, match=message):
         make_sampler(name, **settings)(mixture, None)
 
 
+@pytest.mark.parametrize("name, options", [
+    ("unipc", {}), ("auto", {}), ("dpm_solver", {}), ("dpm_solver++", {"method": "singlestep"})])
+def test_as_many_steps_as_the_order_are_enough(name, options, mixture):
+    x_T = prior_sample(mixture.sde, (2,), range(2), dtype=torch.float64)
+    assert make_sampler(name, order=3, steps=3, **options)(mixture, x_T).nfe == 3
+
+
+def test_limits_of_settings_are_taken():
+    make_sampler("dpm_solver", method="adaptive", max_evaluations=1)
+    make_sampler("edm", churn=1.0, s_min=1.0, s_max=1.0, s_noise=0.0)
+    for name in ("ddim", "euler_maruyama", "torchsde"):
+        make_sampler(name, eta=1.0)
+    for name in ("euler_maruyama", "torchsde"):
+        make_sampler(name, eta=100.0)
+
+
+def test_a_list_of_times_may_be_told_the_steps_and_the_end_that_it_has(mixture):
+    grid = [mixture.sde.t_max, 0.6, 0.3, 0.05]
+    for options in ({}, {"steps": 3}, {"t_end": 0.05}):
+        assert make_sampler("ddim", grid=grid, **options).times(mixture).tolist() == grid
+
+
 def mixture_16d(sde, seed):
     """The 16-D mixture of the benchmark, and its start."""
     rng = np.random.default_rng(seed)
     mu, std, weights = rng.normal(size=(8, 16)), rng.uniform(0.15, 0.45, 8), rng.uniform(0.5, 1.5, 8)
-    x_T = torch.from_numpy(np.random.default_rng(123).normal(size=(64, 1, 4, 4))) * sde.prior_std
+    x_T = torch.from_numpy(np.random.default_rng(123).normal(size=(64, 1, 4, 4))) * sde.prior.std
     return GaussianMixture(sde, *(torch.from_numpy(a) for a in (mu, std**2, weights))), x_T
 
 
@@ -166,7 +191,7 @@ def test_the_default_is_several_times_more_accurate_than_dpm_solver_plus_plus_2m
 
 def test_churn_keeps_the_marginals():
     model = GaussianMixture(VPSDE(), torch.zeros(1, 16), torch.tensor([0.25]))
-    x_T = prior_sample(1.0, (16,), range(1000), dtype=torch.float64)
+    x_T = prior_sample(VPSDE(), (16,), range(1000), dtype=torch.float64)
     result = make_sampler("edm", steps=200, churn=40.0, t_end=1e-4)(model, x_T, seeds=range(1000))
     assert result.nfe == 399 and float(result.x.var()) == pytest.approx(0.25, rel=0.04)
 
@@ -190,7 +215,7 @@ def ddpm():
     chain = DDPMChain.from_schedule("linear", 1000)
     model = GaussianMixture(chain.to_sde(), torch.tensor([[1.0, 0.0], [-1.0, 0.5], [0.0, -1.2]]),
                             torch.tensor([0.04, 0.1, 0.02]))
-    x_T = prior_sample(1.0, (2,), range(8), dtype=torch.float64)
+    x_T = prior_sample(VPSDE(), (2,), range(8), dtype=torch.float64)
     common = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
     return diffusers, chain, model, x_T, common
 

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from models import GaussianMixture
-from samplers import make_sampler, prior_sample
-from sde_lib import VPSDE
-from sde_lib.integrate import METHODS, integrate
+from scorefield.models import GaussianMixture
+from scorefield.numerics.integrate import METHODS
+from scorefield.samplers import make_sampler, prior_sample
+from scorefield.sde_lib import VPSDE
 
 
 def mixture_of(oracle):
@@ -23,7 +23,7 @@ def test_it_ends_where_the_reference_solution_ends(oracle, t_end, scaling):
 def test_it_maps_gaussians_by_their_standard_deviations(scaling, any_sde):
     """For Gaussian data the flow is linear: x(t) = x(1) sqrt(V(t) / V(1))."""
     model = GaussianMixture(any_sde, torch.zeros(1, 3), torch.tensor([0.3]))
-    x_T = prior_sample(any_sde.prior_std, (3,), range(5), dtype=torch.float64)
+    x_T = prior_sample(any_sde, (3,), range(5), dtype=torch.float64)
     result = make_sampler("ode", rtol=1e-9, atol=1e-9, points=5, scaling=scaling)(model, x_T, trajectory=True)
     variance = any_sde.alpha(result.times).square() * 0.3 + any_sde.sigma(result.times).square()
     exact = x_T * (variance / variance[0]).sqrt()[:, None, None]
@@ -38,20 +38,8 @@ def test_a_smaller_tolerance_gives_a_smaller_error(method, oracle):
     assert errors[1] < errors[0] / 5 and errors[1] < 2e-3
 
 
-def test_the_field_is_never_asked_beyond_the_ends():
-    times = []
-
-    def field(t, state):
-        times.append(float(t))
-        return (-state[0],)
-
-    integrate(field, (torch.ones(3, dtype=torch.float64),), [1.0, 1e-5], rtol=1e-4, atol=1e-4)
-    integrate(field, (torch.ones(3, dtype=torch.float64),), [1e-5, 1.0], rtol=1e-4, atol=1e-4)
-    assert min(times) >= 1e-5 and max(times) <= 1.0
-
-
 def test_too_many_evaluations_are_an_error_that_says_how_far_it_came(mixture):
-    with pytest.raises(ArithmeticError, match=r"more than 30 evaluations.*t = .*--max_evaluations"):
+    with pytest.raises(ArithmeticError, match=r"more than 30 evaluations.*t = .*raise max_evaluations"):
         make_sampler("ode", rtol=1e-8, atol=1e-8, max_evaluations=30)(mixture, torch.randn(4, 2).double())
 
 
@@ -59,13 +47,13 @@ def test_tolerances_beyond_the_precision_are_an_error_in_one_line(mixture):
     for tolerance in (1e-15, 1e-30):      # too many steps, and steps of no length
         sampler = make_sampler("ode", rtol=tolerance, atol=tolerance, max_evaluations=1000)
         with pytest.raises(ArithmeticError, match="tolerances") as error:
-            sampler(mixture, prior_sample(mixture.sde.prior_std, (2,), range(4)))
+            sampler(mixture, prior_sample(mixture.sde, (2,), range(4)))
         assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("settings, flag", [({"method": "rk45"}, "--method"), ({"scaling": "log"}, "--scaling"),
-                                            ({"rtol": 0.0}, "--rtol"),
-                                            ({"atol": -1.0}, "--atol"), ({"max_evaluations": 0}, "--max_evaluations")])
-def test_settings_out_of_range_are_refused(settings, flag):
-    with pytest.raises(ValueError, match=flag):
+@pytest.mark.parametrize("settings, argument", [({"method": "rk45"}, "method"), ({"scaling": "log"}, "scaling"),
+                                            ({"rtol": 0.0}, "rtol"),
+                                            ({"atol": -1.0}, "atol"), ({"max_evaluations": 0}, "max_evaluations")])
+def test_settings_out_of_range_are_refused(settings, argument):
+    with pytest.raises(ValueError, match=argument):
         make_sampler("ode", **settings)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sde_lib import (
+from scorefield.sde_lib import (
     VESDE,
     VPSDE,
     Chain,
@@ -176,8 +176,10 @@ def test_the_ends_of_a_schedule_and_a_list_of_betas_make_the_registered_chain():
 
 
 @pytest.mark.parametrize(("settings", "match"), [
-    ({"betas": (0.1, 0.2), "steps": 3}, "list of 2 betas"), ({"betas": (0.1, 0.2), "schedule": "linear"}, "no schedule"),
-    ({"betas": (0.1, 0.2), "beta_min": 0.1}, "no schedule, beta_min"), ({"betas": (0.1, 1.5)}, "above 0 and below 1"),
+    ({"betas": (0.1, 0.2), "steps": 3}, "list of 2 betas"),
+    ({"betas": (0.1, 0.2), "schedule": "cosine"}, "leave out schedule"),
+    ({"betas": (0.1, 0.2), "beta_min": 0.1}, "leave out schedule, steps, beta_min"),
+    ({"betas": (0.1, 1.5)}, "above 0 and below 1"),
     ({"schedule": "cosine", "beta_max": 10.0}, "'cosine' takes no beta_max; it takes s, max_beta")], ids=str)
 def test_settings_that_contradict_each_other_make_no_chain(settings, match):
     with pytest.raises(ValueError, match=match):
@@ -271,7 +273,7 @@ def test_an_smld_chain_read_as_an_sde_keeps_its_marginals_and_comes_back(sigmas)
     torch.testing.assert_close(sde.sigma(chain.times), chain.sigma, rtol=1e-12, atol=0)
     assert bool((sde.alpha(chain.times) == 1).all())
     torch.testing.assert_close(SMLDChain.from_sde(sde, chain.steps).sigma, chain.sigma, rtol=1e-12, atol=0)
-    assert sde.prior_std == pytest.approx(float(sigmas[-1]), rel=1e-12)
+    assert sde.prior.std == pytest.approx(float(sigmas[-1]), rel=1e-12)
     assert sde.steps == chain.steps and sde.t_min == sde.t_sample == 1 / chain.steps
 
 
@@ -292,8 +294,9 @@ def test_the_noise_of_an_smld_chain_goes_on_as_a_line_in_its_logarithm_below_the
 @pytest.mark.parametrize("steps", [1, 7, 1000])
 def test_a_chain_of_any_sde_has_its_marginals_at_the_times_of_the_indices(sde, steps):
     chain = Chain.from_sde(sde, steps)
-    t = torch.tensor([(i + 1) / steps for i in range(steps)], dtype=torch.float64)
-    torch.testing.assert_close(chain.times, t, rtol=1e-15, atol=0)
+    t = chain.times
+    torch.testing.assert_close(t, torch.tensor([sde.t_max * (i + 1) / steps for i in range(steps)], dtype=torch.float64),
+                               rtol=1e-15, atol=0)
     assert torch.equal(chain.alpha, sde.alpha(t)) and torch.equal(chain.sigma, sde.sigma(t))
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from sde_lib import cosine_betas, geometric_sigmas, linear_betas, scaled_linear_betas, sigmoid_betas
+from scorefield.sde_lib import cosine_betas, geometric_sigmas, linear_betas, scaled_linear_betas, sigmoid_betas
 
 SCHEDULES = [linear_betas, scaled_linear_betas, cosine_betas, sigmoid_betas, geometric_sigmas]
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sde_lib import VESDE, VPSDE, CosineVPSDE, SigmoidVPSDE, SubVPSDE
+from scorefield.sde_lib import VESDE, VPSDE, CosineVPSDE, SigmoidVPSDE, SubVPSDE
 
 prove = settings(deadline=None, derandomize=True, max_examples=60)
 BETA_MIN, BETA_MAX = st.floats(0.01, 1), st.floats(1, 40)
@@ -85,7 +85,7 @@ def test_sigmoid_integrates_its_beta(beta_min, beta_max, span, t):
 @pytest.mark.parametrize("name", ["sigma", "alpha", "log_alpha"])
 def test_float32_is_accurate_to_a_hundred_thousandth_from_1e_5_to_one(sde, name):
     grids = torch.logspace(-5, 0, 5001), torch.linspace(1e-5, 1, 5001), torch.linspace(0.99, 1, 5001)
-    t = torch.cat(grids).clamp(1e-5, 1)
+    t = torch.cat(grids).clamp(1e-5, sde.t_max)
     rough, exact = getattr(sde, name)(t), getattr(sde, name)(t.double())
     assert rough.dtype == torch.float32
     error = torch.where(rough == exact, 0.0, (rough.double() / exact - 1).abs())

@@ -7,7 +7,7 @@ import torch
 import torchsde
 from torch import nn
 
-from sde_lib import VESDE, VPSDE, CosineVPSDE, SigmoidVPSDE, SubVPSDE
+from scorefield.sde_lib import VESDE, VPSDE, CosineVPSDE, SigmoidVPSDE, SubVPSDE
 
 PATHS, START, STEP = 40_000, 1.5, 0.01
 ALLOWANCE = 0.005       # of the discretisation, relative to sigma and to its square

@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from configs.default import get_config
-from data import load_dataset, mixture_parameters
-from likelihood import log_prob
-from models import Denoiser, GaussianMixture
-from samplers import make_sampler, prior_sample
-from training.objective import Objective
-from training.trainer import Trainer, held_out_loss
+from scorefield.configs import sections
+from scorefield.configs.default import get_config
+from scorefield.data import load_dataset, mixture_parameters
+from scorefield.likelihood import log_prob
+from scorefield.models import Denoiser, GaussianMixture
+from scorefield.samplers import make_sampler, prior_sample
+from scorefield.training import Batch, ScoreMatching, set_up
+from scorefield.training.objectives.score_matching import NoisyTimes
 
 STD = 0.8
 
@@ -27,7 +28,7 @@ class BestNetwork(nn.Module):
 
     def forward(self, h, c_noise):
         sde = self.exact.sde
-        t = sde.time(-4 * c_noise.double())
+        t = sde.time(-4 * c_noise.double()).clamp(max=sde.t_max)      # which is rounded
         alpha, sigma = sde.alpha(t)[:, None], sde.sigma(t)[:, None]
         deviation = (alpha.square() * self.std**2 + sigma.square()).sqrt()
         x = h * deviation
@@ -44,7 +45,7 @@ def best(mixture):
 
 
 def test_it_has_the_exact_score(best, mixture):
-    t = torch.logspace(math.log10(mixture.sde.t_min), 0, 60, dtype=torch.float64)
+    t = torch.logspace(math.log10(mixture.sde.t_min), math.log10(mixture.sde.t_max), 60, dtype=torch.float64)
     alpha, sigma = mixture.sde.alpha(t)[:, None], mixture.sde.sigma(t)[:, None]
     generator = torch.Generator().manual_seed(0)
     x0 = mixture.sample(60, generator=generator)
@@ -55,7 +56,7 @@ def test_it_has_the_exact_score(best, mixture):
 
 @pytest.mark.parametrize("sampler", ["edm", "dpm_solver++", "auto"])
 def test_it_draws_the_exact_models_samples(sampler, best, mixture):
-    start = prior_sample(mixture.sde.prior_std, (2,), seeds=range(16)).double()
+    start = prior_sample(mixture.sde, (2,), seeds=range(16)).double()
     ours, exact = (make_sampler(sampler, steps=8)(model, start) for model in (best, mixture))
     assert ours.nfe == exact.nfe
     torch.testing.assert_close(ours.x, exact.x, rtol=1e-4, atol=1e-4)
@@ -69,25 +70,25 @@ def test_it_has_the_exact_models_log_density(best, mixture):
 
 def test_no_network_has_less_loss(best, mixture):
     generator = torch.Generator().manual_seed(0)
-    objective = Objective(mixture.sde, "edm", importance=True, data_std=STD)
-    t, weight = objective.draw_times(20_000, generator)
+    objective = ScoreMatching(mixture.sde, "edm", importance=True, data_std=STD)
+    t, weight = objective.times.draw(20_000, generator)
     x0, eps = mixture.sample(20_000, generator=generator), torch.randn(20_000, 2, generator=generator).double()
-    least = objective.loss(best, x0, t, weight, eps)
+    least = objective.loss(best, Batch(x0), NoisyTimes(t, weight, eps))
 
     class Other(nn.Module):
         def forward(self, h, c_noise):
             return best.network(h, c_noise) + 0.05 * torch.sin(h)
 
-    other = objective.loss(best.with_network(Other()), x0, t, weight, eps) - least
+    other = objective.loss(best.with_network(Other()), Batch(x0), NoisyTimes(t, weight, eps)) - least
     assert float(other.mean()) > 3 * float(other.std()) / math.sqrt(len(other))
 
 
 # Training finds it
 
 
-def small_config(sde, **training):
+def small_config(name, **training):
     config = get_config()
-    config.sde.name = sde
+    config.sde = sections.sde(name, **({"steps": 50} if name in ("ddpm", "smld") else {}))
     config.model.update(parametrization="edm", time_input="c_noise", input_std=1.0)
     config.training.update(weighting="edm", importance=True, precision="fp32", batch_size=16, warmup=2, log_every=2,
                            eval_every=2, sample_every=0, **training)
@@ -96,19 +97,18 @@ def small_config(sde, **training):
 
 def test_an_mlp_comes_near_the_least_loss(tmp_path):
     config = small_config("ve", steps=1200, learning_rate=3e-3, decay="cosine", ema_decay=0.99)
-    config.data.update(dataset="gaussians8", size=20_000)
+    config.data = sections.data("gaussians8", size=20_000)
     config.sde.update(sigma_min=0.002, sigma_max=80.0)
-    config.model.update(network="mlp", width=64, layers=3)
+    config.model = sections.model("mlp", width=64, layers=3, parametrization="edm", time_input="c_noise", input_std=1.0)
     config.training.update(batch_size=512, warmup=50, log_every=100, eval_every=1200)
     dataset = load_dataset(config.data)
-    trainer = Trainer(config, dataset, tmp_path, torch.device("cpu"))
-    exact = GaussianMixture(trainer.denoiser.sde, *map(torch.from_numpy, mixture_parameters("gaussians8")))
-    best = trainer.denoiser.with_network(BestNetwork(exact, 1.0))
-    least, start = (held_out_loss(model, trainer.objective, dataset, config, trainer.device)
-                    for model in (best, trainer.averaged))
+    trainer = set_up(config, dataset, tmp_path, torch.device("cpu"))
+    exact = GaussianMixture(trainer.model.sde, *map(torch.from_numpy, mixture_parameters("gaussians8")))
+    best = trainer.model.with_network(BestNetwork(exact, 1.0))
+    least, start = (trainer.evaluate(model)["held_out_loss"] for model in (best, trainer.averaged))
     assert start == pytest.approx(1, abs=0.1)      # the variance of F
     trainer.train()
-    end = held_out_loss(trainer.averaged, trainer.objective, dataset, config, trainer.device)
+    end = trainer.evaluate(trainer.averaged)["held_out_loss"]
     assert least - 0.01 < end < least + 0.1 * (start - least)
 
 
@@ -119,9 +119,7 @@ def test_every_sde_and_chain_trains(sde, importance, tmp_path):
     config.training.importance = importance
     config.data.dequantize = True
     config.model.update(width=8, multipliers=(1, 2), num_blocks=1, attention_resolutions=())
-    if sde in ("ddpm", "smld"):
-        config.sde.steps = 50
-    Trainer(config, load_dataset(config.data), tmp_path, torch.device("cpu")).train()
+    set_up(config, load_dataset(config.data), tmp_path, torch.device("cpu")).train()
     lines = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
     assert math.isfinite(lines[-1]["held_out_loss"])
 
@@ -129,5 +127,5 @@ def test_every_sde_and_chain_trains(sde, importance, tmp_path):
 def test_a_config_without_the_standard_deviation_of_the_data_is_refused(tmp_path):
     config = small_config("vp", steps=2)
     config.model.update(parametrization="eps", input_std=None)
-    with pytest.raises(ValueError, match=r"weighting 'edm' needs .* \(--config.model.input_std\)"):
-        Trainer(config, load_dataset(config.data), tmp_path, torch.device("cpu"))
+    with pytest.raises(ValueError, match="weighting 'edm' needs the standard deviation of the data"):
+        set_up(config, load_dataset(config.data), tmp_path, torch.device("cpu"))

@@ -1,0 +1,67 @@
+"""Repositories of the Hugging Face hub, fetched by huggingface_hub into its cache."""
+
+import contextlib
+import re
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+PATTERN = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
+CONFIGS = ["config.json", "scheduler_config.json", "model_index.json", "unet/config.json", "scheduler/scheduler_config.json"]
+# In the order of preference: if a repository has one kind, the next kinds are not fetched.
+WEIGHTS = ["diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin", "*.safetensors", "*.pth", "*.bin"]
+REFUSED = (401, 403, 404)      # no such repository or revision, a private one, or one with a licence to accept
+
+
+def is_id(source: str) -> bool:
+    """Whether `source` may be a repository: owner/name, or owner/name@revision."""
+    return PATTERN.fullmatch(source) is not None
+
+
+def _weights(files: Sequence[str]) -> list[str]:
+    """The files of a repository that hold the one copy of the weights that is read: in unet/ if that has a config, else
+    in the main folder.
+    """
+    folder = PurePosixPath("unet" if "unet/config.json" in files else ".")
+    there = [file for file in map(PurePosixPath, files) if file.parent == folder]
+    kinds = ([str(file) for file in there if file.match(kind)] for kind in WEIGHTS)
+    return next(filter(None, kinds), [])
+
+
+def fetch(source: str) -> Path:
+    """The folder with the repository's configs and weights. Files that are cached already are not fetched again.
+
+    Raises ValueError if the hub has no such repository or denies access to it; OSError if the repository is not cached and
+    cannot be fetched, because the network, the server's answer or a place to write to is missing.
+    """
+    name, _, revision = source.partition("@")
+    lead = f"there is no file or folder {source!r} here; "
+    try:
+        import huggingface_hub as hub
+        from huggingface_hub import constants, errors
+    except ImportError:
+        raise ValueError(f"{lead}to fetch a model of that name from the Hugging Face hub, pip install huggingface_hub, or "
+                         "download its files and give their folder") from None
+
+    def snapshot(weights: list[str], cached: bool) -> Path:
+        return Path(hub.snapshot_download(name, revision=revision or None, allow_patterns=[*CONFIGS, *weights],
+                                          local_files_only=cached))
+
+    try:
+        siblings = hub.model_info(name, revision=revision or None, timeout=20).siblings or []
+        return snapshot(_weights([file.rfilename for file in siblings]), cached=False)
+    except Exception as error:      # the HTTP libraries' errors have no base in common
+        local = isinstance(error, errors.LocalEntryNotFoundError)      # hides the real error, which is its cause
+        reason = error.__cause__ if local and error.__cause__ else error
+    told = textwrap.shorten(str(reason), 250)
+    status = getattr(getattr(reason, "response", None), "status_code", None)
+    if status in REFUSED or isinstance(reason, errors.HFValidationError):
+        raise ValueError(f"{lead}the Hugging Face hub has no such model, or you have no access to it ({told}); see "
+                         f"https://huggingface.co/{name}")
+    with contextlib.suppress(OSError):
+        folder = snapshot([], cached=True)
+        if _weights([file.relative_to(folder).as_posix() for file in folder.rglob("*")]):
+            return folder
+    raise OSError(f"{lead}the model of that name on the Hugging Face hub is not complete in {constants.HF_HUB_CACHE} "
+                  f"(HF_HUB_CACHE) and cannot be fetched: {type(reason).__name__}: {told}. Once fetched, it is kept there; "
+                  "without a network, give the path of a copy")

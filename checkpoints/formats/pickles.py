@@ -1,0 +1,82 @@
+"""Read torch.save pickles of other programs: only tensors and plain values, and no code runs.
+
+NumPy scalars are read too, as Python numbers, since published checkpoints store a learning rate as one. torch's own safe
+loader does the rest.
+"""
+
+import pickle
+import re
+import textwrap
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+
+class _NumberType:
+    """Replaces numpy.dtype in a pickle: the type of one number, such as "f8"."""
+
+    def __init__(self, code: str, align: bool = False, copy: bool = False):
+        self.type = np.dtype(code if code[:1] in ("f", "i", "u", "b") else "V")
+        if self.type.kind not in "fiub":
+            raise ValueError(f"a NumPy scalar of type {code!r:.20}")
+
+    def __setstate__(self, state: tuple) -> None:      # the byte order; the rest is None for numbers
+        if state[1] in ("<", ">"):
+            self.type = self.type.newbyteorder(state[1])
+
+
+def _number(kind: Any, data: bytes) -> float | int | bool:
+    """Replaces numpy's `scalar`: a Python number from its type and bytes."""
+    if not isinstance(kind, _NumberType) or not isinstance(data, bytes) or len(data) != kind.type.itemsize:
+        raise ValueError("a damaged NumPy scalar")
+    return np.frombuffer(data, kind.type)[0].item()
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    """Replaces codecs.encode, with which a pickle of protocol 2 writes bytes."""
+    if encoding != "latin1":
+        raise ValueError(f"bytes in the encoding {encoding!r:.20}")
+    return text.encode("latin1")
+
+
+# The only names that a file may use besides torch's own, and what replaces them.
+_ALLOWED: list[Any] = [
+    (_number, "numpy.core.multiarray.scalar"), (_number, "numpy._core.multiarray.scalar"), (_NumberType, "numpy.dtype"),
+    (_latin1, "_codecs.encode"),
+]
+
+
+def read_pickle(path: Path) -> Any:
+    """The content of a torch.save file, on the CPU. No code in the file runs.
+
+    Raises OSError if the file cannot be read; ValueError if it is truncated, altered or of another kind, if it would run
+    code, or if it holds anything but tensors and plain values.
+    """
+    with open(path, "rb") as file:
+        if file.read(1) not in (b"P", b"\x80"):      # a zip archive, or a pickle
+            raise ValueError(f"{path} is truncated, altered or not a checkpoint (torch.save does not write such files); "
+                             "fetch it again, or give it the suffix of its own format")
+        try:
+            if zipfile.is_zipfile(file):
+                with zipfile.ZipFile(file) as archive:
+                    if (damaged := archive.testzip()) is not None:
+                        raise ValueError(f"the checksum of {damaged} does not match")
+            file.seek(0)
+            with torch.serialization.safe_globals(_ALLOWED), warnings.catch_warnings():
+                warnings.simplefilter("ignore")      # about the protocol of another program's pickle
+                state = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:      # the reader of damaged archives raises errors of every type
+            text = " ".join(str(error).split()).partition("WeightsUnpickler error: ")
+            reason = (text[2] or text[0]).partition(" Please ")[0]
+            asked = re.search(r"(?:GLOBAL|class|function) ([\w.]*\w)", reason)
+            if isinstance(error, pickle.UnpicklingError) and asked:
+                raise ValueError(f"{path} is refused, and nothing of it was run: its pickle uses {asked[1]}, but only "
+                                 "tensors, plain values and NumPy numbers are read; ask its author for a file of those alone"
+                                 ) from None
+            raise ValueError(f"{path} is truncated, altered or not a checkpoint "
+                             f"({textwrap.shorten(reason, 100) or type(error).__name__}); fetch it again") from None
+    return state

@@ -1,0 +1,187 @@
+"""Resolve a command line to a run and its config."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from scorefield.checkpoints.checkpoint import Checkpoint, require_agreement
+from scorefield.checkpoints.formats import run as run_format
+from scorefield.checkpoints.formats.run import read_config
+from scorefield.checkpoints.load import read_checkpoint
+from scorefield.cli.flags import Flag
+from scorefield.cli.origin import describe, import_checkpoint, started_from, stem_of, untouched
+from scorefield.configs.loading import all_fields, apply, from_stored, load_config
+from scorefield.configs.sections import require_sections
+from scorefield.data import Dataset, load_dataset
+from scorefield.models.denoiser import Denoiser
+from scorefield.numerics.devices import local_device
+from scorefield.numerics.errors import ArgumentError
+from scorefield.numerics.processes import launched
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A parsed command line.
+
+    mode       one of the modes
+    values     every flag of the mode, given or with its default
+    texts      the given options of a sampler or an estimator, as text (bool for a switch); that class's types parse them
+    given      the names of all given flags and options
+    overrides  fields of the config, each with its text
+    """
+
+    mode: str
+    values: Mapping[str, Any]
+    texts: Mapping[str, str | bool] = field(default_factory=dict)
+    given: frozenset[str] = frozenset()
+    overrides: Sequence[tuple[str, str]] = ()
+
+    def settings(self, options: Mapping[str, Flag]) -> dict[str, Any]:
+        """The given options of a class, in their declared types."""
+        return {name: text if isinstance(text, bool) else options[name].value(text) for name, text in self.texts.items()
+                if name in options}
+
+
+class Command:
+    """A command line with its config resolved, the run's folder found and --checkpoint read.
+
+    In mode train the config comes from --config, or from the run's folder if --config is not given. In the other modes the
+    run's own config is used, and the command line must agree with it; only the path of the data may differ. A run that was
+    made from a --checkpoint keeps the checkpoint's SDE and model in every mode; see `import_checkpoint`.
+    """
+
+    checkpoint: Checkpoint | None = None      # the one that --checkpoint names, if this command has read it
+
+    def __init__(self, asked: Asked):
+        self.asked, self.mode = asked, asked.mode
+        self.source: str | None = asked.values.get("checkpoint")
+        config = asked.values["config"]
+        self.name = Path(config).stem if config else None
+        self.run = Path(os.path.expanduser(
+            asked.values["workdir"] or f"runs/{stem_of(self.source) if self.source else self.name}"))
+        self.stored = self._read_stored()
+        given = load_config(config) if config else None
+        if self.source:
+            self._read_checkpoint(given)
+        self.imported = self.stored is not None and "origin" in self.stored
+        self.config = self._resolved(given)
+        if self.checkpoint is None:      # otherwise its config has them already
+            apply(self.config, asked.overrides)
+        self._fit_folder()
+        require_sections(self.config)
+        if self.mode != "train" and self.stored is not None:
+            self.refuse_other_experiment(all_fields(self.config))
+        if self.stored is not None and (self.name is None or self.imported):
+            self.name = self.stored["config"]
+        self.device = local_device(asked.values["device"])
+
+    def _read_stored(self) -> dict[str, Any] | None:
+        """config.json of the run's folder, if it exists and the command uses it."""
+        if self.mode == "convert" and self.source:
+            return None
+        if self.run.exists() and not self.run.is_dir():
+            raise ArgumentError(f"{self.run} is not a folder", "workdir")
+        return read_config(self.run) if (self.run / "config.json").exists() else None
+
+    def _read_checkpoint(self, given: ConfigDict | None) -> None:
+        """Read --checkpoint, unless the run's folder was made from it before."""
+        source = self.source
+        assert source is not None
+        if self.mode == "convert" and self.asked.values["workdir"]:
+            raise ArgumentError("mode convert takes either checkpoint or workdir, got both", "checkpoint", "workdir")
+        if self.stored is None:
+            if launched().size > 1:
+                raise ArgumentError(f"{source} is not a run yet; torchrun needs a run, which mode convert writes in format "
+                                    "run", "workdir")
+            self.checkpoint = import_checkpoint(source, given, self.asked.overrides)
+            self.stored = self.checkpoint.config
+        elif Path(os.path.expanduser(source)).resolve() == self.run.resolve():
+            raise ValueError(f"{source} is a run already; give it as --workdir instead of --checkpoint")
+        elif not started_from(self.stored, source):
+            origin = self.stored.get("origin", {}).get("source")
+            raise ValueError(f"{self.run} was not made from {source} as it is now, but " + (
+                f"from {origin}" if origin else "by training") + "; choose another --workdir, or give --workdir "
+                f"{self.run} alone to use the run in it")
+        elif self.mode != "train" and not untouched(self.stored, self.run):
+            raise ValueError(f"{self.run} was trained further since it was made from {source}; give --workdir {self.run} "
+                             "alone to use it, or choose another --workdir")
+
+    def _resolved(self, given: ConfigDict | None) -> ConfigDict:
+        """The config before the command line's own fields are set."""
+        if self.stored is not None and self.checkpoint is not None:
+            return from_stored(self.stored, self.checkpoint.source)
+        if self.stored is not None and self.imported:
+            return self._of_imported(self.stored, given)
+        if self.mode == "train" and given is not None:
+            return given
+        if self.stored is None:
+            raise FileNotFoundError(f"{self.run} holds no run; train first with --mode train, or give the run's --workdir")
+        if self.name not in (None, self.stored["config"]):
+            raise ArgumentError(f"{self.run} holds a run of {self.stored['config']!r}, not {self.name!r}",
+                                "config", "workdir")
+        return from_stored(self.stored, self.run / "config.json")
+
+    def _of_imported(self, stored: dict[str, Any], given: ConfigDict | None) -> ConfigDict:
+        """The config of a run that was made from a checkpoint, with the data and the training of --config, if given."""
+        config = from_stored(stored, self.run / "config.json")
+        if given is not None:
+            require_agreement(stored, given.to_dict(), self.run)
+            config.data = given.data
+            if self.mode in ("train", "convert"):      # the other modes do not use these
+                config.training = given.training
+                config.model.dropout = given.model.dropout
+        return config
+
+    def _fit_folder(self) -> None:
+        """Take the size of a folder's pictures from an imported network, unless the command line sets it."""
+        if self.stored is None or not self.imported or self.config.data.dataset != "folder":
+            return
+        said = {name for name, _ in self.asked.overrides}
+        for name, size in (("channels", self.stored["shape"][0]), ("image_size", self.stored["shape"][-1])):
+            if f"data.{name}" not in said:
+                self.config.data[name] = size
+
+    def denoiser(self) -> Denoiser:
+        """The denoiser of --checkpoint if this command has read it, else that of the run."""
+        return (self.checkpoint or read_checkpoint(self.run)).denoiser(self.asked.values["ema"]).to(self.device)
+
+    def write_imported(self) -> None:
+        """Make the run's folder from --checkpoint, if this command has read it; before anything else is written there."""
+        if self.checkpoint is not None:
+            run_format.write(self.checkpoint, self.run)
+            print(f"wrote {self.run} from {self.source}: {describe(self.checkpoint)}", flush=True)
+            self.stored = read_config(self.run)
+
+    def refuse_other_experiment(self, fields: dict[str, Any]) -> None:
+        """Raise ArgumentError if the run's folder holds another experiment, or anything that is not a run.
+
+        The path of the data may differ. If the run is an imported checkpoint without further training, the data set may
+        differ, too.
+        """
+        if self.stored is None:
+            if self.run.exists() and any(self.run.iterdir()):
+                raise ArgumentError(f"{self.run} is not empty and holds no run; choose another folder", "workdir")
+            return
+        stored = from_stored(self.stored, self.run / "config.json")      # with fields that later versions added
+        there = all_fields(stored) | {k: v for k, v in self.stored.items() if k in ("config", "shape", "levels")}
+        shape = self.stored["shape"]
+        free = {"data.path"} | {f for f, size in (("data.channels", shape[0]), ("data.image_size", shape[-1]))
+                                if fields.get(f) == size}
+        new = self.checkpoint is not None or untouched(self.stored, self.run)
+        if new and self.mode in ("train", "likelihood"):
+            free |= {f for f in fields if f.startswith("data.")} - {"data.low", "data.high"}
+            free |= {"model.dropout", "levels"} if self.mode == "train" else set()
+        other = [f for f in fields if f not in free and fields[f] != there.get(f)]
+        if other:
+            differences = ", ".join(f"{f} is {there.get(f)!r} there and {fields[f]!r} here" for f in other[:3])
+            place = self.run if self.checkpoint is None else self.source
+            raise ArgumentError(f"{place} holds another experiment: {differences}; change this, or choose another folder",
+                                "workdir")
+
+    def dataset(self) -> Dataset:
+        """The config's data set."""
+        return load_dataset(self.config.data)

@@ -1,0 +1,220 @@
+"""Mode likelihood: bits/dim of a data set or of a user's own examples."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scorefield.cli.flags import BATCH_SIZE, CHECKPOINT, EMA, SEED, Flag, flags_of
+from scorefield.numerics.errors import ArgumentError, renamed
+
+if TYPE_CHECKING:
+    import torch
+
+    from scorefield.cli.command import Command
+    from scorefield.data import Dataset
+    from scorefield.evaluation.score import Score
+    from scorefield.numerics.processes import World
+
+SPLITS = ("train", "test")
+SUMMARY = "writes likelihood/summary.json, .csv and .png: bits/dim, standard error, evaluations"
+FLAGS = (
+    CHECKPOINT,
+    Flag("estimator", str, "ode", "what computes the likelihood", ("ode", "elbo", "chain_elbo")),
+    Flag("draws", int, 1, "number of dequantisations of each example"),
+    Flag("float64", bool, False, "keep the state of the likelihood in float64"),
+    Flag("split", str, "test", "which examples to score", SPLITS),
+    Flag("num_images", int, None, "score only the first num_images examples"),
+    Flag("images", str, None, "a folder of pictures or an .npz to score, instead of the run's own data"),
+    Flag("compare", str, None, "a second set to score: train, test, a folder or an .npz"),
+    SEED, EMA, BATCH_SIZE,
+)
+RENAMED = {"draws": "bound_draws"}      # options of estimators that have the same name as a flag above
+
+
+def options() -> Mapping[str, Mapping[str, Flag]]:
+    """The options of each estimator, by flag name."""
+    from scorefield.likelihood import ESTIMATORS
+
+    return {name: {RENAMED.get(option, option): dataclasses.replace(flag, name=RENAMED.get(option, option))
+                   for option, flag in flags_of(estimator).items()} for name, estimator in ESTIMATORS.items()}
+
+
+def settings_of(command: Command) -> dict[str, Any]:
+    """The given options of the chosen estimator; ArgumentError for options of other estimators."""
+    from scorefield.likelihood import ESTIMATORS
+
+    values, every = command.asked.values, options()
+    own = every[values["estimator"]]
+    for name in command.asked.texts:
+        if name not in own:
+            takers = " and ".join(estimator for estimator, others in every.items() if name in others)
+            raise ArgumentError(f"the estimator {values['estimator']!r} takes no {name}; it belongs to {takers}", name,
+                                "estimator")
+    if values["images"] is not None and "split" in command.asked.given:
+        raise ArgumentError("images are scored instead of a split; leave out split, or give that split as compare",
+                            "images", "split", "compare")
+    if values["images"] in ("", *SPLITS) or values["compare"] == "":
+        raise ArgumentError(f"images={values['images']!r} must be a folder of pictures or an .npz; compare must be one of "
+                            f"these, or {' or '.join(SPLITS)}", "images", "compare")
+    if values["float64"] and command.device.type == "mps":
+        raise ArgumentError("device 'mps' has no float64; leave out float64 or choose another device", "float64", "device")
+    given = command.asked.settings(own)
+    back = {flag: name for name, flag in RENAMED.items()}
+    with renamed(names=RENAMED):
+        estimator = ESTIMATORS[values["estimator"]](**{back.get(name, name): value for name, value in given.items()})
+    return {RENAMED.get(name, name): value for name, value in vars(estimator).items() if value is not None}
+
+
+def run(command: Command) -> None:
+    """Bits/dim of a split or of a user's images: likelihood/summary.json, .csv and .png in the run's folder.
+
+    Finished batches stay in likelihood/partial until all are done. So a killed evaluation continues where it stopped, and
+    the processes of torchrun share their results there.
+    """
+    from scorefield.checkpoints.formats.run import newest_checkpoint
+    from scorefield.data import codec_of
+    from scorefield.evaluation.likelihood import Evaluation
+    from scorefield.numerics.devices import set_memory_format
+    from scorefield.numerics.processes import launched
+
+    values, settings = command.asked.values, settings_of(command)
+    command.write_imported()
+    checkpoint, denoiser = newest_checkpoint(command.run), command.denoiser()
+    if settings.get("divergence") != "exact":      # whose products PyTorch cannot batch in channels_last on CPUs
+        set_memory_format(denoiser, command.device, denoiser.autocast)
+    assert checkpoint is not None
+    identity = _identity(command, settings, checkpoint)
+    world = launched()
+    sources = [values["images"] or values["split"], *([values["compare"]] if values["compare"] else [])]
+    evaluations, names = [], []
+    for source in sources:
+        dataset, files = _scored_data(command, source)
+        key = hashlib.sha256(json.dumps([identity, _place(source)], sort_keys=True).encode()).hexdigest()[:16]
+        evaluations.append(Evaluation(
+            denoiser, dataset, codec_of(command.config.data, dataset.levels), split="train" if source == "train" else "test",
+            n=values["num_images"], seed=values["seed"],
+            batch_size=values["batch_size"], device=command.device, draws=values["draws"], estimator=values["estimator"],
+            float64=values["float64"], folder=command.run / "likelihood" / "partial" / key, world=world, **settings))
+        names.append(files)
+    _meet(world, [e.folder for e in evaluations if e.folder], command.device)
+    for e in evaluations:
+        if world.first and e.resumed:
+            print(f"continuing: {e.resumed} of {len(e.units)} batches are done already", flush=True)
+        try:
+            e.run()
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(e.kept()) from None
+    if world.first:
+        note = _note(denoiser.sde.steps, values["estimator"], settings.get("t_min"))
+        _write_scores([e.result() for e in evaluations], sources, names, {
+            "estimator": values["estimator"], "levels": evaluations[0].dataset.levels, "settings": settings,
+            "float64": values["float64"], "batch_size": values["batch_size"], "seed": values["seed"], "ema": values["ema"],
+            "checkpoint": str(checkpoint), "processes": world.size, **({"note": note} if note else {}),
+        }, command.run / "likelihood", own="images" if values["images"] else "split")
+        for e in evaluations:
+            e.clear()
+
+
+def _note(steps: int | None, estimator: str, t_min: float | None) -> str | None:
+    if steps is None or estimator == "chain_elbo":
+        return None
+    start = f"1/{steps}" if t_min is None else f"{t_min:g}"
+    return f"trained on a discrete chain of {steps} steps, scored with the chain's SDE, t from {start}"
+
+
+def _identity(command: Command, settings: dict[str, Any], checkpoint: Path) -> list[Any]:
+    """All that a score depends on, except for the data: each batch stores a checksum of those."""
+    values = command.asked.values
+    with open(checkpoint, "rb") as file:
+        weights = hashlib.file_digest(file, "sha256").hexdigest()
+    results = {k: v for k, v in settings.items() if k != "max_evaluations"}      # a user may raise it and continue
+    return [weights, command.stored, command.config.data.get("dequantize", False), command.device.type, results, *(
+        values[name] for name in ("estimator", "draws", "float64", "seed", "ema", "batch_size", "num_images"))]
+
+
+def _scored_data(command: Command, source: str) -> tuple[Dataset, list[str] | None]:
+    """A split's data set, or the images at a path with their file names; ArgumentError if they do not fit the network."""
+    from scorefield.cli.origin import untouched
+    from scorefield.data import codec_of, load_images
+
+    stored, data = command.stored, command.config.data
+    assert stored is not None
+    if source not in SPLITS:
+        flag = "images" if source == command.asked.values["images"] else "compare"
+        return load_images(source, tuple(stored["shape"]), codec_of(data, stored["levels"]), flag)
+    try:
+        dataset = command.dataset()
+    except (FileNotFoundError, ValueError) as error:
+        raise ArgumentError(f"{error}; or score your own pictures", "images") from None
+    other_levels = dataset.levels != stored["levels"] and not untouched(stored, command.run)      # an import's are assumed
+    if list(dataset.shape) != stored["shape"] or other_levels:
+        raise ValueError(f"data set {dataset.name!r} has examples of shape {dataset.shape} and {dataset.levels} levels, but "
+                         f"the run's network takes {tuple(stored['shape'])} and {stored['levels']} (data.path)")
+    return dataset, None
+
+
+def _place(source: str) -> str:
+    """The absolute path of images; a split's name stays."""
+    return source if source in SPLITS else str(Path(os.path.expanduser(source)).resolve())
+
+
+def _write_scores(scores: list[Score], sources: list[str], names: list[list[str] | None], described: dict[str, Any],
+                  folder: Path, own: str) -> None:
+    """Write the .csv, .png and .json of one or two scored sets, and print a line for each."""
+    from scorefield.evaluation import plots
+    from scorefield.evaluation.score import auroc, write_csv
+    from scorefield.numerics.files import write_json
+
+    labels = [source if source in SPLITS else f"images_{Path(_place(source)).stem}" for source in sources]
+    estimator = described["estimator"]
+    name = "_".join([estimator] * (estimator != "ode") + ["_vs_".join(labels)])
+    stem = folder / ("summary" if name == "test" else name)
+    folder.mkdir(exist_ok=True)
+    rows = [({"set": source} if len(scores) > 1 else {}) | row
+            for score, source, files in zip(scores, sources, names, strict=True) for row in score.rows(files)]
+    write_csv(Path(f"{stem}.csv"), rows)
+    titles = labels if len(set(labels)) == len(labels) else sources
+    plots.save_png(Path(f"{stem}.png"), plots.histogram(
+        {title: score.bits_per_dim for title, score in zip(titles, scores, strict=True)}, "bits/dim"))
+    first, compared = scores[0], {}
+    if len(scores) > 1:
+        compared = {"compare": {"source": sources[1], **scores[1].summary()},
+                    "auroc": auroc(first.bits_per_dim, scores[1].bits_per_dim)}
+    write_json(Path(f"{stem}.json"), first.summary() | {own: sources[0]} | compared | described)
+    for score, source in zip(scores, sources, strict=True):
+        iw = score.bits_per_dim_iw
+        tighter = "" if iw is None else f" ({float(iw.mean()):.4f} importance-weighted)"
+        what = f"{source} examples" if source in SPLITS else f"examples of {source}"
+        print(f"{len(score.bits_per_dim)} {what}: {score.mean:.4f} +- {score.standard_error:.4f} bits/dim{tighter}, "
+              f"{score.nfe:g} evaluations, {score.seconds:.1f} s")
+    notes = [described["note"]] if "note" in described else []
+    notes += [f"AUROC {compared['auroc']:.4f}"] if compared else []
+    print("; ".join([*notes, f"wrote {stem}{{.csv,.png,.json}}"]))
+
+
+def _meet(world: World, folders: list[Path], device: torch.device) -> None:
+    """Under torchrun, wait until every process has read the finished batches, before any process adds to them.
+
+    Raises ValueError if the processes see different folders. The group is left at once, because one process may work far
+    longer than another, and a group stops waiting after minutes.
+    """
+    from scorefield.numerics.processes import connect
+
+    if world.size == 1:
+        return
+    group = connect(device)
+    if group.first:
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+    group.any(False, device)
+    apart = group.any(not all(folder.is_dir() for folder in folders), device)
+    group.leave()
+    if apart:
+        raise ArgumentError("the processes of torchrun must share the run's folder and see the same newest checkpoint",
+                            "workdir")

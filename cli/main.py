@@ -1,0 +1,173 @@
+"""The command line: `python main.py`, `python -m scorefield`, and the command `scorefield`.
+
+Flags follow absl's syntax. There are no global flags: `ask` parses a command line to an `Asked`, and a `Command` takes it.
+"""
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+
+from absl import flags
+
+from scorefield import __version__
+from scorefield.cli import convert, likelihood, report, sample, train
+from scorefield.cli.flags import Flag, Table, describe, describe_options, fields_in, wrapped
+from scorefield.numerics.errors import ArgumentError
+from scorefield.numerics.text import nearest
+
+MODES: Mapping[str, ModuleType] = {"train": train, "sample": sample, "likelihood": likelihood, "convert": convert,
+                                   "report": report}
+COMMON = (
+    Flag("config", str, None, "a config file: configs/NAME.py, or your own"),
+    Flag("mode", str, None, "what to do: one of the modes below"),
+    Flag("workdir", str, None, "the run's folder, by default runs/<config's name>; for a run that exists, --config can be "
+                               "left out"),
+    Flag("device", str, "auto", "cuda, mps, cpu, or auto: the first of these that is available"),
+    Flag("debug", bool, False, "show the traceback of an error"),
+)
+HELP = {"--help", "-help", "-h", "--helpshort", "--helpfull"}
+# The smallest and the largest value of a flag, for flags with bounds.
+BOUNDS = {"seed": (0, 2**64 - 1), "batch_size": (1, 2**31), "num_samples": (1, 10_000_000), "draws": (1, 10_000),
+          "num_images": (1, 2**40), "bound_draws": (1, 10**7)}
+
+
+def table() -> Table:
+    """Every flag of every mode."""
+    options = {mode: module.options() for mode, module in MODES.items() if hasattr(module, "options")}
+    return Table(COMMON, {mode: module.FLAGS for mode, module in MODES.items()}, options)
+
+
+def usage(only: str | None = None) -> str:
+    """The text of --help: a line for each flag and option, of all modes or only of mode `only`."""
+    from scorefield.configs.loading import config_names
+    from scorefield.configs.sections import SECTIONS
+
+    every = table()
+    lines = [f"Scorefield {__version__}: score-based generative models, trained, sampled and scored.", "",
+             "  python main.py --config configs/vp_digits.py --mode train",
+             "  python main.py --config configs/vp_digits.py --mode sample --sampler dpm_solver++ --steps 20",
+             "  python main.py --config configs/vp_digits.py --mode likelihood --method exponential", "",
+             "Every mode", *describe(COMMON[:1]), *wrapped("", "NAME is one of " + " ".join(config_names())),
+             *describe(COMMON[1:]),
+             *wrapped("--config.FIELD=VALUE", "any field of the config, such as --config.training.batch_size=64; these "
+                      "fields choose a class, and its settings become fields:")]
+    for section in SECTIONS.values():
+        lines += wrapped("", f"{section.name}.{section.word}: {', '.join(section.registry)}")
+    for mode, module in MODES.items():
+        if only in (None, mode):
+            lines += ["", f"Mode {mode}: {module.SUMMARY}", *describe(module.FLAGS)]
+            if mode in every.options:
+                lines += ["  and options of the classes in brackets, with their defaults:",
+                          *describe_options(every.options[mode], "    ")]
+    return "\n".join([*lines, "", "Under torchrun the processes share the work: mode train splits each batch, mode "
+                      "likelihood distributes the batches."])
+
+
+def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """The command line without its --config.FIELD=VALUE (or --config.FIELD VALUE), and the (field, value) pairs."""
+    rest, overrides, words = [], [], iter(argv)
+    for word in words:
+        if word.lstrip("-").startswith("config.") and word.startswith("-"):
+            field, equals, value = word.lstrip("-").removeprefix("config.").partition("=")
+            if not equals:
+                value = next(words, "")
+            overrides.append((field, value))
+        else:
+            rest.append(word)
+    return rest, overrides
+
+
+def ask(argv: Sequence[str]):
+    """The words of a command line, parsed to an `Asked`; ArgumentError if they do not fit together."""
+    from scorefield.cli.command import Asked
+
+    words, overrides = split_overrides(argv)
+    every = table()
+    given, unexpected = every.parse(words)
+    if unexpected:
+        raise ValueError(f"unexpected argument {unexpected[0]!r}; flags start with -- (--help shows them)")
+    mode = given.get("mode")
+    if mode is None:
+        raise ArgumentError(f"no mode is given; choose --mode {', '.join(MODES)} (--help shows more)")
+    if mode not in MODES:
+        raise ArgumentError(f"unknown mode {mode!r}; choose from {', '.join(MODES)}{nearest(str(mode), MODES)}", "mode")
+    own = {**every.common, **every.modes[str(mode)]}
+    for name in given:
+        if name not in own and mode not in every.takers(name):
+            raise ArgumentError(f"mode {mode} takes no {name}; it belongs to mode {' and '.join(every.takers(name))}", name,
+                                "mode")
+    values = {name: flag.default for name, flag in own.items()}
+    for name, text in given.items():
+        if name in own:
+            values[name] = text if isinstance(text, bool) else own[name].value(text)
+            _check_bounds(name, values[name])
+    _check_places(values, str(mode))
+    return Asked(str(mode), values, {name: text for name, text in given.items() if name not in own}, frozenset(given),
+                 overrides)
+
+
+def _check_bounds(name: str, value: object) -> None:
+    low, high = BOUNDS.get(name, (0, 0))
+    if name in BOUNDS and isinstance(value, int) and not low <= value <= high:
+        raise ArgumentError(f"{name} must lie in {low} .. {high}, got {value}", name)
+
+
+def _check_places(values: Mapping[str, object], mode: str) -> None:
+    from scorefield.numerics.processes import launched
+
+    if mode not in ("train", "likelihood") and launched().size > 1:
+        raise ArgumentError(f"mode {mode} runs in one process; use torchrun only for --mode train and likelihood", "mode")
+    if values["workdir"] == "":
+        raise ArgumentError("workdir must name a folder, got ''", "workdir")
+    if values["config"] is None and not values["workdir"] and not values.get("checkpoint"):
+        raise ValueError("give --config FILE, the --workdir of a run or a --checkpoint (--help shows more)")
+
+
+def with_flags(error: BaseException) -> str:
+    """An error's message in one line, with the flags of the arguments and config fields that the error names."""
+    message = " ".join(str(error).split())
+    arguments = [name for name in getattr(error, "arguments", ()) if "." in name or name in table().names]
+    found = [*arguments, *fields_in(message)]
+    hints = [f"--config.{name}" if "." in name else f"--{name}" for name in dict.fromkeys(found)]
+    missing = [hint for hint in hints if not re.search(rf"{re.escape(hint)}\b", message)]
+    return f"{message} ({', '.join(missing)})" if missing else message
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run one command. Errors are raised as they are; `run` prints the errors of users in one line."""
+    asked = ask(argv)
+    from scorefield.cli.command import Command
+
+    MODES[asked.mode].run(Command(asked))
+
+
+def run() -> None:
+    """The entry point. Exit code 0, 1 after an error of the user, 130 after Ctrl-C."""
+    words = sys.argv[1:]
+    try:
+        if "--version" in words:
+            print(f"scorefield {__version__}")
+        elif HELP & set(words):
+            mode = words[words.index("--mode") + 1:][:1] if "--mode" in words else []
+            print(usage(next((word for word in mode if word in MODES), None)))
+        else:
+            main(words)
+    except KeyboardInterrupt as stopped:
+        print(": ".join(["\ninterrupted", *map(str, filter(None, stopped.args))]), file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, OSError, ArithmeticError, RuntimeError, flags.Error) as error:
+        if "--debug" in words or _is_ours(error):
+            raise
+        if "out of memory" in str(error).lower() or "DefaultCPUAllocator" in str(error):
+            sys.exit(f"error: out of memory ({str(error).splitlines()[0]}); lower --batch_size, or in training "
+                     "--config.training.batch_size")
+        sys.exit(f"error: {with_flags(error)}")
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether an error is a bug in the program; its authors then need the traceback."""
+    import torch
+
+    memory = isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    return type(error) is RuntimeError and not memory

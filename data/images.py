@@ -1,0 +1,81 @@
+"""A user's own examples to score: a folder of pictures, or an array in a file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scorefield.data import readers
+from scorefield.data.codec import Codec, Pixels
+from scorefield.data.dataset import Dataset, Examples
+from scorefield.data.readers import named_argument
+from scorefield.data.transforms import require_within
+from scorefield.numerics.errors import ArgumentError, MissingFileError
+
+
+def load_images(path: str, shape: tuple[int, ...], codec: Codec, argument: str = "path"
+                ) -> tuple[Dataset, list[str] | None]:
+    """Examples of `shape` from a user's path, as a data set whose two splits are the same, and the names of the examples.
+
+    A folder   every picture below it, cropped and resized as in data set "folder"; the names are their paths
+    An .npz    one array, or `x`, `arr_0` or `images`. Integers are levels 0 .. L-1 of shape (N, C, H, W), (N, H, W, C) or,
+               for one channel, (N, H, W). Floats are samples as a run writes them, (N, *shape): points, or pictures in
+               the codec's [low, high], which are decoded. They may exceed that interval by a quarter of its length
+
+    `argument` names the path in messages. Raises FileNotFoundError if the path does not exist, and ValueError for a file
+    that is damaged, of another shape, not finite or outside its levels. It names the file, the example and the value.
+    """
+    place = Path(os.path.expanduser(path))
+    if not place.exists():
+        raise MissingFileError(f"{argument}={path!r} does not exist; give a folder of pictures or an .npz", argument)
+    if place.is_dir():
+        if codec.levels != 256 or len(shape) != 3 or shape[1] != shape[2] or shape[0] not in (1, 3):
+            raise ArgumentError(f"{argument}={path!r}: pictures are squares of 256 levels and 1 or 3 channels, but the "
+                                f"model's examples have {codec.levels or 'no'} levels and shape {shape}; give an .npz",
+                                argument)
+        files = readers.find_pictures(place)
+        if not files:
+            suffixes = ", ".join(readers.PICTURE_SUFFIXES)
+            raise MissingFileError(f"{argument}={path!r} holds no pictures ({suffixes})", argument)
+        pictures = Examples(readers.open_pictures(files, shape[1], shape[0], argument))
+        return (Dataset(place.name, pictures, pictures, shape, codec.levels),
+                [str(file.relative_to(place)) for file in files])
+    with named_argument(argument):
+        x = Examples(_read(readers.read_array(place, argument), f"{argument}={path!r}", shape, codec))
+    return Dataset(place.stem, x, x, shape, codec.levels), None
+
+
+def _read(array: np.ndarray, name: str, shape: tuple[int, ...], codec: Codec) -> Tensor:
+    levels = codec.levels
+    if array.dtype.kind not in "iuf" or (array.dtype.kind != "f" and levels is None):
+        raise ValueError(f"{name} is an array of {array.dtype}; the model takes floats"
+                         + (f" or integer levels 0 .. {levels - 1}" if levels else ""))
+    integer = array.dtype.kind != "f"
+    array = _channels_first(array, name, shape, integer)
+    dtype = np.uint8 if array.dtype == np.uint8 else np.int64 if integer else np.float32
+    with np.errstate(over="ignore"):      # a number too large for float32 becomes infinite, and is refused
+        x = torch.from_numpy(np.ascontiguousarray(array, dtype))
+    if isinstance(codec, Pixels) and not integer:
+        slack = (codec.high - codec.low) / 4      # a sampler's last noise exceeds the interval by less, bytes by more
+        require_within(x, codec.low - slack, codec.high + slack, name,
+                       f"floats must lie in the model's [{codec.low:g}, {codec.high:g}], as samples are written")
+        return codec.decode(x)
+    codec.check(x, name)
+    return x.to(torch.uint8) if integer else x
+
+
+def _channels_first(array: np.ndarray, name: str, shape: tuple[int, ...], integer: bool) -> np.ndarray:
+    """The array as (N, *shape), from any layout that is allowed for integers; ValueError for another shape."""
+    given = tuple(array.shape)
+    if integer and given[1:] == (*shape[1:], *shape[:1]) != shape:
+        array = array.transpose(0, 3, 1, 2)
+    elif integer and (1, *given[1:]) == shape:
+        array = array[:, None]
+    if array.shape[:1] in ((), (0,)) or array.shape[1:] != shape:
+        hint = "" if integer or len(shape) != 3 else "; floats need the channels first and the range of the network's data"
+        raise ValueError(f"{name} is an array of shape {given}, but the model takes (N, {', '.join(map(str, shape))}){hint}")
+    return array

@@ -1,0 +1,46 @@
+"""Draw samples from a denoiser in batches, and record the cost."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from scorefield.models import ScoreModel
+from scorefield.samplers import Result, Sampler, prior_sample, sample_seeds
+
+
+@dataclass(frozen=True)
+class Samples:
+    """x (n, *event) on the CPU, network evaluations per sample (the mean, if batches differ), seconds.
+
+    first: the result of the first batch, with its trajectory if one was requested.
+    """
+
+    x: Tensor
+    nfe: float
+    seconds: float
+    first: Result
+
+
+def draw(model: ScoreModel, sampler: Sampler, shape: tuple[int, ...], n: int, seed: int, batch_size: int = 64,
+         device: torch.device | str = "cpu", trajectory: bool = False, progress: bool = True) -> Samples:
+    """n samples; sample i depends on (seed, i), not on batch_size (under adaptive solvers: up to their tolerance)."""
+    start, parts, evaluations = time.perf_counter(), [], 0
+    first = None
+    steps = len(sampler.times(model)) - 1
+    batches = range(0, n, batch_size)
+    with tqdm(total=len(batches) * steps, unit="step", disable=None if progress else True) as bar:
+        def advance(step: int, t: float, x: Tensor) -> None:
+            bar.update()
+
+        for begin in batches:
+            seeds = sample_seeds(seed, begin, min(begin + batch_size, n))
+            x_T = prior_sample(model.sde, shape, seeds, device)
+            result = sampler(model, x_T, seeds, trajectory and begin == 0, advance)
+            first = first or result
+            parts.append(result.x.cpu())
+            evaluations += result.nfe * len(seeds)
+    assert first is not None
+    return Samples(torch.cat(parts), evaluations / n, time.perf_counter() - start, first)

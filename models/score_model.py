@@ -1,0 +1,169 @@
+"""The contract of a score model, and what binds a condition to one.
+
+A model made from score models (given a label, guided, wrapped) is again a score model, a function of x and t alone.
+So samplers and likelihoods take all of them and see nothing else of a network.
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from scorefield.models.conditions import Condition, Conditions
+from scorefield.sde_lib.sde import SDE
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Dropout off within; after, each module is in the mode that it was in."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """What a score model knows of x_0 given x_t, from one evaluation.
+
+    mean      E[x_0 given x_t], of the shape of x
+    variance  Var[x_0 given x_t] of each element, of the shape of x; or one for all, a scalar; None if it is unknown
+    """
+
+    mean: Tensor
+    variance: Tensor | None
+
+
+class ScoreModel(nn.Module):
+    """What every score model offers. `x` is (batch, *event); `t` is a scalar or (batch,), best in float64.
+
+    sde          the forward process that the model belongs to
+    evaluations  how many calls of a network one prediction costs; a model made of several adds up theirs
+
+    Each prediction has the shape and dtype of x. A subclass writes `predict` and, unless it is 1, `evaluations`.
+    """
+
+    sde: SDE
+
+    @abstractmethod
+    def predict(self, x: Tensor, t: float | Tensor, kind: str) -> Tensor:
+        """The prediction of `kind`: "score", "eps", "x0", "v" or "flow".
+
+        Raises ArgumentError (a ValueError) for another word, for a time outside of [0, t_max], and where the prediction
+        does not exist at that time, as the score where sigma = 0.
+        """
+
+    @property
+    def evaluations(self) -> int:
+        return 1
+
+    @property
+    def takes(self) -> Conditions:
+        """The conditions that `given` can bind."""
+        return Conditions()
+
+    def given(self, **condition: Any) -> "ScoreModel":
+        """The score model of x and t that gets this condition at every evaluation.
+
+        label=y     classes, integers: a scalar for every sample, or (batch,), one for each
+        label=None  no label, for a model trained with label dropout
+        name=value  any other condition that the network declares, (batch, ...)
+
+        Raises ArgumentError for a name that the model does not take and for labels that do not exist; using the result
+        with another batch size raises it then. One use:
+
+        >>> from scorefield.models import MLP, Denoiser
+        >>> from scorefield.sde_lib import VPSDE
+        >>> model = Denoiser(MLP((2,), classes=10), VPSDE()).given(label=3)
+        >>> model.eps(torch.zeros(4, 2), 0.5).shape
+        torch.Size([4, 2])
+        """
+        self.takes.checked(condition)
+        return self
+
+    def posterior(self, x: Tensor, t: float | Tensor) -> Posterior:
+        """Mean and variance of x_0 given x_t = x, from one evaluation. A network knows the mean only."""
+        return Posterior(self.x0(x, t), None)
+
+    def score(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """grad log p_t(x) = -eps / sigma."""
+        return self.predict(x, t, "score")
+
+    def eps(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """E[eps given x_t = x]."""
+        return self.predict(x, t, "eps")
+
+    def x0(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """E[x_0 given x_t = x] (Tweedie's formula)."""
+        return self.predict(x, t, "x0")
+
+    def v(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """alpha eps - sigma x_0 (Salimans and Ho 2022, section 4)."""
+        return self.predict(x, t, "v")
+
+    def flow(self, x: Tensor, t: float | Tensor) -> Tensor:
+        """eps - x_0, the velocity of flow matching (Lipman et al. 2023)."""
+        return self.predict(x, t, "flow")
+
+
+class ConditionalModel(ScoreModel):
+    """A score model whose predictions take a condition (conditions.py): Denoiser and GaussianMixture.
+
+    Without one, `predict` uses "no label" if the model knows that, else it raises an error that says to call `given`.
+    """
+
+    @abstractmethod
+    def predict(self, x: Tensor, t: float | Tensor, kind: str, condition: Condition | None = None) -> Tensor:
+        """As ScoreModel's, with the condition of each sample."""
+
+    def given(self, **condition: Any) -> "Given":
+        return Given(self, condition)
+
+    def posterior(self, x: Tensor, t: float | Tensor, condition: Condition | None = None) -> Posterior:
+        """As ScoreModel's, with the condition of each sample."""
+        return Posterior(self.predict(x, t, "x0", condition), None)
+
+
+class Given(ScoreModel):
+    """`model` with a condition bound to it: what `model.given(...)` returns."""
+
+    def __init__(self, model: ConditionalModel, condition: Mapping[str, Any]):
+        super().__init__()
+        self.model, self.sde = model, model.sde
+        checked = model.takes.checked(condition)
+        self.names = tuple(checked)
+        for name, value in checked.items():      # as buffers, which go to a device with the model
+            self.register_buffer(f"given_{name}", value, persistent=False)
+
+    @property
+    def condition(self) -> dict[str, Tensor | None]:
+        """What is bound, by name; None for "no label"."""
+        return {name: getattr(self, f"given_{name}") for name in self.names}
+
+    @property
+    def evaluations(self) -> int:
+        return self.model.evaluations
+
+    @property
+    def takes(self) -> Conditions:
+        return self.model.takes
+
+    def given(self, **condition: Any) -> "ScoreModel":
+        """The same model with these conditions bound, too; a new one replaces an old one of the same name."""
+        return self.model.given(**self.condition | condition)
+
+    def predict(self, x: Tensor, t: float | Tensor, kind: str) -> Tensor:
+        return self.model.predict(x, t, kind, self.for_batch(x))
+
+    def posterior(self, x: Tensor, t: float | Tensor) -> Posterior:
+        return self.model.posterior(x, t, self.for_batch(x))
+
+    def for_batch(self, x: Tensor) -> Condition:
+        """The condition of each sample of x."""
+        return self.takes.of_batch(self.condition, x)

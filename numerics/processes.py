@@ -1,0 +1,62 @@
+"""Data-parallel work under torchrun: the rank of this process, and how the processes agree. Without torchrun, one."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+
+@dataclass(frozen=True)
+class World:
+    """This process, number `rank` of `size`; only the first one writes files."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def any(self, flag: bool, device: torch.device) -> bool:
+        """Whether the flag is set in any process."""
+        if self.size == 1:
+            return flag
+        total = torch.tensor(float(flag), device=device)
+        dist.all_reduce(total)
+        return bool(total > 0)
+
+    def mean(self, value: torch.Tensor) -> torch.Tensor:
+        """The mean of a tensor over all processes."""
+        if self.size > 1:
+            value = value.clone()
+            dist.all_reduce(value)
+            value /= self.size
+        return value
+
+    def wrap(self, network: nn.Module, device: torch.device) -> nn.Module:
+        """The network with its gradients averaged over all processes."""
+        if self.size == 1:
+            return network
+        return nn.parallel.DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
+
+    def leave(self) -> None:
+        """Wait for the other processes, then end the group."""
+        if self.size > 1:
+            dist.barrier()
+            dist.destroy_process_group()
+
+
+def launched() -> World:
+    """This process among those that torchrun started, without joining their group; without torchrun, a world of one."""
+    return World(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+
+
+def connect(device: torch.device) -> World:
+    """Join the processes that torchrun started (nccl on GPUs, else gloo); without torchrun, a world of one."""
+    if launched().size == 1:
+        return World()
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return World(dist.get_rank(), dist.get_world_size())

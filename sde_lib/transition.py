@@ -1,0 +1,64 @@
+"""Between two times s < t of a forward process: the step forwards, the posterior of a step back, and its variance.
+
+With a = alpha_t / alpha_s and v = sigma_t^2 - a^2 sigma_s^2,
+
+    q(x_t given x_s)       = N(a x_s, v I)
+    q(x_s given x_t, x_0)  = N(a sigma_s^2 / sigma_t^2 x_t + alpha_s v / sigma_t^2 x_0, v sigma_s^2 / sigma_t^2 I)
+
+which for neighbours of a DDPM chain are Ho et al. 2020, equations 2 and 7. A generated step back has the posterior's mean at
+the predicted x_0, and one of these variances:
+
+    beta         v                             right for data N(0, I)
+    beta_tilde   v sigma_s^2 / sigma_t^2       that of the posterior; right if x_t determines x_0 (Ho et al. 2020, sec. 3.2)
+
+Chains, ancestral sampling, DDIM and the chain's bound take their coefficients from here.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from scorefield.numerics.errors import ArgumentError
+from scorefield.sde_lib.sde import SDE
+
+VARIANCES = ("beta", "beta_tilde")
+
+
+def check_variance(kind: str) -> None:
+    """ArgumentError for an unknown kind of variance."""
+    if kind not in VARIANCES:
+        raise ArgumentError(f"unknown variance {kind!r}; choose from {', '.join(VARIANCES)}", "variance")
+
+
+@dataclass(frozen=True)
+class Transition:
+    """Steps between s and t, float64 tensors of any one shape: `scale` a and `variance` v of x_t given x_s."""
+
+    scale: Tensor
+    variance: Tensor
+    alpha_s: Tensor
+    sigma_s: Tensor
+    sigma_t: Tensor
+
+    @classmethod
+    def between(cls, alpha_t: Tensor, sigma_t: Tensor, alpha_s: Tensor, sigma_s: Tensor) -> "Transition":
+        scale = alpha_t / alpha_s
+        return cls(scale, sigma_t.square() - (scale * sigma_s).square(), alpha_s, sigma_s, sigma_t)
+
+    @classmethod
+    def along(cls, sde: SDE, times: Tensor) -> "Transition":
+        """One for each pair of neighbours of a decreasing grid (steps + 1,): the earlier in the grid is t."""
+        alpha, sigma = sde.alpha(times), sde.sigma(times)
+        return cls.between(alpha[:-1], sigma[:-1], alpha[1:], sigma[1:])
+
+    @property
+    def posterior(self) -> tuple[Tensor, Tensor]:
+        """The coefficients of x_t and x_0 in the mean of q(x_s given x_t, x_0)."""
+        return self.scale * (self.sigma_s / self.sigma_t).square(), self.alpha_s * self.variance / self.sigma_t.square()
+
+
+def reverse_variance(kind: str, step: Transition, eta: float = 1.0) -> Tensor:
+    """The variance of x_s in a generated step back, eta^2 times that of its kind (eta as in DDIM)."""
+    check_variance(kind)
+    variance = eta**2 * step.variance
+    return variance if kind == "beta" else variance * (step.sigma_s / step.sigma_t).square()

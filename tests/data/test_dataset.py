@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+import torch
+
+from scorefield.data import Dataset, Examples, from_arrays
+
+
+def test_a_tensor_in_place_of_a_split_has_no_conditions():
+    x = torch.randn(6, 2)
+    dataset = Dataset("mine", x, x[:2], (2,), None)
+    data, condition = dataset.train[torch.tensor([4, 1])]
+    assert torch.equal(data, x[[4, 1]]) and condition == {} and len(dataset.test) == 2
+
+
+def test_conditions_come_with_their_examples():
+    examples = Examples(torch.arange(5).float()[:, None], {"label": torch.arange(5), "low_res": torch.rand(5, 3)})
+    data, condition = examples[torch.tensor([3, 0])]
+    assert condition["label"].tolist() == data[:, 0].tolist() == [3, 0] and condition["low_res"].shape == (2, 3)
+    with pytest.raises(ValueError, match="5 examples and 4 of condition 'label'"):
+        Examples(torch.zeros(5, 1), {"label": torch.arange(4)})
+
+
+def test_arrays_of_integers_are_pictures_and_floats_are_points():
+    pictures = from_arrays(np.random.default_rng(0).integers(0, 200, (20, 1, 4, 4)), y_train=np.arange(20) % 3)
+    assert pictures.levels == 256 and pictures.shape == (1, 4, 4) and pictures.train.data.dtype == torch.uint8
+    points = from_arrays(np.random.default_rng(0).standard_normal((20, 2)), torch.zeros(3, 2))
+    assert points.levels is None and points.train.data.dtype == torch.float32
+    assert (len(points.train), len(points.test)) == (20, 3)
+
+
+def test_without_a_test_array_every_tenth_example_is_held_out_with_its_label():
+    x = torch.arange(25).float()[:, None]
+    dataset = from_arrays(x, y_train=torch.arange(25), class_names=["a", "b"])
+    assert dataset.test.data[:, 0].tolist() == [0, 10, 20] and len(dataset.train) == 22
+    data, condition = dataset.train[torch.arange(22)]
+    assert torch.equal(data[:, 0].long(), condition["label"]) and dataset.class_names == ("a", "b")
+
+
+def test_conditions_of_any_name_can_be_given():
+    dataset = from_arrays(torch.zeros(4, 2), torch.zeros(1, 2), {"angle": np.zeros((4, 3))}, {"angle": np.zeros((1, 3))})
+    assert dataset.train[torch.arange(2)][1]["angle"].shape == (2, 3)
+
+
+@pytest.mark.parametrize("arguments, match", [
+    ((torch.zeros(0, 2),), r"x_train must be .* got shape \(0, 2\)"), ((torch.zeros(5),), "x_train must be"),
+    ((["a", "b"],), "array of numbers"), ((torch.tensor([[float("nan")]] * 3),), "x_train .* not finite"),
+    ((torch.full((3, 2), 300),), r"integers 0 .. 255, got 300"), ((torch.full((3, 2), -1),), "got -1"),
+    ((torch.zeros(3, 2), torch.zeros(3, 4)), r"shape \(2,\), but x_test of shape \(4,\)"),
+    ((torch.zeros(3, 2) > 0,), "bool"),
+    ((torch.zeros(3, 2), None, torch.zeros(3)), "y_train must hold a whole number"),
+    ((torch.zeros(3, 2), None, torch.zeros(2).long()), "3 examples and 2 of condition 'label'"),
+    ((torch.zeros(1, 2),), "at least 2 examples"),
+    ((torch.zeros(3, 2), None, None, torch.zeros(3)), "y_test is given without x_test"),
+])
+def test_arrays_that_do_not_fit_are_refused_by_the_name_of_their_argument(arguments, match):
+    with pytest.raises(ValueError, match=match) as caught:
+        from_arrays(*arguments)
+    assert caught.value.arguments
+
+
+def test_levels_can_be_said_and_bound_the_integers():
+    assert from_arrays(torch.full((3, 2), 16), levels=17).levels == 17
+    with pytest.raises(ValueError, match="0 .. 16, got 17"):
+        from_arrays(torch.full((3, 2), 17), levels=17)
+    with pytest.raises(ValueError, match="floats, which are points"):
+        from_arrays(torch.zeros(3, 2), levels=17)

@@ -1,0 +1,257 @@
+import math
+
+import pytest
+import torch
+from scipy.integrate import quad
+from scipy.stats import kstest, norm, truncnorm
+from torch import nn
+
+from scorefield.models import PARAMETRIZATIONS, Denoiser
+from scorefield.models.denoiser import TIME_INPUTS
+from scorefield.sde_lib import VESDE, VPSDE, DDPMChain, SMLDChain
+from scorefield.training.draws import Draws
+from scorefield.training.objectives import Batch, ScoreMatching
+from scorefield.training.objectives.score_matching import NoisyTimes
+from scorefield.training.times import TIME_SAMPLERS
+from scorefield.training.weightings import WEIGHTINGS
+
+STD = 0.5      # of the data, for "edm"
+
+
+def of_error_in_f(sde, t):
+    """What a squared error of 1 in eps is as one in EDM's F: V / (alpha s)^2."""
+    return 1 + (sde.sigma(t) / (sde.alpha(t) * STD)).square()
+
+
+class Zero(nn.Module):
+    """A network that answers 0."""
+
+    def __init__(self):
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+
+    def forward(self, x, time):
+        return 0 * self.unused * x
+
+
+@pytest.mark.parametrize("importance", [False, True])
+@pytest.mark.parametrize("time_sampling", TIME_SAMPLERS)
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_every_way_of_drawing_times_has_the_same_expected_weight(weighting, time_sampling, importance, any_sde):
+    """E[w/p h(t)] = int w h dt / (t_max - t_min) for a test function h, for every weighting and SDE."""
+    objective = ScoreMatching(any_sde, weighting, time_sampling, importance, data_std=STD)
+    t, weight = objective.times.draw(200_000, torch.Generator().manual_seed(0))
+    lowest, last = any_sde.t_min, any_sde.t_max
+    assert float(t.min()) >= lowest and float(t.max()) <= last
+
+    def h(s):        # such that w h / p has no heavy tail
+        if weighting == "edm":
+            return 1 / of_error_in_f(any_sde, s)
+        return (lowest / s) ** 0.1 if importance else any_sde.sigma(s).square()
+
+    def integrand(log_t):
+        s = torch.tensor(math.exp(log_t), dtype=torch.float64)
+        return float(objective.times.weighting(s) * h(s) * s)
+
+    expected = quad(integrand, math.log(lowest), math.log(last), limit=500)[0] / (last - lowest)
+    values = weight * h(t)
+    # low discrepancy is far more accurate than this
+    allowed = 5 * float(values.std()) / math.sqrt(len(t)) + 1e-9
+    assert abs(float(values.mean()) - expected) < allowed + 1e-4 * expected
+
+
+@pytest.mark.parametrize("weighting", [w for w in WEIGHTINGS if w != "edm"])
+def test_importance_sampling_makes_the_weight_constant(weighting, any_sde):
+    _, weight = ScoreMatching(any_sde, weighting, importance=True).times.draw(5000, torch.Generator().manual_seed(0))
+    assert float(weight.std() / weight.mean()) < 0.02
+
+
+def test_likelihood_importance_is_uniform_in_log_snr(any_sde):
+    t, weight = ScoreMatching(any_sde, "likelihood", importance=True).times.draw(4096, torch.Generator().manual_seed(0))
+    ends = any_sde.half_log_snr(torch.tensor([any_sde.t_max, any_sde.t_min], dtype=torch.float64))
+    place = ((any_sde.half_log_snr(t) - ends[0]) / (ends[1] - ends[0])).sort().values
+    torch.testing.assert_close(place, (torch.arange(4096).double() + 0.5) / 4096, rtol=0, atol=1.1 / 4096)
+    torch.testing.assert_close(weight, (2 * (ends[1] - ends[0]) / (any_sde.t_max - any_sde.t_min)).expand(4096),
+                               rtol=1e-6, atol=0)
+
+
+def test_low_discrepancy_puts_one_time_in_each_cell_and_uniform_does_not():
+    generator = torch.Generator().manual_seed(0)
+    for batch in (1, 2, 64):
+        u = TIME_SAMPLERS["low_discrepancy"](batch, generator)
+        assert sorted((u * batch).long().tolist()) == list(range(batch))
+    counts = (TIME_SAMPLERS["uniform"](64, generator) * 64).long().bincount(minlength=64)
+    assert int(counts.max()) > 1
+
+
+@pytest.mark.parametrize("importance", [False, True])
+@pytest.mark.parametrize("chain", [DDPMChain.from_schedule("cosine", 50), SMLDChain.from_schedule(50, 0.01, 5.0)],
+                         ids=["ddpm", "smld"])
+def test_on_a_chain_times_are_its_indices_with_the_mean_weight_kept(chain, importance):
+    sde = chain.to_sde()
+    objective = ScoreMatching(sde, "uniform", "uniform", importance)
+    t, weight = objective.times.draw(100_000, torch.Generator().manual_seed(0))
+    index = t * chain.steps - 1
+    torch.testing.assert_close(index, index.round(), rtol=0, atol=1e-9)
+    assert index.round().unique().numel() > (1 if importance else 49)
+    h = sde.sigma(t).square() * (1 + t)          # E[w h] = mean over the chain of (1 + t)
+    expected = float((1 + chain.times).mean())
+    assert abs(float((weight * h).mean()) - expected) < 5 * float((weight * h).std()) / math.sqrt(len(t)) + 1e-6
+
+
+@pytest.mark.parametrize("parametrization", PARAMETRIZATIONS)
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_the_loss_is_the_weighted_error_of_the_score(weighting, parametrization, any_sde):
+    """Against its definition: lambda(t) || score_theta - grad log q(x_t given x_0) ||^2 / D with lambda = w sigma^2."""
+    generator = torch.Generator().manual_seed(0)
+    denoiser = Denoiser(Zero(), any_sde, parametrization, input_std=STD)
+    x0, eps = (torch.randn(50, 3, dtype=torch.float64, generator=generator) for _ in range(2))
+    t = torch.rand(50, dtype=torch.float64, generator=generator) * 0.98 + 0.01
+    objective = ScoreMatching(any_sde, weighting, data_std=STD)
+    loss = objective.loss(denoiser, Batch(x0), NoisyTimes(t, objective.times.weighting(t), eps))
+    x_t = any_sde.perturb(x0, t, eps)
+    sigma = any_sde.sigma(t)[:, None]
+    error = denoiser.score(x_t, t) + eps / sigma
+    g2 = any_sde.g2(t)[:, None]
+    log_level = (sigma / any_sde.alpha(t)[:, None]).log()
+    ends = -any_sde.half_log_snr(torch.tensor([any_sde.t_min, any_sde.t_max], dtype=torch.float64))
+    normal = norm(-1.2, 1.2)
+    mass = (normal.cdf(ends[1]) - normal.cdf(ends[0])) / (any_sde.t_max - any_sde.t_min)
+    density = torch.as_tensor(normal.pdf(log_level)) / mass
+    lam = {"simple": sigma**2, "likelihood": g2, "uniform": torch.ones_like(sigma),
+           "edm": density * g2 / 2 * of_error_in_f(any_sde, t)[:, None]}[weighting]
+    torch.testing.assert_close(loss, (lam * error.square()).mean(1), rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("parametrization", PARAMETRIZATIONS)
+@pytest.mark.parametrize("time_input", [k for k in TIME_INPUTS if k != "index"])
+def test_gradients_are_finite_at_the_smallest_time(parametrization, time_input, any_sde):
+    from scorefield.models import MLP
+    denoiser = Denoiser(MLP((3,), 16, 2), any_sde, parametrization, time_input, input_std=STD)
+    objective = ScoreMatching(any_sde, "likelihood", importance=True)
+    t = torch.full((8,), any_sde.t_min, dtype=torch.float64)
+    weight = objective.times.draw(8, torch.Generator().manual_seed(0))[1]
+    objective.loss(denoiser, Batch(torch.randn(8, 3)), NoisyTimes(t, weight, torch.randn(8, 3))).mean().backward()
+    assert all(bool(p.grad.isfinite().all()) for p in denoiser.parameters() if p.grad is not None)
+
+
+def test_unknown_words_are_refused(any_sde):
+    with pytest.raises(ValueError, match="simple, likelihood, uniform, edm"):
+        ScoreMatching(any_sde, "likelyhood")
+    with pytest.raises(ValueError, match="uniform, low_discrepancy"):
+        ScoreMatching(any_sde, time_sampling="stratified")
+
+
+# EDM's loss
+
+
+class Wave(nn.Module):
+    """A smooth function of input and time."""
+
+    def forward(self, x, time):
+        return torch.sin(2 * x + time.to(x)[:, None])
+
+
+@pytest.mark.parametrize("sde", [VPSDE(), VESDE(0.002, 80.0), VESDE(0.1, 1.0)], ids=["vp", "edm", "cut"])
+def test_edm_draws_log_normal_noise_levels(sde):
+    objective = ScoreMatching(sde, "edm", "uniform", importance=True, data_std=STD)
+    t, _ = objective.times.draw(20_000, torch.Generator().manual_seed(0))
+    ends = -sde.half_log_snr(torch.tensor([sde.t_min, sde.t_max], dtype=torch.float64))
+    low, high = ((ends + 1.2) / 1.2).tolist()
+    assert kstest(-sde.half_log_snr(t).numpy(), truncnorm(low, high, -1.2, 1.2).cdf).pvalue > 0.01
+
+
+@pytest.mark.parametrize("time_sampling", TIME_SAMPLERS)
+def test_edm_with_importance_is_its_papers_loss(time_sampling, any_sde):
+    """lambda(l) || D(z; l) - x_0 ||^2, lambda = (l^2 + s^2) / (l s)^2, in their z = x / alpha and l = sigma / alpha."""
+    generator = torch.Generator().manual_seed(0)
+    objective = ScoreMatching(any_sde, "edm", time_sampling, importance=True, data_std=STD)
+    t, weight = objective.times.draw(500, generator)
+    x0, eps = STD * torch.randn(500, 3, dtype=torch.float64, generator=generator), torch.randn(500, 3).double()
+    level = (any_sde.sigma(t) / any_sde.alpha(t))[:, None]
+    denoiser = Denoiser(Wave(), any_sde, "edm", "c_noise", input_std=STD)
+    z = x0 + level * eps
+    c_skip, c_out = STD**2 / (level**2 + STD**2), level * STD / (level**2 + STD**2).sqrt()
+    c_noise = (level.log()[:, 0] / 4).float()
+    denoised = c_skip * z + c_out * Wave()(z / (level**2 + STD**2).sqrt(), c_noise)
+    expected = (level**2 + STD**2) / (level * STD) ** 2 * (denoised - x0).square()
+    loss = objective.loss(denoiser, Batch(x0), NoisyTimes(t, weight, eps))
+    torch.testing.assert_close(loss, expected.mean(1), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("chain", [None, DDPMChain.from_schedule("linear", 200), SMLDChain.from_schedule(200)],
+                         ids=["continuous", "ddpm", "smld"])
+def test_edms_expected_loss_is_the_same_with_and_without_importance(chain):
+    sde = VPSDE() if chain is None else chain.to_sde()
+    generator, n = torch.Generator().manual_seed(0), 100_000
+    denoiser = Denoiser(Wave(), sde, "edm", "c_noise", input_std=STD)
+    means, errors = [], []
+    for importance in (False, True):
+        objective = ScoreMatching(sde, "edm", "uniform", importance, data_std=STD)
+        t, weight = objective.times.draw(n, generator)
+        x0, eps = torch.randn(2, n, 1, dtype=torch.float64, generator=generator)
+        loss = objective.loss(denoiser, Batch(STD * x0), NoisyTimes(t, weight, eps))
+        means.append(float(loss.mean()))
+        errors.append(float(loss.std()) / math.sqrt(n))
+    assert abs(means[0] - means[1]) < 4 * math.hypot(*errors)
+    assert errors[1] < 0.7 * errors[0]
+
+
+@pytest.mark.parametrize("chain", [DDPMChain.from_schedule("linear", 1000), SMLDChain.from_schedule(1000)],
+                         ids=["ddpm", "smld"])
+def test_on_a_chain_edm_weighs_every_error_in_f_alike(chain):
+    """Its noise levels stand closely enough for their sum to be the log-normal's integral."""
+    sde = chain.to_sde()
+    objective = ScoreMatching(sde, "edm", importance=True, data_std=STD)
+    t, weight = objective.times.draw(4096, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(weight / of_error_in_f(sde, t), torch.ones_like(t), rtol=2e-3, atol=0)
+    levels = -sde.half_log_snr(t)
+    assert abs(float(levels.mean()) + 1.2) < 0.02 and abs(float(levels.std()) - 1.2) < 0.02
+
+
+def test_edm_needs_the_standard_deviation_of_the_data():
+    with pytest.raises(ValueError, match="'edm' needs the standard deviation of the data"):
+        ScoreMatching(VPSDE(), "edm")
+
+
+def test_edm_is_refused_where_the_sde_has_none_of_its_noise_levels():
+    with pytest.raises(ValueError, match="-1.2 .* 1.2, where VESDE.* has no time"):
+        ScoreMatching(VESDE(1e6, 1e7), "edm", data_std=STD)
+
+
+# Conditions
+
+
+class Told(nn.Module):
+    """A network that keeps what it is told and answers 0."""
+
+    conditions, classes = ("label",), 4
+
+    def forward(self, x, time, condition):
+        self.labels = condition["label"]
+        return 0 * x
+
+
+def told(**settings):
+    network, objective = Told(), ScoreMatching(VPSDE(), **settings)
+    batch = Batch(torch.zeros(4000, 1), {"label": torch.arange(4000) % 4, "unknown_to_it": torch.zeros(4000)})
+    draw = objective.draw(batch, Draws(4000, 0, torch.device("cpu")))
+    objective.loss(Denoiser(network, VPSDE()), batch, draw)
+    return network.labels
+
+
+def test_a_network_is_told_the_conditions_that_it_takes():
+    assert torch.equal(told(), torch.arange(4000) % 4)
+    batch = Batch(torch.zeros(3, 1), {"label": torch.arange(3)})
+    objective = ScoreMatching(VPSDE())
+    draw = objective.draw(batch, Draws(3, 0, torch.device("cpu")))
+    assert objective.loss(Denoiser(Wave(), VPSDE()), batch, draw).shape == (3,)      # it takes none, and is told none
+
+
+def test_label_dropout_tells_a_share_of_the_examples_no_label():
+    labels = told(label_dropout=0.2)
+    dropped = labels == Told.classes
+    assert abs(float(dropped.double().mean()) - 0.2) < 5 * math.sqrt(0.2 * 0.8 / 4000)
+    assert torch.equal(labels[~dropped], (torch.arange(4000) % 4)[~dropped])
+    with pytest.raises(ValueError, match=r"label_dropout must lie in \[0, 1\), got 1"):
+        ScoreMatching(VPSDE(), label_dropout=1)

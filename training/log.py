@@ -1,0 +1,80 @@
+"""What training tells on its way: lines in stats.jsonl, figures in TensorBoard, and a bar or lines on the terminal."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from scorefield.numerics.files import write_atomically
+from scorefield.numerics.processes import World
+
+
+class Log:
+    """Sums of loss and gradient norm since the last line, kept on the device, and where lines go.
+
+    progress  whether to print progress: a bar on a terminal, else plain lines
+    """
+
+    def __init__(self, run: Path, step: int, steps: int, world: World, progress: bool = True):
+        from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+        self.world, self.steps, self.progress = world, steps, progress
+        run.mkdir(parents=True, exist_ok=True)
+        self.stats = _reopen(run / "stats.jsonl", step) if world.first else None
+        self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=step) if world.first else None
+        self.bar = tqdm(total=steps, initial=step, unit="step", disable=None if world.first and progress else True)
+        self.restart(step)
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.bar.close()
+        if self.stats is not None and self.writer is not None:
+            self.stats.close()
+            self.writer.close()
+
+    def restart(self, step: int) -> None:
+        self.since, self.start, self.elapsed = step, time.perf_counter(), 0.0
+        self.sums: Tensor | None = None
+
+    def add(self, loss: Tensor, norm: Tensor) -> None:
+        both = torch.stack([loss, norm])
+        self.sums = both if self.sums is None else self.sums + both
+        self.bar.update()
+
+    def summary(self, step: int) -> dict[str, float]:
+        """Means since the last line, over all processes; `elapsed` is the time that they took, in seconds."""
+        assert self.sums is not None
+        loss, norm = (self.world.mean(self.sums) / (step - self.since)).tolist()
+        self.elapsed = time.perf_counter() - self.start
+        return {"step": step, "loss": loss, "grad_norm": norm, "steps_per_second": (step - self.since) / self.elapsed}
+
+    def write(self, line: dict[str, float], picture: Tensor | None) -> None:
+        assert self.stats is not None and self.writer is not None
+        self.stats.write(json.dumps(line) + "\n")
+        self.stats.flush()
+        step = int(line["step"])
+        values = {name: value for name, value in line.items() if name != "step"}
+        for name, value in values.items():
+            self.writer.add_scalar(f"training/{name}", value, step)
+        if picture is not None:
+            self.writer.add_image("samples", picture, step)
+        text = "  ".join(f"{name} {value:.5g}" for name, value in values.items())
+        if not self.bar.disable:
+            self.bar.set_postfix_str(text)
+        elif self.progress:
+            print(f"step {step} of {self.steps}  {text}", flush=True)
+
+
+def _reopen(path: Path, step: int) -> TextIO:
+    """The file of statistics, to be appended to, without the lines of steps that a killed run did not save."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    if kept != lines:
+        write_atomically(path, lambda file: file.write("".join(kept).encode()))
+    return open(path, "a")

@@ -1,0 +1,25 @@
+"""Objectives: what a step of the trainer minimises. To add one, write a class and add a line to OBJECTIVES."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from scorefield.numerics.errors import renamed
+from scorefield.numerics.text import choose
+from scorefield.training.objectives.classifier import Classification
+from scorefield.training.objectives.objective import Batch, Objective
+from scorefield.training.objectives.score_matching import ScoreMatching
+
+__all__ = ["OBJECTIVES", "Batch", "Classification", "Objective", "ScoreMatching", "build_objective"]
+
+# The arguments `sde` and `data_std` come from the model; the others are the fields of a config's section `training`.
+OBJECTIVES: dict[str, type[Objective]] = {"score_matching": ScoreMatching, "classifier": Classification}
+
+
+def build_objective(model: Any, section: Mapping[str, Any]) -> Objective:
+    """The objective that a config's section `training` names, for a model with an SDE; ArgumentError as its class."""
+    kind = choose("objective", OBJECTIVES, section.get("objective", "score_matching"), "training.objective")
+    known = {**section, "sde": model.sde, "data_std": model.input_std}
+    settings = {name: known[name] for name in inspect.signature(kind).parameters if name in known}
+    with renamed("training", {"data_std": "model.input_std"}):
+        return kind(**settings)

@@ -1,0 +1,40 @@
+"""The contract of an objective: a loss on one batch, which a step of the trainer minimises.
+
+    class Mine(Objective):
+        def draw(self, batch, draws):
+            return draws.normal(batch.x.shape[1:])
+
+        def loss(self, model, batch, draw):
+            return (model(batch.x + draw, 0.5) - draw).square().flatten(1).mean(1)
+
+An objective draws random numbers only in `draw`, so that a resumed run equals one that never stopped.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from scorefield.training.draws import Draws
+
+
+@dataclass(frozen=True)
+class Batch:
+    """x (batch, *event) as the codec encodes the data, and the condition of each example, (batch, ...) by name."""
+
+    x: Tensor
+    condition: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Objective(Protocol):
+    """What every objective offers. Its draw may be of any type."""
+
+    def draw(self, batch: Batch, draws: Draws) -> Any:
+        """The random numbers of a step. The batch's x has a shape and no values then (it lies on device "meta")."""
+
+    def loss(self, model: Any, batch: Batch, draw: Any) -> Tensor:
+        """(batch,): its mean is minimised."""
+
+    def metrics(self, model: Any, batch: Batch, draw: Any) -> dict[str, Tensor]:
+        """Other figures of held-out examples, (batch,) each by name, of which the mean is logged as held_out_<name>."""
+        return {}

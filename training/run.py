@@ -1,0 +1,162 @@
+"""From a config to a trained run: a folder that is enough to go on, sample, score and compare."""
+
+import copy
+import os
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from ml_collections import ConfigDict
+from torch import Tensor
+
+from scorefield.checkpoints.formats.run import read_config
+from scorefield.configs.loading import all_fields, apply, from_stored, load_config
+from scorefield.configs.sections import data, require_sections
+from scorefield.data.codec import Codec
+from scorefield.data.dataset import Dataset, as_dataset
+from scorefield.data.datasets import CODEC_FIELDS, codec_of, load_dataset
+from scorefield.models.build import build_denoiser
+from scorefield.numerics.devices import autocast_dtype, keep_freed_memory, local_device, set_memory_format
+from scorefield.numerics.errors import ArgumentError
+from scorefield.numerics.files import write_json
+from scorefield.numerics.processes import connect, launched
+from scorefield.training.batches import Batches, held_out
+from scorefield.training.objectives import build_objective
+from scorefield.training.trainer import Trainer
+
+Preview = Callable[[Any, Dataset, Codec], Tensor]      # of a model: samples as a picture (3, height, width), uint8
+OF_THE_DATA = ("data.path",)      # fields that may differ when a run continues: the path of the data
+
+
+def train(config: str | Path | ModuleType | ConfigDict, dataset: Any = None, workdir: str | Path | None = None,
+          device: str | torch.device = "auto", overrides: Mapping[str, Any] | None = None, preview: Preview | None = None,
+          progress: bool = True) -> Path:
+    """Train, or continue where the run in `workdir` stopped; returns that folder, which `load_denoiser` reads.
+
+        run = train("configs/vp_digits.py", dataset=pictures, workdir="runs/mine", overrides={"training.steps": 1000})
+        model = load_denoiser(run)
+
+    config     the path of a config file, a module with get_config(), or what that returns
+    dataset    a Dataset, or a tensor or an array that `data.from_arrays` reads; None: the one that the config names
+    workdir    the run's folder; runs/<name of the config> unless given
+    device     "auto" is cuda, else mps, else cpu
+    overrides  fields of the config by their dotted names, with other values
+    preview    what makes a picture of samples for TensorBoard, such as evaluation.Preview()
+    progress   whether to show progress on the terminal
+
+    Raises ArgumentError if arguments do not fit together or the folder holds another experiment, before anything is
+    written; Interrupted after Ctrl-C, when a checkpoint has been saved; ArithmeticError if the loss stops being finite.
+    """
+    name, chosen = _resolved(config, overrides or {})
+    if workdir is None and not name:
+        raise ArgumentError("a config object has no name, so say where its run shall be", "workdir")
+    run = Path(os.path.expanduser(workdir or f"runs/{name}"))
+    if dataset is not None:
+        dataset = as_dataset(dataset)
+        chosen.data = data("arrays", **{field: chosen.data[field] for field in CODEC_FIELDS if field in chosen.data})
+    require_sections(chosen)
+    dataset = load_dataset(chosen.data) if dataset is None else dataset
+    name = name or run.name
+    if launched().first:
+        require_same_experiment(run, described(chosen, dataset, name))
+    train_run(chosen, dataset, run, local_device(str(device)), name, preview=preview, progress=progress)
+    return run
+
+
+def train_run(config: ConfigDict, dataset: Dataset, run: Path, device: torch.device, name: str,
+              kept: Mapping[str, Any] | None = None, preview: Preview | None = None, progress: bool = True) -> Path | None:
+    """Train in the folder `run`, without checking it; returns the last checkpoint, or None if training was done already.
+
+    name  of the config
+    kept  more fields for config.json, such as the origin of an import
+    """
+    world, steps = launched(), config.training.steps
+    if config.training.batch_size % world.size:
+        raise ArgumentError(f"training.batch_size={config.training.batch_size} must be divisible by {world.size}, the "
+                            "number of processes", "training.batch_size")
+    say = partial(print, flush=True) if progress and world.first else _silence
+    # Setting up reads the newest checkpoint and raises every error before anything is written.
+    trainer = set_up(config, dataset, run, device, preview, progress)
+    if trainer.step >= steps:
+        message = f"{trainer.checkpoint} is at step {trainer.step} already; to train further, raise training.steps"
+        if trainer.step > steps:
+            raise ArgumentError(f"{message}, which is {steps}", "training.steps")
+        say(message)
+        return None
+    if world.first:
+        run.mkdir(parents=True, exist_ok=True)
+        write_json(run / "config.json", described(config, dataset, name) | dict(kept or {}))
+    parameters = sum(p.numel() for p in trainer.parameters)
+    say(f"{dataset.name}: {len(dataset.train)} examples of shape {dataset.shape}, {len(dataset.test)} held out; "
+        f"{trainer.model.sde}; {parameters:,} parameters; {device}"
+        + (f"; continues from {trainer.checkpoint}" if trainer.checkpoint else ""))
+    start = time.perf_counter()
+    checkpoint = trainer.train()
+    say(f"wrote {checkpoint}, {run / 'stats.jsonl'} and {run / 'tensorboard'} in {time.perf_counter() - start:.0f} s")
+    return checkpoint
+
+
+def set_up(config: ConfigDict, dataset: Dataset, run: Path, device: torch.device, preview: Preview | None = None,
+           progress: bool = False) -> Trainer:
+    """The trainer of a config: builds the model, the objective and the batches, and reads the newest checkpoint of `run`."""
+    settings, world = config.training, connect(device)
+    codec = codec_of(config.data, dataset.levels)
+    keep_freed_memory(device)
+    torch.manual_seed(settings.seed)
+    model = build_denoiser(config, codec.event(dataset.shape)).to(device)
+    model.autocast = autocast_dtype(settings.precision, device)
+    set_memory_format(model.network, device, model.autocast, settings.memory_format)
+    objective = build_objective(model, settings)
+    batches = Batches(dataset, codec, objective, settings.batch_size, settings.seed, device, world)
+    evaluate = partial(held_out, objective=objective, dataset=dataset, codec=codec, batch_size=settings.batch_size,
+                       device=device)
+    shown = None if preview is None else lambda model: preview(model, dataset, codec)
+    return Trainer(model, objective, batches, settings, run, device, world, evaluate, shown, progress)
+
+
+def described(config: ConfigDict, dataset: Dataset, name: str) -> dict[str, Any]:
+    """The content of a run's config.json: its config, with the config's name and the shape and levels of the data."""
+    return config.to_dict() | {"config": name, "shape": list(dataset.shape), "levels": dataset.levels}
+
+
+def require_same_experiment(run: Path, resolved: Mapping[str, Any]) -> None:
+    """ArgumentError unless `run` is empty, or holds a run of `resolved` (see `described`).
+
+    The section `training` and the path of the data may differ.
+    """
+    if not (run / "config.json").exists():
+        if run.exists() and (not run.is_dir() or any(run.iterdir())):
+            raise ArgumentError(f"{run} is not empty and holds no run; choose another workdir", "workdir")
+        return
+    stored = read_config(run)
+    there = all_fields(from_stored(stored, run / "config.json").to_dict())      # with fields that later versions added
+    there |= {key: stored[key] for key in ("config", "shape", "levels")}
+    here = {field: value for field, value in all_fields(resolved).items()
+            if not field.startswith("training.") and field not in OF_THE_DATA}
+    other = [field for field in here if here[field] != there.get(field)]
+    if other:
+        differences = ", ".join(f"{field} is {there.get(field)!r} there and {here[field]!r} here" for field in other[:3])
+        raise ArgumentError(f"{run} holds another experiment: {differences}; change that or the workdir", "workdir")
+
+
+def _resolved(config: str | Path | ModuleType | ConfigDict, overrides: Mapping[str, Any]) -> tuple[str, ConfigDict]:
+    """The name and the fields of a config, which are the caller's own."""
+    if isinstance(config, str | Path):
+        name, chosen = Path(config).stem, load_config(str(config))
+    elif isinstance(config, ModuleType):
+        name, chosen = config.__name__.rpartition(".")[2], config.get_config()
+    elif isinstance(config, ConfigDict):
+        name, chosen = "", copy.deepcopy(config)
+    else:
+        raise ArgumentError("config must be a path, a module with get_config() or a ConfigDict, got "
+                            f"{type(config).__name__}", "config")
+    apply(chosen, [(field, value if isinstance(value, str) else repr(value)) for field, value in overrides.items()])
+    return name, chosen
+
+
+def _silence(text: str) -> None:
+    """Says nothing."""
