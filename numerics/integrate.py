@@ -17,6 +17,10 @@ class _TooManyEvaluations(Exception):
     pass
 
 
+class _NoStep(Exception):
+    pass
+
+
 def check_tolerances(method: str, rtol: float, atol: float, max_evaluations: int) -> None:
     """Raise ValueError for an unknown method, a tolerance outside (0, 1), or max_evaluations below 1."""
     if method not in METHODS:
@@ -53,6 +57,8 @@ def integrate(field: Callable[[Tensor, State], State], state: State, times: Sequ
         nonlocal evaluations, reached
         if evaluations >= max_evaluations:
             raise _TooManyEvaluations
+        if t.isnan():
+            raise _NoStep("the size of a step is NaN")
         evaluations += 1
         t = t.clamp(low, high)      # the guess of the first step may probe beyond the end
         reached = float(t)
@@ -69,7 +75,7 @@ def integrate(field: Callable[[Tensor, State], State], state: State, times: Sequ
         raise ArithmeticError(f"the ODE needs more than {max_evaluations} evaluations: stopped at {clock} = {reached:.4g} "
                               f"of {times[0]:g} to {times[-1]:g} ({where}); raise max_evaluations or the tolerances"
                               ) from None
-    except AssertionError as error:
+    except (AssertionError, _NoStep) as error:
         raise ArithmeticError(f"the ODE cannot be integrated beyond {clock} = {reached:.4g} after {evaluations} evaluations "
                               f"({where}): {str(error).splitlines()[0][:60]}; the score may be NaN or the tolerances "
                               "too small for its precision") from None

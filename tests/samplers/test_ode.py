@@ -51,6 +51,12 @@ def test_tolerances_beyond_the_precision_are_an_error_in_one_line(mixture):
         assert "\n" not in str(error.value)
 
 
+def test_a_score_that_is_nan_is_an_error_that_says_so():
+    model = GaussianMixture(VPSDE(), torch.tensor([[torch.nan, 0.0]]), torch.tensor([0.04]))
+    with pytest.raises(ArithmeticError, match="the score may be NaN"):
+        make_sampler("ode")(model, torch.zeros(4, 2))
+
+
 @pytest.mark.parametrize("settings, argument", [({"method": "rk45"}, "method"), ({"scaling": "log"}, "scaling"),
                                             ({"rtol": 0.0}, "rtol"),
                                             ({"atol": -1.0}, "atol"), ({"max_evaluations": 0}, "max_evaluations")])

@@ -23,7 +23,6 @@ from scorefield.sde_lib import VPSDE
 from scorefield.training import Batches, Interrupted, Objective, ScoreMatching, set_up
 from scorefield.training.trainer import learning_rate
 
-pytestmark = pytest.mark.machine
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 
@@ -289,6 +288,7 @@ def test_two_processes_train_as_one(tmp_path):
         torch.testing.assert_close(shared["network"][name], p, rtol=1e-3, atol=2e-5)
 
 
+@pytest.mark.machine
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_every_precision_trains(precision, tmp_path, digits):
     set_up(small_config(steps=2, checkpoint_every=2, precision=precision), digits, tmp_path, CPU).train()
