@@ -80,8 +80,6 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str
 
 def ask(argv: Sequence[str]):
     """The words of a command line, parsed to an `Asked`; ArgumentError if they do not fit together."""
-    from scorefield.cli.command import Asked
-
     words, overrides = split_overrides(argv)
     every = table()
     given, unexpected = every.parse(words)
@@ -103,6 +101,8 @@ def ask(argv: Sequence[str]):
             values[name] = text if isinstance(text, bool) else own[name].value(text)
             _check_bounds(name, values[name])
     _check_places(values, str(mode))
+    from scorefield.cli.command import Asked  # after what can be refused without it
+
     return Asked(str(mode), values, {name: text for name, text in given.items() if name not in own}, frozenset(given),
                  overrides)
 
