@@ -7,17 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scorefield.cli.flags import BATCH_SIZE, CHECKPOINT, EMA, SEED, Flag, flags_of
+from scorefield.cli.guide import FLAGS as GUIDANCE
 from scorefield.numerics.errors import ArgumentError
 
 if TYPE_CHECKING:
     from scorefield.cli.command import Command
 
-SUMMARY = "writes samples/<sampler>.png, .npz (array x) and .json"
+SUMMARY = "writes samples/<sampler>.png, .npz (array x) and .json; labels and guidance become a part of the name"
 FLAGS = (
     CHECKPOINT,
     Flag("sampler", str, "auto", "which sampler"),
     Flag("num_samples", int, 64, "how many samples"),
     Flag("precision", str, "fp32", "precision of the network's arithmetic", ("auto", "fp32", "bf16")),
+    *GUIDANCE,
     SEED, EMA, BATCH_SIZE,
 )
 POINTS = 65      # number of times at which the trajectory of an adaptive solver is plotted
@@ -60,6 +62,7 @@ def run(command: Command) -> None:
     import numpy as np
 
     from scorefield.checkpoints.formats.run import newest_checkpoint
+    from scorefield.cli.guide import guide_of
     from scorefield.data import codec_of
     from scorefield.evaluation import plots
     from scorefield.evaluation.draw import draw
@@ -79,28 +82,35 @@ def run(command: Command) -> None:
     denoiser = command.denoiser()
     prepare_sampling(denoiser.network, values["precision"], command.device)
     sampler.times(denoiser)                                 # refuses a grid that does not fit
+    guide = guide_of(command, denoiser)
     command.write_imported()
-    stem = command.run / "samples" / name
+    stem = command.run / "samples" / f"{name}{guide.suffix}"
     stem.parent.mkdir(exist_ok=True)
-    samples = draw(denoiser, sampler, shape, values["num_samples"], values["seed"], values["batch_size"], command.device,
-                   trajectory=points)
-    write_atomically(stem.with_suffix(".npz"), lambda file: np.savez_compressed(file, x=samples.x.numpy()))
+    samples = draw(guide.of(denoiser, command.device), sampler, shape, values["num_samples"], values["seed"],
+                   values["batch_size"], command.device, trajectory=points)
+    label = guide.of_samples(range(values["num_samples"]))
+    arrays = {"x": samples.x.numpy()} | ({} if label is None else {"label": label.numpy()})
+    write_atomically(_file(stem, ".npz"), lambda file: np.savez_compressed(file, **arrays))
     data = command.config.data
     behind = command.dataset() if points and data.dataset != "arrays" else None
-    plots.save_png(stem.with_suffix(".png"), picture(samples.x, codec_of(data, levels), behind))
+    plots.save_png(_file(stem, ".png"), picture(samples.x, codec_of(data, levels), behind, label, guide.names))
     written = [".npz", ".png", ".json"]
     if samples.first.trajectory is not None:
         panels = plots.trajectory_panels(samples.first.trajectory.cpu(), samples.first.times.tolist())
         plots.save_png(stem.with_name(f"{stem.name}_trajectory.png"), panels)
         written.append("_trajectory.png")
-    write_json(stem.with_suffix(".json"), {
-        "sampler": name, "settings": {k: v for k, v in vars(sampler).items() if k != "points"},
+    write_json(_file(stem, ".json"), {
+        "sampler": name, "settings": {k: v for k, v in vars(sampler).items() if k != "points"}, **guide.described,
         "num_samples": values["num_samples"], "nfe": samples.nfe, "seconds": round(samples.seconds, 3),
         "seed": values["seed"], "ema": values["ema"], "precision": values["precision"],
         "checkpoint": str(newest_checkpoint(command.run)),
     })
     print(f"{values['num_samples']} samples by {name}: {samples.nfe:g} evaluations each, {samples.seconds:.1f} s; "
           f"wrote {_with(stem, written)}")
+
+
+def _file(stem: Path, suffix: str) -> Path:
+    return stem.with_name(stem.name + suffix)      # a scale such as 2.5 has a point, too
 
 
 def _with(stem: Path, suffixes: list[str]) -> str:

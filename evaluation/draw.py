@@ -1,6 +1,7 @@
-"""Draw samples from a denoiser in batches, and record the cost."""
+"""Draw samples from a score model in batches, and record the cost."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -24,12 +25,21 @@ class Samples:
     first: Result
 
 
-def draw(model: ScoreModel, sampler: Sampler, shape: tuple[int, ...], n: int, seed: int, batch_size: int = 64,
-         device: torch.device | str = "cpu", trajectory: bool = False, progress: bool = True) -> Samples:
-    """n samples; sample i depends on (seed, i), not on batch_size (under adaptive solvers: up to their tolerance)."""
+def draw(model: ScoreModel | Callable[[range], ScoreModel], sampler: Sampler, shape: tuple[int, ...], n: int, seed: int,
+         batch_size: int = 64, device: torch.device | str = "cpu", trajectory: bool = False,
+         progress: bool = True) -> Samples:
+    """n samples; sample i depends on (seed, i), not on batch_size (under adaptive solvers: up to their tolerance).
+
+    model  the score model; or a function from the numbers i of a batch's samples to their score model, where each sample is
+           given a condition of its own: `draw(lambda batch: model.given(label=labels[batch.start:batch.stop]), ...)`
+    """
     start, parts, evaluations = time.perf_counter(), [], 0
     first = None
-    steps = len(sampler.times(model)) - 1
+
+    def of_batch(begin: int) -> ScoreModel:
+        return model if isinstance(model, ScoreModel) else model(range(begin, min(begin + batch_size, n)))
+
+    steps = len(sampler.times(of_batch(0))) - 1
     batches = range(0, n, batch_size)
     with tqdm(total=len(batches) * steps, unit="step", disable=None if progress else True) as bar:
         def advance(step: int, t: float, x: Tensor) -> None:
@@ -37,8 +47,9 @@ def draw(model: ScoreModel, sampler: Sampler, shape: tuple[int, ...], n: int, se
 
         for begin in batches:
             seeds = sample_seeds(seed, begin, min(begin + batch_size, n))
-            x_T = prior_sample(model.sde, shape, seeds, device)
-            result = sampler(model, x_T, seeds, trajectory and begin == 0, advance)
+            own = of_batch(begin)
+            x_T = prior_sample(own.sde, shape, seeds, device)
+            result = sampler(own, x_T, seeds, trajectory and begin == 0, advance)
             first = first or result
             parts.append(result.x.cpu())
             evaluations += result.nfe * len(seeds)

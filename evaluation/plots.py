@@ -13,17 +13,24 @@ from torch import Tensor
 SMALLEST_TILE = 40      # pixels; smaller images are enlarged by a whole factor to at least this
 
 
-def image_grid(images: Tensor, levels: int) -> Tensor:
-    """Integer images (N, C, H, W) in 0 .. levels-1 as one uint8 picture (3, height, width), near-square, row by row."""
+def image_grid(images: Tensor, levels: int, row: Tensor | None = None) -> Tensor:
+    """Integer images (N, C, H, W) in 0 .. levels-1 as one uint8 picture (3, height, width).
+
+    row  (N,), the row of each image; None: near-square, row by row
+    """
     n, _, h, w = images.shape
-    columns = math.ceil(math.sqrt(n))
-    rows = math.ceil(n / columns)
+    if row is None:
+        columns = math.ceil(math.sqrt(n))
+        places = [divmod(i, columns) for i in range(n)]
+    else:
+        places = [(r, int((row[:i] == r).sum())) for i, r in enumerate(row.tolist())]
+    rows, columns = (max(numbers) + 1 for numbers in zip(*places, strict=True))
     factor = max(1, math.ceil(SMALLEST_TILE / max(h, w)))
     grey = (images.float() * (255 / (levels - 1))).round().to(torch.uint8)
     tiles = grey.expand(n, 3, h, w).repeat_interleave(factor, 2).repeat_interleave(factor, 3)
     grid = torch.full((3, rows * (h * factor + 2) + 2, columns * (w * factor + 2) + 2), 128, dtype=torch.uint8)
-    for i, tile in enumerate(tiles):
-        top, left = 2 + i // columns * (h * factor + 2), 2 + i % columns * (w * factor + 2)
+    for (down, right), tile in zip(places, tiles, strict=True):
+        top, left = 2 + down * (h * factor + 2), 2 + right * (w * factor + 2)
         grid[:, top:top + h * factor, left:left + w * factor] = tile
     return grid
 
@@ -33,12 +40,20 @@ def save_png(path: Path, picture: Tensor) -> None:
     Image.fromarray(picture.permute(1, 2, 0).numpy()).save(path)
 
 
-def points_over_data(samples: Tensor, data: Tensor | None = None) -> Tensor:
-    """Points (N, D), the first two coordinates, over the data's if given; a uint8 picture (3, height, width)."""
+def points_over_data(samples: Tensor, data: Tensor | None = None, label: Tensor | None = None,
+                     names: Sequence[str] = ()) -> Tensor:
+    """Points (N, D), the first two coordinates, over the data's if given; a uint8 picture (3, height, width).
+
+    label, names  (N,), the class of each point, and the names of the classes; the points then have a colour for each class
+    """
     figure, axes = _figure(1)
     if data is not None:
         axes[0].scatter(*data[:, :2].T, s=3, c="0.75", label=f"data ({len(data)})", rasterized=True)
-    axes[0].scatter(*samples[:, :2].T, s=3, c="tab:red", label=f"samples ({len(samples)})", rasterized=True)
+    if label is None:
+        axes[0].scatter(*samples[:, :2].T, s=3, c="tab:red", label=f"samples ({len(samples)})", rasterized=True)
+    for i, y in enumerate([] if label is None else label.unique().tolist()):
+        own, name = samples[label == y], names[y] if y < len(names) else y
+        axes[0].scatter(*own[:, :2].T, s=3, c=f"C{i % 10}", label=f"class {name} ({len(own)})", rasterized=True)
     axes[0].legend(loc="upper right", markerscale=3)
     axes[0].set_aspect("equal")
     return _render(figure)

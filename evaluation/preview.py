@@ -1,5 +1,6 @@
 """Samples as one picture, and a picture of samples while training."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,23 +13,32 @@ from scorefield.models import ScoreModel
 from scorefield.samplers import make_sampler
 
 SHOWN_IMAGES, SHOWN_POINTS = 64, 2000
+SHOWN_CLASSES, SHOWN_OF_A_CLASS = 16, 8
 
 
-def picture(x: Tensor, codec: Codec, dataset: Dataset | None = None) -> Tensor:
-    """Samples x (N, *event) as a uint8 picture (3, height, width): a grid, or points over the data set's."""
+def picture(x: Tensor, codec: Codec, dataset: Dataset | None = None, label: Tensor | None = None,
+            names: Sequence[str] = ()) -> Tensor:
+    """Samples x (N, *event) as a uint8 picture (3, height, width): a grid, or points over the data set's.
+
+    label, names  (N,), the class of each sample, and the names of the classes: a grid has a row for each class that occurs,
+                  in the order in which they occur first; points have a colour for each
+    """
     data = codec.decode(x)
     if codec.levels is not None:
-        return plots.image_grid(data, codec.levels)
-    if dataset is None:
-        return plots.points_over_data(data)
-    return plots.points_over_data(data, dataset.train[torch.arange(min(len(dataset.train), SHOWN_POINTS))][0])
+        order = {} if label is None else {y: row for row, y in enumerate(dict.fromkeys(label.tolist()))}
+        return plots.image_grid(data, codec.levels,
+                                None if label is None else torch.tensor([order[y] for y in label.tolist()]))
+    behind = None if dataset is None else dataset.train[torch.arange(min(len(dataset.train), SHOWN_POINTS))][0]
+    return plots.points_over_data(data, behind, label, names)
 
 
 @dataclass(frozen=True)
 class Preview:
-    """Samples of a model in training, from the same noise every time; of every class in turn, if it must be told one.
+    """Samples of a model in training, from the same noise every time; if it takes labels, a row for each class.
 
         train("configs/vp_digits.py", preview=Preview())
+
+    Of more than SHOWN_CLASSES classes, the first ones are shown.
 
     steps  of Euler-Maruyama
     """
@@ -37,10 +47,12 @@ class Preview:
 
     def __call__(self, model: ScoreModel, dataset: Dataset, codec: Codec) -> Tensor:
         n = SHOWN_IMAGES if codec.levels is not None else SHOWN_POINTS
-        device = next(model.parameters()).device
-        takes = model.takes
-        if takes.classes is not None and not takes.label_dropout:
-            model = model.given(label=torch.arange(n, device=device) % takes.classes)
+        device, label = next(model.parameters()).device, None
+        if model.takes.classes is not None:
+            classes = min(model.takes.classes, SHOWN_CLASSES)
+            n = classes * SHOWN_OF_A_CLASS if codec.levels is not None else n
+            label = torch.arange(n) % classes
+            model = model.given(label=label.to(device))
         samples = draw(model, make_sampler("euler_maruyama", steps=self.steps), codec.event(dataset.shape), n, seed=0,
                        batch_size=n, device=device, progress=False)
-        return picture(samples.x, codec, dataset)
+        return picture(samples.x, codec, dataset, label, dataset.class_names)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from scorefield.models.conditions import declared
 from scorefield.models.denoiser import Denoiser
 from scorefield.models.networks.classifier import Classifier
 from scorefield.models.networks.mlp import MLP
@@ -71,5 +72,6 @@ def build_denoiser(config: Mapping[str, Any], shape: Sequence[int]) -> Denoiser:
     (make, _), settings, beside = MODEL_SECTION.split(config["model"])
     sde = build_sde(config)
     with renamed("model", _ELSEWHERE):
+        network = make(tuple(shape), **settings)
         dropout = (config.get("training") or {}).get("label_dropout") or 0
-        return Denoiser(make(tuple(shape), **settings), sde, **beside, label_dropout=dropout > 0)
+        return Denoiser(network, sde, **beside, label_dropout=dropout > 0 and declared(network).classes is not None)

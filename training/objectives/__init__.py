@@ -20,6 +20,8 @@ def build_objective(model: Any, section: Mapping[str, Any]) -> Objective:
     """The objective that a config's section `training` names, for a model with an SDE; ArgumentError as its class."""
     kind = choose("objective", OBJECTIVES, section.get("objective", "score_matching"), "training.objective")
     known = {**section, "sde": model.sde, "data_std": model.input_std}
+    if model.takes.classes is None:      # no label, no dropout: its random numbers would be drawn for nothing
+        known["label_dropout"] = 0.0
     settings = {name: known[name] for name in inspect.signature(kind).parameters if name in known}
     with renamed("training", {"data_std": "model.input_std"}):
         return kind(**settings)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from scorefield.models.conditions import LABEL
 from scorefield.models.denoiser import Denoiser
 from scorefield.numerics.errors import ArgumentError
 from scorefield.sde_lib.sde import SDE, expand_as
@@ -44,7 +45,7 @@ class ScoreMatching(Objective):
     importance     draw times in proportion to the weighting (for "likelihood" that is uniform in log-SNR; for "edm" in
                    proportion to q, as published)
     label_dropout  share of the examples without their label, so that the model also learns the score of all classes
-                   together (Ho and Salimans 2021); for a model that takes labels
+                   together (Ho and Salimans 2021). It means nothing to a model that takes no labels
     data_std       standard deviation of the data, for "edm"
 
     Raises ArgumentError for an unknown word, a share outside [0, 1), and "edm" without `data_std`.
@@ -54,7 +55,7 @@ class ScoreMatching(Objective):
     weighting: str = "simple"
     time_sampling: str = "low_discrepancy"
     importance: bool = False
-    label_dropout: float = 0.0
+    label_dropout: float = 0.1
     data_std: float | None = None
     times: Times = field(init=False, repr=False, compare=False)
 
@@ -67,7 +68,7 @@ class ScoreMatching(Objective):
     def draw(self, batch: Batch, draws: Draws) -> NoisyTimes:
         t, weight = map(draws.keep, self.times.draw(draws.batch, draws.host))
         dropped = None
-        if self.label_dropout:
+        if self.label_dropout and LABEL in batch.condition:
             dropped = draws.keep(torch.rand(draws.batch, generator=draws.host) < self.label_dropout)
         return NoisyTimes(t, weight, draws.normal(batch.x.shape[1:]), dropped)
 
@@ -94,6 +95,6 @@ def told(model: Denoiser, condition: dict[str, Tensor], dropped: Tensor | None =
     if not takes.names:
         return []
     known = {name: condition[name] for name in takes.names if name in condition}
-    if dropped is not None and "label" in known and takes.classes is not None:
-        known["label"] = known["label"].masked_fill(dropped.to(known["label"].device), takes.classes)
+    if dropped is not None and LABEL in known and takes.classes is not None:
+        known[LABEL] = known[LABEL].masked_fill(dropped.to(known[LABEL].device), takes.classes)
     return [known]

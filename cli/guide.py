@@ -1,0 +1,163 @@
+"""The flags of labels and guidance, and the score models that they ask for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from scorefield.cli.flags import Flag
+from scorefield.cli.labels import class_of
+from scorefield.numerics.errors import ArgumentError, renamed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from scorefield.cli.command import Command
+    from scorefield.models import Denoiser, ScoreModel
+
+ALL = "all"
+FLAGS = (
+    Flag("label", str, None, "the class of the samples: a number or a name, several such as 0,1,2 in turn, or all; the picture "
+                             "has a row for each"),
+    Flag("guidance", float, None, "scale of classifier-free guidance: 1 is the class, 0 no class, above 1 more than the class; "
+                                  "needs label"),
+    Flag("guidance_interval", tuple, None, "LO,HI: guide at times LO <= t <= HI only; elsewhere the scale is 1"),
+    Flag("classifier", str, None, "a run of a classifier of noisy examples, which guides to the label"),
+    Flag("classifier_scale", float, None, "scale of the classifier's gradient, by default 1"),
+    Flag("threshold", str, None, "keep each predicted x_0 within the range of the data", ("static", "dynamic")),
+    Flag("quantile", float, None, "of |x_0| that threshold dynamic takes for the range, by default 0.995"),
+)
+# What the arguments of guidance.guided are called here.
+NAMES = {"scale": "guidance", "interval": "guidance_interval"}
+LONGEST = 40      # characters of a list of classes in a file's name
+
+
+@dataclass(frozen=True)
+class Guide:
+    """What the flags ask for: the classes, sample i being of class labels[i mod their number], and guidance.guided's settings.
+
+    labels    the classes, or None for no label
+    names     of the model's classes, where they are known
+    settings  the keyword arguments of `guided`, but for the label
+    text      of the flag label
+    source    of the classifier
+    """
+
+    labels: Sequence[int] | None = None
+    names: Sequence[str] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+    text: str | None = None
+    source: str | None = None
+
+    def of(self, model: ScoreModel, device: Any) -> Callable[[range], ScoreModel]:
+        """The function from the numbers of samples to their score model (evaluation/draw.py)."""
+        from scorefield.guidance import guided
+
+        def of_batch(batch: range) -> ScoreModel:
+            label = self.of_samples(batch)
+            with renamed(names=NAMES):
+                return guided(model, None if label is None else label.to(device), **self.settings)
+
+        return of_batch
+
+    def of_samples(self, samples: range) -> Tensor | None:
+        """The classes (n,) of the samples with these numbers, or None."""
+        import torch
+
+        if self.labels is None:
+            return None
+        return torch.tensor(self.labels)[torch.tensor(samples) % len(self.labels)]
+
+    @property
+    def suffix(self) -> str:
+        """What a file's name says of the labels and the guidance."""
+        parts = []
+        if self.labels is not None:
+            classes = ALL if self.text == ALL else "-".join(map(str, self.labels))
+            short = classes if len(classes) <= LONGEST else hashlib.sha256(classes.encode()).hexdigest()[:8]
+            parts.append(f"label_{short}")
+        for name, value in self.described.items():
+            if name not in ("label", "classifier"):
+                numbers = value if isinstance(value, tuple) else (value,)
+                parts.append(f"{name}_{'-'.join(str(number).removesuffix('.0') for number in numbers)}")
+            elif name == "classifier":
+                parts.append(name)
+        return "".join(f"_{part}" for part in parts)
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The flags that were given, by name, for a record of the samples."""
+        flags = {NAMES.get(name, name): value for name, value in self.settings.items() if name not in ("low", "high")}
+        flags |= {} if self.source is None else {"classifier": self.source}
+        return ({} if self.labels is None else {"label": [self.name(y) for y in self.labels]}) | flags
+
+    def name(self, label: int) -> str:
+        """The name of a class, or its number."""
+        return self.names[label] if label < len(self.names) else str(label)
+
+
+def guide_of(command: Command, model: Denoiser) -> Guide:
+    """The guide of a command line; ArgumentError for what does not fit the run's model, before anything is computed."""
+    from scorefield.guidance import guided
+
+    values, stored = command.asked.values, command.stored
+    assert stored is not None
+    back = {flag: name for name, flag in NAMES.items()}
+    given = {name: values[name] for name in (flag.name for flag in FLAGS) if values[name] is not None}
+    text = given.pop("label", None)
+    settings = {back.get(name, name): value for name, value in given.items()}
+    if (interval := settings.get("interval")) is not None and len(interval) != 2:
+        raise ArgumentError(f"guidance_interval must be two times LO,HI, got {values['guidance_interval']}", "guidance_interval")
+    if "threshold" in settings:
+        if stored["levels"] is None:
+            raise ArgumentError("points have no range to keep to; leave out threshold", "threshold")
+        settings |= {"low": command.config.data.get("low", -1.0), "high": command.config.data.get("high", 1.0)}
+    classes, names = model.takes.classes, tuple(stored.get("class_names") or ())
+    if "classifier" in settings:
+        settings["classifier"], theirs, its_names = _classifier(command, settings["classifier"])
+        if (classes or theirs) != theirs or (names or its_names) != its_names:
+            raise ArgumentError(f"the classifier {values['classifier']} has {theirs} classes ({', '.join(its_names)}), the "
+                                f"model {classes} ({', '.join(names)}); they must be the same", "classifier")
+        classes, names = theirs, its_names
+    if text is not None and classes is None:
+        raise ArgumentError("the model takes no label: it was trained without classes (model.classes)", "label")
+    labels = None if text is None or classes is None else _labels(text, classes, names)
+    guide = Guide(labels, names, settings, text, values["classifier"])
+    first = None if labels is None else labels[0]
+    with renamed(names=NAMES):
+        guided(model, first, **settings)      # refuses what cannot be combined
+    return guide
+
+
+def _classifier(command: Command, source: str) -> tuple[Denoiser, int, tuple[str, ...]]:
+    """A classifier, the number of its classes and their names; ArgumentError unless it is one of data as the run's."""
+    from scorefield.checkpoints import read_checkpoint
+    from scorefield.data.datasets import CODEC_FIELDS
+    from scorefield.numerics.devices import prepare_sampling
+
+    assert command.stored is not None
+    checkpoint, ours = read_checkpoint(source), command.stored
+    config = checkpoint.config
+    if config["model"]["network"] != "classifier":
+        raise ArgumentError(f"{source} is no classifier, but a {config['model']['network']}; train one, as with "
+                            "configs/digits_classifier.py", "classifier")
+    for what, here, there in [(name, ours.get(name), config.get(name)) for name in ("shape", "levels")] + [
+            (f"data.{name}", command.config.data.get(name), config["data"].get(name)) for name in CODEC_FIELDS]:
+        if here != there:
+            raise ArgumentError(f"the classifier {source} was trained on data of another kind: {what} is {there} there and "
+                                f"{here} in the run", "classifier")
+    model = checkpoint.denoiser(command.asked.values["ema"]).to(command.device)
+    prepare_sampling(model.network, command.asked.values["precision"], command.device)
+    classes = int(config["model"].get("classes") or model.network.classes)
+    return model, classes, tuple(config.get("class_names") or map(str, range(classes)))
+
+
+def _labels(text: str, classes: int, names: Sequence[str]) -> list[int]:
+    """The classes that the flag label names."""
+    if text == ALL and ALL not in names:
+        return list(range(classes))
+    if text in names:      # a name may hold commas
+        return [class_of(text, classes, names)]
+    return [class_of(word.strip(), classes, names) for word in text.split(",")]
