@@ -3,8 +3,8 @@
     score = score of the model + scale grad_x log p(y given x_t = x)
 
 Song et al. 2021, appendix I; Dhariwal and Nichol 2021, "Diffusion Models Beat GANs on Image Synthesis", algorithm 2, whose
-eps = eps_model - sigma scale grad is the same. With the exact classifier, scale 1 is the score given y, by Bayes' rule. Their
-algorithm 1, for ancestral sampling, moves the mean of a step instead: samplers/one_step.py, by `mean_guidance`.
+eps = eps_model - sigma scale grad is the same. With the exact classifier, scale 1 is the score given y, by Bayes' rule.
+Their algorithm 1, for ancestral sampling, moves the mean of a step instead: samplers/one_step.py, by `mean_guidance`.
 """
 
 import math
@@ -104,8 +104,9 @@ class ClassifierGuided(ScoreModel):
         return self.scale * (slope * expand_as(within, x) if isinstance(within, Tensor) else slope)
 
     def _learns(self) -> bool:
-        """Whether the classifier has, or may have, parameters that collect gradients."""
-        return not isinstance(self.classifier, nn.Module) or any(p.requires_grad for p in self.classifier.parameters())
+        """Whether the classifier has parameters that collect gradients, or is a function that may have some."""
+        owner = _owner(self.classifier)
+        return not isinstance(owner, nn.Module) or any(p.requires_grad for p in owner.parameters())
 
     def _log_prob(self, x: Tensor, t: Tensor) -> Tensor:
         """log p(y given x_t = x) of each sample, (batch,), in at least float32."""
@@ -128,8 +129,8 @@ class ClassifierGuided(ScoreModel):
             return answer
         check_label(self.label, shape[1])
         if self.label.ndim and len(self.label) != len(x):
-            raise ArgumentError(f"label is for a batch of {len(self.label)}, x is a batch of {len(x)}; give one label for each "
-                                "sample, or a scalar for all", "label")
+            raise ArgumentError(f"label is for a batch of {len(self.label)}, x is a batch of {len(x)}; give one label for "
+                                "each sample, or a scalar for all", "label")
         return answer.log_softmax(1).gather(1, self.label.to(answer.device).expand(len(x))[:, None])[:, 0]
 
 
@@ -147,14 +148,19 @@ def check_same_process(sde: SDE, other: SDE) -> None:
         torch.allclose(ours, theirs, rtol=1e-6, atol=1e-9)
         for ours, theirs in ((sde.alpha(times), other.alpha(times)), (sde.sigma(times), other.sigma(times))))
     if not same:
-        raise ArgumentError(f"the classifier was trained on data under {other}, and the model belongs to {sde}: at the same t "
-                            "they do not have the same noise; train the classifier under the model's SDE", "classifier")
+        raise ArgumentError(f"the classifier was trained on data under {other}, and the model belongs to {sde}: at the "
+                            "same t they do not have the same noise; train the classifier under the model's SDE", "classifier")
 
 
 def classes_of(classifier: Any) -> int | None:
     """The number of classes that a classifier's network declares, or that its last layer `logits` has; None if unknown."""
     network = getattr(classifier, "network", classifier)
     return getattr(network, "classes", None) or getattr(getattr(network, "logits", None), "out_features", None)
+
+
+def _owner(classifier: Any) -> Any:
+    """The object of a method, such as the mixture of GaussianMixture.class_log_prob; else the classifier itself."""
+    return getattr(classifier, "__self__", classifier)
 
 
 def classifier_guided(model: ScoreModel, classifier: Classifier, scale: float = 1.0, label: int | Tensor | None = None,
@@ -168,8 +174,8 @@ def classifier_guided(model: ScoreModel, classifier: Classifier, scale: float = 
     label       the class, an integer for all samples or integers (batch,), one for each
     interval    (LO, HI): the gradient acts for LO <= t <= HI; by default at all times
 
-    The gradient of one prediction, forwards and backwards through the classifier, counts as one evaluation. The parameters of
-    the classifier collect no gradients. Raises ArgumentError for a scale that is not finite, an interval that is none, a
+    The gradient of one prediction, forwards and backwards through the classifier, counts as one evaluation. The parameters
+    of the classifier collect no gradients. Raises ArgumentError for a scale that is not finite, an interval that is none, a
     label that does not exist and a classifier trained under another SDE; and, when it is used, for a classifier that answers
     with another shape, does not take the events, or cannot be differentiated. One use:
 
@@ -186,8 +192,7 @@ def classifier_guided(model: ScoreModel, classifier: Classifier, scale: float = 
         raise ArgumentError(f"scale must be finite, got {scale}", "scale")
     if not callable(classifier):
         raise ArgumentError(f"classifier must be a function of (x, t), got {type(classifier).__name__}", "classifier")
-    owner = getattr(classifier, "__self__", classifier)      # of a method, such as GaussianMixture.class_log_prob
-    if isinstance(sde := getattr(owner, "sde", None), SDE):
+    if isinstance(sde := getattr(_owner(classifier), "sde", None), SDE):
         check_same_process(model.sde, sde)
     classes = classes_of(classifier)
     if label is None and classes is not None:

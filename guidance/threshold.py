@@ -4,8 +4,8 @@
     dynamic   s = max(quantile of |x_0 - c| over the sample, h);  x_0 clipped to [c - s, c + s], then scaled about c by h / s
 
 with c the centre of the range and h half its width. Saharia et al. 2022, "Photorealistic Text-to-Image Diffusion Models with
-Deep Language Understanding" (Imagen), section 2.3. The prediction asked for is a function of x_t and x_0 (parametrization.py)
-and is worked out again where x_0 has changed.
+Deep Language Understanding" (Imagen), section 2.3. The prediction asked for is a function of x_t and x_0, and is worked out
+again where x_0 has changed (models/parametrization.py).
 """
 
 import math

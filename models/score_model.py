@@ -89,7 +89,7 @@ class ScoreModel(nn.Module):
         return ""
 
     def project(self, x: Tensor) -> Tensor:
-        """x (batch, *event) with every element in the range that the model keeps to. Samplers apply it to what they return."""
+        """x (batch, *event) with every element in the range that the model keeps to; samplers apply it at their end."""
         return x
 
     def mean_guidance(self) -> MeanGuidance | None:

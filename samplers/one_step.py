@@ -108,8 +108,8 @@ class Ancestral(OneStepSampler):
             return
         guidance = model.model.mean_guidance()
         if guidance is None:
-            raise ArgumentError("mean_shift moves the mean of a step by the gradient of a classifier, and the model has none; "
-                                "sample classifier_guided(model, classifier), or leave mean_shift out", "mean_shift")
+            raise ArgumentError("mean_shift moves the mean of a step by the gradient of a classifier, and the model has "
+                                "none; sample classifier_guided(model, classifier), or leave mean_shift out", "mean_shift")
         assert noise is not None
         keep, of_eps, of_noise = (c.tolist() for c in self.coefficients(model.sde, times))
         for i in range(len(keep)):

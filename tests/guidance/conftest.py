@@ -6,8 +6,6 @@ import torch
 from scorefield.models import GaussianMixture
 from scorefield.sde_lib import VESDE, VPSDE, FlowSDE, SubVPSDE
 
-KINDS = ("score", "eps", "x0", "v", "flow")
-
 
 def labelled(sde):
     means = torch.tensor([[1.0, 0.0], [-1.0, 0.5], [0.0, -1.2]])
