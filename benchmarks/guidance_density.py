@@ -2,8 +2,8 @@
 
 The data are an exact labelled mixture in the plane, so classifier-free guidance and guidance by the exact classifier are the
 same. Drawn are samples of the probability flow at scales 0, 1, 2 and 4, with contours of the exact densities at t = 0: grey
-of all data (scale 0), red of the class (scale 1). Prints for each scale the mean, the total variance and the share of samples
-that the exact classifier takes for the class.
+of all data (scale 0), red of the class (scale 1). Prints for each scale the mean, the total variance and the share of
+samples that the exact classifier takes for the class.
 """
 
 from pathlib import Path

@@ -149,7 +149,7 @@ def check_same_process(sde: SDE, other: SDE) -> None:
         for ours, theirs in ((sde.alpha(times), other.alpha(times)), (sde.sigma(times), other.sigma(times))))
     if not same:
         raise ArgumentError(f"the classifier was trained on data under {other}, and the model belongs to {sde}: at the "
-                            "same t they do not have the same noise; train the classifier under the model's SDE", "classifier")
+                            "same t their noise differs; train the classifier under the model's SDE", "classifier")
 
 
 def classes_of(classifier: Any) -> int | None:

@@ -100,8 +100,8 @@ class ClassifierFree(ScoreModel):
 
 def doubles(x: Tensor) -> bool:
     """Whether one call on twice the batch x (batch, *event) is taken to be the faster: a rule, so that results do not differ
-    between runs. On a CPU the digits' U-Net takes 1.65 times an unguided call for 1 sample, 1.92 for 64 and 2.14 for 128, and
-    two calls 2.00 to 2.03 (benchmarks/guidance_step.py). On other devices nothing is measured.
+    between runs. On a CPU the digits' U-Net takes 1.65 times an unguided call for 1 sample, 1.92 for 64 and 2.14 for 128,
+    and two calls 2.00 to 2.03 (benchmarks/guidance_step.py). On other devices nothing is measured.
     """
     return x.device.type != "cpu" or (len(x) <= SAMPLES and x.numel() <= ELEMENTS)
 
