@@ -1,5 +1,7 @@
 """Guidance: functions from score models to a score model, which every sampler then takes. They compose."""
 
+from scorefield.guidance.classifier import ClassifierGuided, classifier_guided
 from scorefield.guidance.classifier_free import ClassifierFree, classifier_free
+from scorefield.guidance.threshold import Threshold, threshold
 
-__all__ = ["ClassifierFree", "classifier_free"]
+__all__ = ["ClassifierFree", "ClassifierGuided", "Threshold", "classifier_free", "classifier_guided", "threshold"]

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scorefield.likelihood.checks import check_input, fitting, start_time
-from scorefield.models.denoiser import ScoreModel, evaluation_mode
+from scorefield.models.score_model import ScoreModel, check_density, evaluation_mode
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.noise import BOUND, NoiseStream, Seed
 from scorefield.sde_lib.chain import Chain
@@ -65,6 +65,7 @@ def elbo(model: ScoreModel, x: Tensor, draws: int = 32, seeds: Sequence[Seed] | 
     somewhat too large. Raises ValueError for unusable input, ArithmeticError for a prediction that is not finite.
     """
     check_pairs(draws)
+    check_density(model)
     check_input(model, x)
     sde, d = model.sde, x[0].numel()
     start = start_time(sde, t_min)
@@ -97,7 +98,8 @@ def elbo(model: ScoreModel, x: Tensor, draws: int = 32, seeds: Sequence[Seed] | 
         "decoder": x.new_full((len(x),), d * (float(first) - 0.5 * math.log(2 * math.pi * math.e))),
     }
     spread = span / draws * (integrand[::2] - integrand[1::2]).square().sum(0).sqrt()
-    return Bound(terms["prior"] + terms["diffusion"] + terms["decoder"], spread, terms, draws * model.evaluations)
+    return Bound(terms["prior"] + terms["diffusion"] + terms["decoder"], spread, terms,
+                 sum(model.evaluations_at(t) for t in times))
 
 
 def chain_elbo(model: ScoreModel, k: Tensor, levels: int | None, chain: Chain | None = None, steps: int | None = None,
@@ -126,6 +128,7 @@ def chain_elbo(model: ScoreModel, k: Tensor, levels: int | None, chain: Chain | 
         _refuse_levels(k, levels, low, high)
     check_variance(variance)
     check_repetitions(draws)
+    check_density(model)
     sde = model.sde
     chain = Chain.from_sde(sde, sde.steps or 1000) if chain is None else chain
     steps = chain.steps if steps is None else steps
@@ -169,7 +172,8 @@ def chain_elbo(model: ScoreModel, k: Tensor, levels: int | None, chain: Chain | 
     decoder, per_step = all_parts.mean(0)[0], all_parts.mean(0)[1:]
     terms = {"prior": prior, "diffusion": per_step.sum(0), "decoder": decoder}
     error = all_parts.sum(1).std(0) / draws**0.5 if draws > 1 else None
-    return Bound(prior + terms["diffusion"] + decoder, error, terms, steps * draws * model.evaluations, per_step)
+    return Bound(prior + terms["diffusion"] + decoder, error, terms, draws * sum(model.evaluations_at(t) for t in times),
+                 per_step)
 
 
 def check_pairs(draws: int) -> None:

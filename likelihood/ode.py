@@ -17,7 +17,7 @@ from torch import Tensor
 from scorefield.likelihood.checks import check_input, fitting, start_time
 from scorefield.likelihood.divergence import with_exact_divergence, with_hutchinson_divergence
 from scorefield.likelihood.exponential import STEPS, check_steps, exponential_flow, scale, transformed
-from scorefield.models.denoiser import ScoreModel, evaluation_mode
+from scorefield.models.score_model import ScoreModel, check_density, evaluation_mode
 from scorefield.numerics import integrate as adaptive
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.noise import PROBES, NoiseStream, Seed
@@ -70,6 +70,7 @@ def log_prob(model: ScoreModel, x: Tensor, divergence: str = "exact", rtol: floa
     sde = model.sde
     start = start_time(sde, t_min)
     check_settings(divergence, rtol, atol, method, probes, max_evaluations, steps, probe_kind, clock)
+    check_density(model)
     check_input(model, x)
     trace = _Trace(model, _probes(x, divergence, probes, probe_kind, seeds), method, gradients)
 
@@ -129,7 +130,7 @@ class _Trace:
         self.evaluations = 0
 
     def __call__(self, kind: str, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        self.evaluations += self.model.evaluations
+        self.evaluations += self.model.evaluations_at(t)
 
         def field(z: Tensor) -> Tensor:
             with fitting(z):

@@ -5,7 +5,7 @@ So samplers and likelihoods take all of them and see nothing else of a network.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from scorefield.models.conditions import Condition, Conditions
+from scorefield.numerics.errors import ArgumentError
 from scorefield.sde_lib.sde import SDE
 
 
@@ -40,13 +41,29 @@ class Posterior:
     variance: Tensor | None
 
 
+@dataclass(frozen=True)
+class MeanGuidance:
+    """The two parts of a guided model, for samplers that shift the mean of a step (`ScoreModel.mean_guidance`).
+
+    unguided        the score model without the gradient
+    gradient        of x and t: scale grad_x log p(y given x_t = x), (batch, *event)
+    evaluations_at  of t: how many calls of a network one gradient costs
+    """
+
+    unguided: "ScoreModel"
+    gradient: "Callable[[Tensor, float | Tensor], Tensor]"
+    evaluations_at: "Callable[[float | Tensor], int]"
+
+
 class ScoreModel(nn.Module):
     """What every score model offers. `x` is (batch, *event); `t` is a scalar or (batch,), best in float64.
 
-    sde          the forward process that the model belongs to
-    evaluations  how many calls of a network one prediction costs; a model made of several adds up theirs
+    sde              the forward process that the model belongs to
+    evaluations      how many calls of a network one prediction costs at most; a model made of several adds up theirs
+    density_problem  why its score is that of no known density, a sentence; "" if it is that of one
 
-    Each prediction has the shape and dtype of x. A subclass writes `predict` and, unless it is 1, `evaluations`.
+    Each prediction has the shape and dtype of x. A subclass writes `predict` and, unless it is 1, `evaluations`. One made of
+    other score models passes on what they say in `project`, `mean_guidance` and `density_problem`.
     """
 
     sde: SDE
@@ -62,6 +79,22 @@ class ScoreModel(nn.Module):
     @property
     def evaluations(self) -> int:
         return 1
+
+    def evaluations_at(self, t: float | Tensor) -> int:
+        """How many calls of a network a prediction at t costs, t as in `predict`; for t (batch,) that of the whole batch."""
+        return self.evaluations
+
+    @property
+    def density_problem(self) -> str:
+        return ""
+
+    def project(self, x: Tensor) -> Tensor:
+        """x (batch, *event) with every element in the range that the model keeps to; samplers apply it at their end."""
+        return x
+
+    def mean_guidance(self) -> MeanGuidance | None:
+        """The model without the gradient of its classifier, and that gradient; None if it has no classifier."""
+        return None
 
     @property
     def takes(self) -> Conditions:
@@ -150,6 +183,16 @@ class Given(ScoreModel):
     def evaluations(self) -> int:
         return self.model.evaluations
 
+    def evaluations_at(self, t: float | Tensor) -> int:
+        return self.model.evaluations_at(t)
+
+    @property
+    def density_problem(self) -> str:
+        return self.model.density_problem
+
+    def project(self, x: Tensor) -> Tensor:
+        return self.model.project(x)
+
     @property
     def takes(self) -> Conditions:
         return self.model.takes
@@ -167,3 +210,9 @@ class Given(ScoreModel):
     def for_batch(self, x: Tensor) -> Condition:
         """The condition of each sample of x."""
         return self.takes.of_batch(self.condition, x)
+
+
+def check_density(model: ScoreModel) -> None:
+    """ArgumentError (of argument "model") unless the model's score is that of a density, which a likelihood needs."""
+    if model.density_problem:
+        raise ArgumentError(f"no likelihood: {model.density_problem}; give the model without that", "model")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scorefield.models.score_model import Posterior, ScoreModel, evaluation_mode
+from scorefield.models.score_model import MeanGuidance, Posterior, ScoreModel, evaluation_mode
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.grids import GRIDS, make_grid
 from scorefield.numerics.noise import NoiseStream, Seed
@@ -52,7 +52,7 @@ class Result:
 class CountedModel:
     """A score model that counts evaluations of its network in `nfe` and, if asked to, keeps every x_0 it predicts.
 
-    Each prediction costs `model.evaluations` of them.
+    A prediction at t costs `model.evaluations_at(t)` of them.
     """
 
     def __init__(self, model: ScoreModel, keep: bool = False):
@@ -60,8 +60,11 @@ class CountedModel:
         self.predictions: list[Tensor] | None = [] if keep else None
 
     def predict(self, x: Tensor, t: float | Tensor, kind: str) -> Tensor:
-        self.nfe += self.model.evaluations
-        output = self.model.predict(x, t, kind)
+        return self._predict(self.model, x, t, kind)
+
+    def _predict(self, model: ScoreModel, x: Tensor, t: float | Tensor, kind: str) -> Tensor:
+        self.nfe += model.evaluations_at(t)
+        output = model.predict(x, t, kind)
         if output.data_ptr() == x.data_ptr():      # a model that returns its input, which samplers change in place
             output = output.clone()
         if self.predictions is not None:
@@ -71,8 +74,14 @@ class CountedModel:
             self.predictions.append(x0)
         return output
 
+    def eps_and_gradient(self, guidance: MeanGuidance, x: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
+        """eps of the unguided model, and the gradient that guides it, both (batch, *event)."""
+        eps = self._predict(guidance.unguided, x, t, "eps")
+        self.nfe += guidance.evaluations_at(t)
+        return eps, guidance.gradient(x, t)
+
     def posterior(self, x: Tensor, t: float | Tensor) -> Posterior:
-        self.nfe += self.model.evaluations
+        self.nfe += self.model.evaluations_at(t)
         posterior = self.model.posterior(x, t)
         if self.predictions is not None:
             self.predictions.append(posterior.mean.clone())
@@ -122,12 +131,12 @@ class Sampler(ABC):
 
     def __call__(self, model: ScoreModel, x_T: Tensor, seeds: Sequence[Seed] | None = None, trajectory: bool = False,
                  callback: Callback | None = None, predictions: bool = False, gradients: bool = False) -> Result:
-        """Carry x_T (batch, *event) from the first time of the grid to the last.
+        """Carry x_T (batch, *event) from the first time of the grid to the last, and project what comes out (model.project).
 
         seeds     one for each sample, for stochastic samplers (noise.py); ValueError if they are missing
         trajectory, predictions  keep the state at every time, and every x_0 that the model predicted
         callback  called after each step as callback(step, t, x), steps counted from 1; x is the sampler's own, to be
-                  copied by who keeps it
+                  copied by who keeps it, and not projected yet
         gradients  record what autograd needs to differentiate the result with respect to x_T and the model's parameters;
                   memory grows with every evaluation. Adaptive step sizes are taken as given
 
@@ -142,10 +151,13 @@ class Sampler(ABC):
             if not bool(x.isfinite().all()):
                 self._report_failure(model, x_T, times, seeds)
             if self.denoise:
-                x, nfe = model.x0(x, times[-1]), nfe + model.evaluations
+                x, nfe = model.x0(x, times[-1]), nfe + model.evaluations_at(times[-1])
                 if not bool(x.isfinite().all()):
                     raise ArithmeticError(f"the data predicted by the denoising step at t = {float(times[-1]):.6g} are not "
                                           "finite; nothing was kept")
+            x = model.project(x)
+            if not self.denoise:
+                states[-1] = x
         return Result(x, nfe, times, torch.stack(states) if trajectory else None,
                       torch.stack(counted.predictions) if counted.predictions is not None else None)
 

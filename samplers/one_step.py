@@ -88,14 +88,35 @@ class ReverseDiffusion(OneStepSampler):
 class Ancestral(OneStepSampler):
     """Ancestral sampling of DDPM (Ho et al. 2020, algorithm 2) and SMLD (Song et al. 2021, appendix F).
 
-    For variance-preserving and variance-exploding SDEs, those of chains included; ValueError for others.
+    For variance-preserving and variance-exploding SDEs, those of chains included; ValueError for others. With `mean_shift` a
+    model that has a classifier is guided in each step by N(mean + V gradient, V I), V the step's variance and the mean that
+    of the unguided model (Dhariwal and Nichol 2021, algorithm 1). Without it the guided score makes the mean, as under
+    every other sampler: the gradient's weight is then v / a, in the symbols above.
     """
 
     variance: str = option("beta_tilde", "variance of a step: beta, or beta_tilde, which is that of x_s given x_t and x_0")
+    mean_shift: bool = option(False, "guide by a classifier as algorithm 1 of Dhariwal and Nichol: move each step's mean by "
+                                     "its variance times the gradient")
     stochastic = True
 
     def __post_init__(self) -> None:
         check_variance(self.variance)
+
+    def solve(self, model: CountedModel, x: Tensor, times: Tensor, noise: NoiseStream | None) -> Iterator[Tensor]:
+        if not self.mean_shift:
+            yield from super().solve(model, x, times, noise)
+            return
+        guidance = model.model.mean_guidance()
+        if guidance is None:
+            raise ArgumentError("mean_shift moves the mean of a step by the gradient of a classifier, and the model has "
+                                "none; sample classifier_guided(model, classifier), or leave mean_shift out", "mean_shift")
+        assert noise is not None
+        keep, of_eps, of_noise = (c.tolist() for c in self.coefficients(model.sde, times))
+        for i in range(len(keep)):
+            eps, gradient = model.eps_and_gradient(guidance, x, times[i])
+            mean = x.mul(keep[i]).add_(eps, alpha=of_eps[i]).add_(gradient, alpha=of_noise[i] ** 2)
+            x = mean.add_(noise.normal(x), alpha=of_noise[i])
+            yield x
 
     def coefficients(self, sde: SDE, times: Tensor) -> Coefficients:
         if not isinstance(sde, VariancePreserving | VESDE):

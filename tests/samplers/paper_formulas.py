@@ -13,6 +13,7 @@ import torch
 import torchdiffeq
 from scipy.integrate import quad
 
+from scorefield.guidance import classifier_guided
 from scorefield.models import GaussianMixture
 from scorefield.samplers import NoiseStream, make_sampler, prior_sample
 from scorefield.samplers.reference_sde import BrownianPaths
@@ -22,17 +23,22 @@ SEEDS = range(3)
 
 
 class Problem:
-    """A mixture under sub-VP (VP where ancestral steps need it), its start, and the noise of its seeds."""
+    """A mixture under sub-VP (VP where ancestral steps need it), its start, and the noise of its seeds.
+
+    With the option mean_shift it is guided to the label 1 at scale 2 by its exact classifier.
+    """
 
     def __init__(self, name, options):
         self.sde = VPSDE() if "ancestral" in (name, *options.values()) else SubVPSDE()
         self.model = GaussianMixture(self.sde, torch.tensor([[1.0, 0.0], [-1.0, 0.5], [0.0, -1.2]]),
-                                     torch.tensor([0.3, 0.5, 0.4]), torch.tensor([1.0, 2.0, 1.5]))
+                                     torch.tensor([0.3, 0.5, 0.4]), torch.tensor([1.0, 2.0, 1.5]), labels=[0, 1, 1])
+        if options.get("mean_shift"):
+            self.guided = classifier_guided(self.model, self.model.class_log_prob, 2.0, label=1)
         self.x_T = prior_sample(VPSDE(), (2,), SEEDS, dtype=torch.float64)
         self.noise = NoiseStream(SEEDS)
 
     def run(self, name, options):
-        return make_sampler(name, **options)(self.model, self.x_T, seeds=SEEDS)
+        return make_sampler(name, **options)(getattr(self, "guided", self.model), self.x_T, seeds=SEEDS)
 
     def draw(self):
         return self.noise.normal(self.x_T)
@@ -110,6 +116,13 @@ def ancestral(p, x, t, s, o):
     mean = (a * then.sigma**2 * x + then.alpha * v * p.x0(x, t)) / now.sigma**2
     variance = v if getattr(o, "variance", "beta_tilde") == "beta" else v * then.sigma**2 / now.sigma**2
     return mean + math.sqrt(variance) * p.draw()
+
+
+def shifted(p, x, t, s, o):
+    """Dhariwal and Nichol 2021, algorithm 1: the mean moved by scale Sigma grad log p(y given x_t)."""
+    (_, v), z = kernel(p, t, s), x.clone().requires_grad_()
+    variance = v if o.variance == "beta" else v * p.at(s).sigma ** 2 / p.at(t).sigma ** 2
+    return ancestral(p, x, t, s, o) + 2 * variance * torch.autograd.grad(p.model.class_log_prob(z, t)[:, 1].sum(), z)[0]
 
 
 def corrected(predictor):
