@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from scorefield.models.conditions import declared
 from scorefield.models.denoiser import Denoiser
 from scorefield.models.networks.classifier import Classifier
 from scorefield.models.networks.mlp import MLP
@@ -66,10 +67,11 @@ def build_sde(config: Mapping[str, Any]) -> SDE:
 def build_denoiser(config: Mapping[str, Any], shape: Sequence[int]) -> Denoiser:
     """An untrained denoiser for examples of `shape`, of the sections `sde` and `model`; ArgumentError as `build_sde`.
 
-    It knows "no label" if the section `training` drops labels.
+    It knows "no label" if the network takes labels and the section `training` drops them.
     """
     (make, _), settings, beside = MODEL_SECTION.split(config["model"])
     sde = build_sde(config)
     with renamed("model", _ELSEWHERE):
         dropout = (config.get("training") or {}).get("label_dropout") or 0
-        return Denoiser(make(tuple(shape), **settings), sde, **beside, label_dropout=dropout > 0)
+        network = make(tuple(shape), **settings)
+        return Denoiser(network, sde, **beside, label_dropout=dropout > 0 and declared(network).classes is not None)
