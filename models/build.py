@@ -67,11 +67,11 @@ def build_sde(config: Mapping[str, Any]) -> SDE:
 def build_denoiser(config: Mapping[str, Any], shape: Sequence[int]) -> Denoiser:
     """An untrained denoiser for examples of `shape`, of the sections `sde` and `model`; ArgumentError as `build_sde`.
 
-    It knows "no label" if the section `training` drops labels.
+    It knows "no label" if the network takes labels and the section `training` drops them.
     """
     (make, _), settings, beside = MODEL_SECTION.split(config["model"])
     sde = build_sde(config)
     with renamed("model", _ELSEWHERE):
-        network = make(tuple(shape), **settings)
         dropout = (config.get("training") or {}).get("label_dropout") or 0
+        network = make(tuple(shape), **settings)
         return Denoiser(network, sde, **beside, label_dropout=dropout > 0 and declared(network).classes is not None)

@@ -94,42 +94,52 @@ def check_switch(name: str, value: int) -> None:
 class ResidualBlock(nn.Module):
     """GroupNorm, SiLU, 3x3 convolution, twice, with the time embedding in between, plus a shortcut, times `scale`.
 
-    groups, eps    of both norms, see `group_norm`
-    resample  as in BigGAN, halves or doubles both branches: the main one after its first SiLU, and the shortcut
+    groups, eps  of both norms, see `group_norm`
+    resample     as in BigGAN, halves or doubles both branches: the main one after its first SiLU, and the shortcut
+    scale_shift  time enters as (1 + s) GroupNorm(h) + b of the second norm, (s, b) its linear map (Dhariwal and Nichol 2021,
+                 equation 1, adaptive group normalization), instead of being added to h
     """
 
     def __init__(self, c_in: int, c_out: int, time_dim: int, groups: int | None, dropout: float, scale: float = 1.0,
-                 resample: nn.Module | None = None, eps: float = 1e-6):
+                 resample: nn.Module | None = None, eps: float = 1e-6, scale_shift: bool = False):
         super().__init__()
         self.norm1 = group_norm(c_in, groups, eps)
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
-        self.time = nn.Linear(time_dim, c_out)
+        self.time = nn.Linear(time_dim, 2 * c_out if scale_shift else c_out)
         self.norm2 = group_norm(c_out, groups, eps)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
         plain = c_in == c_out and resample is None
         self.shortcut = nn.Identity() if plain else nn.Conv2d(c_in, c_out, 1)
         self.resample = nn.Identity() if resample is None else resample
-        self.scale = scale
+        self.scale, self.scale_shift = scale, scale_shift
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         h = self.conv1(self.resample(F.silu(self.norm1(x))))
-        h = h + self.time(time)[:, :, None, None]
-        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        told = self.time(time)[:, :, None, None]
+        if self.scale_shift:
+            s, b = told.chunk(2, dim=1)
+            h = torch.addcmul(b, self.norm2(h), 1 + s)      # one pass over memory
+        else:
+            h = self.norm2(h + told)
+        h = self.conv2(self.dropout(F.silu(h)))
         return _scaled(self.shortcut(self.resample(x)) + h, self.scale)
 
 
 class SelfAttention(nn.Module):
-    """Self-attention over all pixels in heads of `head_dim` channels, or one; added to its input, times `scale`."""
+    """Self-attention over all pixels in heads of `head_dim` channels, or one; added to its input, times `scale`.
+
+    groups, eps  of the norm of its input, see `group_norm`; there is none if `norm` is False
+    """
 
     def __init__(self, channels: int, groups: int | None, scale: float = 1.0, eps: float = 1e-6,
-                 head_dim: int | None = None):
+                 head_dim: int | None = None, norm: bool = True):
         super().__init__()
         if head_dim is not None and (head_dim < 1 or channels % head_dim):
             raise ArgumentError(f"attention to {channels} channels cannot have heads of {head_dim} channels; "
                                 f"attention_head_dim must divide {channels}", "attention_head_dim")
         self.heads = channels // (head_dim or channels)
-        self.norm = group_norm(channels, groups, eps)
+        self.norm = group_norm(channels, groups, eps) if norm else nn.Identity()
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = nn.Conv2d(channels, channels, 1)
         self.scale = scale

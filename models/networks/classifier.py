@@ -35,13 +35,15 @@ class Classifier(nn.Module):
     num_blocks             residual blocks a level
     attention_resolutions  resolutions with self-attention
     dropout                inside residual blocks
+    attention_head_dim     channels of a head of attention; None: one head of all
+    scale_shift            residual blocks scale and shift their second norm by time, see `ResidualBlock`
 
     Raises ArgumentError if the sizes do not fit.
     """
 
     def __init__(self, image_size: int = 32, channels: int = 3, classes: int = 10, width: int = 64,
                  multipliers: Sequence[int] = (1, 2, 2), num_blocks: int = 2, attention_resolutions: Sequence[int] = (8,),
-                 dropout: float = 0.1):
+                 dropout: float = 0.1, attention_head_dim: int | None = None, scale_shift: bool = False):
         super().__init__()
         check_sizes(image_size, width, multipliers, num_blocks, dropout, 1e-6)
         if classes < 2:
@@ -53,10 +55,11 @@ class Classifier(nn.Module):
         for level, multiplier in enumerate(multipliers):
             blocks = []
             for _ in range(num_blocks):
-                blocks.append(ResidualBlock(c, width * multiplier, time_dim, groups, dropout))
+                blocks.append(ResidualBlock(c, width * multiplier, time_dim, groups, dropout, scale_shift=scale_shift))
                 c = width * multiplier
             attend = image_size >> level in attention_resolutions
-            attentions: list[nn.Module] = [SelfAttention(c, groups) if attend else nn.Identity() for _ in range(num_blocks)]
+            attentions: list[nn.Module] = [SelfAttention(c, groups, head_dim=attention_head_dim) if attend else nn.Identity()
+                                           for _ in range(num_blocks)]
             self.down.append(Level(blocks, attentions, Downsample(c) if level < len(multipliers) - 1 else None))
         self.norm_out = group_norm(c, groups)
         xavier_init(self)

@@ -5,12 +5,13 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scorefield.models.conditions import LABEL, Condition
+from scorefield.models.conditions import Condition
 from scorefield.models.layers import timestep_embedding, zero_init
+from scorefield.models.networks.labels import LabelledNetwork
 from scorefield.numerics.errors import ArgumentError
 
 
-class MLP(nn.Module):
+class MLP(LabelledNetwork):
     """(batch, *event) and time (batch,) to a tensor of the first one's shape.
 
     shape    of the event; it is flattened
@@ -28,8 +29,6 @@ class MLP(nn.Module):
 
     def __init__(self, shape: tuple[int, ...], width: int = 128, layers: int = 4, classes: int | None = None):
         super().__init__()
-        if classes is not None and classes < 1:
-            raise ArgumentError(f"classes must be at least 1, or None for no labels, got {classes}", "classes")
         if width < 4 or width % 2 or layers < 1:
             raise ArgumentError("the MLP needs an even width of at least 4 and at least 1 layer, got "
                                 f"{width} and {layers}", "width", "layers")
@@ -41,17 +40,11 @@ class MLP(nn.Module):
         self.inner = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
         self.outer = nn.ModuleList(zero_init(nn.Linear(width, width)) for _ in range(layers))
         self.last = zero_init(nn.Linear(width, d))
-        self.classes = classes
-        self.conditions: tuple[str, ...] = () if classes is None else (LABEL,)
-        self.label = None if classes is None else nn.Embedding(classes + 1, width)      # made last, as it draws numbers
+        self._take_labels(classes, width)      # last, as it draws numbers
 
     def forward(self, x: Tensor, time: Tensor, condition: Condition | None = None) -> Tensor:
         embedding = self.time(timestep_embedding(time, self.width).to(self.first.weight.dtype))
-        if self.label is not None:
-            if not condition or LABEL not in condition:
-                raise ArgumentError("this MLP needs the condition {'label': integers (batch,)}; the integer "
-                                    f"{self.classes} means no label", "condition")
-            embedding = embedding + self.label(condition[LABEL])
+        embedding = self._with_label(embedding, condition)
         h = self.first(x.flatten(1))
         for norm, inner, outer in zip(self.norms, self.inner, self.outer, strict=True):
             h = h + outer(F.silu(inner(norm(h)) + embedding))

@@ -28,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scorefield.models.conditions import Condition
 from scorefield.models.layers import (
     ResidualBlock,
     SelfAttention,
@@ -39,6 +40,7 @@ from scorefield.models.layers import (
     xavier_init,
     zero_init,
 )
+from scorefield.models.networks.labels import LabelledNetwork
 from scorefield.numerics.errors import ArgumentError
 
 BLOCKS = ("biggan", "ddpm")
@@ -234,11 +236,12 @@ def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
         raise ArgumentError(f"unknown {name} {value!r}; choose from {', '.join(allowed)}", name)
 
 
-class NCSNpp(nn.Module):
+class NCSNpp(LabelledNetwork):
     """(batch, channels, size, size) and time (batch,) to a tensor of the first one's shape; see the module for names.
 
-    image_size, channels, width, multipliers, num_blocks, attention_resolutions, dropout, norm_eps, attention_head_dim and
-    freq_shift are those of UNet, and
+    image_size, channels, width, multipliers, num_blocks, attention_resolutions, dropout, norm_eps, attention_head_dim,
+    freq_shift, classes, class_embedding ("timestep" only with positional embedding of time), scale_shift and middle_norm
+    are those of UNet, and
 
     block                  "biggan": residual blocks resample, too; "ddpm": strided convolutions do
     embedding              of time: "positional" or "fourier" (random fixed frequencies, of what is best log sigma)
@@ -261,7 +264,9 @@ class NCSNpp(nn.Module):
                  embedding: str = "positional", fourier_scale: float = 16.0, fir: bool = False,
                  skip_rescale: bool = True, progressive_input: str = "none", progressive: str = "none",
                  combine: str = "sum", groups: int | None = None, centred: bool = True, last_label: int | None = None,
-                 norm_eps: float = 1e-6, attention_head_dim: int | None = None, freq_shift: int = 1):
+                 norm_eps: float = 1e-6, attention_head_dim: int | None = None, freq_shift: int = 1,
+                 classes: int | None = None, class_embedding: str = "table", scale_shift: bool = False,
+                 middle_norm: bool = True):
         super().__init__()
         for name, value, allowed in (("block", block, BLOCKS), ("embedding", embedding, EMBEDDINGS),
                                      ("progressive_input", progressive_input, PROGRESSIVE_INPUT),
@@ -269,6 +274,9 @@ class NCSNpp(nn.Module):
             _one_of(name, value, allowed)
         check_sizes(image_size, width, multipliers, num_blocks, dropout, norm_eps)
         check_switch("freq_shift", freq_shift)
+        if class_embedding == "timestep" and embedding == "fourier":
+            raise ArgumentError("class_embedding 'timestep' needs embedding 'positional', got 'fourier', whose features are "
+                                "of log sigma; choose class_embedding 'table'", "class_embedding", "embedding")
         self.width, self.centred, self.last_label, self.freq_shift = width, centred, last_label, freq_shift
         self.progressive_input = progressive_input
         self.scale = math.sqrt(0.5) if skip_rescale else 1.0
@@ -277,10 +285,10 @@ class NCSNpp(nn.Module):
         last = len(widths) - 1
 
         def residual(c_in: int, c_out: int, resample: nn.Module | None = None) -> ResidualBlock:
-            return ResidualBlock(c_in, c_out, time_dim, groups, dropout, self.scale, resample, norm_eps)
+            return ResidualBlock(c_in, c_out, time_dim, groups, dropout, self.scale, resample, norm_eps, scale_shift)
 
-        def attend(c: int) -> nn.Module:
-            return SelfAttention(c, groups, self.scale, norm_eps, attention_head_dim)
+        def attend(c: int, norm: bool = True) -> nn.Module:
+            return SelfAttention(c, groups, self.scale, norm_eps, attention_head_dim, norm)
 
         def attention(c: int, size: int) -> nn.Module:
             return attend(c) if size in attention_resolutions else nn.Identity()
@@ -315,7 +323,7 @@ class NCSNpp(nn.Module):
                     pyramid, c_pyramid = ConvDown(c_pyramid, c, fir), c
                 skips.append(c)
             self.down.append(DownLevel(blocks, attentions, resample, pyramid))
-        self.middle = nn.ModuleList([residual(c, c), attend(c), residual(c, c)])
+        self.middle = nn.ModuleList([residual(c, c), attend(c, middle_norm), residual(c, c)])
         self.up: Any = nn.ModuleList()
         for level, w in reversed(list(enumerate(widths))):
             blocks = []
@@ -326,6 +334,7 @@ class NCSNpp(nn.Module):
             self.up.append(UpLevel(blocks, attention(c, image_size >> level), head, up(c) if level else None))
         self.fourier = FourierFeatures(width, fourier_scale) if embedding == "fourier" else None
         self._initialise()
+        self._take_labels(classes, time_dim, class_embedding, width, freq_shift)      # last, as it draws numbers
 
     def _initialise(self) -> None:
         """Variance scaling over the mean fan: scale 1, 0.1 in attention, 0 at the end of every branch."""
@@ -343,17 +352,18 @@ class NCSNpp(nn.Module):
             elif isinstance(module, Head):
                 zero_init(module.conv)
 
-    def embed(self, time: Tensor) -> Tensor:
-        """The embedding of time (batch,) that every residual block sees."""
+    def embed(self, time: Tensor, condition: Condition | None = None) -> Tensor:
+        """The embedding of time (batch,), and of the label if it takes one, that every residual block sees."""
         if self.fourier is not None:
             waves = self.fourier(time)
         else:
             label = time if self.last_label is None else self.last_label - time
             waves = timestep_embedding(label, self.width, self.freq_shift)
-        return F.silu(self.time(waves.to(self.conv_in.weight.dtype)))
+        embedding = self.time(waves.to(self.conv_in.weight.dtype))
+        return F.silu(self._with_label(embedding, condition)).to(embedding.dtype)
 
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        embedding = self.embed(time)
+    def forward(self, x: Tensor, time: Tensor, condition: Condition | None = None) -> Tensor:
+        embedding = self.embed(time, condition)
         pyramid = x = x if self.centred else 2 * x - 1
         h = self.conv_in(x)
         skips = [h]

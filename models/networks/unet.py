@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scorefield.models.conditions import Condition
 from scorefield.models.layers import (
     Downsample,
     ResidualBlock,
@@ -25,6 +26,7 @@ from scorefield.models.layers import (
     xavier_init,
     zero_init,
 )
+from scorefield.models.networks.labels import LabelledNetwork
 from scorefield.numerics.errors import ArgumentError
 
 
@@ -42,7 +44,7 @@ class Level(nn.Module):
         return zip(self.blocks, self.attentions, strict=True)
 
 
-class UNet(nn.Module):
+class UNet(LabelledNetwork):
     """DDPM's U-Net: (batch, channels, size, size) and time (batch,) to a tensor of the first one's shape.
 
     image_size             height and width; divisible by 2 ** (levels - 1)
@@ -52,6 +54,9 @@ class UNet(nn.Module):
     num_blocks             residual blocks a level (one more on the way up)
     attention_resolutions  resolutions with self-attention; the middle always has it
     dropout                inside residual blocks
+    classes                if given, it takes a label too, {"label": integers (batch,)} from 0 to `classes`, the last of
+                           which means "no label"; the label's embedding is added to that of time
+    scale_shift            residual blocks scale and shift their second norm by time, see `ResidualBlock`
 
     and, for networks trained elsewhere, which differ in details:
 
@@ -61,6 +66,8 @@ class UNet(nn.Module):
     freq_shift             of the embedding of time, see `timestep_embedding`: 0 or 1
     downsample_padding     1: convolutions that halve the picture are padded on all sides; 0: below and to the right
     centred                False: data lie in [0, 1] and the network sees 2 x - 1
+    class_embedding        "table": a row for each label; "timestep": the label's sinusoidal embedding, then two layers
+    middle_norm            False: the attention in the middle has no GroupNorm
 
     Raises ArgumentError (a ValueError) if the sizes do not fit. One use:
 
@@ -74,7 +81,8 @@ class UNet(nn.Module):
                  multipliers: Sequence[int] = (1, 2, 2, 2), num_blocks: int = 2,
                  attention_resolutions: Sequence[int] = (16,), dropout: float = 0.1, groups: int | None = None,
                  norm_eps: float = 1e-6, attention_head_dim: int | None = None, freq_shift: int = 1,
-                 downsample_padding: int = 0, centred: bool = True):
+                 downsample_padding: int = 0, centred: bool = True, classes: int | None = None,
+                 class_embedding: str = "table", scale_shift: bool = False, middle_norm: bool = True):
         super().__init__()
         check_sizes(image_size, width, multipliers, num_blocks, dropout, norm_eps)
         check_switch("freq_shift", freq_shift)
@@ -87,10 +95,10 @@ class UNet(nn.Module):
         last = len(widths) - 1
 
         def residual(c_in: int, c_out: int) -> ResidualBlock:
-            return ResidualBlock(c_in, c_out, time_dim, groups, dropout, eps=norm_eps)
+            return ResidualBlock(c_in, c_out, time_dim, groups, dropout, eps=norm_eps, scale_shift=scale_shift)
 
-        def attend(c: int) -> nn.Module:
-            return SelfAttention(c, groups, eps=norm_eps, head_dim=attention_head_dim)
+        def attend(c: int, norm: bool = True) -> nn.Module:
+            return SelfAttention(c, groups, eps=norm_eps, head_dim=attention_head_dim, norm=norm)
 
         def attention(c: int, size: int) -> nn.Module:
             return attend(c) if size in attention_resolutions else nn.Identity()
@@ -106,7 +114,7 @@ class UNet(nn.Module):
             skips += [w] * (num_blocks + (level < last))
             self.down.append(Level(blocks, [attention(w, size) for _ in blocks],
                                    Downsample(w, downsample_padding) if level < last else None))
-        self.middle = nn.ModuleList([residual(c, c), attend(c), residual(c, c)])
+        self.middle = nn.ModuleList([residual(c, c), attend(c, middle_norm), residual(c, c)])
         self.up: Any = nn.ModuleList()
         for level, w in reversed(list(enumerate(widths))):
             size = image_size >> level
@@ -118,6 +126,7 @@ class UNet(nn.Module):
         self.norm_out = group_norm(c, groups, norm_eps)
         self.conv_out = nn.Conv2d(c, channels, 3, padding=1)
         self._initialise()
+        self._take_labels(classes, time_dim, class_embedding, width, freq_shift)      # last, as it draws numbers
 
     def _initialise(self) -> None:
         xavier_init(self)
@@ -128,9 +137,10 @@ class UNet(nn.Module):
                 zero_init(module.out)
         zero_init(self.conv_out)
 
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+    def forward(self, x: Tensor, time: Tensor, condition: Condition | None = None) -> Tensor:
         waves = timestep_embedding(time, self.width, self.freq_shift)
-        embedding = F.silu(self.time(waves.to(self.conv_in.weight.dtype)))
+        embedding = self.time(waves.to(self.conv_in.weight.dtype))
+        embedding = F.silu(self._with_label(embedding, condition)).to(embedding.dtype)
         h = self.conv_in(x if self.centred else 2 * x - 1)
         skips = [h]
         for level in self.down:
