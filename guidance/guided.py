@@ -46,8 +46,8 @@ def guided(model: ScoreModel, label: Any = None, scale: float | None = None, int
     return result
 
 
-def _check(model: ScoreModel, label: Any, scale: float | None, interval: Any, classifier: Any, classifier_scale: float | None,
-           threshold: str | None, quantile: float | None) -> None:
+def _check(model: ScoreModel, label: Any, scale: float | None, interval: Any, classifier: Any,
+           classifier_scale: float | None, threshold: str | None, quantile: float | None) -> None:
     takes = model.takes
     if label is None:
         if scale is not None or classifier is not None:
