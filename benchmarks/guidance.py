@@ -2,8 +2,8 @@
 
     python -m benchmarks.guidance [--run runs/vp_digits_labels] [--classifier runs/digits_classifier] [--seeds 3]
 
-For each scale, 1,000 samples a seed, 100 of each class, with sampler `auto` in 20 steps. A judge (judge.py), trained on clean
-digits and independent of what guides, says which digit each sample is. Reported are
+For each scale, 1,000 samples a seed, 100 of each class, with sampler `auto` in 20 steps. A judge (judge.py), trained on
+clean digits and independent of what guides, says which digit each sample is. Reported are
 
     accuracy   share of the samples that it takes for the digit that was asked for, and Wilson's 95 % interval
     spread     within a class: the root of the mean over classes and features of the variance of the judge's features
@@ -68,7 +68,8 @@ def main() -> None:
     classifier = load_denoiser(options.classifier) if options.classifier else None
     codec, sampler = make_codec(17, dequantize=True), make_sampler(options.sampler, steps=options.steps)
     label = torch.arange(SAMPLES) % CLASSES
-    print(f"{'scale':>6} {'accuracy':>9} {'95 % interval':>17} {'spread':>7} {'Frechet':>8} {'range':>13} {'NFE':>4} outside")
+    print(f"{'scale':>6} {'accuracy':>9} {'95 % interval':>17} {'spread':>7} {'Frechet':>8} {'range':>13} {'NFE':>4} "
+          "outside")
     rows = []
     for scale in options.scales:
         right, distances, spreads, outside, nfe = 0, [], [], [], 0.0

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 ALL = "all"
 FLAGS = (
-    Flag("label", str, None, "the class of the samples: a number or a name, several such as 0,1,2 in turn, or all; the picture "
-                             "has a row for each"),
-    Flag("guidance", float, None, "scale of classifier-free guidance: 1 is the class, 0 no class, above 1 more than the class; "
-                                  "needs label"),
+    Flag("label", str, None, "the class of the samples: a number or a name, several such as 0,1,2 in turn, or all; the "
+                             "picture has a row for each"),
+    Flag("guidance", float, None, "scale of classifier-free guidance: 1 is the class, 0 no class, above 1 more than the "
+                                  "class; needs label"),
     Flag("guidance_interval", tuple, None, "LO,HI: guide at times LO <= t <= HI only; elsewhere the scale is 1"),
     Flag("classifier", str, None, "a run of a classifier of noisy examples, which guides to the label"),
     Flag("classifier_scale", float, None, "scale of the classifier's gradient, by default 1"),
@@ -36,11 +36,11 @@ LONGEST = 40      # characters of a list of classes in a file's name
 
 @dataclass(frozen=True)
 class Guide:
-    """What the flags ask for: the classes, sample i being of class labels[i mod their number], and guidance.guided's settings.
+    """What the flags ask for: the classes, sample i being of class labels[i mod their number], and settings of guidance.
 
     labels    the classes, or None for no label
     names     of the model's classes, where they are known
-    settings  the keyword arguments of `guided`, but for the label
+    settings  the keyword arguments of guidance.guided, but for the label
     text      of the flag label
     source    of the classifier
     """
@@ -109,7 +109,7 @@ def guide_of(command: Command, model: Denoiser) -> Guide:
     text = given.pop("label", None)
     settings = {back.get(name, name): value for name, value in given.items()}
     if (interval := settings.get("interval")) is not None and len(interval) != 2:
-        raise ArgumentError(f"guidance_interval must be two times LO,HI, got {values['guidance_interval']}", "guidance_interval")
+        raise ArgumentError(f"guidance_interval must be two times LO,HI, got {interval}", "guidance_interval")
     if "threshold" in settings:
         if stored["levels"] is None:
             raise ArgumentError("points have no range to keep to; leave out threshold", "threshold")

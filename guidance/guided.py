@@ -2,7 +2,6 @@
 
 from typing import Any
 
-
 from scorefield.guidance.classifier import classifier_guided
 from scorefield.guidance.classifier_free import classifier_free
 from scorefield.guidance.threshold import threshold as thresholded
@@ -21,9 +20,9 @@ def guided(model: ScoreModel, label: Any = None, scale: float | None = None, int
     classifier        of noisy examples, and its scale (`classifier_guided`); None: none, and scale 1
     threshold         "static" or "dynamic", with its quantile (`threshold`), for data in [low, high]; None: none
 
-    With a classifier, a model that takes no label may be given one, which then only the classifier sees. Raises ArgumentError
-    for what cannot be combined: a scale, an interval or a classifier without a label; a setting of what is not used; a
-    label for a model that takes none; no label for a model that needs one. One use:
+    With a classifier, a model that takes no label may be given one, which then only the classifier sees. Raises
+    ArgumentError for what cannot be combined: a scale, an interval or a classifier without a label; a setting of what is
+    not used; a label for a model that takes none; no label for a model that needs one. One use:
 
     >>> from scorefield.guidance import guided
     >>> from scorefield.models import GaussianMixture
@@ -36,8 +35,8 @@ def guided(model: ScoreModel, label: Any = None, scale: float | None = None, int
     result = model
     if label is not None and LABEL in model.takes.names:
         limited: dict[str, Any] = {} if interval is None else {"interval": interval}
-        plain = scale in (None, 1.0)
-        result = model.given(label=label) if plain else classifier_free(model, scale, **limited, label=label)  # type: ignore[arg-type]
+        plain = scale is None or scale == 1
+        result = model.given(label=label) if plain else classifier_free(model, scale, **limited, label=label)
     if classifier is not None:
         result = classifier_guided(result, classifier, 1.0 if classifier_scale is None else classifier_scale, label=label)
     if threshold is not None:
@@ -51,8 +50,8 @@ def _check(model: ScoreModel, label: Any, scale: float | None, interval: Any, cl
     takes = model.takes
     if label is None:
         if scale is not None or classifier is not None:
-            what = "scale" if scale is not None else "classifier"
-            raise ArgumentError(f"{what} guides towards a label, and none is given; give a label", LABEL, what)
+            raise ArgumentError("guidance needs a label to guide to, and none is given; give a label", LABEL,
+                                "scale" if scale is not None else "classifier")
         if LABEL in takes.names and not takes.label_dropout:
             raise ArgumentError("this model was trained with labels and without label dropout, so it needs a label", LABEL)
     elif LABEL not in takes.names and (classifier is None or scale is not None):

@@ -17,11 +17,13 @@ from scorefield.samplers import SAMPLERS, make_sampler, prior_sample, sample_see
 
 ROOT = Path(__file__).parents[2]
 QUICK = [*SMALL, "--config.training.learning_rate=1e-2", "--config.training.warmup=0", "--config.training.precision=fp32"]
+UNSHOWN = ["--config.training.sample_every=0"]
 FEW = ["--num_samples", 6, "--steps", 3]
 
 
 def trained(config, run, *more):
-    words = [sys.executable, "main.py", "--config", f"configs/{config}.py", "--mode", "train", "--workdir", run, *QUICK, *more]
+    words = [sys.executable, "main.py", "--config", f"configs/{config}.py", "--mode", "train", "--workdir", run, *QUICK,
+             *more]
     done = subprocess.run(list(map(str, words)), cwd=ROOT, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
     return run
@@ -34,7 +36,7 @@ def runs(tmp_path_factory):
     without = ["--config.training.label_dropout=0"]
     return {"free": trained("vp_digits_labels", folder / "free"), "plain": trained("vp_digits", folder / "plain"),
             "only": trained("vp_digits_labels", folder / "only", *without),
-            "classifier": trained("digits_classifier", folder / "classifier")}
+            "classifier": trained("digits_classifier", folder / "classifier", *UNSHOWN)}
 
 
 def sampled(command, run, *words, name="auto"):
@@ -160,12 +162,12 @@ def test_what_does_not_fit_together_is_one_line_and_writes_nothing(runs, command
 
 @pytest.mark.machine
 @pytest.mark.parametrize("settings, part", [
-    (["--config.sde.beta_max=10"], "another"), (["--config.data.low=0"], "data.low"), (["--config.data.dequantize=false"],
+    (["--config.sde.beta_max=10"], "their noise differs"), (["--config.data.low=0"], "data.low"), (["--config.data.dequantize=false"],
                                                                                       "data.dequantize"),
 ])
 def test_a_classifier_of_another_process_or_other_data_is_refused(runs, command, tmp_path, settings, part):
     other = trained("digits_classifier", tmp_path / "other", *settings, "--config.training.steps=1",
-                    "--config.training.eval_every=0")
+                    "--config.training.eval_every=0", *UNSHOWN)
     refused(command("--workdir", runs["free"], "--mode", "sample", *FEW, "--label", "3", "--classifier", other), part,
             "--classifier")
 

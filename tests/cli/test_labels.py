@@ -8,8 +8,8 @@ from scorefield.numerics.errors import ArgumentError
 NAMES = ["T-shirt/top", "Trouser", "ankle boot", "true", "3"]
 
 
-@pytest.mark.parametrize(("word", "number"), [("0", 0), ("4", 4), (" 2 ", 2), ("Trouser", 1), ("trouser", 1), ("ANKLE BOOT", 2),
-                                              ("true", 3), ("T-shirt/top", 0)])
+@pytest.mark.parametrize(("word", "number"), [
+    ("0", 0), ("4", 4), (" 2 ", 2), ("Trouser", 1), ("trouser", 1), ("ANKLE BOOT", 2), ("true", 3), ("T-shirt/top", 0)])
 def test_a_class_is_its_number_or_its_name_in_any_case(word, number):
     assert class_of(word, 5, NAMES) == number
 
