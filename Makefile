@@ -5,8 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 TEST := $(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal
-RUN := runs/vp_digits
-DEMO := $(PY) main.py --config configs/vp_digits.py --workdir $(RUN)
+RUN := runs/vp_digits_labels
+DEMO := $(PY) main.py --config configs/vp_digits_labels.py --workdir $(RUN)
 
 .PHONY: help setup demo test lint bench docs clean
 
@@ -29,14 +29,16 @@ $(VENV)/installed: requirements.lock
 	@touch $@
 
 demo: setup
-	@echo "1/4 Training a U-Net on 1,437 digits (goes on where it stopped, if it was stopped) ..."
+	@echo "1/4 Training a U-Net on 1,437 digits, with and without their labels (goes on where it stopped) ..."
 	@$(DEMO) --mode train
-	@echo "2/4 Sampling in 20 evaluations, by the reverse-time SDE in 500, and by the adaptive probability-flow ODE ..."
+	@echo "2/4 Sampling any digit in 20 evaluations, by the SDE in 500, and by the adaptive ODE; then each digit, guided ..."
 	@$(DEMO) --mode sample --sampler auto --steps 20 --num_samples 100
 	@$(DEMO) --mode sample --sampler euler_maruyama --steps 500 --num_samples 100
 	@$(DEMO) --mode sample --sampler ode --num_samples 100
-	@echo "3/4 Bits/dim of the 360 held-out digits ..."
+	@$(DEMO) --mode sample --sampler auto --steps 20 --num_samples 100 --label all --guidance 2
+	@echo "3/4 Bits/dim of the 360 held-out digits, without and with their labels ..."
 	@$(DEMO) --mode likelihood --method exponential
+	@$(DEMO) --mode likelihood --method exponential --label true
 	@echo "4/4 What $(RUN) now holds:"
 	@$(DEMO) --mode report
 
@@ -54,7 +56,8 @@ lint: setup
 	@$(PY) .ci/typecheck.py
 
 bench: setup
-	@echo "Measuring; results go to benchmarks/results/ ..."
+	@echo "Training configs/vp_digits.py, unless that is done, and measuring; results go to benchmarks/results/ ..."
+	@$(PY) main.py --config configs/vp_digits.py --mode train
 	@$(PY) -m benchmarks.samplers
 	@$(PY) -m benchmarks.likelihood
 	@$(PY) -m benchmarks.train_step

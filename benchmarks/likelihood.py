@@ -215,6 +215,6 @@ if __name__ == "__main__":
         if word not in parts:
             sys.exit(f"unknown part {word!r}; choose from {', '.join(parts)}")
         if word != "accuracy" and not (RUN / "config.json").exists():
-            print(f"no model in {RUN}: `make demo` first")
+            print(f"no model in {RUN}: train it (configs/vp_digits.py)")
         else:
             parts[word]()

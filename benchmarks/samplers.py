@@ -83,7 +83,7 @@ def accuracy() -> None:
     if (run / "config.json").exists():
         problems["digits"] = digits(run)
     else:
-        print(f"no model in {run}: `make demo` first, to have the digits in the table")
+        print(f"no model in {run}: train it (configs/vp_digits.py) to have the digits in the table")
     results = {name: errors(problem, SETTINGS) for name, problem in problems.items()}
     few = {label: SETTINGS[label] for label in ("auto", REFERENCE)}
     others = {"16-D mixture, seed 1": mixture_16d(VPSDE(), 1), "16-D mixture, VE": mixture_16d(VESDE()),

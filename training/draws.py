@@ -21,7 +21,10 @@ class Draws:
 
     batch  examples in the whole batch
     host   a generator on the CPU, the same in every process: `draws.keep(f(draws.batch, draws.host))`
+    drops  whether labels may be dropped: in training, not where held-out examples are scored
     """
+
+    drops = True
 
     def __init__(self, batch: int, seed: int, device: torch.device, world: World | None = None):
         world = world or World()
@@ -57,6 +60,8 @@ class HeldOutDraws(Draws):
     part    the indices of the part
     stream  the generator that all parts share
     """
+
+    drops = False
 
     def __init__(self, n: int, part: Tensor, stream: torch.Generator, device: torch.device, noise: tuple[int, ...] | None):
         self.batch, self.device, self.part, self.stream = n, device, part, stream

@@ -9,8 +9,8 @@ from torch import nn
 from scorefield.models import PARAMETRIZATIONS, Denoiser
 from scorefield.models.denoiser import TIME_INPUTS
 from scorefield.sde_lib import VESDE, VPSDE, DDPMChain, SMLDChain
-from scorefield.training.draws import Draws
-from scorefield.training.objectives import Batch, ScoreMatching
+from scorefield.training.draws import Draws, HeldOutDraws
+from scorefield.training.objectives import Batch, ScoreMatching, build_objective
 from scorefield.training.objectives.score_matching import NoisyTimes
 from scorefield.training.times import TIME_SAMPLERS
 from scorefield.training.weightings import WEIGHTINGS
@@ -241,11 +241,23 @@ def told(**settings):
 
 
 def test_a_network_is_told_the_conditions_that_it_takes():
-    assert torch.equal(told(), torch.arange(4000) % 4)
+    assert torch.equal(told(label_dropout=0), torch.arange(4000) % 4)
     batch = Batch(torch.zeros(3, 1), {"label": torch.arange(3)})
     objective = ScoreMatching(VPSDE())
     draw = objective.draw(batch, Draws(3, 0, torch.device("cpu")))
     assert objective.loss(Denoiser(Wave(), VPSDE()), batch, draw).shape == (3,)      # it takes none, and is told none
+
+
+def test_held_out_examples_keep_their_labels():
+    draws = HeldOutDraws(3, torch.arange(3), torch.Generator().manual_seed(0), torch.device("cpu"), None)
+    draw = ScoreMatching(VPSDE(), label_dropout=0.9).draw(Batch(torch.zeros(3, 1), {"label": torch.arange(3)}), draws)
+    assert draw.dropped is None
+
+
+def test_a_model_without_labels_draws_nothing_for_their_dropout():
+    section = {"objective": "score_matching", "weighting": "simple", "label_dropout": 0.3}
+    assert build_objective(Denoiser(Wave(), VPSDE()), section).label_dropout == 0
+    assert build_objective(Denoiser(Told(), VPSDE(), label_dropout=True), section).label_dropout == 0.3
 
 
 def test_label_dropout_tells_a_share_of_the_examples_no_label():

@@ -45,7 +45,8 @@ class ScoreMatching(Objective):
     importance     draw times in proportion to the weighting (for "likelihood" that is uniform in log-SNR; for "edm" in
                    proportion to q, as published)
     label_dropout  share of the examples without their label, so that the model also learns the score of all classes
-                   together (Ho and Salimans 2021). It means nothing to a model that takes no labels
+                   together (Ho and Salimans 2021). It means nothing to a model that takes no labels, and
+                   the held-out loss is that of examples with their labels
     data_std       standard deviation of the data, for "edm"
 
     Raises ArgumentError for an unknown word, a share outside [0, 1), and "edm" without `data_std`.
@@ -68,7 +69,7 @@ class ScoreMatching(Objective):
     def draw(self, batch: Batch, draws: Draws) -> NoisyTimes:
         t, weight = map(draws.keep, self.times.draw(draws.batch, draws.host))
         dropped = None
-        if self.label_dropout and LABEL in batch.condition:
+        if self.label_dropout and draws.drops and LABEL in batch.condition:
             dropped = draws.keep(torch.rand(draws.batch, generator=draws.host) < self.label_dropout)
         return NoisyTimes(t, weight, draws.normal(batch.x.shape[1:]), dropped)
 
