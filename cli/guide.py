@@ -135,6 +135,7 @@ def _classifier(command: Command, source: str) -> tuple[Denoiser, int, tuple[str
     """A classifier, the number of its classes and their names; ArgumentError unless it is one of data as the run's."""
     from scorefield.checkpoints import read_checkpoint
     from scorefield.data.datasets import CODEC_FIELDS
+    from scorefield.models.build import complete
     from scorefield.numerics.devices import prepare_sampling
 
     assert command.stored is not None
@@ -150,7 +151,7 @@ def _classifier(command: Command, source: str) -> tuple[Denoiser, int, tuple[str
                                 f"{here} in the run", "classifier")
     model = checkpoint.denoiser(command.asked.values["ema"]).to(command.device)
     prepare_sampling(model.network, command.asked.values["precision"], command.device)
-    classes = int(config["model"].get("classes") or model.network.classes)
+    classes = int(complete(config)["model"]["classes"])
     return model, classes, tuple(config.get("class_names") or map(str, range(classes)))
 
 

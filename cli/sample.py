@@ -89,7 +89,7 @@ def run(command: Command) -> None:
     samples = draw(guide.of(denoiser, command.device), sampler, shape, values["num_samples"], values["seed"],
                    values["batch_size"], command.device, trajectory=points)
     label = guide.of_samples(range(values["num_samples"]))
-    arrays = {"x": samples.x.numpy()} | ({} if label is None else {"label": label.numpy()})
+    arrays: dict[str, Any] = {"x": samples.x.numpy()} | ({} if label is None else {"label": label.numpy()})
     write_atomically(_file(stem, ".npz"), lambda file: np.savez_compressed(file, **arrays))
     data = command.config.data
     behind = command.dataset() if points and data.dataset != "arrays" else None

@@ -34,9 +34,9 @@ def guided(model: ScoreModel, label: Any = None, scale: float | None = None, int
     _check(model, label, scale, interval, classifier, classifier_scale, threshold, quantile)
     result = model
     if label is not None and LABEL in model.takes.names:
-        limited: dict[str, Any] = {} if interval is None else {"interval": interval}
-        plain = scale is None or scale == 1
-        result = model.given(label=label) if plain else classifier_free(model, scale, **limited, label=label)
+        result = model.given(label=label)
+        if scale is not None and scale != 1:
+            result = classifier_free(model, scale, interval, label=label)
     if classifier is not None:
         result = classifier_guided(result, classifier, 1.0 if classifier_scale is None else classifier_scale, label=label)
     if threshold is not None:

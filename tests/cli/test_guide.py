@@ -162,8 +162,8 @@ def test_what_does_not_fit_together_is_one_line_and_writes_nothing(runs, command
 
 @pytest.mark.machine
 @pytest.mark.parametrize("settings, part", [
-    (["--config.sde.beta_max=10"], "their noise differs"), (["--config.data.low=0"], "data.low"), (["--config.data.dequantize=false"],
-                                                                                      "data.dequantize"),
+    (["--config.sde.beta_max=10"], "their noise differs"), (["--config.data.low=0"], "data.low"),
+    (["--config.data.dequantize=false"], "data.dequantize"),
 ])
 def test_a_classifier_of_another_process_or_other_data_is_refused(runs, command, tmp_path, settings, part):
     other = trained("digits_classifier", tmp_path / "other", *settings, "--config.training.steps=1",
