@@ -179,7 +179,7 @@ def _labels(fields: Config, given: Config, path: Path) -> tuple[dict[str, Any], 
            whose last class means "no label", that there is one class fewer and training.label_dropout above 0
     """
     kind, number, dropout = fields["class_embed_type"], fields["num_class_embeds"], float(fields[DROPOUT])
-    asked = (given.get("model") or {}).get("classes")
+    asked = int((given.get("model") or {}).get("classes") or 0)
     drops = float((given.get("training") or {}).get("label_dropout") or 0)
     if kind == "identity":
         raise ValueError(f"{path}: class_embed_type = 'identity' cannot be imported, only None or 'timestep': its labels "

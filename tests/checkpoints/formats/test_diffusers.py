@@ -312,7 +312,8 @@ def test_folders_of_diffusers_are_recognised(saved, tmp_path):
 
 
 @pytest.mark.parametrize(("field", "value"), [
-    ("act_fn", "gelu"), ("class_embed_type", "identity"), ("class_embed_type", "timestep"), ("num_class_embeds", 0), ("add_attention", False),
+    ("act_fn", "gelu"), ("class_embed_type", "identity"), ("class_embed_type", "timestep"),
+    ("num_class_embeds", 0), ("add_attention", False),
     ("resnet_time_scale_shift", "spatial"), ("downsample_type", "resnet"), ("upsample_type", "resnet"),
     ("mid_block_type", None), ("time_embedding_type", "learned"), ("time_embedding_type", "fourier"),
     ("time_embedding_dim", 100), ("mid_block_scale_factor", 1.5), ("attn_norm_num_groups", 8), ("norm_num_groups", None),
