@@ -8,6 +8,8 @@ from torch import Tensor, nn
 # From our names to theirs, one substitution after the other.
 NAMES = [(re.compile(pattern), to) for pattern, to in (
     (r"^time\.0", "time_embedding.linear_1"), (r"^time\.2", "time_embedding.linear_2"), (r"^norm_out", "conv_norm_out"),
+    (r"^label\.0", "class_embedding.linear_1"), (r"^label\.2", "class_embedding.linear_2"),
+    (r"^label\.weight", "class_embedding.weight"),
     (r"^fourier\.frequencies", "time_proj.weight"), (r"^middle\.1", "mid_block.attentions.0"),
     (r"^middle\.0", "mid_block.resnets.0"), (r"^middle\.2", "mid_block.resnets.1"),
     (r"^(down|up)\.(\d+)", r"\1_blocks.\2"), (r"\.blocks\.", ".resnets."), (r"\.attention\.", ".attentions.0."),
@@ -38,7 +40,9 @@ def part_shape(name: str, ours: Sequence[int], parts: int) -> tuple[int, ...]:
 
 
 def turned(name: str, value: Tensor, flip: bool, negated: bool) -> Tensor:
-    """Exchange the halves of the time embedding and change the sign of the output; the inverse is the same function."""
-    if flip and name == "time.0.weight":
+    """Exchange the halves of the embedding of time, and of labels as numbers, and change the sign of the output; the inverse
+    is the same function.
+    """
+    if flip and name in ("time.0.weight", "label.0.weight"):
         return value.roll(value.shape[1] // 2, 1)
     return -value if negated and ".head.conv." in name else value

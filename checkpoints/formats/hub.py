@@ -6,10 +6,12 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
+from scorefield.checkpoints.formats.diffusers_weights import chosen, is_whole, parts_of
+
 PATTERN = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
 CONFIGS = ["config.json", "scheduler_config.json", "model_index.json", "unet/config.json", "scheduler/scheduler_config.json"]
-# In the order of preference: if a repository has one kind, the next kinds are not fetched.
-WEIGHTS = ["diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin", "*.safetensors", "*.pth", "*.bin"]
+# Where there are no weights of diffusers, in the order of preference: if there is one kind, the next are not fetched.
+WEIGHTS = ["*.safetensors", "*.pth", "*.bin"]
 REFUSED = (401, 403, 404)      # no such repository or revision, a private one, or one with a licence to accept
 
 
@@ -24,6 +26,9 @@ def _weights(files: Sequence[str]) -> list[str]:
     """
     folder = PurePosixPath("unet" if "unet/config.json" in files else ".")
     there = [file for file in map(PurePosixPath, files) if file.parent == folder]
+    names = [file.name for file in there]
+    if (first := chosen(names)) is not None:
+        return [str(folder / name) for name in parts_of(first, names)]
     kinds = ([str(file) for file in there if file.match(kind)] for kind in WEIGHTS)
     return next(filter(None, kinds), [])
 
@@ -60,7 +65,9 @@ def fetch(source: str) -> Path:
                          f"https://huggingface.co/{name}")
     with contextlib.suppress(OSError):
         folder = snapshot([], cached=True)
-        if _weights([file.relative_to(folder).as_posix() for file in folder.rglob("*")]):
+        kept = _weights([file.relative_to(folder).as_posix() for file in folder.rglob("*")])
+        names = [PurePosixPath(file).name for file in kept]
+        if kept and (chosen(names) is None or is_whole(names)):
             return folder
     raise OSError(f"{lead}the model of that name on the Hugging Face hub is not complete in {constants.HF_HUB_CACHE} "
                   f"(HF_HUB_CACHE) and cannot be fetched: {type(reason).__name__}: {told}. Once fetched, it is kept there; "

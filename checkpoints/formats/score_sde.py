@@ -368,6 +368,7 @@ def _require_expressible(config: Config) -> None:
         "model.last_label": _last_label(sde, model["embedding"]), "model.norm_eps": 1e-6, "model.freq_shift": 1,
         "model.attention_head_dim": None, "model.groups": groups, "data.low": 0.0 if name in EXPLODING else -1.0,
         "data.high": 1.0, "model.centred": name not in EXPLODING,
+        "model.classes": None, "model.scale_shift": False, "model.middle_norm": True,
     }
     for field, value in expected.items():
         section, word = field.split(".")

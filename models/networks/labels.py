@@ -20,7 +20,8 @@ class LabelWaves(nn.Sequential):
         self.waves, self.freq_shift = waves, freq_shift
 
     def forward(self, label: Tensor) -> Tensor:
-        return super().forward(timestep_embedding(label, self.waves, self.freq_shift).to(self[0].weight.dtype))
+        dtype = next(self.parameters()).dtype
+        return super().forward(timestep_embedding(label, self.waves, self.freq_shift).to(dtype))
 
 
 class LabelledNetwork(nn.Module):

@@ -12,8 +12,9 @@ import torch
 from ml_collections import ConfigDict
 
 from scorefield.checkpoints.checkpoint import Checkpoint, plain
-from scorefield.checkpoints.formats.diffusers import CHOICES, FIELDS, WEIGHTS, read, recognises, write
+from scorefield.checkpoints.formats.diffusers import CHOICES, FIELDS, read, recognises, write
 from scorefield.checkpoints.formats.diffusers_layout import OLD
+from scorefield.checkpoints.formats.diffusers_weights import BASE as WEIGHTS
 from scorefield.configs import vp_cifar10
 from scorefield.models.build import build_denoiser
 
@@ -311,8 +312,9 @@ def test_folders_of_diffusers_are_recognised(saved, tmp_path):
 
 
 @pytest.mark.parametrize(("field", "value"), [
-    ("act_fn", "gelu"), ("class_embed_type", "timestep"), ("num_class_embeds", 10), ("add_attention", False),
-    ("resnet_time_scale_shift", "scale_shift"), ("downsample_type", "resnet"), ("upsample_type", "resnet"),
+    ("act_fn", "gelu"), ("class_embed_type", "identity"), ("class_embed_type", "timestep"),
+    ("num_class_embeds", 0), ("add_attention", False),
+    ("resnet_time_scale_shift", "spatial"), ("downsample_type", "resnet"), ("upsample_type", "resnet"),
     ("mid_block_type", None), ("time_embedding_type", "learned"), ("time_embedding_type", "fourier"),
     ("time_embedding_dim", 100), ("mid_block_scale_factor", 1.5), ("attn_norm_num_groups", 8), ("norm_num_groups", None),
     ("norm_num_groups", 7), ("out_channels", 6), ("downsample_padding", 2), ("freq_shift", 2), ("attention_head_dim", 12),
@@ -432,7 +434,10 @@ def test_folders_without_the_files_say_which_they_lack(saved, tmp_path):
     with pytest.raises(ValueError, match=r"has neither .*\.bin$"):
         read(tmp_path)
     (tmp_path / f"{WEIGHTS}.safetensors.index.json").write_text("{}")
-    with pytest.raises(ValueError, match="but diffusion_pytorch_model.safetensors.index.json; save shards"):
+    with pytest.raises(ValueError, match="safetensors.index.json is damaged .its weight_map"):
+        read(tmp_path)
+    (tmp_path / f"{WEIGHTS}.safetensors.index.json").rename(tmp_path / f"{WEIGHTS}-00001-of-00002.bin")
+    with pytest.raises(ValueError, match="but diffusion_pytorch_model-00001-of-00002.bin; save the weights again"):
         read(tmp_path)
 
 
