@@ -68,13 +68,13 @@ CIFAR100_FINE = Layout(
     train=("train",), test="test", meta="meta",
     labels=b"fine_labels", name_list=b"fine_label_names", hub="uoft-cs/cifar100", column="fine_label",
     names=tuple("""
-        apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can castle
-        caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant flatfish
-        forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle
-        mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree plain plate poppy porcupine
-        possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail snake spider squirrel streetcar
-        sunflower sweet_pepper table tank telephone television tiger tractor train trout tulip turtle wardrobe whale
-        willow_tree wolf woman worm""".split()))
+        apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
+        castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin
+        elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster
+        man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck
+        pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk
+        skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger
+        tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm""".split()))
 CIFAR100_COARSE = replace(
     CIFAR100_FINE, labels=b"coarse_labels", name_list=b"coarse_label_names", column="coarse_label",
     names=tuple("""
@@ -170,7 +170,7 @@ def _read_batch(layout: Layout, raw: bytes, file: Path) -> tuple[Tensor, Tensor 
         labels, classes = content[layout.labels], len(layout.names)
         if not isinstance(labels, list) or len(labels) != len(pictures):
             count = len(labels) if isinstance(labels, list) else type(labels).__name__
-            raise ValueError(f"{layout.labels.decode()} are {count}, expected a list of {len(pictures)}, one for each picture")
+            raise ValueError(f"{layout.labels.decode()} are {count}, expected a list of {len(pictures)}, one a picture")
         for i, label in enumerate(labels):
             if type(label) is not int or not 0 <= label < classes:
                 raise ValueError(f"picture {i} has label {label!r}, expected 0 .. {classes - 1}")

@@ -49,9 +49,9 @@ def read_tree(root: Path) -> Tree:
             names, why = (), (f"the only subfolders of {root} are {_listed(names)}, which look like splits and not like "
                               "classes; splits are the two subfolders train and test")
     number = {name: label for label, name in enumerate(names)}
-    labels = [[number[_first(file, place)] for file in files] if names else []
-              for place, files in zip(places, (train, test), strict=True)]
-    return Tree(train, test, *labels, names, why)
+    train_labels, test_labels = ([number[_first(file, place)] for file in files] if names else []
+                                 for place, files in zip(places, (train, test), strict=True))
+    return Tree(train, test, train_labels, test_labels, names, why)
 
 
 def _classes_of_both(places: Sequence[Path], splits: Sequence[Sequence[Path]]) -> tuple[tuple[str, ...], str]:

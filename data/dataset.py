@@ -235,11 +235,12 @@ def _names(given: Sequence[str], labels: Mapping[str, Tensor], argument: str) ->
 
 def require_classes(label: Tensor, classes: int, name: str, argument: str, why: str = "", numbers: Tensor | None = None
                     ) -> None:
-    """Raise ArgumentError unless labels (N,) are 0 .. classes-1. It names the example, by its place or by its `numbers` (N,).
+    """Raise ArgumentError unless labels (N,) are 0 .. classes-1.
 
     name      of the examples, for the message
     argument  that gave the labels
-    why       how many classes there are, for the message
+    why       whence the number of classes, for the message
+    numbers   of the examples, (N,), for the message; their places unless given
     """
     outside = (label < 0) | (label >= classes)
     if bool(outside.any()):

@@ -10,8 +10,18 @@ from ml_collections import ConfigDict
 from torch import Tensor
 
 from scorefield.data.dataset import LABEL, Condition, Dataset, Split, require_classes
+from scorefield.data.datasets import codec_of
+from scorefield.models.build import build_denoiser
 from scorefield.numerics.errors import ArgumentError
-from scorefield.training.objectives import Classification, Objective
+from scorefield.training.objectives import Classification, Objective, build_objective
+
+
+def require_fit(config: ConfigDict, dataset: Dataset) -> None:
+    """`require_conditions` for the model of a config, of which it builds an outline without weights."""
+    event = codec_of(config.data, dataset.levels).event(dataset.shape)
+    with torch.device("meta"):
+        model = build_denoiser(config, event)
+    require_conditions(model, build_objective(model, config.training), config, dataset)
 
 
 def require_conditions(model: Any, objective: Objective, config: ConfigDict, dataset: Dataset) -> Dataset:
@@ -34,9 +44,9 @@ def require_conditions(model: Any, objective: Objective, config: ConfigDict, dat
     if dataset.classes > classes or (classifies and dataset.classes != classes):
         raise ArgumentError(f"data set {dataset.name!r} has {dataset.classes} classes, but model.classes is {classes}; set "
                             f"model.classes to {dataset.classes}", "model.classes")
-    checked = {name: CheckedLabels(split, classes, dataset.name) for name in ("train", "test")
-               if not hasattr(split := getattr(dataset, name), "condition")}
-    return dataclasses.replace(dataset, **checked) if checked else dataset
+    train, test = (split if hasattr(split, "condition") else CheckedLabels(split, classes, dataset.name)
+                   for split in (dataset.train, dataset.test))
+    return dataclasses.replace(dataset, train=train, test=test)
 
 
 def _condition(split: Split) -> Condition:
@@ -56,8 +66,9 @@ def _missing(name: str, split: str, classifies: bool, classes: int | None, datas
     if classifies:
         return ArgumentError(f"{needs} labels, and the examples of data set {dataset.name!r} have none{why}; choose data "
                              "with labels", "data.dataset")
-    return ArgumentError(f"{needs} labels of {classes or 'some'} classes, and the examples of data set {dataset.name!r} have "
-                         f"none{why}; choose data with labels, or a model without classes", "model.classes", "data.dataset")
+    return ArgumentError(f"{needs} labels of {classes or 'some'} classes, and the examples of data set {dataset.name!r} "
+                         f"have none{why}; choose data with labels, or a model without classes", "model.classes",
+                         "data.dataset")
 
 
 class CheckedLabels:

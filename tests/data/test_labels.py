@@ -229,7 +229,8 @@ def test_fashion_mnist_of_debian_has_each_class_equally_often_and_pictures_that_
     guess = torch.cdist(dataset.test.data.flatten(1).float(), means).argmin(1)
     assert (guess == dataset.test.condition["label"]).double().mean() > 0.6
     ink = means.mean(1)      # a sandal is the class with the least ink, a coat or a pullover the one with the most
-    assert dataset.class_names[int(ink.argmin())] == "Sandal" and dataset.class_names[int(ink.argmax())] in ("Coat", "Pullover")
+    assert dataset.class_names[int(ink.argmin())] == "Sandal"
+    assert dataset.class_names[int(ink.argmax())] in ("Coat", "Pullover")
 
 
 # Arrays, and data sets in general
@@ -255,7 +256,8 @@ def test_arrays_name_their_classes_by_number_up_to_the_largest_label_unless_told
      "class_names names", "y_train"),
     ({"x_test": X, "y_train": [0, 1, 1, 0], "y_test": [0, 2, 0, 0]}, r"y_test: example 1 has label 2; labels are 0 .. 1, as "
      "in y_train; class_names may name more", "y_test"),
-    ({"x_test": X, "y_train": [0, 1, 1, 0], "y_test": [0, 1, 0, 3], "class_names": ["a", "b"]}, "y_test: example 3", "y_test"),
+    ({"x_test": X, "y_train": [0, 1, 1, 0], "y_test": [0, 1, 0, 3], "class_names": ["a", "b"]}, "y_test: example 3",
+     "y_test"),
     ({"y_train": [0, 1, 0, 10**12]}, "the largest label is 1000000000000.*number the classes from 0", "y_train"),
     ({"class_names": ["a", "b"]}, "class_names are the names of labels; give labels as y_train", "class_names"),
     ({"y_train": [0, 1, 0, 1], "class_names": "ab"}, "must be a list of names", "class_names"),
