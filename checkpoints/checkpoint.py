@@ -25,7 +25,8 @@ class Checkpoint:
 
     config       nested, with the fields of configs/default.py: at least {"sde": {"name", ...}, "model": {"network",
                  "parametrization", "time_input", ...}, "data": {"low", "high"}}, then "shape", the shape of one example,
-                 and "levels", the number of values of a pixel (None for points). Missing fields take their defaults
+                 and "levels", the number of values of a pixel (None for points). "class_names", a list with a name for
+                 each label, is there if they are known. Missing fields take their defaults
     averaged     the averaged weights, by the names of the network's state_dict; the only ones if `raw` is None
     raw          the weights that training continues with, or None
     step         number of updates done
@@ -99,6 +100,8 @@ def require_whole(config: Config, source: Any) -> None:
               and not (type(number := config["data"].get(end, 0.0)) in (int, float) and math.isfinite(number))]
     wrong += ["shape"] if not numbers(config.get("shape")) else []
     wrong += ["levels"] if levels is not None and not (numbers([levels]) and levels > 1) else []
+    names = config.get("class_names", [])
+    wrong += ["class_names"] if not isinstance(names, list) or not all(isinstance(name, str) for name in names) else []
     wrong += ["num_scales"] if not numbers([config.get("num_scales", 1)]) or config.get("num_scales", 1) > 10**6 else []
     if wrong:
         raise ValueError(f"{source} is damaged, or is not a config of Scorefield: it has no usable {', '.join(wrong)}")

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from scorefield.checkpoints.checkpoint import Checkpoint, require_agreement
 from scorefield.checkpoints.formats import run as run_format
-from scorefield.checkpoints.formats.run import read_config
+from scorefield.checkpoints.formats.run import compared_names, differences, read_config
 from scorefield.checkpoints.load import read_checkpoint
 from scorefield.cli.flags import Flag
 from scorefield.cli.origin import describe, import_checkpoint, started_from, stem_of, untouched
@@ -159,8 +159,8 @@ class Command:
     def refuse_other_experiment(self, fields: dict[str, Any]) -> None:
         """Raise ArgumentError if the run's folder holds another experiment, or anything that is not a run.
 
-        The path of the data may differ. If the run is an imported checkpoint without further training, the data set may
-        differ, too.
+        The path of the data may differ. If the run is an imported checkpoint without further training, the data set and
+        the names of its classes may differ, too.
         """
         if self.stored is None:
             if self.run.exists() and any(self.run.iterdir()):
@@ -168,19 +168,19 @@ class Command:
             return
         stored = from_stored(self.stored, self.run / "config.json")      # with fields that later versions added
         there = all_fields(stored) | {k: v for k, v in self.stored.items() if k in ("config", "shape", "levels")}
+        there["class_names"] = compared_names(self.stored, fields.get("class_names", []))
         shape = self.stored["shape"]
         free = {"data.path"} | {f for f, size in (("data.channels", shape[0]), ("data.image_size", shape[-1]))
                                 if fields.get(f) == size}
         new = self.checkpoint is not None or untouched(self.stored, self.run)
         if new and self.mode in ("train", "likelihood"):
             free |= {f for f in fields if f.startswith("data.")} - {"data.low", "data.high"}
-            free |= {"model.dropout", "levels"} if self.mode == "train" else set()
+            free |= {"model.dropout", "levels", "class_names"} if self.mode == "train" else set()
         other = [f for f in fields if f not in free and fields[f] != there.get(f)]
         if other:
-            differences = ", ".join(f"{f} is {there.get(f)!r} there and {fields[f]!r} here" for f in other[:3])
             place = self.run if self.checkpoint is None else self.source
-            raise ArgumentError(f"{place} holds another experiment: {differences}; change this, or choose another folder",
-                                "workdir")
+            raise ArgumentError(f"{place} holds another experiment: {differences(other, there, fields)}; change this, or "
+                                "choose another folder", "workdir")
 
     def dataset(self) -> Dataset:
         """The config's data set."""

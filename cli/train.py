@@ -20,6 +20,7 @@ def run(command: Command) -> None:
     from scorefield.configs.loading import all_fields
     from scorefield.evaluation.preview import Preview
     from scorefield.numerics.processes import launched
+    from scorefield.training.labels import require_fit
     from scorefield.training.run import described, train_run
     from scorefield.training.trainer import Interrupted
 
@@ -32,6 +33,8 @@ def run(command: Command) -> None:
     if command.checkpoint is not None and command.checkpoint.step >= steps:
         raise ArgumentError(f"{command.source} is at step {command.checkpoint.step} already; to train it further, raise "
                             f"training.steps, which is {steps}")
+    if command.checkpoint is not None:      # a run's folder is written for it first
+        require_fit(config, dataset)
     command.write_imported()
     stored = command.stored or {}
     kept: dict[str, Any] = {key: stored[key] for key in ("origin", "num_scales", "reduce_mean") if key in stored}

@@ -2,6 +2,9 @@
 
 An item of a split is a batch: (data, condition). The codec encodes `data`. `condition` holds what a model may be given
 about the examples: a mapping from names such as "label" to tensors (batch, ...). It may be empty.
+
+A "label" is the number of a class, 0 .. classes-1, int64. The classes have names; unless they are given, these are "0", "1",
+... up to the largest label.
 """
 
 from __future__ import annotations
@@ -18,9 +21,16 @@ from scorefield.numerics.errors import ArgumentError
 
 Condition = dict[str, Tensor]
 
+LABEL = "label"
+MOST_UNNAMED = 100_000      # classes without names: labels above are hardly meant as 0 .. classes-1
+
 
 class Split(Protocol):
-    """Examples by index: [int64 indices (B,)] -> data (B, *shape), uint8 or float32, and their condition."""
+    """Examples by index: [int64 indices (B,)] -> data (B, *shape), uint8 or float32, and their condition.
+
+    A split may have an attribute `condition`, the conditions of all its examples. Its labels can then be checked, and
+    counted, without reading an example. A split with labels and without that attribute needs a data set with class_names.
+    """
 
     def __len__(self) -> int: ...
 
@@ -37,7 +47,10 @@ class Indexed(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """A split from its data and condition tensors (N, ...). ArgumentError unless they have as many examples as the data."""
+    """A split from its data and condition tensors (N, ...). ArgumentError unless they have as many examples as the data.
+
+    Labels of any type of integers become int64.
+    """
 
     data: Indexed
     condition: Mapping[str, Tensor] = field(default_factory=dict)
@@ -46,6 +59,8 @@ class Examples:
         for name, tensor in self.condition.items():
             if len(tensor) != len(self.data):
                 raise ArgumentError(f"there are {len(self.data)} examples and {len(tensor)} of condition {name!r}", name)
+        if LABEL in self.condition:
+            object.__setattr__(self, "condition", {**self.condition, LABEL: _whole(self.condition[LABEL], LABEL)})
 
     def __len__(self) -> int:
         return len(self.data)
@@ -66,7 +81,11 @@ class Dataset:
     shape        (channels, height, width) or (D,)
     levels       L if the examples are uint8 with elements 0 .. L-1; None for float32 points
     flip         whether training mirrors examples left to right at random
-    class_names  names of the classes "label" = 0, 1, ..., if the examples have labels
+    class_names  names of the classes "label" = 0, 1, ..., if the examples have labels; "0", "1", ... unless given
+    unlabelled   why the examples have no labels, where a user may expect some; for messages
+
+    Raises ArgumentError for a label that is no class, naming the example and the label; for names that are not distinct;
+    and for names of examples without labels.
     """
 
     name: str
@@ -76,11 +95,24 @@ class Dataset:
     levels: int | None
     flip: bool = False
     class_names: tuple[str, ...] = ()
+    unlabelled: str = ""
 
     def __post_init__(self) -> None:
         for split in ("train", "test"):
             if isinstance(examples := getattr(self, split), Tensor):
                 object.__setattr__(self, split, Examples(examples))
+        known = {name: condition for name in ("train", "test")
+                 if (condition := getattr(getattr(self, name), "condition", None)) is not None}
+        labels = {name: condition[LABEL] for name, condition in known.items() if LABEL in condition}
+        if self.class_names and not labels and len(known) == 2:
+            raise ArgumentError(f"class_names are given, but the examples of {self.name!r} have no labels", "class_names")
+        names = _names(self.class_names, {f"{self.name}, {split}": label for split, label in labels.items()}, "class_names")
+        object.__setattr__(self, "class_names", names)
+
+    @property
+    def classes(self) -> int | None:
+        """The number of classes, or None where the examples have no labels. It reads no example."""
+        return len(self.class_names) or None
 
 
 def from_arrays(x_train: Any, x_test: Any = None, y_train: Any = None, y_test: Any = None, levels: int | None = None,
@@ -92,10 +124,17 @@ def from_arrays(x_train: Any, x_test: Any = None, y_train: Any = None, y_test: A
     x_train, x_test  (N, *shape): integers 0 .. levels-1 (256 levels by default), or floats, which are points. Without
                      x_test, the first of every ten examples is held out
     y_train, y_test  labels (N,), or a mapping from names of conditions to arrays (N, ...)
+    class_names      one for each class, so labels are 0 .. len(class_names)-1. By default the classes are "0", "1", ... up
+                     to the largest label in y_train
 
-    Raises ArgumentError for arrays that are empty, not numbers, not finite, out of range, or of another shape or length.
+    Raises ArgumentError for arrays that are empty, not numbers, not finite, out of range, or of another shape or length,
+    and for a label that is no class; it names the example.
     """
     x, y = _data(x_train, "x_train", levels), _conditions(y_train, "y_train")
+    names = _names(class_names, {"y_train": y[LABEL]} if LABEL in y else {}, "y_train")
+    if class_names and LABEL not in y:
+        raise ArgumentError("class_names are the names of labels; give labels as y_train, or leave out class_names",
+                            "class_names", "y_train")
     if x_test is None:
         if y_test is not None:
             raise ArgumentError("y_test is given without x_test; give both or neither", "y_test")
@@ -105,13 +144,16 @@ def from_arrays(x_train: Any, x_test: Any = None, y_train: Any = None, y_test: A
     else:
         train = Examples(x, y)
         test = Examples(_data(x_test, "x_test", levels), _conditions(y_test, "y_test"))
+        if LABEL in test.condition and LABEL in y:
+            require_classes(test.condition[LABEL], len(names), "y_test", "y_test",
+                             "" if class_names else ", as in y_train; class_names may name more")
     shape = tuple(x.shape[1:])
     if (other := tuple(test.data[torch.arange(1)].shape[1:])) != shape:
         raise ArgumentError(f"x_train has examples of shape {shape}, but x_test of shape {other}", "x_train", "x_test")
     integers = x.dtype == torch.uint8
     if flip and not integers:
         raise ArgumentError("points cannot be mirrored; leave out flip", "flip")
-    return Dataset(name, train, test, shape, (levels or 256) if integers else None, flip, tuple(class_names))
+    return Dataset(name, train, test, shape, (levels or 256) if integers else None, flip, names)
 
 
 def as_dataset(data: Any) -> Dataset:
@@ -158,9 +200,51 @@ def _conditions(values: Any, name: str) -> Condition:
         return {}
     named = values if isinstance(values, Mapping) else {"label": values}
     tensors = {str(key): _tensor(value, name) for key, value in named.items()}
-    if "label" in tensors:
-        if tensors["label"].ndim != 1 or tensors["label"].is_floating_point():
-            raise ArgumentError(f"{name} must hold a whole number for each example, got {tensors['label'].dtype} of shape "
-                                f"{tuple(tensors['label'].shape)}", name)
-        tensors["label"] = tensors["label"].long()
+    if LABEL in tensors:
+        tensors[LABEL] = _whole(tensors[LABEL], name)
     return tensors
+
+
+def _whole(label: Tensor, argument: str) -> Tensor:
+    """Labels as int64 (N,); ArgumentError unless they are a whole number for each example."""
+    if label.ndim != 1 or label.is_floating_point() or label.is_complex() or label.dtype == torch.bool:
+        raise ArgumentError(f"{argument} must hold a whole number for each example, got {label.dtype} of shape "
+                            f"{tuple(label.shape)}", argument)
+    return label.long()
+
+
+def _names(given: Sequence[str], labels: Mapping[str, Tensor], argument: str) -> tuple[str, ...]:
+    """The names of the classes: those that are given, else "0", "1", ... up to the largest of the labels.
+
+    labels  of splits, by the split's name for messages
+    """
+    if isinstance(given, str) or not all(isinstance(name, str) and name for name in given):
+        raise ArgumentError(f"class_names must be a list of names, one for each class, got {given!r}", "class_names")
+    if len(set(given)) < len(given):
+        twice = next(name for i, name in enumerate(given) if name in given[:i])
+        raise ArgumentError(f"class_names must differ, but {twice!r} is there twice", "class_names")
+    top = max((int(label.max()) for label in labels.values() if len(label)), default=-1)
+    if not given and top >= MOST_UNNAMED:
+        raise ArgumentError(f"{', '.join(labels)}: the largest label is {top}, which makes {top + 1} classes; number the "
+                            "classes from 0 without gaps, or give class_names", argument)
+    for name, label in labels.items():
+        require_classes(label, len(given) or top + 1, name, argument,
+                         f", the {len(given)} classes that class_names names" if given else "")
+    return tuple(given) or tuple(map(str, range(top + 1)))
+
+
+def require_classes(label: Tensor, classes: int, name: str, argument: str, why: str = "", numbers: Tensor | None = None
+                    ) -> None:
+    """Raise ArgumentError unless labels (N,) are 0 .. classes-1.
+
+    name      of the examples, for the message
+    argument  that gave the labels
+    why       whence the number of classes, for the message
+    numbers   of the examples, (N,), for the message; their places unless given
+    """
+    outside = (label < 0) | (label >= classes)
+    if bool(outside.any()):
+        i = int(outside.nonzero()[0])
+        allowed = f"0 .. {classes - 1}" if classes > 0 else "0 or more"
+        example = i if numbers is None else int(numbers[i])
+        raise ArgumentError(f"{name}: example {example} has label {int(label[i])}; labels are {allowed}{why}", argument)

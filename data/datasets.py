@@ -17,10 +17,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from scorefield.data import points, readers
+from scorefield.data import cifar, points, readers
+from scorefield.data.class_folders import read_tree
 from scorefield.data.codec import Codec, make_codec
 from scorefield.data.dataset import Dataset, Examples
+from scorefield.data.idx import find_idx, read_idx_images, read_idx_labels
 from scorefield.numerics.errors import ArgumentError, MissingFileError
 
 _REQUIRED = inspect.Parameter.empty
@@ -140,17 +143,25 @@ def _points(name: str, sample: Callable[[int, np.random.Generator], np.ndarray],
 
 
 def cifar10(path: str = "", flip: bool = True) -> Dataset:
-    """CIFAR-10 (Krizhevsky, 2009) from the official folder or archive, or else downloaded; labels are not read."""
-    found = readers.find_cifar10(_place(path, "cifar10"))
-    if found is None and path:
-        wanted = f"the folder {readers.CIFAR10_FOLDER} or the file {readers.CIFAR10_ARCHIVE}"
-        raise MissingFileError(f"data.path={path!r} neither is nor holds {wanted}", "data.path")
-    train, test = map(Examples, readers.read_cifar10(found) if found else readers.download_cifar10())
-    return Dataset("cifar10", train, test, (3, 32, 32), 256, flip)
+    """CIFAR-10 (Krizhevsky, 2009), in 10 classes, from the official folder or archive, or else downloaded."""
+    return cifar.load("cifar10", cifar.CIFAR10, _place(path, "cifar10"), bool(path), flip)
+
+
+def cifar100(path: str = "", labels: str = "fine", flip: bool = True) -> Dataset:
+    """CIFAR-100 (Krizhevsky, 2009) from the official folder or archive, or else downloaded.
+
+    `labels` are the 100 "fine" classes or the 20 "coarse" ones, each of which is five of the others.
+    """
+    layouts = {"fine": cifar.CIFAR100_FINE, "coarse": cifar.CIFAR100_COARSE}
+    _require(labels in layouts, "labels", labels, " or ".join(map(repr, layouts)))
+    return cifar.load("cifar100", layouts[labels], _place(path, "cifar100"), bool(path), flip)
+
+
+FASHION_CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
 
 def fashion_mnist(path: str = "", flip: bool = False) -> Dataset:
-    """Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017) from its idx files; labels are not read.
+    """Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017), in 10 classes, from its four idx files.
 
     No flips: all shoes point to the left, so a mirrored shoe does not look like this data set.
     """
@@ -158,19 +169,29 @@ def fashion_mnist(path: str = "", flip: bool = False) -> Dataset:
     debian = Path("/usr/share/datasets/fashion-mnist")  # package dataset-fashion-mnist
     places = [_place(path, "fashion-mnist")] + ([] if path else [debian])
     for place in places:
-        files = [readers.find_idx(place, name) for name in names]
+        files = [find_idx(place, name) for name in names]
         if all(files):
-            train, test = (Examples(readers.read_idx_images(file, 28, 28)) for file in files if file)
-            return Dataset("fashion_mnist", train, test, (1, 28, 28), 256, flip)
+            train, test = (_labelled(read_idx_images(file, 28, 28), place, name)
+                           for file, name in zip(files, ("train-labels-idx1-ubyte", "t10k-labels-idx1-ubyte"), strict=True)
+                           if file)
+            return Dataset("fashion_mnist", train, test, (1, 28, 28), 256, flip, FASHION_CLASSES)
     wanted, searched = " and ".join(names), " or ".join(map(str, places))
     raise MissingFileError(f"data.path={path!r}: no {wanted} (or .gz) in {searched}", "data.path")
+
+
+def _labelled(pictures: Tensor, place: Path, name: str) -> Examples:
+    file = find_idx(place, name)
+    if file is None:
+        raise MissingFileError(f"data.path: {place} holds the pictures of Fashion-MNIST without their labels; put {name} "
+                               "(or .gz) there, too", "data.path")
+    return Examples(pictures, {"label": read_idx_labels(file, len(pictures), len(FASHION_CLASSES))})
 
 
 def folder(path: str = "", *, image_size: int, channels: int = 3, flip: bool = True) -> Dataset:
     """Every picture below `path`, as a square with sides of `image_size` pixels; `channels` is 1 (grey) or 3 (RGB).
 
     Subfolders `train` and `test` are the splits if both exist. Otherwise every tenth picture is held out: those whose index
-    in sorted order is divisible by 10.
+    in sorted order is divisible by 10. A subfolder for each class gives the labels (class_folders.py).
     """
     _require(bool(path), "path", path, "a folder of pictures")
     root = Path(os.path.expanduser(path))
@@ -178,16 +199,14 @@ def folder(path: str = "", *, image_size: int, channels: int = 3, flip: bool = T
         raise MissingFileError(f"data.path={path!r} is not a folder; give a folder of pictures", "data.path")
     _require(image_size is not None and image_size >= 1, "image_size", image_size, "1 or more")
     _require(channels in (1, 3), "channels", channels, "1 (grey) or 3 (RGB)")
-    if (root / "train").is_dir() and (root / "test").is_dir():
-        train, test = readers.find_pictures(root / "train"), readers.find_pictures(root / "test")
-    else:
-        files = readers.find_pictures(root)
-        train, test = [file for i, file in enumerate(files) if i % 10], files[::10]
-    found = f"got {len(train)} to train on and {len(test)} to hold out"
+    tree = read_tree(root)
+    found = f"got {len(tree.train)} to train on and {len(tree.test)} to hold out"
     wanted = f"a folder with pictures ({', '.join(readers.PICTURE_SUFFIXES)}) for both splits, {found}"
-    _require(bool(train and test), "path", path, wanted)
-    train_split, test_split = (Examples(readers.open_pictures(files, image_size, channels)) for files in (train, test))
-    return Dataset("folder", train_split, test_split, (channels, image_size, image_size), 256, flip)
+    _require(bool(tree.train and tree.test), "path", path, wanted)
+    train, test = (Examples(readers.open_pictures(files, image_size, channels),
+                            {"label": torch.tensor(labels)} if tree.class_names else {})
+                   for files, labels in ((tree.train, tree.train_labels), (tree.test, tree.test_labels)))
+    return Dataset("folder", train, test, (channels, image_size, image_size), 256, flip, tree.class_names, tree.unlabelled)
 
 
 def arrays() -> Dataset:
@@ -202,6 +221,7 @@ DATASETS: dict[str, Source] = {
     "gaussians8": Source(gaussians8, None),
     "gaussians25": Source(gaussians25, None),
     "cifar10": Source(cifar10, 256),
+    "cifar100": Source(cifar100, 256),
     "fashion_mnist": Source(fashion_mnist, 256),
     "folder": Source(folder, 256),
     "arrays": Source(arrays, 256),      # or points: a run stores the levels of its data

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from scorefield.data import readers
 from scorefield.data.codec import Codec, Pixels
+from scorefield.data.damage import named_argument
 from scorefield.data.dataset import Dataset, Examples
-from scorefield.data.readers import named_argument
 from scorefield.data.transforms import require_within
 from scorefield.numerics.errors import ArgumentError, MissingFileError
 

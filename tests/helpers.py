@@ -55,11 +55,34 @@ def write_cifar10(folder: Path | str, num_train: int = 200, num_test: int = 50, 
 
 def write_cifar10_archive(folder: Path | str, batches: Path) -> Path:
     """Pack what `write_cifar10` wrote as `folder/cifar-10-python.tar.gz` and return its path."""
+    return write_archive(folder, batches, "cifar-10-python.tar.gz")
+
+
+def write_cifar100(folder: Path | str, num_train: int = 40, num_test: int = 7, seed: int = 0) -> Path:
+    """Write `folder/cifar-100-python` as the official one is laid out and return its path: train, test and meta.
+
+    The pictures are those of `write_cifar10`. Picture i of a split has the fine label 99 - i and the coarse label i % 20.
+    """
+    root = Path(folder) / "cifar-100-python"
+    root.mkdir(parents=True)
+    pictures = smooth_pictures(num_train + num_test, seed=seed).reshape(-1, 3072)
+    for name, data in (("train", pictures[:num_train]), ("test", pictures[num_train:])):
+        content = {b"filenames": [b"%d.png" % i for i in range(len(data))], b"batch_label": name.encode(),
+                   b"fine_labels": [99 - i for i in range(len(data))], b"coarse_labels": [i % 20 for i in range(len(data))],
+                   b"data": data}
+        (root / name).write_bytes(pickle.dumps(content, protocol=2))
+    meta = {b"fine_label_names": [b"fine %d" % i for i in range(100)],
+            b"coarse_label_names": [b"coarse %d" % i for i in range(20)]}
+    (root / "meta").write_bytes(pickle.dumps(meta, protocol=2))
+    return root
+
+
+def write_archive(folder: Path | str, contents: Path, name: str) -> Path:
+    """Pack a folder as the .tar.gz `folder/name`, in which it keeps its own name, and return its path."""
     Path(folder).mkdir(parents=True, exist_ok=True)
-    path = Path(folder) / "cifar-10-python.tar.gz"
-    with tarfile.open(path, "w:gz") as archive:
-        archive.add(batches, arcname="cifar-10-batches-py")
-    return path
+    with tarfile.open(Path(folder) / name, "w:gz") as archive:
+        archive.add(contents, arcname=contents.name)
+    return Path(folder) / name
 
 
 def small_checkpoint():

@@ -13,7 +13,7 @@ import torch
 from ml_collections import ConfigDict
 from torch import Tensor
 
-from scorefield.checkpoints.formats.run import read_config
+from scorefield.checkpoints.formats.run import compared_names, differences, read_config
 from scorefield.configs.loading import all_fields, apply, from_stored, load_config
 from scorefield.configs.sections import data, require_sections
 from scorefield.data.codec import Codec
@@ -25,6 +25,7 @@ from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.files import write_json
 from scorefield.numerics.processes import connect, launched
 from scorefield.training.batches import Batches, held_out
+from scorefield.training.labels import require_conditions
 from scorefield.training.objectives import build_objective
 from scorefield.training.trainer import Trainer
 
@@ -102,7 +103,10 @@ def train_run(config: ConfigDict, dataset: Dataset, run: Path, device: torch.dev
 
 def set_up(config: ConfigDict, dataset: Dataset, run: Path, device: torch.device, preview: Preview | None = None,
            progress: bool = False) -> Trainer:
-    """The trainer of a config: builds the model, the objective and the batches, and reads the newest checkpoint of `run`."""
+    """The trainer of a config: builds the model, the objective and the batches, and reads the newest checkpoint of `run`.
+
+    Raises ArgumentError if the data lack what the model is told, such as labels, or have other classes.
+    """
     settings, world = config.training, connect(device)
     codec = codec_of(config.data, dataset.levels)
     keep_freed_memory(device)
@@ -111,6 +115,7 @@ def set_up(config: ConfigDict, dataset: Dataset, run: Path, device: torch.device
     model.autocast = autocast_dtype(settings.precision, device)
     set_memory_format(model.network, device, model.autocast, settings.memory_format)
     objective = build_objective(model, settings)
+    dataset = require_conditions(model, objective, config, dataset)
     batches = Batches(dataset, codec, objective, settings.batch_size, settings.seed, device, world)
     evaluate = partial(held_out, objective=objective, dataset=dataset, codec=codec, batch_size=settings.batch_size,
                        device=device)
@@ -119,14 +124,17 @@ def set_up(config: ConfigDict, dataset: Dataset, run: Path, device: torch.device
 
 
 def described(config: ConfigDict, dataset: Dataset, name: str) -> dict[str, Any]:
-    """The content of a run's config.json: its config, with the config's name and the shape and levels of the data."""
-    return config.to_dict() | {"config": name, "shape": list(dataset.shape), "levels": dataset.levels}
+    """The content of a run's config.json: its config, with the config's name, and the shape, the levels and the names of the
+    classes of the data ([] where these have no labels).
+    """
+    return config.to_dict() | {"config": name, "shape": list(dataset.shape), "levels": dataset.levels,
+                               "class_names": list(dataset.class_names)}
 
 
 def require_same_experiment(run: Path, resolved: Mapping[str, Any]) -> None:
     """ArgumentError unless `run` is empty, or holds a run of `resolved` (see `described`).
 
-    The section `training` and the path of the data may differ.
+    The section `training` and the path of the data may differ, and the names of the classes where the model is told none.
     """
     if not (run / "config.json").exists():
         if run.exists() and (not run.is_dir() or any(run.iterdir())):
@@ -135,12 +143,13 @@ def require_same_experiment(run: Path, resolved: Mapping[str, Any]) -> None:
     stored = read_config(run)
     there = all_fields(from_stored(stored, run / "config.json").to_dict())      # with fields that later versions added
     there |= {key: stored[key] for key in ("config", "shape", "levels")}
+    there["class_names"] = compared_names(stored, resolved.get("class_names", []))
     here = {field: value for field, value in all_fields(resolved).items()
             if not field.startswith("training.") and field not in OF_THE_DATA}
     other = [field for field in here if here[field] != there.get(field)]
     if other:
-        differences = ", ".join(f"{field} is {there.get(field)!r} there and {here[field]!r} here" for field in other[:3])
-        raise ArgumentError(f"{run} holds another experiment: {differences}; change that or the workdir", "workdir")
+        raise ArgumentError(f"{run} holds another experiment: {differences(other, there, here)}; change that or the workdir",
+                            "workdir")
 
 
 def _resolved(config: str | Path | ModuleType | ConfigDict, overrides: Mapping[str, Any]) -> tuple[str, ConfigDict]:

@@ -5,6 +5,7 @@ Only tensors and plain values are unpickled. Each checkpoint holds a checksum of
 
 import json
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,27 @@ def read_config(run: Path) -> dict[str, Any]:
     if not isinstance(config.get("config"), str):
         raise ValueError(f"{path} is damaged: it does not name its config")
     return config
+
+
+def compared_names(stored: Config, names: list[str]) -> list[str]:
+    """The names of the classes of a stored run, to be compared with those of the data: `names` themselves where the run does
+    not know its own (older runs stored none), or where its model has no classes, so that the names mean nothing to it.
+    """
+    known = stored.get("class_names")
+    return known if known and stored["model"].get("classes") is not None else names
+
+
+def differences(fields: Sequence[str], there: Config, here: Config) -> str:
+    """The first three fields in which a run and what is to be trained differ, in words; of names of classes the first."""
+    return ", ".join(f"{field} is {first!r} there and {second!r} here" for field, first, second in (
+        _first_difference(field, there.get(field), here[field]) for field in fields[:3]))
+
+
+def _first_difference(field: str, there: Any, here: Any) -> tuple[str, Any, Any]:
+    if field != "class_names" or len(there) != len(here):
+        return (field, there, here) if field != "class_names" else ("the number of class_names", len(there), len(here))
+    label = next(i for i, (first, second) in enumerate(zip(there, here, strict=True)) if first != second)
+    return f"class_names[{label}]", there[label], here[label]
 
 
 def read_state(path: Path) -> dict[str, Any]:

@@ -30,10 +30,11 @@ def test_arrays_of_integers_are_pictures_and_floats_are_points():
 
 def test_without_a_test_array_every_tenth_example_is_held_out_with_its_label():
     x = torch.arange(25).float()[:, None]
-    dataset = from_arrays(x, y_train=torch.arange(25), class_names=["a", "b"])
+    dataset = from_arrays(x, y_train=torch.arange(25), class_names=[f"class {i}" for i in range(26)])
     assert dataset.test.data[:, 0].tolist() == [0, 10, 20] and len(dataset.train) == 22
     data, condition = dataset.train[torch.arange(22)]
-    assert torch.equal(data[:, 0].long(), condition["label"]) and dataset.class_names == ("a", "b")
+    assert torch.equal(data[:, 0].long(), condition["label"]) and dataset.class_names[3] == "class 3"
+    assert dataset.classes == 26      # by their names, though no example has the last
 
 
 def test_conditions_of_any_name_can_be_given():

@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 import pytest
 import torch
-from helpers import smooth_pictures, write_cifar10, write_cifar10_archive
+from helpers import smooth_pictures, write_cifar10, write_cifar10_archive, write_cifar100
 from PIL import Image
 
 from scorefield.data import DATASETS, levels_of, load_dataset, mixture_parameters, readers
@@ -36,6 +36,7 @@ def error_line(error, dataset, **fields):
 
 def contract_cases(tmp_path):
     write_cifar10(tmp_path / "cifar10", num_train=10, num_test=3)
+    write_cifar100(tmp_path / "cifar100", num_train=10, num_test=3)
     write_fashion_mnist(tmp_path / "fashion", train=4, test=2)
     write_pictures(tmp_path / "folder", 12)
     return {
@@ -44,13 +45,14 @@ def contract_cases(tmp_path):
         "gaussians8": {"size": 30, "seed": 0},
         "gaussians25": {"size": 30, "seed": 0},
         "cifar10": {"path": str(tmp_path / "cifar10")},
+        "cifar100": {"path": str(tmp_path / "cifar100")},
         "fashion_mnist": {"path": str(tmp_path / "fashion")},
         "folder": {"path": str(tmp_path / "folder"), "image_size": 6, "channels": 3},
     }
 
 
 def test_every_dataset_keeps_the_contract_and_reads_only_its_own_fields(tmp_path):
-    cases = contract_cases(tmp_path)
+    cases, classes = contract_cases(tmp_path), {"digits": 10, "cifar10": 10, "cifar100": 100, "fashion_mnist": 10}
     assert cases.keys() == DATASETS.keys() - {"arrays"}
     for name, fields in cases.items():
         dataset = load(name, **fields)
@@ -60,13 +62,15 @@ def test_every_dataset_keeps_the_contract_and_reads_only_its_own_fields(tmp_path
             assert batch.shape == (3, *dataset.shape), name
             assert torch.equal(batch[0], batch[2]) and torch.equal(batch[:2], split[torch.tensor([1, 0])][0])
             assert len(split[torch.arange(len(split))][0]) == len(split) >= 2
-            assert condition.keys() == ({"label"} if name == "digits" else set()), name
+            assert condition.keys() == ({"label"} if name in classes else set()), name
+            assert all(label.dtype == torch.int64 and label.shape == (3,) for label in condition.values())
             if dataset.levels is None:
                 assert batch.dtype == torch.float32
             else:
                 assert batch.dtype == torch.uint8 and batch.max().item() < dataset.levels
             assert batch.is_contiguous()
-    assert {name for name, fields in cases.items() if load(name, **fields).flip} == {"cifar10", "folder"}
+        assert dataset.classes == classes.get(name) and len(dataset.class_names) == classes.get(name, 0)
+    assert {name for name, fields in cases.items() if load(name, **fields).flip} == {"cifar10", "cifar100", "folder"}
 
 
 def test_a_field_that_the_data_set_does_not_take_is_refused_by_name():
@@ -335,8 +339,8 @@ def test_a_download_that_cannot_be_made_says_what_to_do(tmp_path, monkeypatch):
 # Fashion-MNIST
 
 
-def idx_bytes(pictures):
-    return struct.pack(">HBB3I", 0, 8, 3, *pictures.shape) + pictures.tobytes()
+def idx_bytes(array):
+    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
 
 
 def write_fashion_mnist(folder, train=5, test=3):
@@ -344,6 +348,8 @@ def write_fashion_mnist(folder, train=5, test=3):
     pictures = np.random.default_rng(0).integers(0, 256, (train + test, 28, 28), dtype=np.uint8)
     (folder / "train-images-idx3-ubyte").write_bytes(idx_bytes(pictures[:train]))
     (folder / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx_bytes(pictures[train:])))
+    (folder / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx_bytes(np.arange(train) * 3 % 10)))
+    (folder / "t10k-labels-idx1-ubyte").write_bytes(idx_bytes(9 - np.arange(test)))
     return torch.from_numpy(pictures).unsqueeze(1)
 
 
