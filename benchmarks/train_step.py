@@ -1,12 +1,14 @@
-"""What a training step costs beyond the network: `python -m benchmarks.train_step`, part of `make bench`.
+"""What a training step costs beyond the network: `python -m benchmarks.train_step [labels]`, part of `make bench`.
 
 Side by side in one run, in alternating rounds: a step of the trainer as it is (data, times, noise, loss, clip, Adam,
 EMA, log), and the bare forward, backward and Adam step of the same network in the same precision on ready tensors.
-The figure is the ratio of the medians over the rounds. Writes benchmarks/results/train_step.json.
+The figure is the ratio of the medians over the rounds. And what a label costs: whole steps of vp_digits with classes = 10
+and without, in alternating order ("labels": this alone). Writes benchmarks/results/train_step.json.
 """
 
 import json
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,6 +21,7 @@ from scorefield.data import Dataset, load_dataset
 from scorefield.numerics.devices import local_device
 from scorefield.training import set_up
 from scorefield.training.log import Log
+from scorefield.training.trainer import Trainer
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -28,42 +31,87 @@ def measure(name: str, config, dataset: Dataset, steps: int, rounds: int) -> dic
     with tempfile.TemporaryDirectory() as folder:
         config.training.update(steps=10**9, log_every=0, eval_every=0, sample_every=0, checkpoint_every=10**9)
         trainer = set_up(config, dataset, Path(folder), device)
-        trainer.model.train()
         log = Log(Path(folder), 0, 10**9, trainer.world, progress=False)
+        full = step_of(trainer, log)
         other = set_up(config, dataset, Path(folder), device)
         batch, draw = trainer.batches(0)
         x, t32, eps = other.model.sde.perturb(batch.x, draw.t, draw.eps), 999 * draw.t.float(), draw.eps
+        inputs = (x, t32, batch.condition) if other.model.takes.names else (x, t32)
         other.model.train()
-
-        def full() -> None:
-            log.add(*trainer._update(*trainer.batches(trainer.step)))
-            trainer.step += 1
-            trainer._report(log, False)
 
         def bare() -> None:
             with torch.autocast(device.type, other.model.autocast, enabled=other.model.autocast is not None):
-                output = other.network(x, t32)
+                output = other.network(*inputs)
             (output.float() - eps).square().mean().backward()
             other.optimizer.step()
             other.optimizer.zero_grad()
 
-        def seconds(step: Callable[[], None]) -> float:
-            start = time.perf_counter()
-            for _ in range(steps):
-                step()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            return (time.perf_counter() - start) / steps
-
-        seconds(full), seconds(bare)
-        pairs = [(seconds(full), seconds(bare)) for _ in range(rounds)]
+        seconds(full, steps), seconds(bare, steps)
+        pairs = [(seconds(full, steps), seconds(bare, steps)) for _ in range(rounds)]
         log.__exit__()
     ours, network = (statistics.median(times) for times in zip(*pairs, strict=True))
     return {"what": name, "step_ms": 1e3 * ours, "network_ms": 1e3 * network, "ratio": ours / network,
             "ratios": [a / b for a, b in pairs]}
 
 
+def step_of(trainer: Trainer, log: Log) -> Callable[[], None]:
+    """A whole step of a trainer, with its log."""
+    trainer.model.train()
+
+    def step() -> None:
+        log.add(*trainer._update(*trainer.batches(trainer.step)))
+        trainer.step += 1
+        trainer._report(log, False)
+
+    return step
+
+
+def seconds(step: Callable[[], None], steps: int) -> float:
+    """Of one step, as the mean of some."""
+    start = time.perf_counter()
+    for _ in range(steps):
+        step()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return (time.perf_counter() - start) / steps
+
+
+def labels(steps: int = 2, rounds: int = 121) -> dict:
+    """The ratio of a step of vp_digits (batch 128) with classes = 10 to one without: the median over the rounds, and the
+    interval of order statistics that holds it with 95 %.
+    """
+    device, dataset = local_device("auto"), load_dataset({"dataset": "digits"})
+    with tempfile.TemporaryDirectory() as folder:
+        ways, logs = [], []
+        for classes in (10, None):
+            config = vp_digits.get_config()
+            config.model.classes = classes
+            config.training.update(steps=10**9, log_every=0, eval_every=0, sample_every=0, checkpoint_every=10**9)
+            trainer = set_up(config, dataset, Path(folder), device)
+            logs.append(Log(Path(folder), 0, 10**9, trainer.world, progress=False))
+            ways.append(step_of(trainer, logs[-1]))
+        for way in ways:
+            seconds(way, 2 * steps)
+        ratios = []
+        for i in range(rounds):
+            order = ways if i % 2 else ways[::-1]
+            times = {way: seconds(way, steps) for way in order}
+            ratios.append(times[ways[0]] / times[ways[1]])
+        for log in logs:
+            log.__exit__()
+    ratios.sort()
+    half = round(0.98 * rounds**0.5)      # 1.96 standard deviations of a binomial of n halves
+    low, high = ratios[max(0, rounds // 2 - half)], ratios[min(rounds - 1, rounds // 2 + half)]
+    return {"what": "vp_digits, classes = 10 to none", "ratio": statistics.median(ratios), "interval": [low, high],
+            "ratios": ratios}
+
+
 def main() -> None:
+    told = labels()
+    low, high = told["interval"]
+    print(f"a step with labels takes {told['ratio']:.3f} times one without (95 %: {low:.3f} to {high:.3f})")
+    if sys.argv[1:] == ["labels"]:
+        return
     digits, cifar, roll = (module.get_config() for module in (vp_digits, vp_cifar10, vp_swiss_roll))
     cifar.training.batch_size = 32      # of 128, for the sake of time
     noise = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8)
@@ -73,7 +121,8 @@ def main() -> None:
             measure("vp_cifar10, batch 32", cifar, cifar_like, 1, 5)]
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "train_step.json").write_text(json.dumps(
-        {"threads": torch.get_num_threads(), "device": str(local_device("auto")), "rows": rows}, indent=2) + "\n")
+        {"threads": torch.get_num_threads(), "device": str(local_device("auto")), "rows": rows, "labels": told},
+        indent=2) + "\n")
     print("| training step | whole step, ms | network alone, ms | ratio |\n|---|---|---|---|")
     for row in rows:
         print(f"| {row['what']} | {row['step_ms']:.1f} | {row['network_ms']:.1f} | {row['ratio']:.3f} |")

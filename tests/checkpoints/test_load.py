@@ -157,6 +157,18 @@ def test_what_the_cache_has_whole_needs_no_answer(monkeypatch, places, failure):
     assert [asked[:2] for asked in hub.local] == [("owner/name", "v1.0")]
 
 
+def test_shards_of_which_the_cache_lacks_one_do_not_pass_for_a_model(monkeypatch, tmp_path):
+    (tmp_path / "config.json").write_text('{"_class_name": "UNet2DModel"}')
+    for name in ("diffusion_pytorch_model.safetensors.index.json", "diffusion_pytorch_model-00001-of-00002.safetensors"):
+        (tmp_path / name).write_text("{}")
+    FakeHub(monkeypatch, tmp_path, told=NO_NETWORK)
+    with pytest.raises(OSError, match="not complete in /the/cache.*Name or service not known"):
+        load_denoiser("owner/name")
+    (tmp_path / "diffusion_pytorch_model-00002-of-00002.safetensors").write_text("{}")
+    with pytest.raises(ValueError, match="config.json: sample_size = None"):      # it is read
+        load_denoiser("owner/name")
+
+
 @pytest.mark.parametrize("cached", [False, True])
 @pytest.mark.parametrize("when", ["told", "sent"])
 @pytest.mark.parametrize(("failure", "message"), [

@@ -334,3 +334,21 @@ def test_a_config_read_back_from_json_builds_the_same_denoiser():
     again = ConfigDict(json.loads(json.dumps(config.to_dict())))
     first, second = (build_denoiser(c, (1, 8, 8)) for c in (config, again))
     assert str(first.network) == str(second.network) and repr(first.sde) == repr(second.sde)
+
+
+@pytest.mark.parametrize("network", ["unet", "ncsnpp", "mlp"])
+def test_classes_reach_the_network_and_label_dropout_counts_only_where_it_takes_labels(network):
+    sizes = {"width": 8} if network == "mlp" else {"width": 8, "multipliers": (1,), "num_blocks": 1}
+    for classes, dropout in ((None, 0.1), (None, 0.0), (3, 0.1), (3, 0.0), (3, None)):
+        config = {"sde": {"name": "vp"}, "training": {"label_dropout": dropout},
+                  "model": {"network": network, "parametrization": "eps", "classes": classes, **sizes}}
+        takes = build_denoiser(config, (1, 8, 8)).takes
+        assert takes.names == (() if classes is None else ("label",)) and takes.classes == classes
+        assert takes.label_dropout == (classes is not None and bool(dropout))
+
+
+def test_a_classifier_has_classes_but_takes_no_label():
+    config = {"sde": {"name": "vp"}, "training": {"label_dropout": 0.1}, "model": {
+        "network": "classifier", "parametrization": "eps", "width": 8, "classes": 3, "attention_head_dim": 4}}
+    takes = build_denoiser(config, (1, 8, 8)).takes
+    assert takes.names == () and takes.classes is None and not takes.label_dropout

@@ -132,6 +132,26 @@ def test_scores_of_fourier_networks_with_skip_blocks_equal_diffusers(settings, s
     assert type(denoiser.network).__name__ == "NCSNpp"
 
 
+SCALED = {"resnet_time_scale_shift": "scale_shift"}
+LABELLED = [{"num_class_embeds": 5}, SCALED, SCALED | {"num_class_embeds": 5, "attn_norm_num_groups": 4},
+            {"class_embed_type": "timestep", "num_class_embeds": 5},
+            {"class_embed_type": "timestep", "num_class_embeds": 5, "flip_sin_to_cos": False, "freq_shift": 1}]
+
+
+@pytest.mark.parametrize("kind", [SMALL, SKIP | {"time_embedding_type": "positional"}], ids=["UNet", "NCSNpp"])
+@pytest.mark.parametrize("settings", LABELLED, ids=str)
+def test_outputs_with_labels_and_scale_and_shift_equal_diffusers(settings, kind, saved, tmp_path):
+    if kind is not SMALL and "attn_norm_num_groups" in settings:      # only these are those of its other norms
+        settings = settings | {"attn_norm_num_groups": 8}
+    model, denoiser, x = saved(kind | settings), read(tmp_path).denoiser(), batch()
+    label = torch.tensor([4, 0, 2]) if "num_class_embeds" in settings else None
+    given = denoiser if label is None else denoiser.given(label=label)
+    with torch.no_grad():
+        expected = model(x, LABELS, class_labels=label).sample
+        assert difference(given.eps(x, (LABELS.double() + 1) / 1000), expected) < 1e-6
+    assert type(denoiser.network).__name__ == ("UNet" if kind is SMALL else "NCSNpp")
+
+
 @pytest.mark.parametrize("settings", [{}, {"freq_shift": 1}, {"flip_sin_to_cos": False}], ids=str)
 def test_outputs_of_positional_networks_with_skip_blocks_equal_diffusers(settings, saved, tmp_path):
     model, denoiser = saved(SKIP | {"time_embedding_type": "positional"} | settings), read(tmp_path).denoiser()
@@ -508,7 +528,7 @@ def loaded(caplog):
 @pytest.mark.parametrize("settings", [
     {}, {"attention_head_dim": 8}, {"norm_eps": 1e-5, "freq_shift": 0, "downsample_padding": 1, "groups": 8},
     {"centred": False}, {"dropout": 0.0}, {"multipliers": (1, 1, 3), "attention_resolutions": (8, 2)},
-    {"parametrization": "v"}, {"parametrization": "x0"},
+    {"parametrization": "v"}, {"parametrization": "x0"}, {"scale_shift": True}, {"scale_shift": True, "middle_norm": False},
 ], ids=str)
 def test_an_exported_unet_is_the_same_in_diffusers_and_back(settings, loaded, tmp_path):
     checkpoint = ours(UNET | settings)
@@ -522,8 +542,24 @@ def test_an_exported_unet_is_the_same_in_diffusers_and_back(settings, loaded, tm
     assert again.denoiser().sde.alpha(0.5) == denoiser.sde.alpha(0.5)
 
 
+@pytest.mark.parametrize("embedding", ["table", "timestep"])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_an_exported_network_takes_the_same_labels_in_diffusers(dropout, embedding, loaded, tmp_path):
+    checkpoint = ours(UNET | {"classes": 4, "class_embedding": embedding})
+    checkpoint.config["training"] = {"label_dropout": dropout}
+    write(checkpoint, tmp_path)
+    model, denoiser, x, label = loaded(tmp_path), checkpoint.denoiser(), batch(), torch.tensor([3, 0, 1])
+    t = (LABELS.double() + 1) / 1000
+    with torch.no_grad():
+        assert difference(model(x, LABELS, class_labels=label).sample, denoiser.given(label=label).eps(x, t)) < 1e-6
+        if dropout:
+            last = torch.full((3,), 4)
+            assert difference(model(x, LABELS, class_labels=last).sample, denoiser.given(label=None).eps(x, t)) < 1e-6
+
+
 @pytest.mark.parametrize("settings", [
-    {}, {"centred": True, "attention_head_dim": 8, "norm_eps": 1e-5}, {"width": 128, "attention_resolutions": (4,)},
+    {}, {"scale_shift": True}, {"scale_shift": True, "middle_norm": False},
+    {"centred": True, "attention_head_dim": 8, "norm_eps": 1e-5}, {"width": 128, "attention_resolutions": (4,)},
     {"embedding": "positional", "time_input": "sigma", "parametrization": "score"}], ids=str)
 def test_an_exported_ncsnpp_is_the_same_in_diffusers_and_back(settings, loaded, tmp_path):
     checkpoint = ours(NCSNPP | settings, **VE)

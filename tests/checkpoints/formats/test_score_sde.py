@@ -442,6 +442,8 @@ def test_a_file_without_an_optimiser_is_written_with_one_before_its_first_step(s
     ({"model": {"groups": 4}}, "model.groups is None"), ({"model": {"block": "ddpm", "groups": 4}}, "model.groups is 32"),
     ({"sde": {"name": "vp"}, "model": {"time_input": "999t"}, "data": {"low": -1.0}}, "here 'vp' has 'fourier'"),
     ({"model": {"embedding": "positional", "time_input": "999t"}}, "here 've' has 'positional'"),
+    ({"model": {"classes": 3}}, "model.classes is None, here it is 3"), ({"model": {"scale_shift": True}}, "scale_shift is"),
+    ({"model": {"middle_norm": False}}, "model.middle_norm is True"),
     ({"model": {"last_label": 9}}, "model.last_label is None"), ({"model": {"centred": True}}, "model.centred is False"),
     ({"data": {"low": -1.0}}, "data.low is 0.0"), ({"data": {"high": 2.0}}, "data.high is 1.0"),
     ({"sde": {"name": "smld", "steps": 10}, "model": {"embedding": "positional", "time_input": "index", "last_label": 8}},
