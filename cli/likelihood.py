@@ -6,11 +6,13 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scorefield.cli.flags import BATCH_SIZE, CHECKPOINT, EMA, SEED, Flag, flags_of
+from scorefield.cli.guide import FLAGS as GUIDANCE
+from scorefield.cli.labels import class_of
 from scorefield.numerics.errors import ArgumentError, renamed
 
 if TYPE_CHECKING:
@@ -18,7 +20,9 @@ if TYPE_CHECKING:
 
     from scorefield.cli.command import Command
     from scorefield.data import Dataset
+    from scorefield.evaluation.likelihood import Evaluation
     from scorefield.evaluation.score import Score
+    from scorefield.models import Denoiser
     from scorefield.numerics.processes import World
 
 SPLITS = ("train", "test")
@@ -32,8 +36,13 @@ FLAGS = (
     Flag("num_images", int, None, "score only the first num_images examples"),
     Flag("images", str, None, "a folder of pictures or an .npz to score, instead of the run's own data"),
     Flag("compare", str, None, "a second set to score: train, test, a folder or an .npz"),
+    Flag("label", str, None, "score given a label: true is each example's own, a number or a name one for all"),
+    Flag("classify", bool, False, "score every label, and say which makes an example likeliest: accuracy, calibration"),
     SEED, EMA, BATCH_SIZE,
 )
+# Flags of mode sample that have no place here, and why.
+_NO_DENSITY = "a guided or thresholded model is the score of no known density, so it has no likelihood; leave it out"
+REFUSED = dict.fromkeys((flag.name for flag in GUIDANCE if flag.name != "label"), _NO_DENSITY)
 RENAMED = {"draws": "bound_draws"}      # options of estimators that have the same name as a flag above
 
 
@@ -62,6 +71,9 @@ def settings_of(command: Command) -> dict[str, Any]:
     if values["images"] in ("", *SPLITS) or values["compare"] == "":
         raise ArgumentError(f"images={values['images']!r} must be a folder of pictures or an .npz; compare must be one of "
                             f"these, or {' or '.join(SPLITS)}", "images", "compare")
+    if values["classify"] and (values["label"] is not None or values["compare"]):
+        raise ArgumentError("classify scores every label of one set; leave out label and compare", "classify", "label",
+                            "compare")
     if values["float64"] and command.device.type == "mps":
         raise ArgumentError("device 'mps' has no float64; leave out float64 or choose another device", "float64", "device")
     given = command.asked.settings(own)
@@ -78,8 +90,9 @@ def run(command: Command) -> None:
     the processes of torchrun share their results there.
     """
     from scorefield.checkpoints.formats.run import newest_checkpoint
+    from scorefield.cli.classification import write_classification
     from scorefield.data import codec_of
-    from scorefield.evaluation.likelihood import Evaluation
+    from scorefield.evaluation.likelihood import OWN, Evaluation
     from scorefield.numerics.devices import set_memory_format
     from scorefield.numerics.processes import launched
 
@@ -92,16 +105,20 @@ def run(command: Command) -> None:
     identity = _identity(command, settings, checkpoint)
     world = launched()
     sources = [values["images"] or values["split"], *([values["compare"]] if values["compare"] else [])]
+    labels = _labels(command, denoiser)
     evaluations, names = [], []
-    for source in sources:
+    for source, label in [(source, label) for source in sources for label in labels]:
         dataset, files = _scored_data(command, source)
-        key = hashlib.sha256(json.dumps([identity, _place(source)], sort_keys=True).encode()).hexdigest()[:16]
+        identified = [identity, _place(source), *([label] if label is not None else [])]
+        key = hashlib.sha256(json.dumps(identified, sort_keys=True).encode()).hexdigest()[:16]
         evaluations.append(Evaluation(
             denoiser, dataset, codec_of(command.config.data, dataset.levels), split="train" if source == "train" else "test",
             n=values["num_images"], seed=values["seed"],
             batch_size=values["batch_size"], device=command.device, draws=values["draws"], estimator=values["estimator"],
-            float64=values["float64"], folder=command.run / "likelihood" / "partial" / key, world=world, **settings))
+            float64=values["float64"], folder=command.run / "likelihood" / "partial" / key, world=world, label=label,
+            **settings))
         names.append(files)
+    truth = _truth(evaluations[0], len(labels)) if values["classify"] else None
     _meet(world, [e.folder for e in evaluations if e.folder], command.device)
     for e in evaluations:
         if world.first and e.resumed:
@@ -112,13 +129,42 @@ def run(command: Command) -> None:
             raise KeyboardInterrupt(e.kept()) from None
     if world.first:
         note = _note(denoiser.sde.steps, values["estimator"], settings.get("t_min"))
-        _write_scores([e.result() for e in evaluations], sources, names, {
+        described = {
             "estimator": values["estimator"], "levels": evaluations[0].dataset.levels, "settings": settings,
             "float64": values["float64"], "batch_size": values["batch_size"], "seed": values["seed"], "ema": values["ema"],
             "checkpoint": str(checkpoint), "processes": world.size, **({"note": note} if note else {}),
-        }, command.run / "likelihood", own="images" if values["images"] else "split")
+        }
+        own, scores = "images" if values["images"] else "split", [e.result() for e in evaluations]
+        if truth is not None:
+            write_classification(scores, *truth, {own: sources[0], **described}, command.run / "likelihood")
+        else:
+            label = None if labels[0] is None else values["label"] if labels[0] == OWN else f"{labels[0]}"
+            _write_scores(scores, sources, names, described | ({} if label is None else {"label": label}),
+                          command.run / "likelihood", own)
         for e in evaluations:
             e.clear()
+
+
+def _labels(command: Command, model: Denoiser) -> list[str | int | None]:
+    """The label of each evaluation: every class, the examples' own ("true"), one class, or None."""
+    values, takes = command.asked.values, model.takes
+    assert command.stored is not None
+    if not values["classify"] and values["label"] in (None, "true"):
+        return [values["label"]]
+    if takes.classes is None:
+        raise ArgumentError("the model takes no label: it was trained without classes (model.classes)",
+                            "classify" if values["classify"] else "label")
+    if values["classify"]:
+        return list(range(takes.classes))
+    return [class_of(values["label"], takes.classes, command.stored.get("class_names") or ())]
+
+
+def _truth(evaluation: Evaluation, classes: int) -> tuple[torch.Tensor, torch.Tensor, Sequence[str]]:
+    """The labels of the scored examples, the frequencies of the classes, and their names; ArgumentError without labels."""
+    from scorefield.evaluation.classify import frequencies, labels_of
+
+    data = evaluation.dataset
+    return (labels_of(evaluation.examples, data.name)[:evaluation.total], frequencies(data, classes), data.class_names)
 
 
 def _note(steps: int | None, estimator: str, t_min: float | None) -> str | None:
@@ -173,7 +219,8 @@ def _write_scores(scores: list[Score], sources: list[str], names: list[list[str]
 
     labels = [source if source in SPLITS else f"images_{Path(_place(source)).stem}" for source in sources]
     estimator = described["estimator"]
-    name = "_".join([estimator] * (estimator != "ode") + ["_vs_".join(labels)])
+    given = [f"label_{described['label']}"] if "label" in described else []
+    name = "_".join([estimator] * (estimator != "ode") + ["_vs_".join(labels), *given])
     stem = folder / ("summary" if name == "test" else name)
     folder.mkdir(exist_ok=True)
     rows = [({"set": source} if len(scores) > 1 else {}) | row
@@ -191,6 +238,8 @@ def _write_scores(scores: list[Score], sources: list[str], names: list[list[str]
         iw = score.bits_per_dim_iw
         tighter = "" if iw is None else f" ({float(iw.mean()):.4f} importance-weighted)"
         what = f"{source} examples" if source in SPLITS else f"examples of {source}"
+        if "label" in described:
+            what += " given their labels" if described["label"] == "true" else f" given label {described['label']}"
         print(f"{len(score.bits_per_dim)} {what}: {score.mean:.4f} +- {score.standard_error:.4f} bits/dim{tighter}, "
               f"{score.nfe:g} evaluations, {score.seconds:.1f} s")
     notes = [described["note"]] if "note" in described else []

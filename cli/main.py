@@ -93,6 +93,8 @@ def ask(argv: Sequence[str]):
     own = {**every.common, **every.modes[str(mode)]}
     for name in given:
         if name not in own and mode not in every.takers(name):
+            if why := getattr(MODES[str(mode)], "REFUSED", {}).get(name):
+                raise ArgumentError(why, name)
             raise ArgumentError(f"mode {mode} takes no {name}; it belongs to mode {' and '.join(every.takers(name))}", name,
                                 "mode")
     values = {name: flag.default for name, flag in own.items()}

@@ -1,8 +1,9 @@
 """Samples, scores and pictures of a trained model."""
 
+from scorefield.evaluation.classify import Classification, classify
 from scorefield.evaluation.draw import Samples, draw
 from scorefield.evaluation.likelihood import Evaluation, score
 from scorefield.evaluation.preview import Preview, picture
 from scorefield.evaluation.score import Score, auroc
 
-__all__ = ["Evaluation", "Preview", "Samples", "Score", "auroc", "draw", "picture", "score"]
+__all__ = ["Classification", "Evaluation", "Preview", "Samples", "Score", "auroc", "classify", "draw", "picture", "score"]

@@ -29,6 +29,8 @@ from scorefield.data import Codec, Dataset
 from scorefield.evaluation.estimators import ESTIMATORS, Task
 from scorefield.evaluation.score import Score
 from scorefield.models import ScoreModel
+from scorefield.models.conditions import LABEL
+from scorefield.models.score_model import Given, check_density
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.files import write_atomically
 from scorefield.numerics.noise import DEQUANTIZATION, NoiseStream
@@ -36,6 +38,7 @@ from scorefield.numerics.processes import World
 from scorefield.samplers import sample_seeds
 
 GOLDEN = 0x9E3779B97F4A7C15      # odd, so that the draws of one example have 2^64 different seeds
+OWN = "true"                     # as a label: that of each example
 LOG_EVERY = 30                   # seconds between the lines of progress in a log
 
 
@@ -55,7 +58,7 @@ class Evaluation:
     """The scoring of the first n examples of a split (None: all), resumable and shared.
 
     Integer levels are dequantised by u ~ U[0, 1), `draws` times, in the codec's interval; points are scored as a density.
-    The arguments of `score`, and
+    With a label, the same numbers are drawn as without, so classes can be compared. The arguments of `score`, and
 
     folder    where finished units are kept, a file each; it must belong to these arguments and this model alone, but what
               the examples hold is checked. None keeps nothing
@@ -65,7 +68,7 @@ class Evaluation:
     def __init__(self, model: ScoreModel, dataset: Dataset, codec: Codec, split: str = "test", n: int | None = None,
                  seed: int = 0, batch_size: int = 128, device: torch.device | str = "cpu", progress: bool = True,
                  draws: int = 1, estimator: str = "ode", float64: bool = False, folder: Path | None = None,
-                 world: World | None = None, **settings: Any):
+                 world: World | None = None, label: str | int | None = None, **settings: Any):
         if estimator not in ESTIMATORS:
             raise ArgumentError(f"unknown estimator {estimator!r}; choose from {', '.join(ESTIMATORS)}", "estimator")
         if draws < 1:
@@ -79,8 +82,10 @@ class Evaluation:
         if draws > 1 and (codec.levels is None or self.discrete):
             what = "for chain_elbo integers" if self.discrete else f"the points of data set {dataset.name!r}"
             raise ArgumentError(f"{what} are not dequantised: draws must be 1, got {draws}", "draws")
-        self.model, self.dataset, self.codec = model, dataset, codec.dense
+        self.model, self.dataset, self.codec, self.label = model, dataset, codec.dense, label
         self.examples = dataset.test if split == "test" else dataset.train
+        check_density(model)
+        _check_label(model, self.examples, dataset.name, label)
         self.total = len(self.examples) if n is None else min(n, len(self.examples))
         if self.total < 1:
             raise ArgumentError(f"data set {dataset.name!r} has no {split} examples", "split")
@@ -91,7 +96,7 @@ class Evaluation:
         self.progress = progress and self.world.first
         self.units = [(begin, min(begin + batch_size, self.total), draw)
                       for begin in range(0, self.total, batch_size) for draw in range(draws)]
-        self._batch: tuple[int, Tensor, str] | None = None
+        self._batch: tuple[int, Tensor, Tensor | None, str] | None = None
         self.parts = {unit: part for unit in self.units if (part := self._read(unit))}
         self.resumed = len(self.parts)
 
@@ -170,18 +175,25 @@ class Evaluation:
         return sum(end - begin for begin, end, draw in self.units
                    if (begin, end, draw) in self.parts or (self.world.size > 1 and self._path(begin, draw).exists()))
 
-    def _data(self, begin: int, end: int) -> tuple[Tensor, str]:
-        """The batch's examples and their digest; the last one is kept, since its next draw comes next."""
+    def _data(self, begin: int, end: int) -> tuple[Tensor, Tensor | None, str]:
+        """The batch's examples, the labels that they are given, and the digest of both.
+
+        The last one is kept, since its next draw comes next.
+        """
         if self._batch is None or self._batch[0] != begin:
-            k, _ = self.examples[torch.arange(begin, end)]
+            k, condition = self.examples[torch.arange(begin, end)]
             digest = hashlib.sha256(f"{k.dtype} {tuple(k.shape)}".encode() + k.contiguous().numpy().tobytes())
-            self._batch = begin, k, digest.hexdigest()
-        return self._batch[1], self._batch[2]
+            label = None
+            if self.label is not None:
+                label = condition[LABEL] if self.label == OWN else torch.full((len(k),), int(self.label))
+                digest.update(label.contiguous().numpy().tobytes())
+            self._batch = begin, k, label, digest.hexdigest()
+        return self._batch[1:]
 
     def _evaluate(self, unit: tuple[int, int, int]) -> Part:
         begin, end, draw = unit
         start = time.perf_counter()
-        k, _ = self._data(begin, end)
+        k, label, _ = self._data(begin, end)
         name = f"data set {self.dataset.name!r}"
         if k.shape[1:] != self.dataset.shape:
             raise ValueError(f"{name} has examples of shape {tuple(k.shape[1:])}, not {self.dataset.shape}")
@@ -189,7 +201,8 @@ class Evaluation:
         x = self.codec.encode(k, self._uniform(k, begin, end, draw) if self.codec.noisy else None)
         x = x.to(self.device, torch.float64 if self.float64 else None)
         seeds = sample_seeds((self.seed + draw * GOLDEN) % 2**64, begin, end)
-        *tensors, nfe, terms = self.estimator(self.model, Task(x, k, seeds, self.codec), **self.settings)
+        model = self.model if label is None else self.model.given(label=label.to(self.device))
+        *tensors, nfe, terms = self.estimator(model, Task(x, k, seeds, self.codec), **self.settings)
         value, error, solver_error = (t if t is None else t.detach().cpu().double().numpy() for t in tensors)
         assert value is not None
         if not np.isfinite(value).all():
@@ -216,7 +229,7 @@ class Evaluation:
         arrays |= {f"term_{name}": value for name, value in part.terms.items()}
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self._path(begin, draw),
-                         lambda file: np.savez(file, digest=self._data(begin, end)[1], **arrays))
+                         lambda file: np.savez(file, digest=self._data(begin, end)[-1], **arrays))
 
     def _read(self, unit: tuple[int, int, int]) -> Part | None:
         """The stored result of a unit; None if it is missing, damaged, or of other examples."""
@@ -233,12 +246,12 @@ class Evaluation:
             return None
         right = all(a is None or a.shape == (end - begin,)
                     for a in (part.value, part.error, part.solver_error, *part.terms.values()))
-        return part if right and digest == self._data(begin, end)[1] else None
+        return part if right and digest == self._data(begin, end)[-1] else None
 
 
 def score(model: ScoreModel, dataset: Dataset, codec: Codec, split: str = "test", n: int | None = None, seed: int = 0,
           batch_size: int = 128, device: torch.device | str = "cpu", progress: bool = True, draws: int = 1,
-          estimator: str = "ode", float64: bool = False, **settings: Any) -> Score:
+          estimator: str = "ode", float64: bool = False, label: str | int | None = None, **settings: Any) -> Score:
     """Bits/dim of the first n examples of a split (None: all), by the probability-flow ODE by default.
 
         result = score(model, dataset, make_codec(dataset.levels), divergence="exact")
@@ -249,8 +262,27 @@ def score(model: ScoreModel, dataset: Dataset, codec: Codec, split: str = "test"
                `draws` are called `bound_draws` here. chain_elbo bounds the probability of the integers where the codec
                is discrete, else the density; `discrete` says otherwise
     float64    the state in float64
+    label      "true": log p(x | y), y the example's own label; a class: that one for every example; None: no label
 
     The random numbers of example i depend only on (seed, i). Raises as `Evaluation` and `Evaluation.run` do.
     """
     return Evaluation(model, dataset, codec, split, n, seed, batch_size, device, progress, draws, estimator, float64,
-                      **settings).run().result()
+                      label=label, **settings).run().result()
+
+
+def _check_label(model: ScoreModel, examples: Any, name: str, label: str | int | None) -> None:
+    """ArgumentError unless the model can score with this label and the examples have what that takes."""
+    takes = model.takes
+    if label is None:
+        if LABEL in takes.names and not takes.label_dropout and not isinstance(model, Given):
+            raise ArgumentError("this model was trained with labels and without label dropout: it scores an example given a "
+                                "label only; give label true, or a class", "label")
+        return
+    if LABEL not in takes.names:
+        raise ArgumentError("the model takes no label: it was trained without classes (model.classes)", "label")
+    if isinstance(label, str) and label != OWN:
+        raise ArgumentError(f"label must be 'true', the number of a class or None, got {label!r}", "label")
+    own = getattr(examples, "condition", None) or examples[torch.arange(1)][1]      # of what is read from disk, the first
+    if label == OWN and LABEL not in own:
+        raise ArgumentError(f"the examples of data set {name!r} have no labels; leave out label, or give a class", LABEL)
+    model.given(label=own[LABEL] if label == OWN else label)

@@ -89,6 +89,23 @@ def histogram(sets: Mapping[str, Tensor], xlabel: str) -> Tensor:
     return _render(figure)
 
 
+def confusion(table: Tensor, names: Sequence[str]) -> Tensor:
+    """Counts (classes, classes), a row for each true class and a column for each guess; a picture (3, height, width)."""
+    figure, axes = _figure(1)
+    share = table / table.sum(1, keepdim=True).clamp(min=1)
+    axes[0].imshow(share.numpy(), cmap="Blues", vmin=0, vmax=1)
+    if len(table) <= 20:
+        for (row, column), count in np.ndenumerate(table.numpy()):
+            if count:
+                axes[0].text(column, row, int(count), ha="center", va="center", fontsize=7,
+                             color="white" if share[row, column] > 0.5 else "black")
+        shown = [names[y] if y < len(names) else str(y) for y in range(len(table))]
+        axes[0].set_xticks(range(len(table)), shown, rotation=90 if max(map(len, shown)) > 3 else 0)
+        axes[0].set_yticks(range(len(table)), shown)
+    axes[0].set(xlabel="taken for", ylabel="class")
+    return _render(figure)
+
+
 def _figure(panels: int) -> tuple[Any, Any]:
     """A figure with a row of axes. It has its own canvas, so other users of matplotlib notice nothing."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, and only pictures of points need it

@@ -40,8 +40,19 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
 def _samples(run: Path) -> list[tuple[str, ...]]:
     found: list[tuple[dict[str, Any], Path]] = [
         (_parse(path.read_text(), path), path) for path in sorted((run / "samples").glob("*.json"))]
-    return [(f"{s['sampler']}", f"{s['num_samples']} samples", f"{s['nfe']:.4g}", f"{s['seconds']:.1f}",
+    return [(f"{s['sampler']}", f"{s['num_samples']} samples{_guidance(s)}", f"{s['nfe']:.4g}", f"{s['seconds']:.1f}",
              str(path.with_suffix(".png"))) for s, path in found]
+
+
+def _guidance(s: dict[str, Any]) -> str:
+    """What the record of samples says of labels and guidance, in words."""
+    shown = {"guidance": "guidance", "guidance_interval": "in", "classifier": "by classifier", "classifier_scale": "scale",
+             "threshold": "threshold", "quantile": "quantile"}
+    label = s.get("label")
+    words = [] if not label else [f"label {label[0]}" if len(label) == 1 else f"{len(label)} labels"]
+    words += [f"{word} {s[name]:g}" if isinstance(s[name], float) else f"{word} {s[name]}"
+              for name, word in shown.items() if name in s]
+    return "".join(f", {word}" for word in words)
 
 
 def _likelihood(run: Path) -> list[tuple[str, ...]]:
@@ -50,6 +61,11 @@ def _likelihood(run: Path) -> list[tuple[str, ...]]:
 
 def _score(s: dict[str, Any], path: Path) -> tuple[str, ...]:
     what = "examples of " + s["images"] if s.get("images") else f"{s['split']} examples"
+    if "accuracy" in s:
+        figure = f"accuracy {s['accuracy']:.4f} +- {s['standard_error']:.4f}, {s['num_images']} {what}"
+        return (path.stem, figure, f"{s['nfe']:.4g}", f"{s['seconds']:.1f}", str(path))
+    if "label" in s:
+        what += " given their labels" if s["label"] == "true" else f" given label {s['label']}"
     figure = f"{s['bits_per_dim']:.4f} +- {s['standard_error'] or math.nan:.4f} bits/dim, {s['num_images']} {what}"
     if "compare" in s:
         figure += f"; {s['compare']['bits_per_dim']:.4f} of {s['compare']['source']}, AUROC {s['auroc']:.4f}"

@@ -198,3 +198,43 @@ def test_points_have_a_colour_for_each_class_and_no_threshold(tmp_path):
         assert arrays["label"].tolist() == [2, 0, 2, 0, 2, 0]
     done = subprocess.run([*words, "--threshold", "static"], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert "points have no range" in done.stderr and "--threshold" in done.stderr
+
+
+@pytest.mark.machine
+def test_a_run_is_scored_with_labels_and_classifies_by_likelihood(runs, command):
+    where = ["--workdir", runs["free"], "--mode", "likelihood", "--num_images", 12, "--method", "exponential", "--steps", 8]
+    for words, name in (([], "summary"), (["--label", "true"], "test_label_true"), (["--label", "7"], "test_label_7")):
+        code, out, err = command(*where, *words)
+        assert code == 0, err
+        assert (runs["free"] / f"likelihood/{name}.csv").exists() and f"{name}{{" in out
+    code, out, err = command(*where, "--classify", "--batch_size", 6)
+    assert code == 0 and "accuracy" in out, err
+    told = json.loads((runs["free"] / "likelihood/classification.json").read_text())
+    own = json.loads((runs["free"] / "likelihood/test_label_true.json").read_text())
+    assert told["bits_per_dim_given_label"] == pytest.approx(own["bits_per_dim"], abs=1e-4)      # the same noise
+    assert sum(map(sum, told["confusion"])) == 12 and told["nfe"] == 80 and len(told["prior"]) == 10
+    rows = (runs["free"] / "likelihood/classification.csv").read_text().splitlines()
+    assert len(rows) == 13 and rows[0].startswith("index,label,predicted,probability,log_prob_0")
+    assert Image.open(runs["free"] / "likelihood/classification.png").size[0] > 100
+    code, out, _ = command("--workdir", runs["free"], "--mode", "report")
+    assert "given their labels" in out and "| classification" in out
+    assert not (runs["free"] / "likelihood/partial").exists()
+
+
+@pytest.mark.machine
+@pytest.mark.parametrize("run, words, parts", [
+    ("free", ["--guidance", "2"], ["no known density", "--guidance"]),
+    ("free", ["--threshold", "static"], ["no known density", "--threshold"]),
+    ("free", ["--label", "10"], ["from 0 to 9", "--label"]), ("free", ["--classify", "--label", "3"], ["leave out label"]),
+    ("free", ["--classify", "--compare", "train"], ["leave out label and compare"]),
+    ("plain", ["--label", "true"], ["takes no label"]), ("plain", ["--classify"], ["takes no label", "--classify"]),
+    ("plain", ["--label", "3"], ["takes no label"]), ("only", [], ["given a label", "--label"]),
+    ("free", ["--label", "true", "--images", "IMAGES"], ["have no labels", "--label"]),
+    ("free", ["--classify", "--images", "IMAGES"], ["have no labels"]),
+])
+def test_what_cannot_be_scored_is_one_line_and_writes_nothing(runs, command, tmp_path, run, words, parts):
+    np.savez(tmp_path / "pictures.npz", x=np.zeros((3, 1, 8, 8), np.uint8))
+    words = [str(tmp_path / "pictures.npz") if word == "IMAGES" else word for word in words]
+    before = sorted(runs[run].rglob("*"))
+    refused(command("--workdir", runs[run], "--mode", "likelihood", "--num_images", 3, *words), *parts)
+    assert before == sorted(runs[run].rglob("*"))
