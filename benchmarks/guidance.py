@@ -1,6 +1,7 @@
 """What the scale of guidance does to the digits: accuracy, spread within a class and Frechet distance against the scale.
 
     python -m benchmarks.guidance [--run runs/vp_digits_labels] [--classifier runs/digits_classifier] [--seeds 3]
+        [--scales 0 1 3] [--interval 0.1 0.6] [--threshold dynamic] [--picture docs/images/guidance_curve.png]
 
 For each scale, 1,000 samples a seed, 100 of each class, with sampler `auto` in 20 steps. A judge (judge.py), trained on
 clean digits and independent of what guides, says which digit each sample is. Reported are
@@ -75,8 +76,12 @@ def main() -> None:
         right, distances, spreads, outside, nfe = 0, [], [], [], 0.0
         for seed in range(options.seeds):
             def of_batch(batch: range, scale: float = scale):
-                chosen = {"classifier": classifier, "classifier_scale": scale} if classifier else {
-                    "scale": scale, **({"interval": tuple(options.interval)} if options.interval else {})}
+                if classifier is not None:      # which alone knows the label
+                    chosen = {"classifier": classifier, "classifier_scale": scale, "scale": 0.0 if model.takes.names else None}
+                else:
+                    chosen = {"scale": scale, "interval": tuple(options.interval) if options.interval else None}
+                if scale in (0, 1):
+                    chosen.pop("interval", None)
                 return guided(model, label[batch.start:batch.stop], threshold=options.threshold, **chosen)
 
             samples = draw(of_batch, sampler, (1, 8, 8), SAMPLES, seed, 250, progress=False)
