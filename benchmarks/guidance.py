@@ -17,6 +17,7 @@ The rows of held-out digits are the floor. Writes docs/images/guidance_curve.png
 import argparse
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,7 +56,11 @@ def main() -> None:
     parser.add_argument("--threshold", choices=("static", "dynamic"))
     parser.add_argument("--interval", type=float, nargs=2)
     parser.add_argument("--picture", type=Path)
+    parser.add_argument("--gallery", type=Path, help="draw a row of digits for each kind of guidance here, and stop")
     options = parser.parse_args()
+    if options.gallery:
+        gallery(options.run, options.classifier or "runs/digits_classifier", options.gallery)
+        return
     judge, accuracy = train_judge()
     print(f"judge: {accuracy:.2%} of the 360 held-out digits")
     data = load_dataset({"dataset": "digits"})
@@ -101,6 +106,30 @@ def main() -> None:
               f"{max(distances):6.2f} {nfe:4g} {sum(outside) / len(outside):.3%}", flush=True)
     if options.picture:
         _draw(rows, options.picture)
+
+
+def gallery(run: str, classifier: str, path: Path) -> None:
+    """A row of digits, 0 to 9 twice, for each kind of guidance, from the same noise."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    model, judge = load_denoiser(run), load_denoiser(classifier)
+    kinds: dict[str, dict[str, Any]] = {
+        "no label": {"label": None}, "label": {}, "guidance 2": {"scale": 2.0}, "guidance 4": {"scale": 4.0},
+        "guidance 4 in 0.1, 0.6": {"scale": 4.0, "interval": (0.1, 0.6)},
+        "classifier, scale 4": {"scale": 0.0, "classifier": judge, "classifier_scale": 4.0},
+        "guidance 8": {"scale": 8.0}, "guidance 8, static": {"scale": 8.0, "threshold": "static"},
+        "guidance 8, dynamic": {"scale": 8.0, "threshold": "dynamic"}}
+    label, sampler, codec = torch.arange(20) % CLASSES, make_sampler("auto", steps=20), make_codec(17, dequantize=True)
+    figure = Figure(figsize=(10.5, 0.46 * len(kinds)), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (name, settings) in zip(figure.subplots(len(kinds), 1), kinds.items(), strict=True):
+        guide = guided(model, **{"label": label, **settings})
+        x = draw(guide, sampler, (1, 8, 8), len(label), 0, 20, progress=False).x
+        axes.imshow(torch.nn.functional.pad(codec.decode(x)[:, 0], (0, 1)).permute(1, 0, 2).flatten(1), cmap="gray")
+        axes.set_yticks([3.5], [name], fontsize=8)
+        axes.set_xticks([])
+    figure.savefig(path, dpi=90)
 
 
 def _draw(rows: list[tuple[float, float, float, float]], path: Path) -> None:
