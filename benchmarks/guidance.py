@@ -82,7 +82,8 @@ def main() -> None:
         for seed in range(options.seeds):
             def of_batch(batch: range, scale: float = scale):
                 if classifier is not None:      # which alone knows the label
-                    chosen = {"classifier": classifier, "classifier_scale": scale, "scale": 0.0 if model.takes.names else None}
+                    chosen = {"classifier": classifier, "classifier_scale": scale,
+                              "scale": 0.0 if model.takes.names else None}
                 else:
                     chosen = {"scale": scale, "interval": tuple(options.interval) if options.interval else None}
                 if scale in (0, 1):
