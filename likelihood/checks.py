@@ -21,7 +21,7 @@ def check_input(model: ScoreModel, x: Tensor) -> None:
     if not bool(finite.all()):
         raise ValueError(f"x holds values that are not finite (example {int((~finite).nonzero()[0])} of the batch)")
     rough = any(p.dtype in (torch.bfloat16, torch.float16) for p in model.parameters())
-    if rough or getattr(model, "autocast", None) is not None:
+    if rough or any(getattr(part, "autocast", None) is not None for part in model.modules()):      # of a wrapper, too
         raise ValueError("likelihoods need a network in float32 or float64: reduced precision makes the ODE's right-hand "
                          "side too rough for adaptive steps, and loosens a bound; set denoiser.autocast = None, and hold "
                          "the weights in float32")

@@ -127,8 +127,9 @@ def test_input_that_is_not_finite_and_reduced_precision_are_refused():
         with pytest.raises(ValueError, match="float32 or float64"):
             log_prob(denoiser(), torch.ones(4, 2, 3, dtype=dtype))
     model, held = denoiser(), denoiser().bfloat16()
-    model.autocast = torch.bfloat16
-    for rough in (model, held):
+    labelled = Denoiser(MLP((2, 3), width=8, layers=1, classes=2), VPSDE())
+    model.autocast = labelled.autocast = torch.bfloat16
+    for rough in (model, held, labelled.given(label=1)):
         with pytest.raises(ValueError, match="precision"):
             log_prob(rough, torch.randn(4, 2, 3))
 
