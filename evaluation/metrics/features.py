@@ -5,8 +5,9 @@ A metric of pictures compares the features of a network: Inception's, a classifi
 
 from __future__ import annotations
 
-import hashlib
+import textwrap
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,46 +22,67 @@ class Features:
 
         features = Features(lambda pictures: pictures.flatten(1).float() / 255, name="pixels")
 
-    network  is called with uint8 pictures, 0 .. levels-1
+    network  is called with uint8 pictures, 0 .. levels-1. With `classes` it gives a pair: features, and logits (B, classes)
     name     for messages
     shape    (C, H, W) that the network takes; None: any
     levels   of the pictures that it takes; those of a data set with others are scaled and rounded
-    digest   SHA-256 of its weights, for the cache. That of a torch module is computed; any other function is asked for one
-             only where statistics are cached, and is then told apart by its name
+    classes  that its logits are of; None: it has none, and is good for no inception_score
+    weights  SHA-256 of its weights, for the cache; that of a torch module is computed
     """
 
-    def __init__(self, network: Callable[[Tensor], Tensor], name: str = "features", shape: tuple[int, ...] | None = None,
-                 levels: int = 256, digest_of: str | None = None):
-        self.network, self.name, self.shape, self.levels = network, name, shape, levels
-        self._digest = digest_of
+    def __init__(self, network: Callable[[Tensor], Any], name: str = "features", shape: tuple[int, ...] | None = None,
+                 levels: int = 256, classes: int | None = None, weights: str | None = None):
+        self.network, self.name, self.shape, self.levels, self.classes = network, name, shape, levels, classes
+        self._weights = weights
+        if isinstance(network, nn.Module):
+            network.eval()
 
     @property
     def digest(self) -> str:
-        if self._digest is None:
-            weights = digest(self.network.state_dict()) if isinstance(self.network, nn.Module) else ""
-            self._digest = hashlib.sha256(f"{self.name} {self.levels} {weights}".encode()).hexdigest()
-        return self._digest
+        """SHA-256 of the name, the levels and the weights."""
+        if self._weights is None:
+            self._weights = digest(self.network.state_dict()) if isinstance(self.network, nn.Module) else ""
+        return digest([self.name, self.levels, self._weights])
 
     def check(self, dataset: Dataset) -> None:
         """ArgumentError unless the network takes the examples of a data set."""
         if dataset.levels is None or len(dataset.shape) != 3:
             raise ArgumentError(f"the feature network {self.name!r} takes pictures of integer levels, but data set "
-                                f"{dataset.name!r} has reals of shape {dataset.shape}", "features")
+                                f"{dataset.name!r} has examples of shape {dataset.shape}"
+                                f"{' that are reals' if dataset.levels is None else ''}", "features")
         if self.shape is not None and dataset.shape != self.shape:
             raise ArgumentError(f"the feature network {self.name!r} takes pictures of shape {self.shape}, but those of data "
                                 f"set {dataset.name!r} have {dataset.shape}", "features")
 
     @torch.no_grad()
-    def vectors(self, x: Tensor, levels: int | None) -> Tensor:
-        """The features (B, D) of pictures with these levels, float32, on the CPU."""
+    def outputs(self, x: Tensor, levels: int | None) -> dict[str, Tensor]:
+        """The features (B, D), and the logits if it has classes, of pictures with these levels; float32, on the CPU.
+
+        ArgumentError if the network does not take the pictures, or gives anything else or numbers that are not finite.
+        """
         if levels is not None and levels != self.levels:
             x = (x.double() * ((self.levels - 1) / (levels - 1))).round().to(torch.uint8)
-        y = self.network(x)
-        if not isinstance(y, Tensor) or y.ndim != 2 or len(y) != len(x):
-            got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
-            raise ArgumentError(f"the feature network {self.name!r} must give features of shape ({len(x)}, D), got {got}",
-                                "features")
-        return y.float().cpu()
+        if isinstance(self.network, nn.Module):
+            self.network.to(x.device)
+        try:
+            with torch.backends.cudnn.flags(allow_tf32=False):      # whose ten bits a Frechet distance shows
+                y = self.network(x)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise ArgumentError(f"the feature network {self.name!r} does not take pictures of shape {tuple(x.shape[1:])} "
+                                f"({textwrap.shorten(str(error), 200)})", "features") from error
+        parts = y if isinstance(y, tuple) and self.classes is not None else (y,)
+        found = {}
+        for part, name, wanted in zip(parts, ("features", "logits"), ("D", self.classes), strict=False):
+            if not isinstance(part, Tensor) or part.ndim != 2 or len(part) != len(x) or wanted not in ("D", part.shape[1]):
+                got = f"shape {tuple(part.shape)}" if isinstance(part, Tensor) else f"a {type(part).__name__}"
+                raise ArgumentError(f"the feature network {self.name!r} must give {name} of shape ({len(x)}, {wanted}), got "
+                                    f"{got}", "features")
+            if name == "features" and not bool(part.isfinite().all()):
+                raise ArgumentError(f"the feature network {self.name!r} gave features that are not finite", "features")
+            found[name] = part.float().cpu()
+        return found
 
 
 def features_of(name: str | None, dataset: Dataset) -> Features | None:
