@@ -6,15 +6,22 @@ A metric of pictures compares the features of a network: Inception's, a classifi
 from __future__ import annotations
 
 import textwrap
+import warnings
+import zipfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from scorefield.data import Dataset
-from scorefield.numerics.errors import ArgumentError
-from scorefield.numerics.files import digest
+from scorefield.evaluation.metrics import inception_network, networks
+from scorefield.numerics.errors import ArgumentError, MissingFileError
+from scorefield.numerics.files import digest, sha256_of
+from scorefield.numerics.text import choose
+
+SCRIPT_SUFFIXES = (".pt", ".pth", ".ts", ".jit", ".torchscript")
 
 
 class Features:
@@ -85,8 +92,73 @@ class Features:
         return found
 
 
-def features_of(name: str | None, dataset: Dataset) -> Features | None:
-    """The feature network of that name for a data set; None for points, and where there is none."""
+def features_of(name: str | None, dataset: Dataset, weights: str | Path | None = None) -> Features | None:
+    """The feature network of that name for a data set.
+
+        features = features_of("digits", dataset)
+        features = features_of("inception", dataset, weights="weights-inception-2015-12-05-6726825d.pth")
+
+    name     "digits" or "fashion_mnist", the project's classifiers (networks.py); "inception" (inception_network.py); or a
+             TorchScript file, which gets uint8 pictures (B, C, H, W), 0 .. 255, and gives features (B, D). None: the
+             project's own classifier of this data set, or None where there is none
+    weights  a local file of Inception's weights; None downloads them once
+
+    ArgumentError for another name, a network that does not take the data, and a file or package that is missing.
+    """
+    if weights is not None and name != "inception":
+        raise ArgumentError(f"weights are those of the feature network 'inception', not of {name!r}", "weights", "features")
     if name is None:
-        return None
-    raise ArgumentError(f"unknown feature network {name!r}", "features")
+        name = dataset.name
+        if name not in networks.DESIGNS:
+            return None
+    if name in networks.DESIGNS:
+        network, design = networks.load_classifier(name), networks.DESIGNS[name]
+        features = Features(network, name, design.shape, design.levels, design.classes)
+    elif name == "inception":
+        features = load_inception(weights)
+    elif Path(name).suffix in SCRIPT_SUFFIXES or Path(name).exists():
+        features = torchscript(name)
+    else:
+        choose("feature network", (*networks.DESIGNS, "inception", "FILE.pt"), name, "features")
+    features.check(dataset)
+    return features
+
+
+def load_inception(weights: str | Path | None = None) -> Features:
+    """The Inception network of the literature, by torch-fidelity, or a TorchScript file of it (inception_network.py)."""
+    path = inception_network.find(weights)
+    if is_torchscript(path):
+        return torchscript(path)
+    network, sha256 = inception_network.load(path)
+    return Features(network, "inception", classes=inception_network.CLASSES, weights=sha256)
+
+
+def torchscript(path: str | Path) -> Features:
+    """The network in a TorchScript file. NVIDIA's inception-2015-12-05.pt is asked for its features (2048)."""
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise MissingFileError(f"there is no file {str(path)!r}; give a feature network: {', '.join(networks.DESIGNS)}, "
+                               "inception or a TorchScript file", "features")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")      # that TorchScript is deprecated, which is not the user's choice
+            script = torch.jit.load(path, map_location="cpu").eval()
+    except (RuntimeError, ValueError) as error:
+        raise ArgumentError(f"{path} is not a TorchScript file ({textwrap.shorten(str(error), 100)}); torch.jit.save writes "
+                            "one", "features") from None
+    asked = {"return_features": True} if "return_features" in {a.name for a in script.forward.schema.arguments} else {}
+
+    def network(pictures: Tensor) -> Tensor:
+        y = script.to(pictures.device)(pictures, **asked)
+        return y.flatten(1) if isinstance(y, Tensor) and y.ndim == 4 and y.shape[2:] == (1, 1) else y
+
+    return Features(network, path.name, weights=sha256_of(path))
+
+
+def is_torchscript(path: Path) -> bool:
+    """Whether a file is an archive of TorchScript, which holds code; torch.save writes one of weights alone."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
