@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from scorefield.data import load_dataset
 from scorefield.evaluation.metrics.networks import DESIGNS, WEIGHTS, Design, SmallClassifier, accuracy, load_classifier
 
-STEPS = {"digits": 3000, "fashion_mnist": 4500}
+STEPS = {"digits": 2000, "fashion_mnist": 1500}
 SHIFT = {"digits": 1, "fashion_mnist": 2}
 BATCH, DROPOUT = 128, 0.3
 
