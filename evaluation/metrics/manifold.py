@@ -7,8 +7,9 @@ are, recall how much of the data they cover. Recall grows with the number of sam
 
 Given the training examples, precision is a share of independent samples, so its interval is Wilson's. The influence of a
 sample on recall is (1 - n) times the change when it is left out (the jackknife): its own ball goes, and the balls about
-those whose k nearest it is among grow to the next neighbour. All n changes are exact and take one pass. The balls' sizes make this interval too
-wide, by 1.3 to 1.8 times on Gaussians, never too narrow (Efron and Stein 1981).
+those whose k nearest it is among grow to the next neighbour. All n changes are exact and take one pass. A jackknife is
+never too narrow in the mean (Efron and Stein 1981, "The Jackknife Estimate of Variance"); this one is too wide, by 1.3 to
+1.8 times on Gaussians.
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ def test_a_torchscript_file_is_a_feature_network(tmp_path, module):
 
 @pytest.mark.parametrize(("name", "error", "message"), [
     ("nowhere.pt", MissingFileError, "there is no file 'nowhere.pt'"),
-    ("digit", ArgumentError, "unknown feature network 'digit'; choose from digits, fashion_mnist, inception, FILE.pt; did you"),
+    ("digit", ArgumentError, "unknown feature network 'digit'; choose from digits, fashion_mnist, inception, FILE.pt; did"),
     (str(Path(__file__)), ArgumentError, "is not a TorchScript file")])
 def test_a_name_that_is_no_network_is_one_line(name, error, message):
     with pytest.raises(error, match=message) as caught:
@@ -156,7 +156,7 @@ def test_weights_belong_to_inception_alone(digits):
 
 
 class FakeExtractor(torch.nn.Module):
-    """Of the interface of torch-fidelity 0.3 and 0.4: tuples in the order of the list, and uint8 pictures of three channels."""
+    """Of the interface of torch-fidelity 0.3 and 0.4: tuples in the order of the list, uint8 pictures of three channels."""
 
     def __init__(self, name, features_list, feature_extractor_weights_path=None):
         super().__init__()

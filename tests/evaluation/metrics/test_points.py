@@ -65,7 +65,9 @@ def test_w2_of_sets_of_any_sizes_is_that_of_the_copies_that_make_them_equal(n, m
     x, y = normal(1, n, 1).sort(1).values, normal(1, m, 2).sort(1).values
     distance, potential = squared_w2(x, y)
     assert float(distance) == pytest.approx(float((x.repeat_interleave(m, 1) - y.repeat_interleave(n, 1)).square().mean()))
-    for i in range(n if math.gcd(n, m) == 1 else 0):      # else it is not unique. The derivative with respect to the weight of x_i is the potential, less its mean
+    if math.gcd(n, m) > 1:      # the potential is not unique
+        return
+    for i in range(n):      # the derivative with respect to the weight of x_i is the potential, less its mean
         nudged = torch.cat([x.repeat_interleave(3000, 1), x[:, i:i + 1]], 1).sort(1).values
         change = (squared_w2(nudged, y)[0] - distance) * (3000 * n + 1)
         assert float(change) == pytest.approx(float((potential - potential.mean())[0, i]), abs=2e-3)
@@ -80,7 +82,7 @@ def test_w1_of_scipy_lies_below_our_w2():
 @pytest.mark.parametrize("dimensions", [1, 3])
 @pytest.mark.parametrize("name", ["energy", "mmd"])
 def test_the_estimate_has_the_closed_form_as_its_mean_and_the_interval_covers_it(name, dimensions):
-    """Given the training examples y_j, the mean over samples is known: 2 mean_j E|x - y_j| - E|x - x'| - mean |y_j - y_k|."""
+    """Given the training examples y_j, the mean over samples is 2 mean_j E|x - y_j| - E|x - x'| - mean_jk |y_j - y_k|."""
     y, shift, std, n = normal(150, dimensions, 0).float().double(), 0.3, 1.2, 200
     reference = reference_of(y)
     own = torch.cdist(y, y)
@@ -103,7 +105,8 @@ def test_the_estimate_has_the_closed_form_as_its_mean_and_the_interval_covers_it
 @pytest.mark.parametrize("shift", [0.0, 0.5])
 def test_the_interval_covers_the_mean_of_the_figure_at_this_number_of_samples(name, shift):
     reference = reference_of(normal(200, 3, 0))
-    figures = [figure_of(name, normal(100, 3, 100 + seed, shift), reference, bootstrap=200, seed=seed) for seed in range(120)]
+    figures = [figure_of(name, normal(100, 3, 100 + seed, shift), reference, bootstrap=200, seed=seed)
+               for seed in range(120)]
     mean = np.mean([figure.value for figure in figures])
     assert 0.86 <= np.mean([figure.low <= mean <= figure.high for figure in figures]) <= 1
     width = np.mean([figure.high - figure.low for figure in figures]) / (2 * 1.96)

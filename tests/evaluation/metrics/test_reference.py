@@ -86,7 +86,8 @@ def test_another_part_of_the_training_examples_is_noticed(tmp_path):
     assert few["fid"].floor_samples == 80
 
 
-@pytest.mark.parametrize("damage", [lambda file: file.write_bytes(b""), lambda file: file.write_bytes(file.read_bytes()[:-200]),
+@pytest.mark.parametrize("damage", [lambda file: file.write_bytes(b""),
+                                    lambda file: file.write_bytes(file.read_bytes()[:-200]),
                                     lambda file: file.write_bytes(file.read_bytes().replace(b"\0", b"\1")),
                                     lambda file: np.savez(file, key=np.array("another"), value=np.array(7.0))])
 def test_a_damaged_file_is_computed_again(tmp_path, damage):
