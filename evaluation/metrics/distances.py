@@ -24,18 +24,24 @@ def centred(x: Tensor, y: Tensor, device: torch.device) -> tuple[Tensor, Tensor]
                  else (z - mean.float()).to(device) for z in (x, y))      # type: ignore[return-value]
 
 
-def squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """|a_i - b_j|^2 of rows a (n, D) and b (m, D): (n, m)."""
-    squares = torch.addmm(b.square().sum(1), a, b.T, alpha=-2)
+def squared_distances(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
+    """|a_i - b_j|^2 of rows a (n, D) and b (m, D): (n, m), in `out` if it is given."""
+    squares = torch.addmm(b.square().sum(1), a, b.T, alpha=-2, out=out)
     return squares.add_(a.square().sum(1)[:, None]).clamp_min_(0)
 
 
-def row_blocks(x: Tensor, columns: int) -> Iterator[tuple[slice, Tensor]]:
-    """Blocks of rows of x, with their places; each is few enough for a matrix with so many columns."""
+def by_rows(x: Tensor, y: Tensor, width: int = 1) -> Iterator[tuple[slice, Tensor]]:
+    """The squared distances of rows of x to all of y, block by block, with the place of the rows. Each block overwrites the
+    one before.
+
+    width  numbers that the caller needs for each row beside them
+    """
     pairs = PAIRS if x.device.type == "cpu" else 16 * PAIRS
-    rows = max(1, pairs // max(1, columns))
+    rows = min(len(x), max(1, pairs // max(len(y), width)))
+    buffer = x.new_empty(rows, len(y))
     for begin in range(0, len(x), rows):
-        yield slice(begin, begin + rows), x[begin:begin + rows]
+        block = x[begin:begin + rows]
+        yield slice(begin, begin + len(block)), squared_distances(block, y, buffer[:len(block)])
 
 
 def nearest(x: Tensor, y: Tensor, k: int, device: torch.device, same: bool = False) -> tuple[Tensor, Tensor]:
@@ -46,10 +52,9 @@ def nearest(x: Tensor, y: Tensor, k: int, device: torch.device, same: bool = Fal
     a, b = centred(x, y, device)
     wanted = min(k + SPARE, len(y) - same)
     found = []
-    for place, rows in row_blocks(a, max(len(b), wanted * x.shape[1])):
-        squares = squared_distances(rows, b)
+    for place, squares in by_rows(a, b, wanted * x.shape[1]):
         if same:
-            own = torch.arange(len(rows), device=device)
+            own = torch.arange(len(squares), device=device)
             squares[own, own + place.start] = torch.inf
         candidates = squares.topk(wanted, largest=False).indices.cpu()
         exact = (x[place].double()[:, None] - y[candidates].double()).square().sum(2).sqrt()

@@ -17,7 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from scorefield.evaluation.metrics.distances import centred, nearest, row_blocks, squared_distances
+from scorefield.evaluation.metrics.distances import by_rows, centred, nearest
 from scorefield.evaluation.metrics.metric import Metric, ShareMetric
 from scorefield.evaluation.metrics.reference import Arrays
 
@@ -38,7 +38,7 @@ class Precision(ShareMetric):
         squares = torch.from_numpy(self.reference.arrays(f"radii{K}_{self.space}", radii)["radius"]).square()
         y, x = centred(y, x, self.reference.arithmetic)
         squares = squares.to(y)
-        hit = torch.cat([(squared_distances(rows, y) <= squares).any(1) for _, rows in row_blocks(x, len(y))]).double().cpu()
+        hit = torch.cat([(block <= squares).any(1) for _, block in by_rows(x, y)]).double().cpu()
         return float(hit.mean()), hit - hit.mean()
 
 
@@ -53,8 +53,7 @@ class Recall(Metric):
         y, x = centred(self.reference.vectors("train", self.space), x, device)
         radius, larger = (distances[:, i].square().to(x) for i in (K - 1, K))
         covered, change = 0, torch.zeros(n, dtype=torch.float64)
-        for _, rows in row_blocks(y, n):
-            squares = squared_distances(rows, x)
+        for _, squares in by_rows(y, x):
             inside = squares <= radius
             count = inside.sum(1)
             covered += int((count > 0).sum())

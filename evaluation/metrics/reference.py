@@ -153,7 +153,8 @@ class Reference:
         arrays = compute()
         try:
             self.cache.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, lambda file: np.savez(file, key=np.array(key), probe=self._probe, **arrays))
+            write_atomically(path, lambda file: np.savez(file, **arrays, key=np.array(key),
+                                                          probe=self._probe))
         except OSError as error:
             warnings.warn(f"the statistics of the data could not be kept in {self.cache} ({error})", stacklevel=2)
         return arrays
@@ -200,7 +201,7 @@ class Reference:
 
     def _elements(self, x: Tensor) -> Tensor:
         x = x.detach().cpu().flatten(1)
-        return x if x.is_floating_point() else x.float() / (self.dataset.levels - 1)
+        return x if self.dataset.levels is None else x.float() / (self.dataset.levels - 1)
 
     def _outputs(self, x: Tensor) -> dict[str, Tensor]:
         assert self.features is not None
