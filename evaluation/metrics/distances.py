@@ -12,6 +12,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from scorefield.numerics.errors import ArgumentError
+
 FEW = 64           # dimensions
 PAIRS = 2**22      # in memory at a time; on a GPU, 16 times as many
 SPARE = 6          # nearest neighbours that are computed again beyond those wanted: float32 may change their order
@@ -48,7 +50,12 @@ def nearest(x: Tensor, y: Tensor, k: int, device: torch.device, same: bool = Fal
     """The distances (n, k), float64 and ascending, from each x (n, D) to its k nearest of y (m, D), and their indices.
 
     same  x is y, and no row is its own neighbour
+
+    ArgumentError if there are fewer than k others.
     """
+    if len(y) - same < k:
+        raise ArgumentError(f"{k} nearest neighbours need at least {k + same} training examples, got {len(y)}",
+                            "reference_samples")
     a, b = centred(x, y, device)
     wanted = min(k + SPARE, len(y) - same)
     found = []

@@ -109,7 +109,7 @@ def features_of(name: str | None, dataset: Dataset, weights: str | Path | None =
         raise ArgumentError(f"weights are those of the feature network 'inception', not of {name!r}", "weights", "features")
     if name is None:
         name = dataset.name
-        if name not in networks.DESIGNS:
+        if name not in networks.DESIGNS or dataset.shape != networks.DESIGNS[name].shape or dataset.levels is None:
             return None
     if name in networks.DESIGNS:
         network, design = networks.load_classifier(name), networks.DESIGNS[name]

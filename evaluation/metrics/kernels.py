@@ -50,7 +50,7 @@ class PairMetric(Metric):
     def measure(self, x: Tensor) -> tuple[float, Tensor]:
         device, y = self.reference.arithmetic, self.reference.vectors("train", self.space)
         origin = self.origin(y)
-        parts = math.ceil(max(len(x), len(y)) / GROUP)
+        parts = min(math.ceil(max(len(x), len(y)) / GROUP), min(len(x), len(y)) // 2)      # a group has pairs
 
         def group(z: Tensor, i: int) -> Tensor:
             return (z[i::parts].double() - origin).to(device)

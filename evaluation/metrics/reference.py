@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -153,8 +154,8 @@ class Reference:
         arrays = compute()
         try:
             self.cache.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, lambda file: np.savez(file, **arrays, key=np.array(key),
-                                                          probe=self._probe))
+            contents: dict[str, Any] = {"key": np.array(key), "probe": self._probe, **arrays}
+            write_atomically(path, lambda file: np.savez(file, **contents))
         except OSError as error:
             warnings.warn(f"the statistics of the data could not be kept in {self.cache} ({error})", stacklevel=2)
         return arrays

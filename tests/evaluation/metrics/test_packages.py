@@ -14,6 +14,7 @@ from scorefield.evaluation.metrics import Features, Reference, make_metrics
 from scorefield.evaluation.metrics.frechet import Moments, frechet, root_of
 
 WIDTH = 24
+pytestmark = pytest.mark.filterwarnings("ignore")      # theirs
 
 
 def pictures(n, seed, contrast=1.0):

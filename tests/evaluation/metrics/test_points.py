@@ -136,6 +136,12 @@ def test_large_sets_are_compared_in_groups_without_bias(monkeypatch):
     assert groups.high - groups.low == pytest.approx(whole.high - whole.low, rel=0.3)
 
 
+def test_few_training_examples_make_no_empty_groups(monkeypatch):
+    import scorefield.evaluation.metrics.kernels as kernels
+    monkeypatch.setattr(kernels, "GROUP", 10)
+    assert math.isfinite(figure_of("energy", normal(60, 2, 1), reference_of(normal(5, 2, 0))).value)
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_batches_do_not_matter(name):
     samples, reference = normal(300, 3, 1, 0.2), reference_of(normal(400, 3, 2), normal(200, 3, 3))
@@ -214,6 +220,13 @@ def test_new_points_count_as_copies_with_probability_3_to_the_minus_d(dimensions
     train, samples = torch.rand(8000, dimensions, generator=rng), 0.1 + 0.8 * torch.rand(4000, dimensions, generator=rng)
     figure = figure_of("neighbours", samples, reference_of(train))
     assert figure.low < 3.0**-dimensions < figure.high
+
+
+def test_few_training_examples_are_refused_where_neighbours_lack_and_else_compared():
+    few = reference_of(normal(3, 2, 0))
+    with pytest.raises(ArgumentError, match="3 nearest neighbours need at least 4 training examples, got 3"):
+        figure_of("precision", normal(60, 2, 1), few)
+    assert all(math.isfinite(figure_of(name, normal(60, 2, 1), few).value) for name in ("energy", "kid", "fid", "neighbours"))
 
 
 def test_copies_of_training_examples_are_found_and_paired():
