@@ -21,7 +21,7 @@ SPARE = 6          # nearest neighbours that are computed again beyond those wan
 
 def centred(x: Tensor, y: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
     """x and y less the mean of y, in the precision of their products, on the device."""
-    mean, dtype = y.double().mean(0), torch.float64 if y.shape[1] <= FEW else torch.float32
+    mean, dtype = y.mean(0, dtype=torch.float64), torch.float64 if y.shape[1] <= FEW else torch.float32
     return tuple((z.double() - mean).to(dtype).to(device) if dtype == torch.float64 or z.dtype == torch.float64
                  else (z - mean.float()).to(device) for z in (x, y))      # type: ignore[return-value]
 

@@ -67,7 +67,7 @@ class PairMetric(Metric):
 
     def origin(self, y: Tensor) -> Tensor | float:
         """What is subtracted from all vectors, if the kernel does not change by that."""
-        return y.double().mean(0)      # so that distances, from products, lose no digits
+        return y.mean(0, dtype=torch.float64)      # so that distances, from products, lose no digits
 
     def _between(self, x: Tensor, y: Tensor) -> Tensor:
         """The mean of k(x_i, y_j) over j, (n,)."""
