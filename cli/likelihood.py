@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from scorefield.evaluation.likelihood import Evaluation
     from scorefield.evaluation.score import Score
     from scorefield.models import Denoiser
-    from scorefield.numerics.processes import World
 
 SPLITS = ("train", "test")
 SUMMARY = "writes likelihood/summary.json, .csv and .png: bits/dim, standard error, evaluations"
@@ -94,7 +93,7 @@ def run(command: Command) -> None:
     from scorefield.data import codec_of
     from scorefield.evaluation.likelihood import OWN, Evaluation
     from scorefield.numerics.devices import set_memory_format
-    from scorefield.numerics.processes import launched
+    from scorefield.numerics.processes import launched, meet
 
     values, settings = command.asked.values, settings_of(command)
     command.write_imported()
@@ -119,7 +118,7 @@ def run(command: Command) -> None:
             **settings))
         names.append(files)
     truth = _truth(evaluations[0], len(labels)) if values["classify"] else None
-    _meet(world, [e.folder for e in evaluations if e.folder], command.device)
+    meet(world, [e.folder for e in evaluations if e.folder], command.device)
     for e in evaluations:
         if world.first and e.resumed:
             print(f"continuing: {e.resumed} of {len(e.units)} batches are done already", flush=True)
@@ -176,11 +175,11 @@ def _note(steps: int | None, estimator: str, t_min: float | None) -> str | None:
 
 def _identity(command: Command, settings: dict[str, Any], checkpoint: Path) -> list[Any]:
     """All that a score depends on, except for the data: each batch stores a checksum of those."""
+    from scorefield.numerics.files import file_digest
+
     values = command.asked.values
-    with open(checkpoint, "rb") as file:
-        weights = hashlib.file_digest(file, "sha256").hexdigest()
     results = {k: v for k, v in settings.items() if k != "max_evaluations"}      # a user may raise it and continue
-    return [weights, command.stored, command.config.data.get("dequantize", False), command.device.type, results, *(
+    return [file_digest(checkpoint), command.stored, command.config.data.get("dequantize", False), command.device.type, results, *(
         values[name] for name in ("estimator", "draws", "float64", "seed", "ema", "batch_size", "num_images"))]
 
 
@@ -246,24 +245,3 @@ def _write_scores(scores: list[Score], sources: list[str], names: list[list[str]
     notes += [f"AUROC {compared['auroc']:.4f}"] if compared else []
     print("; ".join([*notes, f"wrote {stem}{{.csv,.png,.json}}"]))
 
-
-def _meet(world: World, folders: list[Path], device: torch.device) -> None:
-    """Under torchrun, wait until every process has read the finished batches, before any process adds to them.
-
-    Raises ValueError if the processes see different folders. The group is left at once, because one process may work far
-    longer than another, and a group stops waiting after minutes.
-    """
-    from scorefield.numerics.processes import connect
-
-    if world.size == 1:
-        return
-    group = connect(device)
-    if group.first:
-        for folder in folders:
-            folder.mkdir(parents=True, exist_ok=True)
-    group.any(False, device)
-    apart = group.any(not all(folder.is_dir() for folder in folders), device)
-    group.leave()
-    if apart:
-        raise ArgumentError("the processes of torchrun must share the run's folder and see the same newest checkpoint",
-                            "workdir")

@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from scorefield.numerics.files import write_atomically
+
 SMALLEST_TILE = 40      # pixels; smaller images are enlarged by a whole factor to at least this
 
 
@@ -36,8 +38,9 @@ def image_grid(images: Tensor, levels: int, row: Tensor | None = None) -> Tensor
 
 
 def save_png(path: Path, picture: Tensor) -> None:
-    """Write a uint8 picture (3, height, width)."""
-    Image.fromarray(picture.permute(1, 2, 0).numpy()).save(path)
+    """Write a uint8 picture (3, height, width), or a grey one (1, height, width); whole or not at all."""
+    pixels = picture.permute(1, 2, 0).squeeze(-1).contiguous().numpy()
+    write_atomically(path, lambda file: Image.fromarray(pixels).save(file, "PNG"))
 
 
 def points_over_data(samples: Tensor, data: Tensor | None = None, label: Tensor | None = None,
