@@ -179,8 +179,9 @@ def _identity(command: Command, settings: dict[str, Any], checkpoint: Path) -> l
 
     values = command.asked.values
     results = {k: v for k, v in settings.items() if k != "max_evaluations"}      # a user may raise it and continue
-    return [file_digest(checkpoint), command.stored, command.config.data.get("dequantize", False), command.device.type, results, *(
-        values[name] for name in ("estimator", "draws", "float64", "seed", "ema", "batch_size", "num_images"))]
+    return [file_digest(checkpoint), command.stored, command.config.data.get("dequantize", False), command.device.type,
+            results, *(values[name] for name in ("estimator", "draws", "float64", "seed", "ema", "batch_size",
+                                                    "num_images"))]
 
 
 def _scored_data(command: Command, source: str) -> tuple[Dataset, list[str] | None]:

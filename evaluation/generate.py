@@ -1,4 +1,4 @@
-"""Draw many samples, in batches that processes share, that a killed command does not repeat, and that need no memory for all.
+"""Many samples, in batches that processes share, that a killed command does not repeat, and that need not fit in memory.
 
 Sample i depends on (seed, i), and on the others of its batch only under adaptive solvers, which choose their steps by batch.
 So the batches are the same however many processes share them: process r of W takes the batches r, r + W, ... More samples of
