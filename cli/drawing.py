@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -153,12 +154,13 @@ class Drawing:
                         values["seed"], values["batch_size"], device, self.folder, world, self.guide.of_samples,
                         self.identity, stored, first)
 
-    def finish(self, samples: SampleSet) -> None:
-        """Write the finished set as one .npz, unless it came from there, and remove the batches."""
-        import shutil
-
+    def write(self, samples: SampleSet) -> None:
+        """Write the finished set as one .npz, unless it came from there."""
         if samples.stored is None or samples.stored.n != len(samples):
             samples.write(self.file(".npz"))
+
+    def clear(self) -> None:
+        """Remove the batches; the .npz holds them now."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

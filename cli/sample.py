@@ -40,8 +40,8 @@ def run(command: Command) -> None:
     values, world, drawing = command.asked.values, launched(), drawing_of(command)
     if values["png"]:
         if drawing.codec.levels is None or drawing.shape[0] not in (1, 3):
-            raise ArgumentError(f"examples of shape {drawing.shape} and {drawing.codec.levels or 'no'} levels are no pictures "
-                                "in grey or colour; leave out png", "png")
+            raise ArgumentError(f"examples of shape {drawing.shape} and {drawing.codec.levels or 'no'} levels are no "
+                                "pictures in grey or colour; leave out png", "png")
         refuse_foreign(drawing.stem)
     command.write_imported()
     stored = drawing.existing()
@@ -75,7 +75,7 @@ def _write(drawing: Drawing, samples: SampleSet, have: int) -> None:
     from scorefield.numerics.files import write_json
 
     values, guide, n = drawing.command.asked.values, drawing.guide, len(samples)
-    drawing.finish(samples)
+    drawing.write(samples)
     command, data = drawing.command, drawing.command.config.data
     behind = command.dataset() if drawing.codec.levels is None and data.dataset != "arrays" else None
     x, label = samples.first(shown(drawing.codec, drawing.shape))
@@ -92,6 +92,7 @@ def _write(drawing: Drawing, samples: SampleSet, have: int) -> None:
         "ema": values["ema"], "precision": drawing.precision, "batch_size": values["batch_size"],
         "checkpoint": str(drawing.checkpoint),
     })
+    drawing.clear()
     before = f", {have} of them drawn before" if 0 < have < n else ", drawn before" if have else ""
     print(f"{n} samples by {values['sampler']}{before}: {samples.nfe:g} evaluations each, {samples.seconds:.1f} s; "
           f"wrote {drawing.stem}{{{','.join(written)}}}")

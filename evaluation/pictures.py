@@ -56,8 +56,8 @@ def refuse_foreign(folder: Path) -> None:
     for place, folders, files in os.walk(folder):
         foreign = [name for name in files if not OURS.fullmatch(name)] + (folders if Path(place) != folder else [])
         if foreign:
-            raise ArgumentError(f"{folder} is to be replaced by new pictures, but holds {Path(place, foreign[0])}, too; move "
-                                "that elsewhere", "folder")
+            raise ArgumentError(f"{folder} is to be replaced by new pictures, but holds {Path(place, foreign[0])}, too; "
+                                "move that elsewhere", "folder")
 
 
 def _folders(names: Sequence[str]) -> dict[int, str]:
