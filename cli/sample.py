@@ -93,7 +93,7 @@ def run(command: Command) -> None:
     write_atomically(_file(stem, ".npz"), lambda file: np.savez_compressed(file, **arrays))
     data = command.config.data
     behind = command.dataset() if points and data.dataset != "arrays" else None
-    plots.save_png(_file(stem, ".png"), picture(samples.x, codec_of(data, levels), behind, label, guide.names))
+    plots.save_png(_file(stem, ".png"), picture(samples.x, codec_of(data, command.stored), behind, label, guide.names))
     written = [".npz", ".png", ".json"]
     if samples.first.trajectory is not None:
         panels = plots.trajectory_panels(samples.first.trajectory.cpu(), samples.first.times.tolist())
