@@ -95,7 +95,7 @@ class Drawing:
         from scorefield.data import codec_of
 
         assert self.command.stored is not None
-        return codec_of(self.command.config.data, self.command.stored["levels"])
+        return codec_of(self.command.config.data, self.command.stored)
 
     @property
     def precision(self) -> str:

@@ -111,7 +111,7 @@ def run(command: Command) -> None:
         identified = [identity, _place(source), *([label] if label is not None else [])]
         key = hashlib.sha256(json.dumps(identified, sort_keys=True).encode()).hexdigest()[:16]
         evaluations.append(Evaluation(
-            denoiser, dataset, codec_of(command.config.data, dataset.levels), split="train" if source == "train" else "test",
+            denoiser, dataset, codec_of(command.config.data, dataset), split="train" if source == "train" else "test",
             n=values["num_images"], seed=values["seed"],
             batch_size=values["batch_size"], device=command.device, draws=values["draws"], estimator=values["estimator"],
             float64=values["float64"], folder=command.run / "likelihood" / "partial" / key, world=world, label=label,
@@ -187,15 +187,15 @@ def _identity(command: Command, settings: dict[str, Any], checkpoint: Path) -> l
 def _scored_data(command: Command, source: str) -> tuple[Dataset, list[str] | None]:
     """A split's data set, or the images at a path with their file names; ArgumentError if they do not fit the network."""
     from scorefield.cli.origin import untouched
-    from scorefield.data import codec_of, load_images
+    from scorefield.data import codec_of, in_units_of, load_images
 
     stored, data = command.stored, command.config.data
     assert stored is not None
     if source not in SPLITS:
         flag = "images" if source == command.asked.values["images"] else "compare"
-        return load_images(source, tuple(stored["shape"]), codec_of(data, stored["levels"]), flag)
+        return load_images(source, tuple(stored["shape"]), codec_of(data, stored), flag)
     try:
-        dataset = command.dataset()
+        dataset = in_units_of(command.dataset(), stored)
     except (FileNotFoundError, ValueError) as error:
         raise ArgumentError(f"{error}; or score your own pictures", "images") from None
     other_levels = dataset.levels != stored["levels"] and not untouched(stored, command.run)      # an import's are assumed
