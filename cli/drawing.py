@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,31 +132,62 @@ class Drawing:
         values = self.command.asked.values
         return [file_digest(self.checkpoint), self.command.stored, self.precision, values["ema"], self.guide.identity]
 
-    def existing(self) -> Stored | None:
-        """The finished samples of this drawing, however many."""
+    @cached_property
+    def key(self) -> str:
+        """The identity of the set of samples."""
         from scorefield.evaluation.generate import identity_of
-        from scorefield.evaluation.sample_set import find_stored
 
         values = self.command.asked.values
-        key = identity_of(self.sampler, self.codec.event(self.shape), self.codec, values["seed"], values["batch_size"],
-                          self.command.device, self.identity)
-        return find_stored(self.file(".npz"), key, values["batch_size"])
+        return identity_of(self.sampler, self.codec.event(self.shape), self.codec, values["seed"], values["batch_size"],
+                           self.command.device, self.identity)
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The settings, for a record of the samples."""
+        from scorefield.evaluation.names import changed
+
+        values = self.command.asked.values
+        return {"sampler": values["sampler"], "settings": {k: v for k, v in vars(self.sampler).items() if k != "points"},
+                "options": changed(self.sampler, without=("points",)), **self.guide.described, "seed": values["seed"],
+                "ema": values["ema"], "precision": self.precision, "batch_size": values["batch_size"]}
+
+    def weights(self) -> Denoiser:
+        """The model of this drawing's checkpoint in float32."""
+        from scorefield.checkpoints import read_checkpoint
+
+        return read_checkpoint(self.checkpoint).denoiser(self.command.asked.values["ema"]).to(self.command.device)
+
+    def with_weights(self) -> Drawing:
+        """This drawing with the model of its checkpoint."""
+        from scorefield.numerics.devices import prepare_sampling
+
+        if self.step is None:
+            return self
+        model = self.weights()
+        prepare_sampling(model.network, self.command.asked.values["precision"], self.command.device)
+        return replace(self, model=model)
+
+    def existing(self) -> Stored | None:
+        """The finished samples of this drawing, however many."""
+        from scorefield.evaluation.sample_set import find_stored
+
+        return find_stored(self.file(".npz"), self.key, self.command.asked.values["batch_size"])
 
     def draw(self, n: int, world: World, stored: Stored | None, first: Callable[[Result], None] | None = None) -> SampleSet:
-        """The first n samples, of which those in `stored` and in the folder are not drawn again."""
+        """The first n samples, of which those in `stored` and in the folder are not drawn again.
+
+        Processes that share them must have met before (numerics.processes.meet).
+        """
         from scorefield.evaluation.generate import generate
-        from scorefield.numerics.processes import meet
 
         values, device = self.command.asked.values, self.command.device
-        self.stem.parent.mkdir(exist_ok=True)
-        meet(world, [self.folder], device)
         return generate(self.guide.of(self.model, device), self.sampler, self.codec.event(self.shape), self.codec, n,
                         values["seed"], values["batch_size"], device, self.folder, world, self.guide.of_samples,
                         self.identity, stored, first)
 
     def write(self, samples: SampleSet) -> None:
-        """Write the finished set as one .npz, unless it came from there."""
-        if samples.stored is None or samples.stored.n != len(samples):
+        """Write the finished set as one .npz, unless one holds it already."""
+        if samples.stored is None or samples.stored.n < len(samples):
             samples.write(self.file(".npz"))
 
     def clear(self) -> None:

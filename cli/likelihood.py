@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scorefield.cli.examples import examples_at, own_data
 from scorefield.cli.flags import BATCH_SIZE, CHECKPOINT, EMA, SEED, Flag, flags_of
 from scorefield.cli.guide import FLAGS as GUIDANCE
 from scorefield.cli.labels import class_of
@@ -186,23 +187,9 @@ def _identity(command: Command, settings: dict[str, Any], checkpoint: Path) -> l
 
 def _scored_data(command: Command, source: str) -> tuple[Dataset, list[str] | None]:
     """A split's data set, or the images at a path with their file names; ArgumentError if they do not fit the network."""
-    from scorefield.cli.origin import untouched
-    from scorefield.data import codec_of, in_units_of, load_images
-
-    stored, data = command.stored, command.config.data
-    assert stored is not None
     if source not in SPLITS:
-        flag = "images" if source == command.asked.values["images"] else "compare"
-        return load_images(source, tuple(stored["shape"]), codec_of(data, stored), flag)
-    try:
-        dataset = in_units_of(command.dataset(), stored)
-    except (FileNotFoundError, ValueError) as error:
-        raise ArgumentError(f"{error}; or score your own pictures", "images") from None
-    other_levels = dataset.levels != stored["levels"] and not untouched(stored, command.run)      # an import's are assumed
-    if list(dataset.shape) != stored["shape"] or other_levels:
-        raise ValueError(f"data set {dataset.name!r} has examples of shape {dataset.shape} and {dataset.levels} levels, but "
-                         f"the run's network takes {tuple(stored['shape'])} and {stored['levels']} (data.path)")
-    return dataset, None
+        return examples_at(command, source, "images" if source == command.asked.values["images"] else "compare")
+    return own_data(command, "or score your own pictures"), None
 
 
 def _place(source: str) -> str:

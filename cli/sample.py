@@ -35,7 +35,7 @@ def run(command: Command) -> None:
     processes of torchrun share the work there.
     """
     from scorefield.evaluation.pictures import refuse_foreign
-    from scorefield.numerics.processes import launched
+    from scorefield.numerics.processes import launched, meet
 
     values, world, drawing = command.asked.values, launched(), drawing_of(command)
     if values["png"]:
@@ -46,6 +46,7 @@ def run(command: Command) -> None:
     command.write_imported()
     stored = drawing.existing()
     have = 0 if stored is None else stored.n
+    meet(world, [drawing.folder], command.device)
     samples = drawing.draw(max(values["num_samples"], have), world, stored, _plot_trajectory(drawing, have))
     if world.first:
         _write(drawing, samples, have)
@@ -68,7 +69,6 @@ def _plot_trajectory(drawing: Drawing, have: int) -> Any:
 
 def _write(drawing: Drawing, samples: SampleSet, have: int) -> None:
     """Write the files of a whole set, of which `have` were there before, and print a line."""
-    from scorefield.evaluation.names import changed
     from scorefield.evaluation.pictures import write_pictures
     from scorefield.evaluation.plots import save_png
     from scorefield.evaluation.preview import picture_of_data, shown
@@ -86,10 +86,7 @@ def _write(drawing: Drawing, samples: SampleSet, have: int) -> None:
         write_pictures(drawing.stem, samples, drawing.codec.levels, guide.names)
         written.append("/")
     write_json(drawing.file(".json"), {
-        "sampler": values["sampler"], "settings": {k: v for k, v in vars(drawing.sampler).items() if k != "points"},
-        "options": changed(drawing.sampler, without=("points",)), **guide.described,
-        "num_samples": n, "nfe": samples.nfe, "seconds": round(samples.seconds, 3), "seed": values["seed"],
-        "ema": values["ema"], "precision": drawing.precision, "batch_size": values["batch_size"],
+        **drawing.described, "num_samples": n, "nfe": samples.nfe, "seconds": round(samples.seconds, 3),
         "checkpoint": str(drawing.checkpoint),
     })
     drawing.clear()
