@@ -127,10 +127,10 @@ class Drawing:
     @cached_property
     def identity(self) -> list[Any]:
         """All that the samples depend on, beside what `generate` adds itself."""
-        from scorefield.numerics.files import file_digest
+        from scorefield.numerics.files import sha256_of
 
         values = self.command.asked.values
-        return [file_digest(self.checkpoint), self.command.stored, self.precision, values["ema"], self.guide.identity]
+        return [sha256_of(self.checkpoint), self.command.stored, self.precision, values["ema"], self.guide.identity]
 
     @cached_property
     def key(self) -> str:

@@ -16,7 +16,7 @@ from scorefield.cli.drawing import Drawing, drawing_of
 from scorefield.cli.drawing import options as options
 from scorefield.cli.examples import examples_at, own_data
 from scorefield.cli.flags import BATCH_SIZE, CHECKPOINT, EMA, SEED, Flag
-from scorefield.numerics.errors import ArgumentError
+from scorefield.numerics.errors import ArgumentError, renamed
 
 if TYPE_CHECKING:
     from scorefield.cli.command import Command
@@ -100,7 +100,8 @@ def judge_of(command: Command, n: int) -> Judge:
 
     values, dataset = command.asked.values, own_data(command)
     name = values["features"]
-    network = features_of(name, dataset)
+    with renamed(names={"weights": "inception_weights"}):
+        network = features_of(name, dataset, values["inception_weights"])
     reference = Reference(dataset, codec_of(command.config.data, dataset), network, statistics_folder(),
                           values["reference_samples"], command.device)
     names = default_metrics(dataset, network) if values["metrics"] is None else tuple(
@@ -168,7 +169,8 @@ class Table:
         from scorefield.evaluation.evaluate import lines_of
 
         row = self.rows[key]
-        cost = "" if row["nfe"] is None or math.isnan(row["nfe"]) else f", {row['nfe']:g} evaluations each, {row['seconds']:.1f} s"
+        drawn = row["nfe"] is not None and math.isfinite(row["nfe"])
+        cost = f", {row['nfe']:g} evaluations each, {row['seconds']:.1f} s" if drawn else ""
         print(f"{f'step {key}: ' if key.isdecimal() else ''}{row['num_samples']} samples{cost}")
         print("\n".join(f"  {line}" for line in lines_of(row)))
 

@@ -134,13 +134,14 @@ def run(command: Command) -> None:
             "float64": values["float64"], "batch_size": values["batch_size"], "seed": values["seed"], "ema": values["ema"],
             "checkpoint": str(checkpoint), "processes": world.size, **({"note": note} if note else {}),
         }
+        suffix = _suffix(command, settings)
         own, scores = "images" if values["images"] else "split", [e.result() for e in evaluations]
         if truth is not None:
-            write_classification(scores, *truth, {own: sources[0], **described}, command.run / "likelihood")
+            write_classification(scores, *truth, {own: sources[0], **described}, command.run / "likelihood", suffix)
         else:
             label = None if labels[0] is None else values["label"] if labels[0] == OWN else f"{labels[0]}"
             _write_scores(scores, sources, names, described | ({} if label is None else {"label": label}),
-                          command.run / "likelihood", own)
+                          command.run / "likelihood", own, suffix)
         for e in evaluations:
             e.clear()
 
@@ -176,13 +177,24 @@ def _note(steps: int | None, estimator: str, t_min: float | None) -> str | None:
 
 def _identity(command: Command, settings: dict[str, Any], checkpoint: Path) -> list[Any]:
     """All that a score depends on, except for the data: each batch stores a checksum of those."""
-    from scorefield.numerics.files import file_digest
+    from scorefield.numerics.files import sha256_of
 
     values = command.asked.values
     results = {k: v for k, v in settings.items() if k != "max_evaluations"}      # a user may raise it and continue
-    return [file_digest(checkpoint), command.stored, command.config.data.get("dequantize", False), command.device.type,
+    return [sha256_of(checkpoint), command.stored, command.config.data.get("dequantize", False), command.device.type,
             results, *(values[name] for name in ("estimator", "draws", "float64", "seed", "ema", "batch_size",
                                                     "num_images"))]
+
+
+def _suffix(command: Command, settings: dict[str, Any]) -> str:
+    """What files' names say of settings that are not the default and that results depend on."""
+    from scorefield.evaluation.names import suffix_of
+
+    values, own = command.asked.values, options()[command.asked.values["estimator"]]
+    changed = {name: value for name, value in settings.items() if name != "max_evaluations" and value != own[name].default}
+    changed |= {flag.name: value for flag in FLAGS if flag.name in ("draws", "float64", "num_images", "seed")
+                and (value := values[flag.name]) != flag.default}
+    return suffix_of(changed) + ("" if values["ema"] else "_raw")
 
 
 def _scored_data(command: Command, source: str) -> tuple[Dataset, list[str] | None]:
@@ -198,22 +210,24 @@ def _place(source: str) -> str:
 
 
 def _write_scores(scores: list[Score], sources: list[str], names: list[list[str] | None], described: dict[str, Any],
-                  folder: Path, own: str) -> None:
+                  folder: Path, own: str, suffix: str) -> None:
     """Write the .csv, .png and .json of one or two scored sets, and print a line for each."""
     from scorefield.evaluation import plots
+    from scorefield.evaluation.names import name_of_place, short, whole
     from scorefield.evaluation.score import auroc, write_csv
     from scorefield.numerics.files import write_json
 
-    labels = [source if source in SPLITS else f"images_{Path(_place(source)).stem}" for source in sources]
+    labels = [source if source in SPLITS else f"images_{name_of_place(source)}" for source in sources]
     estimator = described["estimator"]
-    given = [f"label_{described['label']}"] if "label" in described else []
+    given = [f"label_{short(described['label'])}"] if "label" in described else []
     name = "_".join([estimator] * (estimator != "ode") + ["_vs_".join(labels), *given])
-    stem = folder / ("summary" if name == "test" else name)
+    stem = folder / whole(("summary" if name == "test" else name) + suffix)
     folder.mkdir(exist_ok=True)
     rows = [({"set": source} if len(scores) > 1 else {}) | row
             for score, source, files in zip(scores, sources, names, strict=True) for row in score.rows(files)]
     write_csv(Path(f"{stem}.csv"), rows)
-    titles = labels if len(set(labels)) == len(labels) else sources
+    titles = [source if source in SPLITS else f"images {Path(_place(source)).stem}" for source in sources]
+    titles = titles if len(set(titles)) == len(titles) else sources
     plots.save_png(Path(f"{stem}.png"), plots.histogram(
         {title: score.bits_per_dim for title, score in zip(titles, scores, strict=True)}, "bits/dim"))
     first, compared = scores[0], {}

@@ -115,7 +115,7 @@ def _contents(path: Path) -> str:
     total = hashlib.sha256()
     for file in sorted(found):
         with open(file, "rb") as content:
-            digest = hashlib.file_digest(content, "sha256").hexdigest()
+            digest = hashlib.sha256_of(content, "sha256").hexdigest()
         total.update(os.fsencode(f"{file.relative_to(path).as_posix()} {digest}\n"))
     return total.hexdigest()
 
