@@ -98,7 +98,8 @@ def test_two_processes_draw_what_one_draws_to_the_bit(command, run, tmp_path):
     sample(command, run, "--num_samples", 18)
     subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "main.py",
                     "--workdir", str(tmp_path / "two"), "--mode", "sample", *map(str, FEW), "--num_samples", "18"],
-                   check=True, cwd=ROOT, capture_output=True, timeout=180, env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())})
+                   check=True, cwd=ROOT, capture_output=True, timeout=180,
+                   env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())})
     assert np.array_equal(x_of(run, "auto_steps3"), x_of(tmp_path / "two", "auto_steps3"))
     assert not list((tmp_path / "two/samples").glob("*.parts"))
 
