@@ -223,12 +223,13 @@ class Job:
             _run(scoring)
         if not world.first:
             return
-        figures, cost = {}, {}
-        if samples is not None:
+        bits = None if scoring is None else scoring.result()
+        if samples is None:
+            found = Quality({}, bits, self.n).summary()
+        else:
             drawing.write(samples)
             figures = measure(samples, self.judge.metrics(self.missing), drawing.codec)
-            cost = {"nfe": samples.nfe, "seconds": samples.seconds}
-        found = Quality(figures, None if scoring is None else scoring.result(), self.n, **cost).summary()
+            found = Quality(figures, bits, self.n, samples.nfe, samples.seconds).summary()
         row = {"checkpoint": str(drawing.checkpoint), "identity": self.identity, **found, **{
             name: value for name, value in self.row.items() if name not in ("checkpoint", "metrics")}}
         row["metrics"] = {**self.row.get("metrics", {}), **found["metrics"]}

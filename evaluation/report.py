@@ -54,7 +54,7 @@ def _sampler(s: dict[str, Any]) -> str:
 
 def _evaluation(run: Path) -> list[tuple[str, ...]]:
     """A row for each metric of each evaluated checkpoint."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for path in sorted((run / "evaluation").glob("*.json")):
         told = _parse(path.read_text(), path)
         what = f"examples of {told['images']}" if "images" in told else _sampler(told) + _guidance(told)

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -9,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from helpers import SMALL
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from scorefield.evaluation import evaluate as evaluate_run
@@ -145,3 +149,38 @@ def test_a_mistake_is_one_line_and_writes_nothing(words, parts, command, digits_
     code, _, err = command("--workdir", digits_run, "--mode", "evaluate", *words)
     assert code not in (0, None) and len(err.strip().splitlines()) == 1 and all(part in err for part in parts), err
     assert sorted(digits_run.rglob("*")) == before
+
+
+def jobs():
+    """Every command of docs/evaluation.md, but for the one that downloads Inception's weights."""
+    text = (ROOT / "docs/evaluation.md").read_text()
+    lines = re.findall(r"(?:python|torchrun --nproc_per_node=4) main\.py (--workdir [^`\n]+)", text)
+    assert len(lines) >= 15
+    return [line for line in lines if not line.endswith("--features inception --num_samples 50000")]
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    run = tmp_path_factory.mktemp("jobs") / "run"
+    subprocess.run([sys.executable, "main.py", "--config", "configs/vp_digits_labels.py", "--mode", "train", "--workdir",
+                    str(run), *SMALL], check=True, cwd=ROOT, capture_output=True, timeout=120)
+    return run
+
+
+@pytest.mark.machine
+@pytest.mark.parametrize("line", jobs())
+def test_a_job_of_the_page_runs(line, command, labelled, tmp_path, monkeypatch):
+    """On a small run and few samples; the TorchScript of a mean stands for Inception's weights."""
+    monkeypatch.chdir(tmp_path)
+    script = torch.jit.trace(Blocks(), torch.zeros(1, 1, 8, 8, dtype=torch.uint8))
+    torch.jit.save(script, "weights.pth")
+    np.savez("other.npz", np.random.default_rng(0).integers(0, 17, (60, 1, 8, 8), dtype=np.uint8))
+    words = shlex.split(re.sub(r"--workdir \S+", f"--workdir {labelled}", line.replace("10000,20000", "2,4")))
+    few = ["--num_samples", 60] + (["--bootstrap", 10] if "evaluate" in words else [])
+    code, out, err = command(*words, *few, *([] if "--images" in words else ["--steps", 3]))
+    assert code == 0 and "wrote" in out, err
+
+
+class Blocks(torch.nn.Module):
+    def forward(self, x):
+        return torch.nn.functional.avg_pool2d(x.float(), 2).flatten(1)
