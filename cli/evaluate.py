@@ -179,11 +179,14 @@ class Table:
         """Add the figures to the run's TensorBoard, at the checkpoint's step."""
         from scorefield.training.log import event_writer
 
-        with event_writer(self.run) as writer:
-            for name, figure in row["metrics"].items():
-                writer.add_scalar(f"evaluation/{name}/{self.stem}", figure["value"], step)
-            if "likelihood" in row:
-                writer.add_scalar(f"evaluation/bits_per_dim/{self.stem}", row["likelihood"]["bits_per_dim"], step)
+        values = {name: figure["value"] for name, figure in row["metrics"].items()}
+        values |= {"bits_per_dim": row["likelihood"]["bits_per_dim"]} if "likelihood" in row else {}
+        try:
+            with event_writer(self.run) as writer:
+                for name, value in values.items():
+                    writer.add_scalar(f"evaluation/{name}/{self.stem}", value, step)
+        except OSError as error:      # the figures are in the file already
+            print(f"TensorBoard has not got the figures of step {step}: {error}")
 
 
 class Job:
