@@ -16,7 +16,6 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from scorefield.data.damage import damage_named
-from scorefield.numerics.errors import ArgumentError
 
 PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 EAGER_BYTES = 2 * 2**30  # decoded pictures up to this size are held in memory

@@ -341,7 +341,7 @@ def test_folders_of_diffusers_are_recognised(saved, tmp_path):
     ("down_block_types", ["DownBlock2D", "ResnetDownsampleBlock2D"]),
     ("down_block_types", ["SkipDownBlock2D", "DownBlock2D"]),
     ("up_block_types", ["UpBlock2D", "AttnUpBlock2D"]), ("block_out_channels", [16, 24]), ("block_out_channels", [16]),
-    ("block_out_channels", [0, 0]), ("sample_size", [8, 16]), ("sample_size", 7), ("encoder_hid_dim", 7),
+    ("block_out_channels", [0, 0]), ("sample_size", [8, 7]), ("sample_size", 7), ("encoder_hid_dim", 7),
     ("_class_name", "UNet2DConditionModel"), ("in_channels", "3"), ("dropout", None),
 ], ids=str)
 def test_a_setting_that_no_network_here_follows_is_refused_by_name(field, value, saved, edit, tmp_path):
