@@ -173,7 +173,7 @@ class Command:
         free = {*OF_THE_DATA} | {f for f, size in (("data.channels", shape[0]), ("data.image_size", shape[-1]))
                                 if fields.get(f) == size}
         new = self.checkpoint is not None or untouched(self.stored, self.run)
-        if new and self.mode in ("train", "likelihood"):
+        if new and self.mode in ("train", "likelihood", "evaluate"):
             free |= {f for f in fields if f.startswith("data.")} - {"data.low", "data.high"}
             free |= {"model.dropout", "levels", "class_names"} if self.mode == "train" else set()
         other = [f for f in fields if f not in free and fields[f] != there.get(f)]
