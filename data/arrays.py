@@ -243,7 +243,7 @@ def _examples(x: np.ndarray, kind: str, layout: str, integers: bool, name: str, 
     if layout == "channels_last":
         x = np.moveaxis(x, -1, 1)
     if integers:
-        return np.ascontiguousarray(x, np.uint8 if x.dtype.kind == "b" else x.dtype.newbyteorder("="))
+        return np.ascontiguousarray(x, np.uint8 if x.dtype.kind == "b" or x.dtype == np.uint8 else np.int64)
     if not np.isfinite(x).all():
         n, *place = (int(i[0]) for i in np.nonzero(~np.isfinite(x)))
         words = f"row {n + 1}, column {columns[place[0]] if columns else place[0]!r}" if kind == "table" else (

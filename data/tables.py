@@ -152,7 +152,7 @@ def _separator(text: str) -> str:
 
 
 def _is_header(first: Sequence[str], second: Sequence[str] | None) -> bool:
-    if all(not _is_number(cell) for cell in first):
+    if not any(_is_number(cell) or _DECIMAL_COMMA.fullmatch(cell) for cell in first):
         return True
     filled = [cell.strip() for cell in first if cell.strip()]
     if len(filled) > 1 and filled == [str(i) for i in range(len(filled))]:
