@@ -85,10 +85,10 @@ def load(path: str, test_path: str, how: Reading, levels: int | None, standardis
         contents = replace(contents, x_test=other.x, y_test=other.y)
     kind, layout = arrangement(contents.x, how, f"data.path: {file}")
     integers = kind == "pictures" and contents.x.dtype.kind in "iub"
-    held_out = Path(os.path.expanduser(test_path)) if test_path else f"{file} (x_test)"
+    other_name = f"data.test_path: {Path(os.path.expanduser(test_path))}" if test_path else f"data.path: {file} (x_test)"
     x = _examples(contents.x, kind, layout, integers, f"data.path: {file}", contents.columns)
     x_test = None if contents.x_test is None else _examples(
-        contents.x_test, kind, layout, integers, f"data.{'test_path' if test_path else 'path'}: {held_out}", contents.columns)
+        contents.x_test, kind, layout, integers, other_name, contents.columns)
     if levels is not None and not integers:
         raise ArgumentError(f"data.levels={levels} is for pictures of integers, and {file.name} holds {_words(kind)} of "
                             f"{contents.x.dtype}; leave it out", "data.levels")
@@ -108,7 +108,7 @@ def load(path: str, test_path: str, how: Reading, levels: int | None, standardis
         raise ArgumentError(f"data.path: {file}: {error}", "data.path") from None
     notes = [_described(dataset, file, kind, layout, standardise), *contents.notes]
     if integers and levels == 256 and (top := int(max(a.max() for a in (x, x_test) if a is not None))) < 128:
-        notes.append(f"the largest level in {file.name} is {top} of 255; if there are fewer levels, set data.levels={top + 1}")
+        notes.append(f"the largest level in {file.name} is {top} of 255; if they have fewer, set data.levels={top + 1}")
     if kind == "table" and contents.x.dtype == np.uint8:
         notes.append(f"the bytes of {file.name} are numbers, as in every table; pictures have the shape (N, H, W)")
     return replace(dataset, notes=tuple(notes))
@@ -167,7 +167,8 @@ def _numpy(file: Path, argument: str) -> Contents:
                                 f"name {' or '.join(X_NAMES)}", argument)
         with _no_pickles(file, argument):
             arrays = {part: loaded[name] for part, name in found.items() if name is not None}
-    arrays |= {part: _numbers(arrays[part], file, f" ({found[part]})", argument) for part in ("x", "x_test") if part in arrays}
+    for part in {"x", "x_test"} & set(arrays):
+        arrays[part] = _numbers(arrays[part], file, f" ({found[part]})", argument)
     unused = [name for name in names if name not in found.values()]
     notes = (f"{file.name}: {', '.join(unused)} {'is' if len(unused) == 1 else 'are'} not used",) if unused else ()
     return Contents(**arrays, notes=notes)
@@ -182,8 +183,9 @@ def _no_pickles(file: Path, argument: str) -> Iterator[None]:
     except ArgumentError as error:
         if "pickle" not in str(error):
             raise
-        raise ArgumentError(f"{argument}: {file} holds Python objects, which are not read, since they can run code; examples "
-                            "of different sizes are such objects: save one array of numbers, (N, ...)", argument) from None
+        raise ArgumentError(f"{argument}: {file} holds Python objects, which are not read, since they can run code; "
+                            "examples of different sizes are such objects: save one array of numbers, (N, ...)",
+                            argument) from None
 
 
 def _numbers(array: np.ndarray, file: Path, name: str, argument: str) -> np.ndarray:
@@ -208,13 +210,13 @@ def arrangement(x: np.ndarray, how: Reading, name: str) -> tuple[str, str]:
     shape = f"{name} has the shape {x.shape}"
     kind, axes = how.kind, x.ndim
     if kind == "auto" and axes == 3 and x.dtype.kind not in "ub":
-        raise ArgumentError(f"{shape}, which may be series of {x.shape[1]} channels and length {x.shape[2]}, or grey pictures "
-                            f"of {x.shape[1]} x {x.shape[2]}; set data.kind to series or pictures", "data.kind")
+        raise ArgumentError(f"{shape}, which may be series of {x.shape[1]} channels and length {x.shape[2]}, or grey "
+                            f"pictures of {x.shape[1]} x {x.shape[2]}; set data.kind to series or pictures", "data.kind")
     kind = {1: "table", 2: "table", 3: "pictures", 4: "pictures"}.get(axes, "") if kind == "auto" else kind
     takes = {"table": (1, 2), "series": (3,), "pictures": (3, 4)}.get(kind, ())
     if axes not in takes:
-        raise ArgumentError(f"{shape}; a table has (N, D), series (N, C, L), pictures (N, C, H, W), (N, H, W, C) or (N, H, W)"
-                            + (f", and data.kind is {kind}" if how.kind != "auto" else ""), "data.kind")
+        raise ArgumentError(f"{shape}; a table has (N, D), series (N, C, L), pictures (N, C, H, W), (N, H, W, C) or "
+                            "(N, H, W)" + (f", and data.kind is {kind}" if how.kind != "auto" else ""), "data.kind")
     if axes < 3 or (kind, axes) == ("pictures", 3):
         how.refuse(("kind", "columns", "label", "header"), f"a table or grey pictures ({shape})")
         return kind, "channels_first"
@@ -226,11 +228,11 @@ def _layout(x: np.ndarray, kind: str, shape: str) -> str:
     if kind == "series":
         if first <= last:
             return "channels_first"
-        raise ArgumentError(f"{shape}, which may be {first} channels of length {last}, or {last} channels of length {first}; "
-                            "set data.layout to channels_first or channels_last", "data.layout")
+        raise ArgumentError(f"{shape}, which may be {first} channels of length {last}, or {last} channels of length "
+                            f"{first}; set data.layout to channels_first or channels_last", "data.layout")
     if (first <= FEW) == (last <= FEW):
-        raise ArgumentError(f"{shape}, which may be {first} channels of {x.shape[2]} x {last}, or {last} channels of {first} x "
-                            f"{x.shape[2]}; set data.layout to channels_first or channels_last", "data.layout")
+        raise ArgumentError(f"{shape}, which may be {first} channels of {x.shape[2]} x {last}, or {last} channels of "
+                            f"{first} x {x.shape[2]}; set data.layout to channels_first or channels_last", "data.layout")
     return "channels_first" if first <= FEW else "channels_last"
 
 
@@ -295,8 +297,9 @@ def _require_numbered(labels: np.ndarray, file: Path) -> None:
     """Refuse labels that are numbers, but not those of classes: then `--label 3` would mean one class or another."""
     found = np.unique(labels)
     if found[0] < 0 or found[-1] > 10 * len(found) + 100:
-        raise ArgumentError(f"data.path: the labels of {file} go from {found[0]} to {found[-1]}, with {len(found)} different "
-                            "ones; number the classes 0, 1, 2, ..., or name them by words such as class_7", "data.path")
+        raise ArgumentError(f"data.path: the labels of {file} go from {found[0]} to {found[-1]}, with {len(found)} "
+                            "different ones; number the classes 0, 1, 2, ..., or name them by words such as class_7",
+                            "data.path")
 
 
 def _words(kind: str) -> str:
@@ -306,7 +309,8 @@ def _words(kind: str) -> str:
 def _described(dataset: Dataset, file: Path, kind: str, layout: str, standardise: bool) -> str:
     """A line that says how a file was understood."""
     shape, standard = dataset.shape, dataset.standard
-    names = f" ({', '.join(standard.columns[:12])}{', ...' * (len(standard.columns) > 12)})" if standard and standard.columns else ""
+    columns = standard.columns if standard else ()
+    names = f" ({', '.join(columns[:12])}{', ...' * (len(columns) > 12)})" if columns else ""
     what = {"table": f"{shape[0]} columns{names}",
             "series": f"{shape[0]} channels and length {shape[-1]}",
             "pictures": f"{shape[0]} channels, height {shape[-2] if len(shape) > 1 else 0} and width {shape[-1]}"}[kind]

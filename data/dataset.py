@@ -205,7 +205,8 @@ def _data(values: Any, name: str, levels: int | None, precise: bool = False) -> 
         if not bool(x.isfinite().all()):
             raise ArgumentError(f"{name} holds numbers that are not finite", name)
         if not precise and bool(x.float().isinf().any()):
-            raise ArgumentError(f"{name} holds {float(x.abs().max()):g}, which float32 does not hold; standardise the data", name)
+            raise ArgumentError(f"{name} holds {float(x.abs().max()):g}, which float32 does not hold; standardise the data",
+                                name)
         return x if precise else x.float()
     if x.dtype == torch.bool or x.is_complex():
         raise ArgumentError(f"{name} must hold integers or floats, got {x.dtype}", name)

@@ -1,9 +1,9 @@
 """Read a table from a text file or a .parquet: numbers (N, D) in float64, the names of the columns, and the labels.
 
-Text is UTF-8 (with a byte order mark or none) or UTF-16, with rows of equal length. Cells are separated by commas, semicolons,
-tabs or spaces, whichever splits the first rows into the most columns. The first row has the names of the columns if none of
-its cells is a number, or if a column has a name above and numbers below. Anything that could be read in two ways is refused
-with a line that names the row (counted from 1, without the names) and the column.
+Text is UTF-8 (with a byte order mark or none) or UTF-16, with rows of equal length. Cells are separated by commas,
+semicolons, tabs or spaces, whichever splits the first rows into the most columns. The first row has the names of the
+columns if none of its cells is a number, or if a column has a name above and numbers below. Anything that could be read in
+two ways is refused with a line that names the row (counted from 1, without the names) and the column.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+(,\d+)+\s*")
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Numbers (N, D), float64 and finite; the names of the columns, () where they have none; labels as text (N,), or None."""
+    """Numbers (N, D), float64 and finite; names of the columns, () where they have none; labels as text (N,), or None."""
 
     values: np.ndarray
     columns: tuple[str, ...]
@@ -123,14 +123,14 @@ def _decoded(raw: bytes, file: Path, argument: str) -> str:
     try:
         return raw.decode(encoding)
     except UnicodeDecodeError as error:
-        raise ArgumentError(f"{argument}: {file} is neither text in UTF-8 nor an .npy, .npz or .parquet (byte {error.start})",
-                            argument) from None
+        raise ArgumentError(f"{argument}: {file} is neither text in UTF-8 nor an .npy, .npz or .parquet (byte "
+                            f"{error.start})", argument) from None
 
 
 def _rows(text: str, separator: str) -> Iterator[list[str]]:
     """The rows that are not blank, as lists of cells."""
     lines = io.StringIO(text, newline="")
-    rows: Iterable[list[str]] = (line.split() for line in lines) if separator == " " else csv.reader(lines, delimiter=separator)
+    rows: Iterable[list[str]] = map(str.split, lines) if separator == " " else csv.reader(lines, delimiter=separator)
     return (row for row in rows if any(cell.strip() for cell in row))
 
 
@@ -263,5 +263,5 @@ class _Place:
     def check_finite(self, values: np.ndarray, chosen: Sequence[int], begin: int) -> None:
         if not np.isfinite(values).all():
             row, j = (int(i[0]) for i in np.nonzero(~np.isfinite(values)))
-            raise self.at(begin + row, chosen[j], repr(float(values[row, j])), "numbers must be finite; fill it in or remove "
-                                                                               "the row")
+            raise self.at(begin + row, chosen[j], repr(float(values[row, j])),
+                          "numbers must be finite; fill it in or remove the row")

@@ -123,9 +123,9 @@ class Score:
         """A row for each example, for CSV; unknown values are empty. log_prob_nats is in nats, all others in bits/dim: of
         numbers log p in the units of the data, of levels that of x.
         """
-        draws = len(self.log_prob)
+        draws, units = len(self.log_prob), self.offset / self._scale if self.numbers else 0.0
         columns = {
-            "bits_per_dim": self.bits_per_dim, "log_prob_nats": self.log_prob.mean(0) - (self.offset / self._scale) * self.numbers,
+            "bits_per_dim": self.bits_per_dim, "log_prob_nats": self.log_prob.mean(0) - units,
             "dequantization_std": self.draw_bits.std(0) if draws > 1 else None,
             "probe_error": None if self.probe_error is None else self._scale * self.probe_error.norm(dim=0) / draws,
             "solver_error": None if self.solver_error is None else self._scale * self.solver_error.mean(0),

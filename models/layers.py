@@ -1,7 +1,7 @@
 """Parts that the networks share: the embedding of time, residual blocks, attention, and resampling.
 
-Their x is a picture (batch, channels, height, width), or a series (batch, channels, length) where they are made with `axes` 1:
-a 3x3 convolution is then one over 3 places, and what is said of height and width holds for the length.
+Their x is a picture (batch, channels, height, width), or a series (batch, channels, length) where they are made with
+`axes` 1: a 3x3 convolution is then one over 3 places, and what is said of height and width holds for the length.
 
 Ho, Jain and Abbeel 2020, "Denoising Diffusion Probabilistic Models", appendix B.
 """
@@ -58,8 +58,9 @@ class GroupNorm(nn.GroupNorm):
         return F.group_norm(x.float(), self.num_groups, weight, bias, self.eps).to(x.dtype)
 
     def _slow(self, x: Tensor) -> bool:      # in PyTorch 2.13, aten/src/ATen/native/cpu/group_norm_kernel.cpp
-        return (x.ndim == 4 and x.device.type == "cpu" and x.dtype == torch.bfloat16 and self.num_channels < 16 * self.num_groups
-                and x.shape[2] * x.shape[3] < 1024 and x.is_contiguous(memory_format=torch.channels_last))
+        return (x.ndim == 4 and x.device.type == "cpu" and x.dtype == torch.bfloat16
+                and self.num_channels < 16 * self.num_groups and x.shape[2] * x.shape[3] < 1024
+                and x.is_contiguous(memory_format=torch.channels_last))
 
 
 def group_norm(channels: int, groups: int | None, eps: float = 1e-6) -> GroupNorm:
@@ -88,7 +89,8 @@ def check_sizes(image_size: int | Sequence[int], width: int, multipliers: Sequen
     levels, sides = max(1, len(multipliers)), sides_of(image_size)
     factor, shown = 2 ** (levels - 1), " x ".join(map(str, sides if len({*sides}) > 1 else sides[:1]))
     if len(sides) not in axes:
-        raise ArgumentError(f"this network takes {' or '.join(map(str, axes))} sides, got image_size {image_size}", "image_size")
+        raise ArgumentError(f"this network takes {' or '.join(map(str, axes))} sides, got image_size {image_size}",
+                            "image_size")
     if not all(1 <= side <= 2**16 for side in sides):
         raise ArgumentError(f"a U-Net needs pictures of 1 to {2**16:,} pixels a side, got {shown}", "image_size")
     if bad := [side for side in sides if side % factor]:
@@ -154,7 +156,8 @@ class ResidualBlock(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Self-attention over all pixels, or places of a series, in heads of `head_dim` channels, or one; added to its input, times `scale`.
+    """Self-attention over all pixels (places of a series) in heads of `head_dim` channels, or one; added to its input, times
+    `scale`.
 
     groups, eps  of the norm of its input, see `group_norm`; there is none if `norm` is False
     """
@@ -220,7 +223,7 @@ def conv_of_doubled(x: Tensor, conv: nn.Conv1d | nn.Conv2d) -> Tensor:
     """The 3x3 convolution of x at twice its height and width, nearest neighbour.
 
     On CPUs as a transposed convolution of x itself, whose 4x4 kernel sums the weights that meet the same pixel: 4/9 of
-    the multiplications. Where there are few pixels, its larger weights cost more than that saves, and in a series nothing is.
+    the multiplications. Where there are few pixels, its larger weights cost more than that saves; so in a series.
     """
     if x.ndim != 4 or x.device.type != "cpu" or x.shape[2] * x.shape[3] < 64:
         return conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))

@@ -1,7 +1,8 @@
 """Settings that do nothing, or that harm a model without an error: a line for each, printed when training starts.
 
-They are no errors, since published configs and checkpoints have some, and since a user may mean them. What can have no use at
-all is refused elsewhere. The settings of the data are judged by a sample of the training examples, as the model sees them.
+They are no errors, since published configs and checkpoints have some, and since a user may mean them. What can have no use
+at all is refused elsewhere. The settings of the data are judged by a sample of the training examples, as the model sees
+them.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def _of_range(config: Mapping[str, Any], codec: Codec) -> Iterator[str]:
             yield f"data.low={ends[0]:g} and data.high={ends[1]:g} do nothing: the data are numbers without levels"
         ends = (-1.0, 1.0)
     if not centred and ends != (0.0, 1.0):
-        yield (f"model.centred=False is for data in [0, 1]: the network sees 2 x - 1, and these data are "
+        yield ("model.centred=False is for data in [0, 1]: the network sees 2 x - 1, and these data are "
                + ("standardised" if isinstance(codec, Points) else f"in [{ends[0]:g}, {ends[1]:g}]"))
 
 
@@ -114,8 +115,8 @@ def _of_data(x: Tensor, config: Mapping[str, Any], model: Denoiser, codec: Codec
     advice = "standardise them (data.standardise)" if isinstance(codec, Points) else "set data.low=-1 and data.high=1"
     last, first = (_relative(sde, t) for t in (sde.t_max, sde.t_min))
     if size * last[0] > HIDDEN * last[1]:
-        yield (f"{seen}, which the noise of {sde} does not hide at its end: their size there is {size * last[0]:.3g}, that of "
-               f"the noise {last[1]:.3g}; {advice}, or let the SDE add more noise")
+        yield (f"{seen}, which the noise of {sde} does not hide at its end: their size there is {size * last[0]:.3g}, "
+               f"that of the noise {last[1]:.3g}; {advice}, or let the SDE add more noise")
     elif std * first[0] * HIDDEN < first[1]:
         yield (f"{seen}, which is little beside the least noise of {sde}, {first[1]:.2g}; {advice}")
     elif isinstance(codec, Points) and 0 <= float(x.min()) and float(x.max()) <= 1 and last[0] < 0.5:

@@ -239,7 +239,7 @@ def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
 
 
 class NCSNpp(LabelledNetwork):
-    """Pictures (batch, channels, height, width) and time (batch,) to a tensor of the first one's shape; see the module for names.
+    """Pictures (batch, channels, height, width) and time (batch,) to a tensor of the first one's shape; see the module.
 
     image_size, channels, width, multipliers, num_blocks, attention_resolutions, dropout, norm_eps, attention_head_dim,
     freq_shift, classes, class_embedding ("timestep" only with positional embedding of time), scale_shift and middle_norm

@@ -1,4 +1,4 @@
-"""The data set `array`: what a file means, and what is refused, in one line that names the row, the column and the setting."""
+"""The data set `array`: what a file means, and what is refused, in a line with the row, the column and the setting."""
 
 import io
 import pickle
@@ -169,8 +169,8 @@ def test_labels_of_an_npz_and_of_a_column_are_conditions_with_names(read):
 
 
 def test_labels_to_hold_out_have_the_numbers_of_those_to_train_on(read):
-    dataset = read({"x": TABLE, "y": np.array(["b", "c", "a", "d"] * 10), "x_test": TABLE[:2], "y_test": np.array(["d", "b"])},
-                   "x.npz")
+    dataset = read({"x": TABLE, "y": np.array(["b", "c", "a", "d"] * 10), "x_test": TABLE[:2],
+                    "y_test": np.array(["d", "b"])}, "x.npz")
     assert dataset.test.condition["label"].tolist() == [3, 1]
 
 
@@ -213,11 +213,13 @@ BAD = [
     ("a,b\n1,2\n3\n4,5\n", "x.csv", ["row 2 has 1 cells", "are 2"]), ("a;b\n1;2\n3\n4;5\n", "x.csv", ["row 2 has 1 cells"]),
     ("a,b\n1,2,3,4\n3,4,5,6\n", "x.csv", ["row 1 has 4 cells", "write these with points"]),
     ("a,b\n1,x\n2,y\n3,z\n", "x.csv", ["row 1, column 'b' holds 'x'", "data.label=b", "data.columns"]),
-    ("a,b\n1,2\n3,\n4,5\n", "x.csv", ["row 2, column 'b'", "missing"]), ("a,b\n1,2\n3,inf\n4,5\n", "x.csv", ["row 2", "inf"]),
+    ("a,b\n1,2\n3,\n4,5\n", "x.csv", ["row 2, column 'b'", "missing"]),
+    ("a,b\n1,2\n3,inf\n4,5\n", "x.csv", ["row 2", "inf"]),
     ("a;b\n1,5;2\n3;4\n", "x.csv", ["row 1, column 'a' holds '1,5'", "decimal point"]),
     ("1,5;2,5\n3,5;4,5\n", "x.csv", ["column '0' holds '1,5'", "decimal point"]),
     ("1,5\t2,5\n3,5\t4,5\n", "x.csv", ["holds '1,5'", "decimal point"]), ("a,b\n1,1e999\n2,3\n", "x.csv", ["inf"]),
-    ("a,a\n1,2\n3,4\n", "x.csv", ["two columns of the name 'a'"]), (",a\n0,2\n1,4\n", "x.csv", ["has no name", "index=False"]),
+    ("a,a\n1,2\n3,4\n", "x.csv", ["two columns of the name 'a'"]),
+    (",a\n0,2\n1,4\n", "x.csv", ["has no name", "index=False"]),
     ("a,b\n1,2\na,b\n3,4\n", "x.csv", ["row 2", "names of the columns are there again"]),
     ("a,b\n", "x.csv", ["names of its columns and no rows"]), ("", "x.csv", ["is empty"]), (" \n\n", "x.csv", ["is empty"]),
     ("a,b\n1,2\n", "x.csv", ["has 1 example, and needs 3"]), (TABLE[:2], "x.npy", ["has 2 examples, and needs 3"]),

@@ -106,7 +106,8 @@ def test_labels_that_were_named_and_the_model_is_not_told(tmp_path, capsys):
 
 
 def published():
-    return [name for name in config_names() if name.startswith(("ve_", "vp_cifar10", "subvp_", "edm_", "vp_digits", "flow_"))]
+    kinds = ("ve_", "vp_cifar10", "subvp_", "edm_", "vp_digits", "flow_")
+    return [name for name in config_names() if name.startswith(kinds)]
 
 
 @pytest.mark.parametrize("name", published())

@@ -78,7 +78,8 @@ def test_attention_goes_by_the_longer_side():
 
 def test_sides_that_do_not_halve_are_refused_with_those_that_do():
     for sides, parts in (((8, 18), ["8 x 18", "16 or 20", "2 levels at most"]), ((30,), ["got 30", "28 or 32", "2 levels"]),
-                         ((2, 8), ["instead of 2 a side of 4", "2 levels"]), ((7, 8), ["got 7 x 8", "4 or 8", "1 level at"])):
+                         ((2, 8), ["instead of 2 a side of 4", "2 levels"]),
+                         ((7, 8), ["got 7 x 8", "4 or 8", "1 level at"])):
         with pytest.raises(ArgumentError) as caught:
             check_sizes(sides, 8, (1, 2, 1), 1, 0.0, 1e-6, (1, 2))
         assert all(part in str(caught.value) for part in parts) and "image_size" in caught.value.arguments
@@ -97,7 +98,8 @@ def test_a_network_refuses_shapes_that_it_cannot_take(network, shape, advice):
 def test_one_word_builds_the_network_of_series_and_of_pictures(shape):
     settings = {name: value for name, value in SMALL.items() if name != "channels"}
     model = build_denoiser({"sde": {"name": "vp"}, "model": {"network": "unet", **settings}}, shape)
-    assert {type(m) for m in model.modules() if isinstance(m, tuple(CONVOLUTIONS.values()))} == {CONVOLUTIONS[len(shape) - 1]}
+    convolutions = {type(module) for module in model.modules() if isinstance(module, tuple(CONVOLUTIONS.values()))}
+    assert convolutions == {CONVOLUTIONS[len(shape) - 1]}
     x = torch.zeros(2, *shape)
     assert model.eps(x, 0.5).shape == x.shape
     recompute_activations(model.network)
