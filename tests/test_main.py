@@ -275,9 +275,10 @@ def test_two_processes_score_as_one_to_the_bit(tmp_path, digits_run):
         subprocess.run([sys.executable, *launcher, "main.py", "--workdir", str(tmp_path / str(processes)), *map(str, SCORE),
                         "--num_images", "14"], check=True, cwd=ROOT, capture_output=True, timeout=120,
                        env=os.environ | {"OMP_NUM_THREADS": "1"})
-    one, two = ((tmp_path / str(processes) / f"likelihood/summary{EXPONENTIAL}_num_images14.csv").read_bytes() for processes in (1, 2))
+    name = f"likelihood/summary{EXPONENTIAL}_num_images14"
+    one, two = ((tmp_path / str(processes) / f"{name}.csv").read_bytes() for processes in (1, 2))
     assert one == two
-    assert json.loads((tmp_path / f"2/likelihood/summary{EXPONENTIAL}_num_images14.json").read_text())["processes"] == 2
+    assert json.loads((tmp_path / f"2/{name}.json").read_text())["processes"] == 2
 
 
 def test_a_killed_evaluation_goes_on(command, digits_run, monkeypatch):
@@ -370,7 +371,8 @@ def test_every_summary_is_valid_json(command, digits_run):
 
     edm = json.loads((digits_run / "samples/edm_steps3.json").read_text(), parse_constant=refuse)
     assert edm["settings"]["s_max"] is None
-    assert json.loads((digits_run / "likelihood/summary_rtol0.1_atol0.1_num_images1.json").read_text(), parse_constant=refuse)["standard_error"] is None
+    summary = (digits_run / "likelihood/summary_rtol0.1_atol0.1_num_images1.json").read_text()
+    assert json.loads(summary, parse_constant=refuse)["standard_error"] is None
 
 
 @pytest.mark.machine
