@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from scorefield.data.codec import Points
 from scorefield.models.build import build_denoiser, complete
 from scorefield.models.denoiser import Denoiser
+from scorefield.models.layers import resolution
 from scorefield.numerics.errors import ArgumentError
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -120,6 +121,13 @@ def _standardised(config: Config) -> bool:
     return True
 
 
+def unstored_standard(config: Config) -> list[str]:
+    """What to say of a file that cannot store how the data are standardised: nothing where they are not."""
+    standard = Points.from_stored(config.get("standard"))
+    return [] if standard.offset == 0 and standard.mean == 0 else [
+        f"it does not store how the data are standardised: its samples x stand for x * {standard.std} + {standard.mean}"]
+
+
 def merged(told: Config, given: Config | None) -> dict[str, Any]:
     """The nested config of a file, `told`, in which the values of `given` replace the file's.
 
@@ -172,7 +180,7 @@ def _reached(field: str, value: Any, config: Config) -> Any:
     if field != "attention_resolutions" or not isinstance(value, list | tuple) or not config.get("shape"):
         return plain(value)
     levels = len(config["model"].get("multipliers") or ())
-    return sorted({config["shape"][-1] >> level for level in range(levels)} & set(value))
+    return sorted({resolution(config["shape"][1:] or [1], level) for level in range(levels)} & set(value))
 
 
 def plain(value: Any) -> Any:

@@ -198,12 +198,13 @@ class Drawing:
 def drawing_of(command: Command) -> Drawing:
     """The drawing of a command line from its run's newest checkpoint; ArgumentError for what does not fit together."""
     from scorefield.cli.guide import guide_of
+    from scorefield.evaluation.array_plots import in_plane
     from scorefield.numerics.devices import prepare_sampling
     from scorefield.samplers import make_sampler
 
     values, settings = command.asked.values, settings_of(command)
     assert command.stored is not None
-    if values["sampler"] == "ode" and command.stored["levels"] is None:
+    if values["sampler"] == "ode" and in_plane(command.stored["shape"]):
         settings["points"] = POINTS
     sampler, model = make_sampler(values["sampler"], **settings), command.denoiser()
     prepare_sampling(model.network, values["precision"], command.device)

@@ -32,7 +32,7 @@ def import_checkpoint(source: str, given: ConfigDict | None, overrides: Sequence
     default. The SDE and the model of the checkpoint cannot be changed. Its data and training can: a config replaces them as
     a whole, overrides replace single fields.
 
-    If neither a config nor the checkpoint names the data, they are assumed to be CIFAR-10 or a folder of pictures.
+    If neither a config nor the checkpoint names the data, they are assumed to be CIFAR-10, a folder of pictures or an array.
     """
     said = _said(overrides)
     if given is not None:
@@ -70,7 +70,8 @@ def _data(told: Mapping[str, Any], said: dict[str, Any], given: ConfigDict | Non
     if given is not None:
         fields = given.data.to_dict()
     elif "dataset" in said or "dataset" not in known:
-        guess = "cifar10" if list(shape) == [3, 32, 32] else "folder"
+        squares = len(shape) == 3 and shape[1] == shape[2] and shape[0] in (1, 3)
+        guess = "cifar10" if list(shape) == [3, 32, 32] else "folder" if squares else "array"
         fields = {"dataset": guess, "dequantize": known.get("dequantize", False)} | said
     else:
         fields = known | said

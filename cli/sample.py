@@ -12,6 +12,7 @@ from scorefield.numerics.errors import ArgumentError
 
 if TYPE_CHECKING:
     from scorefield.cli.command import Command
+    from scorefield.data import Dataset
     from scorefield.evaluation.sample_set import SampleSet
     from scorefield.samplers import Result
 
@@ -55,9 +56,10 @@ def run(command: Command) -> None:
 def _plot_trajectory(drawing: Drawing, have: int) -> Any:
     """What plots the trajectories of the first batch of points; None if there is nothing to plot, or it is there."""
     from scorefield.evaluation import plots
+    from scorefield.evaluation.array_plots import in_plane
 
     path = drawing.file("_trajectory.png")
-    if drawing.codec.levels is not None or (have and path.exists()):
+    if not in_plane(drawing.shape) or (have and path.exists()):
         return None
 
     def plot(first: Result) -> None:
@@ -65,6 +67,17 @@ def _plot_trajectory(drawing: Drawing, have: int) -> Any:
         plots.save_png(path, plots.trajectory_panels(first.trajectory.cpu(), first.times.tolist()))
 
     return plot
+
+
+def _data_of(command: Command) -> Dataset | None:
+    """The run's data, to be shown beside samples; None, said in a line, if they cannot be read: samples do not need them."""
+    if command.config.data.dataset == "arrays":
+        return None
+    try:
+        return command.dataset()
+    except (OSError, ValueError) as error:
+        print(f"the picture of the samples has no data beside them: {error}")
+        return None
 
 
 def _write(drawing: Drawing, samples: SampleSet, have: int) -> None:
@@ -76,8 +89,8 @@ def _write(drawing: Drawing, samples: SampleSet, have: int) -> None:
 
     values, guide, n = drawing.command.asked.values, drawing.guide, len(samples)
     drawing.write(samples)
-    command, data = drawing.command, drawing.command.config.data
-    behind = command.dataset() if drawing.codec.levels is None and data.dataset != "arrays" else None
+    command = drawing.command
+    behind = _data_of(command) if drawing.codec.levels is None else None
     x, label = samples.first(shown(drawing.codec, drawing.shape))
     save_png(drawing.file(".png"), picture_of_data(x, drawing.codec, behind, label, guide.names))
     written = [".npz", ".png", ".json"] + ["_trajectory.png"] * drawing.file("_trajectory.png").exists()

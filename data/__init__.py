@@ -32,6 +32,7 @@ __all__ = [
     "codec_of",
     "dequantize",
     "from_arrays",
+    "in_units_of",
     "levels_of",
     "load_dataset",
     "load_images",
@@ -41,5 +42,6 @@ __all__ = [
     "random_flip",
     "require_within",
     "source_of",
+    "standard_of",
     "to_unit",
 ]

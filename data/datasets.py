@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scorefield.data import arrays as own
 from scorefield.data import cifar, points, readers
 from scorefield.data.class_folders import read_tree
 from scorefield.data.codec import Codec, Points, as_tuple, make_codec
@@ -245,6 +246,24 @@ def folder(path: str = "", *, image_size: int, channels: int = 3, flip: bool = T
     return Dataset("folder", train, test, (channels, image_size, image_size), 256, flip, tree.class_names, tree.unlabelled)
 
 
+def array(path: str = "", test_path: str = "", kind: str = "auto", layout: str = "auto", columns: str = "", label: str = "",
+          header: str = "auto", levels: int | None = None, standardise: bool = True, flip: bool = False) -> Dataset:
+    """The array in a file, .npy, .npz, .csv or .parquet, as a table, series or pictures (arrays.py).
+
+    test_path    a second file, of examples to hold out; without one, and without x_test in an .npz, every tenth is held out
+    kind         "table", "series" or "pictures"; "auto" takes the only one that the shape and the type allow
+    layout       "channels_first" or "channels_last"; "auto" as above
+    columns      which columns of a table to take, such as "age,height"; all unless given
+    label        the column that holds the class; an .npz has labels in its array y
+    header       whether a text file begins with the names of the columns: "yes", "no", or "auto", which finds out
+    levels       of pictures of integers, 256 unless given
+    standardise  whether numbers get mean 0 and standard deviation 1, by the training examples; samples come back in the
+                 units of the data
+    """
+    how = own.Reading(kind, layout, columns, label, header)
+    return own.load(path, test_path, how, levels, standardise, flip)
+
+
 def arrays() -> Dataset:
     """The data set of a run that got its data in Python, by train(config, dataset=...); it cannot be loaded by name."""
     raise ArgumentError("data.dataset='arrays': the data of this run were given in Python and are not stored; give them "
@@ -260,5 +279,6 @@ DATASETS: dict[str, Source] = {
     "cifar100": Source(cifar100, 256),
     "fashion_mnist": Source(fashion_mnist, 256),
     "folder": Source(folder, 256),
+    "array": Source(array, 256),        # or numbers, which have none
     "arrays": Source(arrays, 256),      # or points: a run stores the levels of its data
 }

@@ -21,8 +21,11 @@ def image_grid(images: Tensor, levels: int, row: Tensor | None = None) -> Tensor
     """Integer images (N, C, H, W) in 0 .. levels-1 as one uint8 picture (3, height, width).
 
     row  (N,), the row of each image; None: near-square, row by row
+
+    Of other numbers of channels than 1 and 3, the first three are shown, or of two the first.
     """
-    n, _, h, w = images.shape
+    n, c, h, w = images.shape
+    images = images[:, :3 if c > 2 else 1]
     if row is None:
         columns = math.ceil(math.sqrt(n))
         places = [divmod(i, columns) for i in range(n)]
@@ -36,6 +39,14 @@ def image_grid(images: Tensor, levels: int, row: Tensor | None = None) -> Tensor
         top, left = 2 + down * (h * factor + 2), 2 + right * (w * factor + 2)
         grid[:, top:top + h * factor, left:left + w * factor] = tile
     return grid
+
+
+def rows_of(label: Tensor | None) -> Tensor | None:
+    """A row for each class that occurs, in the order in which they occur first."""
+    if label is None:
+        return None
+    order = {y: row for row, y in enumerate(dict.fromkeys(label.tolist()))}
+    return torch.tensor([order[y] for y in label.tolist()])
 
 
 def to_bytes(images: Tensor, levels: int) -> Tensor:
@@ -71,7 +82,7 @@ def points_over_data(samples: Tensor, data: Tensor | None = None, label: Tensor 
         axes[0].scatter(*own[:, :2].T, s=3, c=f"C{i % 10}", label=f"class {_text(name)} ({len(own)})", rasterized=True)
     axes[0].legend(loc="upper right", markerscale=3)
     axes[0].set_aspect("equal")
-    return _render(figure)
+    return render(figure)
 
 
 def trajectory_panels(trajectory: Tensor, times: Sequence[float], panels: int = 5, paths: int = 12) -> Tensor:
@@ -87,7 +98,7 @@ def trajectory_panels(trajectory: Tensor, times: Sequence[float], panels: int = 
     axes[-1].set_title(f"{min(paths, trajectory.shape[1])} paths")
     for axis in axes:
         axis.set(aspect="equal", xlim=(-reach, reach), ylim=(-reach, reach))
-    return _render(figure)
+    return render(figure)
 
 
 def histogram(sets: Mapping[str, Tensor], xlabel: str) -> Tensor:
@@ -101,7 +112,7 @@ def histogram(sets: Mapping[str, Tensor], xlabel: str) -> Tensor:
         axes[0].axvline(float(values.mean()), color=f"C{i}", ls="--")
     axes[0].set(xlabel=xlabel, ylabel="share of the examples")
     axes[0].legend()
-    return _render(figure)
+    return render(figure)
 
 
 def confusion(table: Tensor, names: Sequence[str]) -> Tensor:
@@ -118,7 +129,7 @@ def confusion(table: Tensor, names: Sequence[str]) -> Tensor:
         axes[0].set_xticks(range(len(table)), shown, rotation=90 if max(map(len, shown)) > 3 else 0)
         axes[0].set_yticks(range(len(table)), shown)
     axes[0].set(xlabel="taken for", ylabel="class")
-    return _render(figure)
+    return render(figure)
 
 
 def _text(name: Any) -> str:
@@ -136,6 +147,17 @@ def _figure(panels: int) -> tuple[Any, Any]:
     return figure, figure.subplots(1, panels, squeeze=False)[0]
 
 
-def _render(figure: Any) -> Tensor:
+def panels(rows: int, columns: int, **shared: bool) -> tuple[Any, Any]:
+    """A figure and its axes (rows, columns), which may share their x or y axes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1.8 * max(columns, 2), 1.6 * max(rows, 2)), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False, **shared)
+
+
+def render(figure: Any) -> Tensor:
+    """A figure as a uint8 picture (3, height, width)."""
     figure.canvas.draw()
     return torch.from_numpy(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()).permute(2, 0, 1)

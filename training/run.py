@@ -25,6 +25,7 @@ from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.files import write_json
 from scorefield.numerics.processes import connect, launched
 from scorefield.training.batches import Batches, held_out
+from scorefield.training.doubts import doubts
 from scorefield.training.labels import require_conditions
 from scorefield.training.objectives import build_objective
 from scorefield.training.trainer import Trainer
@@ -92,7 +93,7 @@ def train_run(config: ConfigDict, dataset: Dataset, run: Path, device: torch.dev
         run.mkdir(parents=True, exist_ok=True)
         write_json(run / "config.json", described(config, dataset, name) | dict(kept or {}))
     parameters = sum(p.numel() for p in trainer.parameters)
-    for note in dataset.notes:
+    for note in (*dataset.notes, *doubts(config, dataset, trainer.model, trainer.batches.codec)):
         say(note)
     say(f"{dataset.name}: {len(dataset.train)} examples of shape {dataset.shape}, {len(dataset.test)} held out; "
         f"{trainer.model.sde}; {parameters:,} parameters; {device}"
