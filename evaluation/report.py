@@ -92,5 +92,5 @@ def _score(s: dict[str, Any], path: Path) -> tuple[str, ...]:
     figure = f"{s['bits_per_dim']:.4f} +- {s['standard_error'] or math.nan:.4f} bits/dim, {s['num_images']} {what}"
     if "compare" in s:
         figure += f"; {s['compare']['bits_per_dim']:.4f} of {s['compare']['source']}, AUROC {s['auroc']:.4f}"
-    name = "likelihood" if path.stem == "summary" else f"likelihood {path.stem}"
+    name = f"likelihood {path.stem.removeprefix('summary').removeprefix('_')}".strip()
     return (name, figure, f"{s['nfe']:.4g}", f"{s['seconds']:.1f}", str(path))

@@ -316,6 +316,11 @@ def test_images_of_ones_own_and_a_second_set(command, digits_run, tmp_path):
     code, out, err = command("--workdir", digits_run, *SCORE, "--images", tmp_path / "noise.npz")
     assert code == 0 and (digits_run / f"likelihood/{noise}{EXPONENTIAL}.csv").exists(), err
     assert noise in command("--workdir", digits_run, "--mode", "report")[1]
+    (tmp_path / "other").mkdir()
+    np.savez(tmp_path / "other/noise.npz", k[:3])      # of the same stem
+    code, out, err = command("--workdir", digits_run, *SCORE, "--images", tmp_path / "other/noise.npz")
+    numbers = [len(path.read_text().splitlines()) for path in (digits_run / "likelihood").glob("images_noise_*.csv")]
+    assert code == 0 and sorted(numbers) == [4, 7], err
     np.savez(tmp_path / "noise.npz", np.full((6, 8, 8), 17, np.uint8))
     refused(command("--workdir", digits_run, *SCORE, "--images", tmp_path / "noise.npz"), "17", "levels are 0 .. 16")
 
