@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from scorefield.numerics.processes import World
 
 DEFAULT, BOOTSTRAP = 10_000, 1000      # samples, replicates
-SUMMARY = "writes evaluation/NAME.json: metrics of samples such as FID, with intervals, over the run's checkpoints if asked"
+SUMMARY = "writes evaluation/NAME.json: FID and other metrics of samples, over the run's checkpoints if asked"
 FLAGS = (
     CHECKPOINT,
     Flag("checkpoints", str, "newest", "which checkpoints of the run: newest, all, or steps such as 10000,20000"),

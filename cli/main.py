@@ -61,8 +61,8 @@ def usage(only: str | None = None) -> str:
             if mode in every.options:
                 lines += ["  and options of the classes in brackets, with their defaults:",
                           *describe_options(every.options[mode], "    ")]
-    return "\n".join([*lines, "", "Under torchrun the processes share the work: mode train splits each batch, modes "
-                      "sample, likelihood and evaluate distribute the batches."])
+    return "\n".join([*lines, "", "Under torchrun the processes share the work: mode train splits each batch, the modes "
+                      "sample, likelihood", "and evaluate distribute the batches."])
 
 
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:

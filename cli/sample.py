@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from scorefield.evaluation.sample_set import SampleSet
     from scorefield.samplers import Result
 
-SUMMARY = "writes samples/NAME.png, .npz (array x) and .json; NAME is the sampler and each setting that is not the default"
+SUMMARY = "writes samples/NAME.png, .npz (array x) and .json; NAME says the sampler and what is not the default"
 FLAGS = (
     CHECKPOINT,
     SAMPLER,

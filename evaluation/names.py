@@ -1,6 +1,6 @@
 """Names of files that say with which settings their content was made, so that two settings never share a name.
 
-    auto.npz    auto_steps50.npz    dpm_solver++_steps20_order3_seed1.npz    ode_rtol0.001_bf16.npz
+    auto.npz    auto_steps50.npz    dpm_solver++_steps10_order3_seed1.npz    ode_rtol0.001_bf16.npz
 
 An option appears if it differs from its default, in the order of the class's fields. What a name may not hold (a path, a
 long list) is there by the first digits of its SHA-256.

@@ -51,8 +51,8 @@ def test_cifar_configs_train_sample_and_score_shrunk_by_flags_alone(name, comman
 @pytest.mark.parametrize("sampler, options, name", [
     ("euler_maruyama", ["--steps=5", "--grid=logsnr", "--eta=0.5"], "_steps5_grid_logsnr_eta0.5"),
     ("euler_maruyama", ["--grid=1,0.5,0.1", "--denoise"], "_denoise_grid_1-0.5-0.1"),
-    ("dpm_solver", ["--order=3", "--steps=20", "--grid=logsnr"], "_steps20_order3"),
-    ("predictor_corrector", ["--steps=3", "--snr=0.2", "--corrector_steps=2"], "_steps3_snr0.2_corrector_steps2"),
+    ("dpm_solver", ["--order=3", "--steps=20", "--grid=logsnr"], "_order3"),
+    ("predictor_corrector", ["--steps=3", "--snr=0.2", "--corrector_steps=2"], "_steps3_corrector_steps2_snr0.2"),
     ("ddim", ["--steps=4", "--eta=0.5", "--t_end=0.01"], "_t_end0.01_steps4_eta0.5"),
     ("edm", ["--steps=4", "--churn=2"], "_steps4_churn2"), ("auto", ["--steps=8"], "_steps8"),
     ("ode", ["--rtol=1e-2", "--atol=1e-2", "--method=bosh3"], "_method_bosh3_rtol0.01_atol0.01")])
@@ -257,7 +257,7 @@ SCORE = ["--mode", "likelihood", "--method", "exponential", "--steps", 8, "--bat
 def test_a_score_has_a_row_an_example_a_summary_and_a_histogram(command, digits_run):
     code, out, err = command("--workdir", digits_run, *SCORE, "--num_images", 10, "--draws", 2, "--probes", 2)
     assert code == 0 and "10 test examples" in out, err
-    stem = digits_run / "likelihood/summary"
+    stem = digits_run / "likelihood" / f"summary{EXPONENTIAL}_probes2_draws2_num_images10"
     summary = json.loads(stem.with_suffix(".json").read_text())
     rows = np.genfromtxt(stem.with_suffix(".csv"), delimiter=",", names=True)
     assert len(rows) == 10 and rows["bits_per_dim"].mean() == pytest.approx(summary["bits_per_dim"])
