@@ -265,7 +265,7 @@ def test_a_picture_that_no_memory_holds_is_one_line(command, published, monkeypa
     def fail(*_, **__):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr(importlib.import_module("scorefield.evaluation.draw"), "draw", fail)
+    monkeypatch.setattr(importlib.import_module("scorefield.evaluation.generate"), "draw_batch", fail)
     code, _, err = command(*SAMPLE, "--checkpoint", published)
     assert code == 1 and err.count("\n") == 1 and "can't allocate memory" in err
 
