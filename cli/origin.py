@@ -16,6 +16,7 @@ from scorefield.configs.loading import apply
 from scorefield.configs.sections import SECTIONS, declared
 from scorefield.models.build import build_sde, complete
 from scorefield.numerics.errors import ArgumentError
+from scorefield.numerics.files import sha256_of
 from scorefield.numerics.text import parse
 
 
@@ -31,7 +32,7 @@ def import_checkpoint(source: str, given: ConfigDict | None, overrides: Sequence
     default. The SDE and the model of the checkpoint cannot be changed. Its data and training can: a config replaces them as
     a whole, overrides replace single fields.
 
-    If neither a config nor the checkpoint names the data, they are assumed to be CIFAR-10 or a folder of pictures.
+    If neither a config nor the checkpoint names the data, they are assumed to be CIFAR-10, a folder of pictures or an array.
     """
     said = _said(overrides)
     if given is not None:
@@ -69,7 +70,8 @@ def _data(told: Mapping[str, Any], said: dict[str, Any], given: ConfigDict | Non
     if given is not None:
         fields = given.data.to_dict()
     elif "dataset" in said or "dataset" not in known:
-        guess = "cifar10" if list(shape) == [3, 32, 32] else "folder"
+        squares = len(shape) == 3 and shape[1] == shape[2] and shape[0] in (1, 3)
+        guess = "cifar10" if list(shape) == [3, 32, 32] else "folder" if squares else "array"
         fields = {"dataset": guess, "dequantize": known.get("dequantize", False)} | said
     else:
         fields = known | said
@@ -96,6 +98,11 @@ def _located(source: str) -> Path:
     return _path(source) if _path(source).exists() else find(source)[1]
 
 
+def contents(source: str) -> str:
+    """SHA-256 of what a checkpoint's files hold; raises as `find`."""
+    return _contents(_located(source))
+
+
 def _place(source: str) -> str:
     """The absolute path of a file or folder; for a model on the hub, its name."""
     path = _path(source)
@@ -109,9 +116,7 @@ def _contents(path: Path) -> str:
         file for folder in ("", "unet/", "scheduler/") for pattern in patterns for file in path.glob(folder + pattern)]
     total = hashlib.sha256()
     for file in sorted(found):
-        with open(file, "rb") as content:
-            digest = hashlib.file_digest(content, "sha256").hexdigest()
-        total.update(f"{file.relative_to(path).as_posix()} {digest}\n".encode())
+        total.update(os.fsencode(f"{file.relative_to(path).as_posix()} {sha256_of(file)}\n"))
     return total.hexdigest()
 
 
@@ -123,7 +128,7 @@ def started_from(stored: dict[str, Any], source: str) -> bool:
     origin = stored.get("origin", {})
     if origin.get("source") == source and not _path(source).exists():
         return True
-    return origin.get("sha256") == _contents(_located(source))
+    return origin.get("sha256") == contents(source)
 
 
 def untouched(stored: dict[str, Any], run: Path) -> bool:

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scorefield.numerics.errors import ArgumentError
+from scorefield.data.codec import Points
+from scorefield.numerics.errors import ArgumentError, renamed
 
 Condition = dict[str, Tensor]
 
@@ -78,11 +79,13 @@ class Examples:
 class Dataset:
     """Training and held-out examples of one shape. A tensor given as a split becomes a split without conditions.
 
-    shape        (channels, height, width) or (D,)
-    levels       L if the examples are uint8 with elements 0 .. L-1; None for float32 points
+    shape        (channels, height, width), (channels, length) or (D,)
+    levels       L if the examples are uint8 with elements 0 .. L-1; None for floats: points, tables, series, pictures
     flip         whether training mirrors examples left to right at random
     class_names  names of the classes "label" = 0, 1, ..., if the examples have labels; "0", "1", ... unless given
     unlabelled   why the examples have no labels, where a user may expect some; for messages
+    standard     the codec of data without levels, if they are standardised or have names of columns; a run keeps it
+    notes        what was decided when the data were read, a line each; training prints them
 
     Raises ArgumentError for a label that is no class, naming the example and the label; for names that are not distinct;
     and for names of examples without labels.
@@ -96,8 +99,12 @@ class Dataset:
     flip: bool = False
     class_names: tuple[str, ...] = ()
     unlabelled: str = ""
+    standard: Points | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.standard is not None:
+            self.standard.require_shape(self.shape, self.levels)
         for split in ("train", "test"):
             if isinstance(examples := getattr(self, split), Tensor):
                 object.__setattr__(self, split, Examples(examples))
@@ -116,7 +123,8 @@ class Dataset:
 
 
 def from_arrays(x_train: Any, x_test: Any = None, y_train: Any = None, y_test: Any = None, levels: int | None = None,
-                flip: bool = False, class_names: Sequence[str] = (), name: str = "arrays") -> Dataset:
+                flip: bool = False, class_names: Sequence[str] = (), name: str = "arrays", standardise: bool = False,
+                columns: Sequence[str] = ()) -> Dataset:
     """A data set from tensors or arrays.
 
         dataset = from_arrays(pictures, y_train=labels)      # uint8 (N, channels, height, width), int (N,)
@@ -126,11 +134,14 @@ def from_arrays(x_train: Any, x_test: Any = None, y_train: Any = None, y_test: A
     y_train, y_test  labels (N,), or a mapping from names of conditions to arrays (N, ...)
     class_names      one for each class, so labels are 0 .. len(class_names)-1. By default the classes are "0", "1", ... up
                      to the largest label in y_train
+    standardise      whether floats get mean 0 and standard deviation 1 for the model, each entry of the first axis of an
+                     example: a column of a table, a channel of series and pictures. Samples come back in the data's units
+    columns          names of the columns of a table
 
     Raises ArgumentError for arrays that are empty, not numbers, not finite, out of range, or of another shape or length,
     and for a label that is no class; it names the example.
     """
-    x, y = _data(x_train, "x_train", levels), _conditions(y_train, "y_train")
+    x, y = _data(x_train, "x_train", levels, standardise), _conditions(y_train, "y_train")
     names = _names(class_names, {"y_train": y[LABEL]} if LABEL in y else {}, "y_train")
     if class_names and LABEL not in y:
         raise ArgumentError("class_names are the names of labels; give labels as y_train, or leave out class_names",
@@ -143,7 +154,7 @@ def from_arrays(x_train: Any, x_test: Any = None, y_train: Any = None, y_test: A
         train, test = _held_out_each_tenth(Examples(x, y))
     else:
         train = Examples(x, y)
-        test = Examples(_data(x_test, "x_test", levels), _conditions(y_test, "y_test"))
+        test = Examples(_data(x_test, "x_test", levels, standardise), _conditions(y_test, "y_test"))
         if LABEL in test.condition and LABEL in y:
             require_classes(test.condition[LABEL], len(names), "y_test", "y_test",
                              "" if class_names else ", as in y_train; class_names may name more")
@@ -151,9 +162,18 @@ def from_arrays(x_train: Any, x_test: Any = None, y_train: Any = None, y_test: A
     if (other := tuple(test.data[torch.arange(1)].shape[1:])) != shape:
         raise ArgumentError(f"x_train has examples of shape {shape}, but x_test of shape {other}", "x_train", "x_test")
     integers = x.dtype == torch.uint8
-    if flip and not integers:
-        raise ArgumentError("points cannot be mirrored; leave out flip", "flip")
-    return Dataset(name, train, test, shape, (levels or 256) if integers else None, flip, names)
+    if flip and len(shape) != 3:
+        raise ArgumentError(f"only pictures can be mirrored, not examples of shape {shape}; leave out flip", "flip")
+    if integers and (standardise or columns):
+        raise ArgumentError("x_train holds integers, which are levels of pictures; to standardise numbers, give floats",
+                            "standardise")
+    standard = Points(columns=tuple(columns)) if columns else None
+    if standardise:
+        with renamed(names={"data": "x_train"}):
+            standard = Points.standardising(train.data[torch.arange(len(train))], columns)
+        train, test = (Examples(split.data[torch.arange(len(split))].to(standard.dtype), split.condition)
+                       for split in (train, test))
+    return Dataset(name, train, test, shape, (levels or 256) if integers else None, flip, names, standard=standard)
 
 
 def as_dataset(data: Any) -> Dataset:
@@ -174,7 +194,7 @@ def _tensor(values: Any, name: str) -> Tensor:
         raise ArgumentError(f"{name} must be a tensor or an array of numbers ({error})", name) from None
 
 
-def _data(values: Any, name: str, levels: int | None) -> Tensor:
+def _data(values: Any, name: str, levels: int | None, precise: bool = False) -> Tensor:
     x = _tensor(values, name)
     if x.ndim < 2 or not len(x) or not x[0].numel():
         raise ArgumentError(f"{name} must be (N, *shape) with at least one example, got shape {tuple(x.shape)}", name)
@@ -184,7 +204,10 @@ def _data(values: Any, name: str, levels: int | None) -> Tensor:
                                 "levels", name, "levels")
         if not bool(x.isfinite().all()):
             raise ArgumentError(f"{name} holds numbers that are not finite", name)
-        return x.float()
+        if not precise and bool(x.float().isinf().any()):
+            raise ArgumentError(f"{name} holds {float(x.abs().max()):g}, which float32 does not hold; standardise the data",
+                                name)
+        return x if precise else x.float()
     if x.dtype == torch.bool or x.is_complex():
         raise ArgumentError(f"{name} must hold integers or floats, got {x.dtype}", name)
     top = (levels or 256) - 1

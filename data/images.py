@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from scorefield.data import readers
-from scorefield.data.codec import Codec, Pixels
+from scorefield.data.arrays import Reading, read
+from scorefield.data.codec import Codec, Pixels, Points
 from scorefield.data.damage import named_argument
 from scorefield.data.dataset import Dataset, Examples
 from scorefield.data.transforms import require_within
@@ -22,16 +23,18 @@ def load_images(path: str, shape: tuple[int, ...], codec: Codec, argument: str =
     """Examples of `shape` from a user's path, as a data set whose two splits are the same, and the names of the examples.
 
     A folder   every picture below it, cropped and resized as in data set "folder"; the names are their paths
-    An .npz    one array, or `x`, `arr_0` or `images`. Integers are levels 0 .. L-1 of shape (N, C, H, W), (N, H, W, C) or,
-               for one channel, (N, H, W). Floats are samples as a run writes them, (N, *shape): points, or pictures in
-               the codec's [low, high], which are decoded. They may exceed that interval by a quarter of its length
+    A file     .npy, .npz, .csv or .parquet, read as by data set "array". Of a model of levels, integers are levels 0 .. L-1
+               of shape (N, C, H, W), (N, H, W, C) or, for one channel, (N, H, W); floats are pictures (N, *shape) in the
+               codec's [low, high], which are decoded, and may exceed that interval by a quarter of its length. Of other
+               models, numbers (N, *shape) in the units of the data; of a table with names, the columns that the run has
 
     `argument` names the path in messages. Raises FileNotFoundError if the path does not exist, and ValueError for a file
     that is damaged, of another shape, not finite or outside its levels. It names the file, the example and the value.
     """
     place = Path(os.path.expanduser(path))
     if not place.exists():
-        raise MissingFileError(f"{argument}={path!r} does not exist; give a folder of pictures or an .npz", argument)
+        raise MissingFileError(f"{argument}={path!r} does not exist; give a folder of pictures, an .npy, .npz or .csv",
+                               argument)
     if place.is_dir():
         if codec.levels != 256 or len(shape) != 3 or shape[1] != shape[2] or shape[0] not in (1, 3):
             raise ArgumentError(f"{argument}={path!r}: pictures are squares of 256 levels and 1 or 3 channels, but the "
@@ -44,19 +47,22 @@ def load_images(path: str, shape: tuple[int, ...], codec: Codec, argument: str =
         pictures = Examples(readers.open_pictures(files, shape[1], shape[0], argument))
         return (Dataset(place.name, pictures, pictures, shape, codec.levels),
                 [str(file.relative_to(place)) for file in files])
+    standard = codec if isinstance(codec, Points) else None
+    contents = read(place, Reading(), argument, standard.columns if standard else ())
     with named_argument(argument):
-        x = Examples(_read(readers.read_array(place, argument), f"{argument}={path!r}", shape, codec))
-    return Dataset(place.stem, x, x, shape, codec.levels), None
+        x = Examples(_read(contents.x, f"{argument}={path!r}", shape, codec))
+    return Dataset(place.stem, x, x, shape, codec.levels, standard=standard), None
 
 
 def _read(array: np.ndarray, name: str, shape: tuple[int, ...], codec: Codec) -> Tensor:
     levels = codec.levels
-    if array.dtype.kind not in "iuf" or (array.dtype.kind != "f" and levels is None):
-        raise ValueError(f"{name} is an array of {array.dtype}; the model takes floats"
-                         + (f" or integer levels 0 .. {levels - 1}" if levels else ""))
-    integer = array.dtype.kind != "f"
-    array = _channels_first(array, name, shape, integer)
-    dtype = np.uint8 if array.dtype == np.uint8 else np.int64 if integer else np.float32
+    if array.dtype.kind not in "iuf":
+        raise ValueError(f"{name} is an array of {array.dtype}; the model takes "
+                         + (f"floats or integer levels 0 .. {levels - 1}" if levels else "numbers"))
+    integer = array.dtype.kind != "f" and levels is not None
+    array = _channels_first(array[:, None] if shape == (1,) and array.ndim == 1 else array, name, shape, integer)
+    wide = isinstance(codec, Points) and codec.dtype == torch.float64
+    dtype = np.uint8 if array.dtype == np.uint8 and integer else np.int64 if integer else np.float64 if wide else np.float32
     with np.errstate(over="ignore"):      # a number too large for float32 becomes infinite, and is refused
         x = torch.from_numpy(np.ascontiguousarray(array, dtype))
     if isinstance(codec, Pixels) and not integer:

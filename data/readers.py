@@ -1,4 +1,4 @@
-"""Read a user's pictures, uint8 (N, channels, height, width), and arrays in files.
+"""Read a user's pictures, uint8 (N, channels, height, width).
 
 A file may be truncated, damaged or hostile. This raises a ValueError of one line that names the file.
 """
@@ -16,7 +16,6 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from scorefield.data.damage import damage_named
-from scorefield.numerics.errors import ArgumentError
 
 PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 EAGER_BYTES = 2 * 2**30  # decoded pictures up to this size are held in memory
@@ -80,24 +79,3 @@ def channels_first(picture: Image.Image) -> Tensor:
     """uint8 (channels, height, width)."""
     pixels = np.array(picture).reshape(picture.height, picture.width, -1)
     return torch.from_numpy(pixels).permute(2, 0, 1)
-
-
-ARRAY_NAMES = ("x", "arr_0", "images")
-
-
-def read_array(file: Path, argument: str = "path") -> np.ndarray:
-    """The array of an .npy, or the only array of an .npz, or its first array with a name in ARRAY_NAMES.
-
-    Raises ValueError for a file that is damaged or would run code, or whose arrays have other names.
-    """
-    with damage_named(file, argument):
-        loaded = np.load(file)
-    if isinstance(loaded, np.ndarray):
-        return loaded
-    with damage_named(file, argument), loaded as arrays:
-        names = list(arrays.files)
-        name = next((name for name in (*ARRAY_NAMES, *names[:1] * (len(names) == 1)) if name in names), None)
-        if name is not None:
-            return arrays[name]
-    raise ArgumentError(f"{argument}: {file} holds the arrays {', '.join(names) or '(none)'}; give one of them the name "
-                        f"{' or '.join(ARRAY_NAMES)}", argument)

@@ -150,7 +150,7 @@ class Evaluation:
         dimensions = math.prod(self.codec.event(self.dataset.shape))
         offset = 0.0 if self.discrete else self.codec.offset
         return Score(log_prob, joined(lambda p: p.error), joined(lambda p: p.solver_error), evaluations.sum(0), dimensions,
-                     offset, sum(part.seconds for part in self.parts.values()), terms, self.exact)
+                     offset, sum(part.seconds for part in self.parts.values()), terms, self.exact, self.codec.levels is None)
 
     def clear(self) -> None:
         """Remove the folder: its results are elsewhere now."""

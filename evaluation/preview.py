@@ -1,35 +1,50 @@
 """Samples as one picture, and a picture of samples while training."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from scorefield.data import Codec, Dataset
+from scorefield.data import Codec, Dataset, Points
 from scorefield.evaluation import plots
+from scorefield.evaluation.array_plots import picture_of_numbers
 from scorefield.evaluation.draw import draw
 from scorefield.models import ScoreModel
 from scorefield.samplers import make_sampler
 
 SHOWN_IMAGES, SHOWN_POINTS = 64, 2000
 SHOWN_CLASSES, SHOWN_OF_A_CLASS = 16, 8
+MOST_IMAGES, MOST_POINTS, MOST_PIXELS = 400, 10_000, 2**24      # of one picture of many samples
+
+
+def shown(codec: Codec, shape: tuple[int, ...]) -> int:
+    """How many of many samples one picture shows: the first ones."""
+    if len(shape) == 1:
+        return MOST_POINTS
+    return max(1, min(MOST_IMAGES, MOST_PIXELS // math.prod(shape[1:])))
 
 
 def picture(x: Tensor, codec: Codec, dataset: Dataset | None = None, label: Tensor | None = None,
             names: Sequence[str] = ()) -> Tensor:
     """Samples x (N, *event) as a uint8 picture (3, height, width): a grid, or points over the data set's.
 
+    x             as the model sees it; `picture_of_data` takes what the codec decodes
     label, names  (N,), the class of each sample, and the names of the classes: a grid has a row for each class that occurs,
                   in the order in which they occur first; points have a colour for each
     """
-    data = codec.decode(x)
+    return picture_of_data(codec.decode(x), codec, dataset, label, names)
+
+
+def picture_of_data(data: Tensor, codec: Codec, dataset: Dataset | None = None, label: Tensor | None = None,
+                    names: Sequence[str] = ()) -> Tensor:
+    """As `picture`, of samples as data (N, *shape)."""
     if codec.levels is not None:
-        order = {} if label is None else {y: row for row, y in enumerate(dict.fromkeys(label.tolist()))}
-        return plots.image_grid(data, codec.levels,
-                                None if label is None else torch.tensor([order[y] for y in label.tolist()]))
-    behind = None if dataset is None else dataset.train[torch.arange(min(len(dataset.train), SHOWN_POINTS))][0]
-    return plots.points_over_data(data, behind, label, names)
+        return plots.image_grid(data, codec.levels, plots.rows_of(label))
+    n = SHOWN_POINTS if data.ndim == 2 else SHOWN_IMAGES
+    behind = None if dataset is None else dataset.train[torch.arange(min(len(dataset.train), n))][0]
+    return picture_of_numbers(data, behind, codec.columns if isinstance(codec, Points) else (), label, names)
 
 
 @dataclass(frozen=True)
@@ -46,11 +61,12 @@ class Preview:
     steps: int = 100
 
     def __call__(self, model: ScoreModel, dataset: Dataset, codec: Codec) -> Tensor:
-        n = SHOWN_IMAGES if codec.levels is not None else SHOWN_POINTS
+        of_points = len(dataset.shape) == 1
+        n = SHOWN_POINTS if of_points else SHOWN_IMAGES
         device, label = next(model.parameters()).device, None
         if model.takes.classes is not None:
             classes = min(model.takes.classes, SHOWN_CLASSES)
-            n = classes * SHOWN_OF_A_CLASS if codec.levels is not None else n
+            n = n if of_points else classes * SHOWN_OF_A_CLASS
             label = torch.arange(n) % classes
             model = model.given(label=label.to(device))
         samples = draw(model, make_sampler("euler_maruyama", steps=self.steps), codec.event(dataset.shape), n, seed=0,

@@ -42,6 +42,7 @@ class Score:
     seconds        of work, summed over the batches of all runs and processes
     terms          (K, n) each: the named parts that add up to log_prob, of a bound
     exact          whether log_prob is free of an estimator's own noise
+    numbers        whether the data are numbers, which have a density in their own units; else they are levels
     """
 
     log_prob: Tensor
@@ -53,6 +54,7 @@ class Score:
     seconds: float
     terms: dict[str, Tensor]
     exact: bool
+    numbers: bool = False
 
     @property
     def draw_bits(self) -> Tensor:
@@ -118,10 +120,12 @@ class Score:
         }
 
     def rows(self, names: Sequence[str] | None = None) -> list[dict[str, Any]]:
-        """A row for each example, for CSV; unknown values are empty. log_prob_nats is in nats, all others in bits/dim."""
-        draws = len(self.log_prob)
+        """A row for each example, for CSV; unknown values are empty. log_prob_nats is in nats, all others in bits/dim: of
+        numbers log p in the units of the data, of levels that of x.
+        """
+        draws, units = len(self.log_prob), self.offset / self._scale if self.numbers else 0.0
         columns = {
-            "bits_per_dim": self.bits_per_dim, "log_prob_nats": self.log_prob.mean(0),
+            "bits_per_dim": self.bits_per_dim, "log_prob_nats": self.log_prob.mean(0) - units,
             "dequantization_std": self.draw_bits.std(0) if draws > 1 else None,
             "probe_error": None if self.probe_error is None else self._scale * self.probe_error.norm(dim=0) / draws,
             "solver_error": None if self.solver_error is None else self._scale * self.solver_error.mean(0),

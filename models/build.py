@@ -21,11 +21,16 @@ from scorefield.sde_lib.sde import SDE
 
 
 def of_pictures(network: Callable[..., nn.Module], shape: Sequence[int], **settings: Any) -> nn.Module:
-    """A network of square pictures, for data of `shape` (channels, size, size); ArgumentError for others."""
-    if len(shape) != 3 or shape[1] != shape[2]:
-        raise ArgumentError(f"this network takes square pictures (channels, size, size), the data are {tuple(shape)}; "
-                            "choose another network", "network")
-    return network(image_size=shape[1], channels=shape[0], **settings)
+    """A network of pictures, for data of `shape` (channels, height, width), or of series (channels, length) if its class
+    says so by `axes`; ArgumentError for others.
+    """
+    sides, axes = tuple(shape[1:]), getattr(network, "axes", (2,))
+    if len(sides) not in axes:
+        takes = "pictures (channels, height, width)" + " or series (channels, length)" * (1 in axes)
+        other = "mlp" if len(sides) != 1 else "unet"
+        raise ArgumentError(f"this network takes {takes}, the data are {tuple(shape)}; choose another network, such as "
+                            f"{other}", "network")
+    return network(image_size=sides[0] if len(sides) == 2 and sides[0] == sides[1] else sides, channels=shape[0], **settings)
 
 
 # A network's constructor, called with the shape of an example and the settings; and the class that takes the settings.

@@ -1,4 +1,7 @@
-"""Parts that the networks share: the embedding of time, residual blocks, attention, and resampling of pictures.
+"""Parts that the networks share: the embedding of time, residual blocks, attention, and resampling.
+
+Their x is a picture (batch, channels, height, width), or a series (batch, channels, length) where they are made with
+`axes` 1: a 3x3 convolution is then one over 3 places, and what is said of height and width holds for the length.
 
 Ho, Jain and Abbeel 2020, "Denoising Diffusion Probabilistic Models", appendix B.
 """
@@ -13,6 +16,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from scorefield.numerics.errors import ArgumentError
+
+CONVOLUTIONS: dict[int, type[nn.Conv1d | nn.Conv2d]] = {1: nn.Conv1d, 2: nn.Conv2d}      # by the number of axes
 
 
 def timestep_embedding(time: Tensor, dim: int, freq_shift: int = 1) -> Tensor:
@@ -37,7 +42,7 @@ def zero_init(module: nn.Module) -> nn.Module:
 def xavier_init(network: nn.Module) -> None:
     """Every convolution and linear layer uniform over the mean fan, at scale 1; biases zero."""
     for module in network.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
+        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Linear):
             nn.init.xavier_uniform_(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
@@ -53,8 +58,9 @@ class GroupNorm(nn.GroupNorm):
         return F.group_norm(x.float(), self.num_groups, weight, bias, self.eps).to(x.dtype)
 
     def _slow(self, x: Tensor) -> bool:      # in PyTorch 2.13, aten/src/ATen/native/cpu/group_norm_kernel.cpp
-        return (x.device.type == "cpu" and x.dtype == torch.bfloat16 and self.num_channels < 16 * self.num_groups
-                and x.shape[2] * x.shape[3] < 1024 and x.is_contiguous(memory_format=torch.channels_last))
+        return (x.ndim == 4 and x.device.type == "cpu" and x.dtype == torch.bfloat16
+                and self.num_channels < 16 * self.num_groups and x.shape[2] * x.shape[3] < 1024
+                and x.is_contiguous(memory_format=torch.channels_last))
 
 
 def group_norm(channels: int, groups: int | None, eps: float = 1e-6) -> GroupNorm:
@@ -67,15 +73,32 @@ def group_norm(channels: int, groups: int | None, eps: float = 1e-6) -> GroupNor
     return GroupNorm(number, channels, eps=eps)
 
 
-def check_sizes(image_size: int, width: int, multipliers: Sequence[int], num_blocks: int, dropout: float,
-                norm_eps: float) -> None:
-    """ValueError unless a U-Net can have these."""
-    levels = max(1, len(multipliers))
-    if not 1 <= image_size <= 2**16:
-        raise ArgumentError(f"a U-Net needs pictures of 1 to {2**16:,} pixels a side, got {image_size}", "image_size")
-    if image_size % 2 ** (levels - 1):
-        raise ArgumentError(f"a U-Net of {levels} levels needs an image_size divisible by {2 ** (levels - 1)}, got "
-                            f"{image_size}", "image_size", "multipliers")
+def sides_of(image_size: int | Sequence[int]) -> tuple[int, ...]:
+    """The sides of a picture or a series: (32, 32) for 32, and (height, width) or (length,) as they are."""
+    return (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+
+
+def resolution(sides: Sequence[int], level: int) -> int:
+    """The resolution of a level, by which attention is chosen: its longer side, so that its square bounds the cost."""
+    return max(sides) >> level
+
+
+def check_sizes(image_size: int | Sequence[int], width: int, multipliers: Sequence[int], num_blocks: int, dropout: float,
+                norm_eps: float, axes: Sequence[int] = (2,)) -> None:
+    """ValueError unless a U-Net can have these; `axes` are the numbers of sides that it can have."""
+    levels, sides = max(1, len(multipliers)), sides_of(image_size)
+    factor, shown = 2 ** (levels - 1), " x ".join(map(str, sides if len({*sides}) > 1 else sides[:1]))
+    if len(sides) not in axes:
+        raise ArgumentError(f"this network takes {' or '.join(map(str, axes))} sides, got image_size {image_size}",
+                            "image_size")
+    if not all(1 <= side <= 2**16 for side in sides):
+        raise ArgumentError(f"a U-Net needs pictures of 1 to {2**16:,} pixels a side, got {shown}", "image_size")
+    if bad := [side for side in sides if side % factor]:
+        below, fewest = bad[0] - bad[0] % factor, min(_halvings(side) for side in sides) + 1
+        near = f"{below} or {below + factor}" if below else f"{factor}"
+        raise ArgumentError(f"a U-Net of {levels} levels needs an image_size divisible by {factor}, got {shown}; instead of "
+                            f"{bad[0]} a side of {near} would do, and for these sides multipliers of "
+                            f"{fewest} {'levels' if fewest > 1 else 'level'} at most", "image_size", "multipliers")
     if width < 4 or width % 4:
         raise ArgumentError(f"the U-Net's width must be a multiple of 4, got {width}", "width")
     if not 1 <= num_blocks <= 1000 or not multipliers or min(multipliers) < 1 or not 0 <= dropout < 1:
@@ -83,6 +106,11 @@ def check_sizes(image_size: int, width: int, multipliers: Sequence[int], num_blo
                             f"{num_blocks}, {tuple(multipliers)} and {dropout}", "num_blocks", "multipliers", "dropout")
     if not 0 < norm_eps < 1:
         raise ArgumentError(f"the U-Net's norm_eps must lie between 0 and 1, got {norm_eps}", "norm_eps")
+
+
+def _halvings(side: int) -> int:
+    """How often a side can be halved."""
+    return (side & -side).bit_length() - 1
 
 
 def check_switch(name: str, value: int) -> None:
@@ -101,22 +129,23 @@ class ResidualBlock(nn.Module):
     """
 
     def __init__(self, c_in: int, c_out: int, time_dim: int, groups: int | None, dropout: float, scale: float = 1.0,
-                 resample: nn.Module | None = None, eps: float = 1e-6, scale_shift: bool = False):
+                 resample: nn.Module | None = None, eps: float = 1e-6, scale_shift: bool = False, axes: int = 2):
         super().__init__()
+        conv = CONVOLUTIONS[axes]
         self.norm1 = group_norm(c_in, groups, eps)
-        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.conv1 = conv(c_in, c_out, 3, padding=1)
         self.time = nn.Linear(time_dim, 2 * c_out if scale_shift else c_out)
         self.norm2 = group_norm(c_out, groups, eps)
         self.dropout = nn.Dropout(dropout)
-        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
+        self.conv2 = conv(c_out, c_out, 3, padding=1)
         plain = c_in == c_out and resample is None
-        self.shortcut = nn.Identity() if plain else nn.Conv2d(c_in, c_out, 1)
+        self.shortcut = nn.Identity() if plain else conv(c_in, c_out, 1)
         self.resample = nn.Identity() if resample is None else resample
         self.scale, self.scale_shift = scale, scale_shift
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         h = self.conv1(self.resample(F.silu(self.norm1(x))))
-        told = self.time(time)[:, :, None, None]
+        told = self.time(time)[(..., *[None] * (x.ndim - 2))]
         if self.scale_shift:
             s, b = told.chunk(2, dim=1)
             h = torch.addcmul(b, self.norm2(h), 1 + s)      # one pass over memory
@@ -127,21 +156,22 @@ class ResidualBlock(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Self-attention over all pixels in heads of `head_dim` channels, or one; added to its input, times `scale`.
+    """Self-attention over all pixels (places of a series) in heads of `head_dim` channels, or one; added to its input, times
+    `scale`.
 
     groups, eps  of the norm of its input, see `group_norm`; there is none if `norm` is False
     """
 
     def __init__(self, channels: int, groups: int | None, scale: float = 1.0, eps: float = 1e-6,
-                 head_dim: int | None = None, norm: bool = True):
+                 head_dim: int | None = None, norm: bool = True, axes: int = 2):
         super().__init__()
         if head_dim is not None and (head_dim < 1 or channels % head_dim):
             raise ArgumentError(f"attention to {channels} channels cannot have heads of {head_dim} channels; "
                                 f"attention_head_dim must divide {channels}", "attention_head_dim")
         self.heads = channels // (head_dim or channels)
         self.norm = group_norm(channels, groups, eps) if norm else nn.Identity()
-        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.out = nn.Conv2d(channels, channels, 1)
+        self.qkv = CONVOLUTIONS[axes](channels, 3 * channels, 1)
+        self.out = CONVOLUTIONS[axes](channels, channels, 1)
         self.scale = scale
 
     def forward(self, x: Tensor) -> Tensor:
@@ -170,32 +200,32 @@ class Downsample(nn.Module):
     right as TensorFlow's SAME.
     """
 
-    def __init__(self, channels: int, padding: int = 0):
+    def __init__(self, channels: int, padding: int = 0, axes: int = 2):
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=padding)
+        self.conv = CONVOLUTIONS[axes](channels, channels, 3, stride=2, padding=padding)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x if any(self.conv.padding) else F.pad(x, (0, 1, 0, 1)))
+        return self.conv(x if any(self.conv.padding) else F.pad(x, (0, 1) * (x.ndim - 2)))
 
 
 class Upsample(nn.Module):
     """Doubles height and width: nearest neighbour, then a convolution."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, axes: int = 2):
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = CONVOLUTIONS[axes](channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return conv_of_doubled(x, self.conv)
 
 
-def conv_of_doubled(x: Tensor, conv: nn.Conv2d) -> Tensor:
+def conv_of_doubled(x: Tensor, conv: nn.Conv1d | nn.Conv2d) -> Tensor:
     """The 3x3 convolution of x at twice its height and width, nearest neighbour.
 
     On CPUs as a transposed convolution of x itself, whose 4x4 kernel sums the weights that meet the same pixel: 4/9 of
-    the multiplications. Where there are few pixels, its larger weights cost more than that saves.
+    the multiplications. Where there are few pixels, its larger weights cost more than that saves; so in a series.
     """
-    if x.device.type != "cpu" or x.shape[2] * x.shape[3] < 64:
+    if x.ndim != 4 or x.device.type != "cpu" or x.shape[2] * x.shape[3] < 64:
         return conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
     meets = torch.tensor([[0, 0, 1, 1], [0, 1, 1, 0], [1, 1, 0, 0]], dtype=conv.weight.dtype, device=x.device)
     weight = conv.weight.transpose(0, 1).flatten(2) @ torch.kron(meets, meets)

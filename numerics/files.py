@@ -5,6 +5,7 @@ import json
 import math
 import os
 import shutil
+import tempfile
 import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -71,7 +72,7 @@ def write_atomically(path: Path, write: Any) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise _told_of(path, error) from None
+        raise told_of(path, error) from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -87,9 +88,23 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_atomically(path, lambda file: file.write((json.dumps(known(content), indent=2) + "\n").encode()))
 
 
-def _told_of(path: Path, error: OSError) -> OSError:
+def told_of(path: Path, error: OSError) -> OSError:
     """The error of a temporary file, with the path that the caller asked for."""
     return error if error.errno is None else OSError(error.errno, error.strerror, str(path))
+
+
+@contextmanager
+def utf8_name(path: Path) -> Iterator[str]:
+    """A name of a file or folder for libraries that take UTF-8 alone: its own, or that of a link that exists meanwhile."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory() as folder:
+            link = os.path.join(folder, f"link{os.fsencode(path.suffix).decode('ascii', 'ignore')}")
+            os.symlink(path.resolve(), link)
+            yield link
+    else:
+        yield str(path)
 
 
 @contextmanager
@@ -115,6 +130,6 @@ def new_folder(path: Path) -> Iterator[Path]:
             path.rmdir()      # not every system can rename onto an empty folder
         temporary.rename(path)
     except OSError as error:
-        raise _told_of(path, error) from None
+        raise told_of(path, error) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

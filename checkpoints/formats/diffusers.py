@@ -24,7 +24,16 @@ from typing import Any
 import torch
 from torch.nn.functional import pad
 
-from scorefield.checkpoints.checkpoint import Checkpoint, Config, Weights, merged, outline, require_agreement, require_fit
+from scorefield.checkpoints.checkpoint import (
+    Checkpoint,
+    Config,
+    Weights,
+    merged,
+    outline,
+    require_agreement,
+    require_fit,
+    unstored_standard,
+)
 from scorefield.checkpoints.formats.diffusers_layout import keys_of, part_shape, turned
 from scorefield.checkpoints.formats.diffusers_process import (
     NUMBER,
@@ -36,6 +45,7 @@ from scorefield.checkpoints.formats.diffusers_process import (
 )
 from scorefield.checkpoints.formats.diffusers_weights import read_weights, write_weights
 from scorefield.models.build import complete
+from scorefield.models.layers import resolution
 from scorefield.numerics.files import new_folder, read_json
 
 MAYBE = (int, type(None))
@@ -89,10 +99,10 @@ def read(folder: Path, config: Config | None = None) -> Checkpoint:
     place, scheduler = _places(folder)
     fields = _fields(place / "config.json")
     fourier = fields["time_embedding_type"] == "fourier"
-    size = _size(fields, given, place)
+    sides = _sides(fields, given, place)
     labels, training = _labels(fields, given, place / "config.json")
-    told = {"model": _network(fields, size, place / "config.json") | labels, "data": {"low": -1.0, "high": 1.0},
-            "shape": [fields["in_channels"], size, size], "levels": 256}
+    told = {"model": _network(fields, sides, place / "config.json") | labels, "data": {"low": -1.0, "high": 1.0},
+            "shape": [fields["in_channels"], *sides], "levels": 256}
     sde, wanted = (given.get("sde") or {}).get("name"), given
     if scheduler is not None:
         process = read_process(scheduler, fourier)
@@ -197,20 +207,20 @@ def _labels(fields: Config, given: Config, path: Path) -> tuple[dict[str, Any], 
     return {"classes": classes, "class_embedding": kind or "table"}, {"label_dropout": dropout}
 
 
-def _size(fields: Config, given: Config, place: Path) -> int:
+def _sides(fields: Config, given: Config, place: Path) -> tuple[int, int]:
     """Height and width of the pictures: those of config.json if it has them, else those given."""
     size = fields["sample_size"]
-    size = size[0] if isinstance(size, list) and len(size) == 2 and size[0] == size[1] else size
     if size is None:
-        size = given["shape"][-1] if given.get("shape") else (given.get("data") or {}).get("image_size")
-    if not isinstance(size, int) or size < 1:
-        raise ValueError(f"{place / 'config.json'}: sample_size = {size!r:.100} is not the size of square pictures; give "
+        size = list(given["shape"][1:]) if given.get("shape") else (given.get("data") or {}).get("image_size")
+    sides = size if isinstance(size, list) else [size, size]
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+        raise ValueError(f"{place / 'config.json'}: sample_size = {size!r:.100} is not the size of pictures; give "
                          "data.image_size")
-    return size
+    return sides[0], sides[1]
 
 
-def _network(fields: Config, size: int, path: Path) -> dict[str, Any]:
-    """The settings of a UNet or NCSNpp for pictures of `size`."""
+def _network(fields: Config, sides: tuple[int, int], path: Path) -> dict[str, Any]:
+    """The settings of a UNet or NCSNpp for pictures of these sides."""
     down, up = ([str(kind).removeprefix("UNetRes") for kind in fields[f"{way}_block_types"]] for way in ("down", "up"))
     skip = "Skip" if any("Skip" in kind for kind in down) else ""
     kinds = [f"{'Attn' * ('Attn' in kind)}{skip}DownBlock2D" for kind in down]
@@ -224,7 +234,7 @@ def _network(fields: Config, size: int, path: Path) -> dict[str, Any]:
     require_one_of(path, "time_embedding_dim", fields["time_embedding_dim"], None, 4 * widths[0])
     common = {
         "width": widths[0], "multipliers": tuple(w // widths[0] for w in widths), "num_blocks": fields["layers_per_block"],
-        "attention_resolutions": tuple(size >> i for i, kind in enumerate(kinds) if "Attn" in kind),
+        "attention_resolutions": tuple(resolution(sides, i) for i, kind in enumerate(kinds) if "Attn" in kind),
         "dropout": float(fields["dropout"]), "norm_eps": float(fields["norm_eps"]), "freq_shift": fields["freq_shift"],
         "attention_head_dim": fields["attention_head_dim"], "centred": not fields["center_input_sample"],
         "scale_shift": (scaled := fields["resnet_time_scale_shift"] == "scale_shift"),
@@ -284,7 +294,8 @@ def write(checkpoint: Checkpoint, folder: Path, ema: bool = True) -> str:
         number = labels["num_class_embeds"]
         lost.append(f"the last of its {number} classes, {number - 1}, means no label")
     if (levels := checkpoint.config.get("levels", 256)) != 256:
-        lost.append(f"it does not store that the data have {levels} levels")
+        lost.append(f"it does not store that the data have {levels or 'no'} levels")
+    lost += unstored_standard(checkpoint.config)
     return "; ".join(lost)
 
 
@@ -305,9 +316,11 @@ def _exported_network(config: Config) -> dict[str, Any]:
     if kind not in ("unet", "ncsnpp"):
         raise refusal("model", "network", kind, "a UNet2DModel can be unet, or ncsnpp with progressive_input=input_skip")
     settings, skip = complete(config)["model"], kind == "ncsnpp"
-    channels, size, _ = config["shape"]
+    channels, *sides = config["shape"]
+    if len(sides) != 2:
+        raise ValueError(f"a UNet2DModel has pictures, and the data of this model have the shape {tuple(config['shape'])}")
     widths = [settings["width"] * m for m in settings["multipliers"]]
-    attended = [size >> level in settings["attention_resolutions"] for level in range(len(widths))]
+    attended = [resolution(sides, level) in settings["attention_resolutions"] for level in range(len(widths))]
     if settings["multipliers"][0] != 1:
         raise refusal("model", "multipliers", settings["multipliers"], "those of a UNet2DModel begin with 1")
     for field, value in (SKIP | {"groups": None, "last_label": None}).items() if skip else ():
@@ -329,7 +342,8 @@ def _exported_network(config: Config) -> dict[str, Any]:
         "downsample_padding": settings.get("downsample_padding", 0), "dropout": settings["dropout"],
         "flip_sin_to_cos": False, "freq_shift": settings["freq_shift"], "in_channels": channels,
         "layers_per_block": settings["num_blocks"], "mid_block_scale_factor": math.sqrt(2) if skip else 1,
-        "norm_eps": settings["norm_eps"], "out_channels": channels, "sample_size": size,
+        "norm_eps": settings["norm_eps"], "out_channels": channels,
+        "sample_size": sides[0] if sides[0] == sides[1] else sides,
         "norm_num_groups": groups,
         "time_embedding_type": settings.get("embedding", "positional"),
         "up_block_types": [kind.replace("Down", "Up") for kind in reversed(kinds)],

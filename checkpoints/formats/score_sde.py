@@ -24,6 +24,7 @@ from scorefield.checkpoints.checkpoint import (
     require_agreement,
     require_dense,
     require_fit,
+    unstored_standard,
 )
 from scorefield.checkpoints.formats.pickles import read_pickle
 from scorefield.checkpoints.formats.score_sde_layout import Source, infer_settings, sources
@@ -324,7 +325,7 @@ def write(checkpoint: Checkpoint, path: Path, ema: bool = True) -> str:
     untold = _untold(config, {"sigmas": sigmas, **tensors}, checkpoint.step, path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda file: torch.save(state, file))
-    return f"to read it back give {untold}" if untold else ""
+    return "; ".join([f"to read it back give {untold}"] * bool(untold) + unstored_standard(config))
 
 
 def _untold(config: Config, tensors: Mapping[str, Tensor], step: int, path: Path) -> str:
@@ -356,6 +357,9 @@ def _require_expressible(config: Config) -> None:
     sde, model, name = config["sde"], config["model"], config["sde"]["name"]
     if model["network"] != "ncsnpp":
         raise ValueError(f"score_sde_pytorch has no network {model['network']!r}, only 'ncsnpp'; choose another format")
+    if len({*config["shape"][1:]}) != 1:
+        raise ValueError(f"score_sde_pytorch has square pictures, the data of this model have the shape "
+                         f"{tuple(config['shape'])}; choose another format")
     if name not in ("vp", "subvp", *EXPLODING, "ddpm") or sde.get("schedule") not in (None, "linear") or sde.get("betas"):
         schedule = sde.get("betas") or sde.get("schedule")
         raise ValueError(f"score_sde_pytorch has no SDE {name!r} with schedule {schedule!r:.60}; choose another format")

@@ -36,6 +36,8 @@ from scorefield.models.layers import (
     check_switch,
     conv_of_doubled,
     group_norm,
+    resolution,
+    sides_of,
     timestep_embedding,
     xavier_init,
     zero_init,
@@ -237,7 +239,7 @@ def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
 
 
 class NCSNpp(LabelledNetwork):
-    """(batch, channels, size, size) and time (batch,) to a tensor of the first one's shape; see the module for names.
+    """Pictures (batch, channels, height, width) and time (batch,) to a tensor of the first one's shape; see the module.
 
     image_size, channels, width, multipliers, num_blocks, attention_resolutions, dropout, norm_eps, attention_head_dim,
     freq_shift, classes, class_embedding ("timestep" only with positional embedding of time), scale_shift and middle_norm
@@ -258,7 +260,7 @@ class NCSNpp(LabelledNetwork):
     Raises ValueError for an unknown word or if the sizes do not fit.
     """
 
-    def __init__(self, image_size: int = 32, channels: int = 3, width: int = 128,
+    def __init__(self, image_size: int | Sequence[int] = 32, channels: int = 3, width: int = 128,
                  multipliers: Sequence[int] = (1, 2, 2, 2), num_blocks: int = 4,
                  attention_resolutions: Sequence[int] = (16,), dropout: float = 0.1, block: str = "biggan",
                  embedding: str = "positional", fourier_scale: float = 16.0, fir: bool = False,
@@ -282,7 +284,7 @@ class NCSNpp(LabelledNetwork):
         self.scale = math.sqrt(0.5) if skip_rescale else 1.0
         self.block, self.fir = block, fir
         widths, time_dim = [width * m for m in multipliers], 4 * width
-        last = len(widths) - 1
+        last, sides = len(widths) - 1, sides_of(image_size)
 
         def residual(c_in: int, c_out: int, resample: nn.Module | None = None) -> ResidualBlock:
             return ResidualBlock(c_in, c_out, time_dim, groups, dropout, self.scale, resample, norm_eps, scale_shift)
@@ -311,7 +313,7 @@ class NCSNpp(LabelledNetwork):
                 blocks.append(residual(c, w))
                 skips.append(w)
                 c = w
-            attentions = [attention(c, image_size >> level) for _ in blocks]
+            attentions = [attention(c, resolution(sides, level)) for _ in blocks]
             resample: nn.Module | None = None
             pyramid: nn.Module | None = None
             if level < last:
@@ -331,7 +333,7 @@ class NCSNpp(LabelledNetwork):
                 blocks.append(residual(c + skips.pop(), w))
                 c = w
             head = Head(c, channels, groups, norm_eps) if progressive == "output_skip" or level == 0 else None
-            self.up.append(UpLevel(blocks, attention(c, image_size >> level), head, up(c) if level else None))
+            self.up.append(UpLevel(blocks, attention(c, resolution(sides, level)), head, up(c) if level else None))
         self.fourier = FourierFeatures(width, fourier_scale) if embedding == "fourier" else None
         self._initialise()
         self._take_labels(classes, time_dim, class_embedding, width, freq_shift)      # last, as it draws numbers

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from scorefield.models.conditions import Condition
 from scorefield.models.layers import (
+    CONVOLUTIONS,
     Downsample,
     ResidualBlock,
     SelfAttention,
@@ -22,6 +23,8 @@ from scorefield.models.layers import (
     check_sizes,
     check_switch,
     group_norm,
+    resolution,
+    sides_of,
     timestep_embedding,
     xavier_init,
     zero_init,
@@ -45,14 +48,16 @@ class Level(nn.Module):
 
 
 class UNet(LabelledNetwork):
-    """DDPM's U-Net: (batch, channels, size, size) and time (batch,) to a tensor of the first one's shape.
+    """DDPM's U-Net: pictures (batch, channels, height, width), or series (batch, channels, length), and time (batch,) to a
+    tensor of the first one's shape.
 
-    image_size             height and width; divisible by 2 ** (levels - 1)
-    channels               of the picture
+    image_size             both sides of square pictures, (height, width), or (length,) of series, whose convolutions are
+                           over one axis; all divisible by 2 ** (levels - 1)
+    channels               of the picture or series
     width                  channels of the first level
     multipliers            width of each level as a multiple, from full resolution down
     num_blocks             residual blocks a level (one more on the way up)
-    attention_resolutions  resolutions with self-attention; the middle always has it
+    attention_resolutions  resolutions (longer sides) with self-attention; the middle always has it
     dropout                inside residual blocks
     classes                if given, it takes a label too, {"label": integers (batch,)} from 0 to `classes`, the last of
                            which means "no label"; the label's embedding is added to that of time
@@ -77,14 +82,16 @@ class UNet(LabelledNetwork):
     torch.Size([4, 1, 8, 8])
     """
 
-    def __init__(self, image_size: int = 32, channels: int = 3, width: int = 128,
+    axes = (1, 2)      # that x may have beside the batch's and the channels'
+
+    def __init__(self, image_size: int | Sequence[int] = 32, channels: int = 3, width: int = 128,
                  multipliers: Sequence[int] = (1, 2, 2, 2), num_blocks: int = 2,
                  attention_resolutions: Sequence[int] = (16,), dropout: float = 0.1, groups: int | None = None,
                  norm_eps: float = 1e-6, attention_head_dim: int | None = None, freq_shift: int = 1,
                  downsample_padding: int = 0, centred: bool = True, classes: int | None = None,
                  class_embedding: str = "table", scale_shift: bool = False, middle_norm: bool = True):
         super().__init__()
-        check_sizes(image_size, width, multipliers, num_blocks, dropout, norm_eps)
+        check_sizes(image_size, width, multipliers, num_blocks, dropout, norm_eps, self.axes)
         check_switch("freq_shift", freq_shift)
         check_switch("downsample_padding", downsample_padding)
         if groups is None and width > 128 and width % 32:
@@ -92,39 +99,40 @@ class UNet(LabelledNetwork):
         self.width, self.freq_shift, self.centred = width, freq_shift, centred
         groups, time_dim = groups or min(32, width // 4), 4 * width
         widths = [width * m for m in multipliers]
-        last = len(widths) - 1
+        last, sides = len(widths) - 1, sides_of(image_size)
+        axes, conv = len(sides), CONVOLUTIONS[len(sides)]
 
         def residual(c_in: int, c_out: int) -> ResidualBlock:
-            return ResidualBlock(c_in, c_out, time_dim, groups, dropout, eps=norm_eps, scale_shift=scale_shift)
+            return ResidualBlock(c_in, c_out, time_dim, groups, dropout, eps=norm_eps, scale_shift=scale_shift, axes=axes)
 
         def attend(c: int, norm: bool = True) -> nn.Module:
-            return SelfAttention(c, groups, eps=norm_eps, head_dim=attention_head_dim, norm=norm)
+            return SelfAttention(c, groups, eps=norm_eps, head_dim=attention_head_dim, norm=norm, axes=axes)
 
         def attention(c: int, size: int) -> nn.Module:
             return attend(c) if size in attention_resolutions else nn.Identity()
 
         self.time = nn.Sequential(nn.Linear(width, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim))
-        self.conv_in = nn.Conv2d(channels, width, 3, padding=1)
+        self.conv_in = conv(channels, width, 3, padding=1)
         self.down: Any = nn.ModuleList()
         skips, c = [width], width
         for level, w in enumerate(widths):
-            size = image_size >> level
+            size = resolution(sides, level)
             blocks = [residual(c if i == 0 else w, w) for i in range(num_blocks)]
             c = w
             skips += [w] * (num_blocks + (level < last))
             self.down.append(Level(blocks, [attention(w, size) for _ in blocks],
-                                   Downsample(w, downsample_padding) if level < last else None))
+                                   Downsample(w, downsample_padding, axes) if level < last else None))
         self.middle = nn.ModuleList([residual(c, c), attend(c, middle_norm), residual(c, c)])
         self.up: Any = nn.ModuleList()
         for level, w in reversed(list(enumerate(widths))):
-            size = image_size >> level
+            size = resolution(sides, level)
             blocks = []
             for _ in range(num_blocks + 1):
                 blocks.append(residual(c + skips.pop(), w))
                 c = w
-            self.up.append(Level(blocks, [attention(w, size) for _ in blocks], Upsample(w) if level else None))
+            self.up.append(Level(blocks, [attention(w, size) for _ in blocks], Upsample(w, axes) if level else None))
         self.norm_out = group_norm(c, groups, norm_eps)
-        self.conv_out = nn.Conv2d(c, channels, 3, padding=1)
+        self.conv_out = conv(c, channels, 3, padding=1)
         self._initialise()
         self._take_labels(classes, time_dim, class_embedding, width, freq_shift)      # last, as it draws numbers
 

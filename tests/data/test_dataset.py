@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from scorefield.data import Dataset, Examples, from_arrays
+from scorefield.data import Dataset, Examples, Points, codec_of, from_arrays, in_units_of
+from scorefield.numerics.errors import ArgumentError
 
 
 def test_a_tensor_in_place_of_a_split_has_no_conditions():
@@ -65,3 +66,47 @@ def test_levels_can_be_said_and_bound_the_integers():
         from_arrays(torch.full((3, 2), 17), levels=17)
     with pytest.raises(ValueError, match="floats, which are points"):
         from_arrays(torch.zeros(3, 2), levels=17)
+
+
+# Standardised arrays
+
+
+def test_floats_are_standardised_by_the_training_examples_if_asked():
+    x = torch.randn(100, 3, 7, generator=torch.Generator().manual_seed(0)).double() * 3 + 1.7e9
+    dataset = from_arrays(x, standardise=True)
+    assert dataset.standard.dtype == dataset.train.data.dtype == torch.float64
+    train = torch.cat([x[i : i + 1] for i in range(100) if i % 10])
+    assert dataset.standard == Points.standardising(train) and torch.equal(dataset.train.data, train)
+    small = from_arrays(x - 1.7e9, standardise=True)
+    assert small.train.data.dtype == torch.float32 and from_arrays(x - 1.7e9).standard is None
+
+
+def test_names_of_columns_are_kept_without_standardisation_too():
+    dataset = from_arrays(torch.randn(20, 2), columns=("a", "b"))
+    assert dataset.standard == Points(columns=("a", "b")) and dataset.standard.offset == 0
+
+
+def test_only_numbers_can_be_standardised():
+    with pytest.raises(ArgumentError) as caught:
+        from_arrays(torch.zeros(20, 1, 4, 4, dtype=torch.uint8), standardise=True)
+    assert caught.value.arguments == ("standardise",)
+    with pytest.raises(ArgumentError) as caught:
+        from_arrays(torch.zeros(20, 3), standardise=True)
+    assert caught.value.arguments == ("x_train",) and "column 0 is 0" in str(caught.value)
+    with pytest.raises(ArgumentError, match="cannot be standardised by"):
+        Dataset("x", torch.zeros(3, 2), torch.zeros(3, 2), (2,), None, standard=Points((0.0,) * 3, (1.0,) * 3))
+    with pytest.raises(ArgumentError, match="which float32 does not hold"):
+        from_arrays(torch.full((20, 2), 1e300, dtype=torch.float64))
+
+
+def test_data_are_seen_in_the_units_of_a_run():
+    x = torch.randn(100, 2, generator=torch.Generator().manual_seed(0))
+    dataset = from_arrays(x, standardise=True, columns=("a", "b"))
+    stored = {"levels": None, "standard": dataset.standard.stored()}
+    assert in_units_of(dataset, None) is dataset and in_units_of(dataset, stored).notes == ()
+    more = in_units_of(from_arrays(torch.cat([x, x + 0.01]), standardise=True), stored)
+    assert more.standard == dataset.standard and more.notes == ()
+    other = in_units_of(from_arrays(3 * x, standardise=True), stored)
+    assert other.standard == dataset.standard and "of a these were" in other.notes[0]
+    old = in_units_of(dataset, {"levels": None})      # a run of before, which knew no standardisation
+    assert old.standard is None and codec_of({}, old) == codec_of({}, {"levels": None}) == Points()

@@ -324,9 +324,9 @@ def test_an_unknown_word_lists_those_that_exist(field, words):
     argument_refusal(lambda: build_denoiser(config, (2,)), f"model.{field}", "'nonesuch'", "choose from", *words)
 
 
-@pytest.mark.parametrize("shape", [(2,), (1, 8, 4), (8, 8)], ids=str)
-def test_a_unet_needs_square_pictures(shape):
-    argument_refusal(lambda: build_denoiser(small_config("unet"), shape), "model.network", "square", shape)
+@pytest.mark.parametrize("shape", [(2,), (1, 8, 4, 4)], ids=str)
+def test_a_unet_takes_pictures_and_series_only(shape):
+    argument_refusal(lambda: build_denoiser(small_config("unet"), shape), "model.network", "pictures", shape)
 
 
 def test_a_config_read_back_from_json_builds_the_same_denoiser():

@@ -1,5 +1,6 @@
 """Folders of diffusers' UNet2DModel: outputs equal to diffusers' own, there and back, and what is refused."""
 
+import dataclasses
 import inspect
 import json
 import logging
@@ -112,6 +113,28 @@ def test_outputs_equal_diffusers_for_every_setting(settings, saved, tmp_path):
         assert difference(denoiser.eps(x, (LABELS.double() + 1) / 1000), expected) < 1e-5
     assert type(denoiser.network).__name__ == "UNet"
     assert not denoiser.training and not any(p.requires_grad for p in denoiser.parameters())
+
+
+def test_pictures_of_unequal_sides_come_from_diffusers_and_go_back(saved, tmp_path):
+    model, checkpoint = saved(SMALL | {"sample_size": (8, 16)}), read(tmp_path)
+    assert checkpoint.config["shape"] == [3, 8, 16]
+    x = torch.randn(3, 3, 8, 16, generator=torch.Generator().manual_seed(1))
+    write(checkpoint, tmp_path / "export")
+    assert json.loads((tmp_path / "export/config.json").read_text())["sample_size"] == [8, 16]
+    with torch.no_grad():
+        expected = model(x, LABELS).sample
+        assert difference(checkpoint.denoiser().network(x, LABELS.float()), expected) < 1e-5
+        assert difference(read(tmp_path / "export").denoiser().network(x, LABELS.float()), expected) < 1e-5
+
+
+def test_a_standardisation_that_a_folder_cannot_hold_is_told(saved, tmp_path):
+    saved()
+    checkpoint = read(tmp_path)
+    standardised = dataclasses.replace(checkpoint, config=checkpoint.config | {
+        "levels": None, "standard": {"mean": [1.0, 2.0, 3.0], "std": [4.0, 5.0, 6.0], "columns": []}})
+    note = write(standardised, tmp_path / "export")
+    assert "x * (4.0, 5.0, 6.0) + (1.0, 2.0, 3.0)" in note and "no levels" in note
+    assert "standardised" not in write(checkpoint, tmp_path / "plain")
 
 
 @pytest.mark.parametrize("settings", [
@@ -341,7 +364,7 @@ def test_folders_of_diffusers_are_recognised(saved, tmp_path):
     ("down_block_types", ["DownBlock2D", "ResnetDownsampleBlock2D"]),
     ("down_block_types", ["SkipDownBlock2D", "DownBlock2D"]),
     ("up_block_types", ["UpBlock2D", "AttnUpBlock2D"]), ("block_out_channels", [16, 24]), ("block_out_channels", [16]),
-    ("block_out_channels", [0, 0]), ("sample_size", [8, 16]), ("sample_size", 7), ("encoder_hid_dim", 7),
+    ("block_out_channels", [0, 0]), ("sample_size", [8, 7]), ("sample_size", 7), ("encoder_hid_dim", 7),
     ("_class_name", "UNet2DConditionModel"), ("in_channels", "3"), ("dropout", None),
 ], ids=str)
 def test_a_setting_that_no_network_here_follows_is_refused_by_name(field, value, saved, edit, tmp_path):
