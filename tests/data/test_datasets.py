@@ -39,6 +39,7 @@ def contract_cases(tmp_path):
     write_cifar100(tmp_path / "cifar100", num_train=10, num_test=3)
     write_fashion_mnist(tmp_path / "fashion", train=4, test=2)
     write_pictures(tmp_path / "folder", 12)
+    np.save(tmp_path / "array.npy", np.random.default_rng(0).integers(0, 256, (20, 6, 4, 3)).astype(np.uint8))
     return {
         "digits": {},
         "swiss_roll": {"size": 30, "seed": 0},
@@ -48,6 +49,7 @@ def contract_cases(tmp_path):
         "cifar100": {"path": str(tmp_path / "cifar100")},
         "fashion_mnist": {"path": str(tmp_path / "fashion")},
         "folder": {"path": str(tmp_path / "folder"), "image_size": 6, "channels": 3},
+        "array": {"path": str(tmp_path / "array.npy")},
     }
 
 
