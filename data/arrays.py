@@ -264,7 +264,8 @@ def _labels(contents: Contents, file: Path) -> tuple[np.ndarray | None, np.ndarr
         raise ArgumentError(f"data.path: {file}: of the training examples and those to hold out, only one part has labels "
                             f"({next(iter(given))}); give both or neither", "data.path")
     for name, labels in given.items():
-        if len(labels) != len(x := contents.x if name == "y" else contents.x_test):  # type: ignore[arg-type]
+        x = contents.x if name == "y" else contents.x_test
+        if x is not None and len(labels) != len(x):
             raise ArgumentError(f"data.path: {file} has {len(x)} examples and {len(labels)} labels ({name})", "data.path")
     if all(labels.dtype.kind != "U" for labels in given.values()):
         for labels in given.values():
