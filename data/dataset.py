@@ -83,6 +83,7 @@ class Dataset:
     flip         whether training mirrors examples left to right at random
     class_names  names of the classes "label" = 0, 1, ..., if the examples have labels; "0", "1", ... unless given
     unlabelled   why the examples have no labels, where a user may expect some; for messages
+    notes        lines for the user: what was read, what was left out and why
 
     Raises ArgumentError for a label that is no class, naming the example and the label; for names that are not distinct;
     and for names of examples without labels.
@@ -96,6 +97,7 @@ class Dataset:
     flip: bool = False
     class_names: tuple[str, ...] = ()
     unlabelled: str = ""
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for split in ("train", "test"):

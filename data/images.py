@@ -9,19 +9,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scorefield.data import readers
+from scorefield.data import pictures, readers
 from scorefield.data.codec import Codec, Pixels
 from scorefield.data.damage import named_argument
 from scorefield.data.dataset import Dataset, Examples
+from scorefield.data.picture_files import find_pictures
 from scorefield.data.transforms import require_within
 from scorefield.numerics.errors import ArgumentError, MissingFileError
 
 
-def load_images(path: str, shape: tuple[int, ...], codec: Codec, argument: str = "path"
+def load_images(path: str, shape: tuple[int, ...], codec: Codec, argument: str = "path", background: str = "white"
                 ) -> tuple[Dataset, list[str] | None]:
     """Examples of `shape` from a user's path, as a data set whose two splits are the same, and the names of the examples.
 
-    A folder   every picture below it, cropped and resized as in data set "folder"; the names are their paths
+    A folder   every picture below it, cropped and resized as in data set "folder", over the colour `background` where it is
+               transparent; the names are their paths
     An .npz    one array, or `x`, `arr_0` or `images`. Integers are levels 0 .. L-1 of shape (N, C, H, W), (N, H, W, C) or,
                for one channel, (N, H, W). Floats are samples as a run writes them, (N, *shape): points, or pictures in
                the codec's [low, high], which are decoded. They may exceed that interval by a quarter of its length
@@ -37,13 +39,13 @@ def load_images(path: str, shape: tuple[int, ...], codec: Codec, argument: str =
             raise ArgumentError(f"{argument}={path!r}: pictures are squares of 256 levels and 1 or 3 channels, but the "
                                 f"model's examples have {codec.levels or 'no'} levels and shape {shape}; give an .npz",
                                 argument)
-        files = readers.find_pictures(place)
-        if not files:
-            suffixes = ", ".join(readers.PICTURE_SUFFIXES)
-            raise MissingFileError(f"{argument}={path!r} holds no pictures ({suffixes})", argument)
-        pictures = Examples(readers.open_pictures(files, shape[1], shape[0], argument))
-        return (Dataset(place.name, pictures, pictures, shape, codec.levels),
-                [str(file.relative_to(place)) for file in files])
+        found, form = find_pictures(place, argument), pictures.Form(shape[1], shape[0], pictures.colour_of(background))
+        if not found.files:
+            raise MissingFileError(f"{argument}={path!r} holds no pictures: {found.said(path)}", argument)
+        opened, longer = pictures.open_pictures(found.files, form, argument)
+        notes = (found.said(f"{argument}={path}"), *pictures.said_of_frames(longer, found.formats))
+        return (Dataset(place.name, Examples(opened), Examples(opened), shape, codec.levels, notes=notes),
+                [str(file.relative_to(place)) for file in found.files])
     with named_argument(argument):
         x = Examples(_read(readers.read_array(place, argument), f"{argument}={path!r}", shape, codec))
     return Dataset(place.stem, x, x, shape, codec.levels), None

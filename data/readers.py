@@ -1,86 +1,16 @@
-"""Read a user's pictures, uint8 (N, channels, height, width), and arrays in files.
-
-A file may be truncated, damaged or hostile. This raises a ValueError of one line that names the file.
-"""
+"""Read arrays in files. A file may be truncated, damaged or hostile. This raises an ArgumentError that names the file."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import torch
-from PIL import Image, ImageOps
-from torch import Tensor
 
 from scorefield.data.damage import damage_named
+from scorefield.data.picture_files import format_of
 from scorefield.numerics.errors import ArgumentError
-
-PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
-EAGER_BYTES = 2 * 2**30  # decoded pictures up to this size are held in memory
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder of that name is hidden, such as the ._00.png of macOS and .ipynb_checkpoints."""
-    return name.startswith(".")
-
-
-def find_pictures(folder: Path) -> list[Path]:
-    """Every picture below a folder, recognised by its suffix, in sorted order; without hidden files and folders."""
-    files = (file for file in folder.rglob("*") if file.suffix.lower() in PICTURE_SUFFIXES)
-    depth = len(folder.parts)
-    return sorted(file for file in files if not any(map(is_hidden, file.parts[depth:])) and file.is_file())
-
-
-def open_pictures(files: Sequence[Path], size: int, channels: int,
-                  argument: str = "data.path") -> Tensor | PictureFiles:
-    """All pictures, decoded now, which also finds broken ones; decoded on access if they would fill the memory."""
-    pictures = PictureFiles(files, size, channels, argument)
-    fits = len(files) * channels * size**2 <= EAGER_BYTES
-    return pictures[torch.arange(len(files))] if fits else pictures
-
-
-class PictureFiles:
-    """Picture files that are decoded when indexed: [int64 indices (B,)] -> uint8 (B, channels, size, size).
-
-    Each picture is turned upright (EXIF), made RGB or grey without transparency, cropped to its central square, and resized
-    with Lanczos's filter, antialiased. A square of that size stays unchanged.
-    Raises ValueError for a picture that is broken, larger than Pillow's limit, or grey with over 8 bits. It names the file
-    and `argument`, with which the user gave the path.
-    """
-
-    def __init__(self, files: Sequence[Path], size: int, channels: int, argument: str = "data.path"):
-        self.files, self.size, self.channels, self.argument = files, size, channels, argument
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: Tensor, /) -> Tensor:
-        pictures = torch.empty(len(index), self.channels, self.size, self.size, dtype=torch.uint8)
-
-        def fill(row: int, i: int) -> None:
-            pictures[row] = self._decode(self.files[i])
-
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # Pillow decodes outside Python's lock
-            list(pool.map(fill, range(len(index)), index.tolist()))  # list: raises the first error
-        return pictures
-
-    def _decode(self, file: Path) -> Tensor:
-        with damage_named(file, self.argument), Image.open(file) as opened:
-            if opened.mode.startswith(("I", "F")):  # conversion would clip these to white
-                raise ValueError(f"mode {opened.mode} has over 8 bits a channel")
-            picture = ImageOps.exif_transpose(opened).convert("RGB" if self.channels == 3 else "L")
-            picture = ImageOps.fit(picture, (self.size, self.size), Image.Resampling.LANCZOS)
-            return channels_first(picture)
-
-
-def channels_first(picture: Image.Image) -> Tensor:
-    """uint8 (channels, height, width)."""
-    pixels = np.array(picture).reshape(picture.height, picture.width, -1)
-    return torch.from_numpy(pixels).permute(2, 0, 1)
-
 
 ARRAY_NAMES = ("x", "arr_0", "images")
 
@@ -88,16 +18,46 @@ ARRAY_NAMES = ("x", "arr_0", "images")
 def read_array(file: Path, argument: str = "path") -> np.ndarray:
     """The array of an .npy, or the only array of an .npz, or its first array with a name in ARRAY_NAMES.
 
-    Raises ValueError for a file that is damaged or would run code, or whose arrays have other names.
+    Raises ArgumentError for a file of another kind, that is damaged or would run code, or whose arrays have other names.
     """
-    with damage_named(file, argument):
+    kind = _kind_of(file)
+    if kind not in ("npy", "npz"):
+        raise ArgumentError(f"{argument}: {file} is {kind}; give an .npy, an .npz or a folder of pictures", argument)
+    with damage_named(file, argument), _no_objects():
         loaded = np.load(file)
     if isinstance(loaded, np.ndarray):
         return loaded
-    with damage_named(file, argument), loaded as arrays:
+    with damage_named(file, argument), _no_objects(), loaded as arrays:
         names = list(arrays.files)
         name = next((name for name in (*ARRAY_NAMES, *names[:1] * (len(names) == 1)) if name in names), None)
         if name is not None:
             return arrays[name]
     raise ArgumentError(f"{argument}: {file} holds the arrays {', '.join(names) or '(none)'}; give one of them the name "
                         f"{' or '.join(ARRAY_NAMES)}", argument)
+
+
+def _kind_of(file: Path) -> str:
+    """What a file is by its content: "npy", "npz", or words that say what else."""
+    with open(file, "rb") as opened:
+        head = opened.read(256)
+    if head.startswith(b"\x93NUMPY"):
+        return "npy"
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return "npz"
+    if picture := format_of(head):
+        return f"one picture ({picture})"
+    if not head:
+        return "empty"
+    text = not set(head) & set(range(9)) and b"\0" not in head
+    return "a text" if text else "no array file"
+
+
+@contextmanager
+def _no_objects() -> Iterator[None]:
+    """numpy refuses Python objects, which could run code, and advises to allow them; this does not."""
+    try:
+        yield
+    except ValueError as error:
+        if "allow_pickle" in str(error):
+            raise ValueError("it holds Python objects, which could run code; store an array of numbers") from None
+        raise
