@@ -193,7 +193,9 @@ def _scored_data(command: Command, source: str) -> tuple[Dataset, list[str] | No
     assert stored is not None
     if source not in SPLITS:
         flag = "images" if source == command.asked.values["images"] else "compare"
-        return load_images(source, tuple(stored["shape"]), codec_of(data, stored["levels"]), flag)
+        dataset, names = load_images(source, tuple(stored["shape"]), codec_of(data, stored["levels"]), flag,
+                                     data.get("background", "white"))
+        return command.told(dataset), names
     try:
         dataset = command.dataset()
     except (FileNotFoundError, ValueError) as error:

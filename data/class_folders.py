@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scorefield.data.picture_files import Found, find_pictures, is_hidden, shown
+from scorefield.data.picture_files import Found, count_pictures, find_pictures, is_hidden, shown
 from scorefield.numerics.errors import ArgumentError
 
 _TRAIN, _HELD_OUT = ("train", "training"), ("test", "testing", "validation", "valid", "val", "dev")
@@ -55,7 +55,7 @@ def read_tree(root: Path) -> Tree:
         names, why = _classes_of_both(places, found)
         notes = [each.said(f"{part} {shown(place)}") for part, place, each in
                  zip(("training examples", "held-out examples"), places, found, strict=True)]
-        notes += [f"left out beside them: {beside}"] if beside else []
+        notes += [shown(beside)] if beside else []
         if both := len(found[0].real & found[1].real):
             notes.append(f"{both:,} files are in both splits, through links")
     else:
@@ -66,7 +66,7 @@ def read_tree(root: Path) -> Tree:
         if names and {name.lower() for name in names} <= _SPLITS:
             names, why = (), (f"the only subfolders of {root} are {_listed(names)}, which look like splits and not like "
                               f"classes; splits are two subfolders, train and one of {', '.join(_HELD_OUT)}")
-        notes = [f"{found[0].said(shown(root))}; every tenth is held out"]
+        notes = [f"{found[0].said(shown(root))}; every tenth is held out", *([shown(beside)] if beside else [])]
     number = {name: label for label, name in enumerate(names)}
     train_labels, test_labels = ([number[_first(file, place)] for file in files] if names else []
                                  for place, files in zip(places, (train, test), strict=True))
@@ -75,7 +75,7 @@ def read_tree(root: Path) -> Tree:
 
 
 def _splits(root: Path) -> tuple[tuple[Path, Path] | None, str]:
-    """The folders of the two splits, if there are such, and what lies beside them and is in neither.
+    """The folders of the two splits, if there are such, and a line on what lies beside them.
 
     `train` and `test` are splits whatever lies beside them. Other names may be those of classes: they are splits where no
     other subfolder holds pictures.
@@ -85,13 +85,14 @@ def _splits(root: Path) -> tuple[tuple[Path, Path] | None, str]:
                          if path.name.lower() == name), None) for names in (_TRAIN, _HELD_OUT))
     if train is None or test is None:
         return None, ""
-    others = {path: len(find_pictures(path).files) for path in folders if path not in (train, test)}
-    if (train.name, test.name) != ("train", "test") and any(
-            n for path, n in others.items() if path.name.lower() not in _SPLITS):
-        return None, ""
-    said = [f"the folder {shown(path.name)} ({n:,} pictures)" for path, n in others.items()]
+    others = {path.name: count_pictures(path) for path in folders if path not in (train, test)}
+    classes = [name for name, n in others.items() if n and name.lower() not in _SPLITS]
+    if classes and (train.name, test.name) != ("train", "test"):
+        return None, (f"{train.name} and {test.name} are read as classes and not as splits, since there are pictures in "
+                      f"{_listed(classes)}, too")
     loose = sum(1 for path in root.iterdir() if path.is_file() and not is_hidden(path.name))
-    return (train, test), ", ".join(said + ([f"{loose:,} files in {shown(root)} itself"] if loose else []))
+    said = [f"the folder {name} ({n:,} pictures)" for name, n in others.items()] + ([f"{loose:,} files"] if loose else [])
+    return (train, test), (f"left out beside {train.name} and {test.name}: {', '.join(said)}" if said else "")
 
 
 def _classes_of_both(places: Sequence[Path], splits: Sequence[Found]) -> tuple[tuple[str, ...], str]:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scorefield.data import cifar, points, readers
+from scorefield.data import cifar, pictures, points
 from scorefield.data.class_folders import read_tree
 from scorefield.data.codec import Codec, make_codec
 from scorefield.data.dataset import Dataset, Examples
@@ -187,11 +187,12 @@ def _labelled(pictures: Tensor, place: Path, name: str) -> Examples:
     return Examples(pictures, {"label": read_idx_labels(file, len(pictures), len(FASHION_CLASSES))})
 
 
-def folder(path: str = "", *, image_size: int, channels: int = 3, flip: bool = True) -> Dataset:
+def folder(path: str = "", *, image_size: int, channels: int = 3, background: str = "white", flip: bool = True) -> Dataset:
     """Every picture below `path`, as a square with sides of `image_size` pixels; `channels` is 1 (grey) or 3 (RGB).
 
-    Subfolders `train` and `test` are the splits if both exist. Otherwise every tenth picture is held out: those whose index
-    in sorted order is divisible by 10. A subfolder for each class gives the labels (class_folders.py).
+    Subfolders `train` and `test` (or validation, val, ...) are the splits if both exist. Otherwise every tenth picture is
+    held out: those whose index in sorted order is divisible by 10. A subfolder for each class gives the labels
+    (class_folders.py). Transparent pictures lie over the colour `background`: white, black or #rrggbb.
     """
     _require(bool(path), "path", path, "a folder of pictures")
     root = Path(os.path.expanduser(path))
@@ -199,14 +200,16 @@ def folder(path: str = "", *, image_size: int, channels: int = 3, flip: bool = T
         raise MissingFileError(f"data.path={path!r} is not a folder; give a folder of pictures", "data.path")
     _require(image_size is not None and image_size >= 1, "image_size", image_size, "1 or more")
     _require(channels in (1, 3), "channels", channels, "1 (grey) or 3 (RGB)")
+    form = pictures.Form(image_size, channels, pictures.colour_of(background))
     tree = read_tree(root)
-    found = f"got {len(tree.train)} to train on and {len(tree.test)} to hold out"
-    wanted = f"a folder with pictures ({', '.join(readers.PICTURE_SUFFIXES)}) for both splits, {found}"
-    _require(bool(tree.train and tree.test), "path", path, wanted)
-    train, test = (Examples(readers.open_pictures(files, image_size, channels),
-                            {"label": torch.tensor(labels)} if tree.class_names else {})
-                   for files, labels in ((tree.train, tree.train_labels), (tree.test, tree.test_labels)))
-    return Dataset("folder", train, test, (channels, image_size, image_size), 256, flip, tree.class_names, tree.unlabelled)
+    found = f"got {len(tree.train)} to train on and {len(tree.test)} to hold out: {'; '.join(tree.notes)}"
+    _require(bool(tree.train and tree.test), "path", path, f"a folder with pictures for both splits, {found}")
+    opened, longer = zip(*(pictures.open_pictures(files, form) for files in (tree.train, tree.test)), strict=True)
+    train, test = (Examples(data, {"label": torch.tensor(labels)} if tree.class_names else {})
+                   for data, labels in zip(opened, (tree.train_labels, tree.test_labels), strict=True))
+    frames = pictures.said_of_frames(None if None in longer else sum(longer), tree.formats)
+    return Dataset("folder", train, test, (channels, image_size, image_size), 256, flip, tree.class_names, tree.unlabelled,
+                   (*tree.notes, *frames))
 
 
 def arrays() -> Dataset:

@@ -31,7 +31,7 @@ _FORMATS = {name: re.compile(beginning, re.DOTALL) for name, beginning in _BEGIN
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of that name is hidden, such as the ._00.png of macOS and .ipynb_checkpoints, or a system's."""
+    """Whether a file or folder of that name is hidden, such as the ._00.png of macOS, or one of a system's own."""
     return name.startswith(".") or name.lower() in _OF_SYSTEMS
 
 
@@ -86,8 +86,8 @@ def find_pictures(folder: Path, argument: str = "data.path") -> Found:
         kind, suffix = format_of(head), path.suffix.lower()
         if kind is None and suffix in PICTURE_SUFFIXES:
             begins = f"begins with {head[:24]!r}" if head else "is empty"
-            raise ArgumentError(f"{argument}: {shown(path)} is named as a picture, but {begins}, as no picture of the formats "
-                                f"{', '.join(_FORMATS)} does; repair or remove it", argument)
+            raise ArgumentError(f"{argument}: {shown(path)} is named as a picture, but {begins}, as no picture of a known "
+                                f"format does ({', '.join(_FORMATS)}); repair or remove it", argument)
         if kind is None:
             found.left_out[shown(suffix) or "without a suffix"] += 1
         elif kind == "TIFF" and suffix and suffix not in PICTURE_SUFFIXES:
@@ -98,6 +98,11 @@ def find_pictures(folder: Path, argument: str = "data.path") -> Found:
             found.formats[kind] += 1
     found.files.sort()
     return found
+
+
+def count_pictures(folder: Path) -> int:
+    """How many pictures there are below a folder that is not read."""
+    return sum(format_of(head) is not None for _, _, head in _heads(_Walk(folder).run()[0]))
 
 
 def _heads(files: Sequence[tuple[Path, str]]) -> Iterable[tuple[Path, str, bytes]]:

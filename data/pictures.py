@@ -61,7 +61,8 @@ class Form:
     background: Colour = WHITE
 
 
-def open_pictures(files: Sequence[Path], form: Form, argument: str = "data.path") -> tuple[Tensor | PictureFiles, int | None]:
+def open_pictures(files: Sequence[Path], form: Form, argument: str = "data.path"
+                  ) -> tuple[Tensor | PictureFiles, int | None]:
     """All pictures, decoded now, which also finds broken ones; decoded on access if they would fill the memory.
 
     Returns how many of them have more frames or pages than the one that is read, too; None where that is not known yet.
@@ -183,7 +184,7 @@ def _opaque(picture: Image.Image, facts: _Facts, background: Colour) -> Image.Im
 
 def _from_16_bits(picture: Image.Image, facts: _Facts, background: Colour) -> Image.Image:
     if picture.mode == "I" and facts.format not in ("PNG", "PPM"):      # these two have 16 bits
-        raise ValueError("its pixels are 32-bit or signed integers, whose white is not known; store integers of 8 or 16 bits")
+        raise ValueError("its pixels are 32-bit or signed integers, whose white is not known; store 8 or 16 bits")
     values = np.array(picture).astype(np.int64)
     levels = (values >> (facts.bits - 8)).astype(np.uint8)
     grey = Image.fromarray(255 - levels if facts.white_is_zero else levels)

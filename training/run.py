@@ -61,6 +61,8 @@ def train(config: str | Path | ModuleType | ConfigDict, dataset: Any = None, wor
         chosen.data = data("arrays", **{field: chosen.data[field] for field in CODEC_FIELDS if field in chosen.data})
     require_sections(chosen)
     dataset = load_dataset(chosen.data) if dataset is None else dataset
+    for note in dataset.notes if progress and launched().first else ():
+        print(note, flush=True)
     name = name or run.name
     if launched().first:
         require_same_experiment(run, described(chosen, dataset, name))

@@ -1,9 +1,8 @@
 import gzip
 import pickle
 import struct
-import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import ml_collections
 import numpy as np
@@ -12,7 +11,8 @@ import torch
 from helpers import smooth_pictures, write_cifar10, write_cifar10_archive, write_cifar100
 from PIL import Image
 
-from scorefield.data import DATASETS, levels_of, load_dataset, mixture_parameters, readers
+from scorefield.data import DATASETS, cifar, levels_of, load_dataset, mixture_parameters
+from scorefield.data import pictures as decoding
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
@@ -295,45 +295,10 @@ def test_damaged_and_missing_cifar10_files_are_named(tmp_path):
 
 
 def test_a_path_without_cifar10_is_an_error_even_where_a_download_would_do(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "datasets", fake_hugging_face(smooth_pictures(3)))
+    monkeypatch.setattr(cifar, "fetch", None)
     for path in (tmp_path, tmp_path / "nowhere"):
         message = error_line(FileNotFoundError, "cifar10", path=str(path))
         assert all(word in message for word in (str(path), "cifar-10-batches-py", "cifar-10-python.tar.gz"))
-
-
-def fake_hugging_face(pictures):
-    """The one function used of Hugging Face's package, with rows as it gives them."""
-
-    def load_dataset(path, *, split):
-        assert path == "uoft-cs/cifar10"
-        chosen = {"train": pictures[:-2], "test": pictures[-2:]}[split]
-        return [{"img": Image.fromarray(picture.transpose(1, 2, 0)), "label": 0} for picture in chosen]
-
-    module = ModuleType("datasets")
-    module.load_dataset = load_dataset
-    return module
-
-
-def test_cifar10_is_downloaded_where_nothing_is_at_the_default_place(tmp_path, monkeypatch):
-    monkeypatch.setenv("SCOREFIELD_DATA", str(tmp_path))
-    monkeypatch.setitem(sys.modules, "datasets", fake_hugging_face(smooth_pictures(6)))
-    dataset = load("cifar10", path="")
-    check_cifar10(dataset, num_train=4, num_test=2)
-    assert dataset.train.data.is_contiguous() and dataset.test.data.is_contiguous()
-
-
-def test_a_download_that_cannot_be_made_says_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setenv("SCOREFIELD_DATA", str(tmp_path))
-    monkeypatch.setitem(sys.modules, "datasets", None)  # as if not installed
-    message = error_line(OSError, "cifar10", path="")
-    assert "pip install 'scorefield[datasets]'" in message and "cifar-10-python.tar.gz" in message
-
-    def load_dataset(path, *, split):
-        raise RuntimeError("no\nnetwork")
-
-    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
-    message = error_line(OSError, "cifar10", path="")
-    assert "RuntimeError: no network" in message and "set data.path to that file" in message
 
 
 # Fashion-MNIST
@@ -485,7 +450,7 @@ def test_folder_resizes_with_antialiasing(tmp_path):
 def test_a_large_folder_is_decoded_on_access_to_the_same_pictures(tmp_path, monkeypatch):
     pictures = write_pictures(tmp_path, 12)
     eager = load_folder(tmp_path)
-    monkeypatch.setattr(readers, "EAGER_BYTES", 2 * 3 * 8 * 8)  # enough for the two held out
+    monkeypatch.setattr(decoding, "EAGER_BYTES", 2 * 3 * 8 * 8)  # enough for the two held out
     lazy = load_folder(tmp_path)
     assert isinstance(lazy.test.data, torch.Tensor) and not isinstance(lazy.train.data, torch.Tensor)
     assert len(lazy.train) == len(eager.train) == 10
@@ -518,17 +483,10 @@ def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
     assert "DecompressionBombError" in folder_error(tmp_path)
 
 
-def test_grey_pictures_of_16_bits_are_refused_rather_than_clipped(tmp_path):
-    write_pictures(tmp_path, 2)
-    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(tmp_path / "deep.png")
-    message = folder_error(tmp_path)
-    assert "deep.png" in message and "over 8 bits" in message
-
-
 def test_no_permission_is_not_called_damage(tmp_path, monkeypatch):
     write_pictures(tmp_path, 2)
 
-    def refuse(file):
+    def refuse(file, formats):
         raise PermissionError(13, "Permission denied", str(file))
 
     monkeypatch.setattr(Image, "open", refuse)
