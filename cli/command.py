@@ -137,8 +137,8 @@ class Command:
         return config
 
     def _fit_folder(self) -> None:
-        """Take the size of a folder's pictures from an imported network, unless the command line sets it."""
-        if self.stored is None or not self.imported or self.config.data.dataset != "folder":
+        """Take the size of a user's pictures from an imported network, unless the command line sets it."""
+        if self.stored is None or not self.imported or "image_size" not in self.config.data:
             return
         said = {name for name, _ in self.asked.overrides}
         for name, size in (("channels", self.stored["shape"][0]), ("image_size", self.stored["shape"][-1])):

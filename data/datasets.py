@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scorefield.data import cifar, pictures, points
+from scorefield.data import cifar, hub, patches, pictures, points
 from scorefield.data.class_folders import read_tree
 from scorefield.data.codec import Codec, make_codec
 from scorefield.data.dataset import Dataset, Examples
@@ -116,6 +116,13 @@ def digits(flip: bool = False) -> Dataset:
     held_out = torch.arange(len(images)) % 5 == 0
     train, test = (Examples(images[chosen], {"label": labels[chosen]}) for chosen in (~held_out, held_out))
     return Dataset("digits", train, test, (1, 8, 8), 17, flip, tuple(map(str, bunch.target_names)))
+
+
+def patches32(flip: bool = True) -> Dataset:
+    """5,500 patches of 32x32 pixels from scikit-learn's two photographs, and 1,000 from parts of them that are held out."""
+    pieces = [patches.cut(photograph) for photograph in patches.photographs()]
+    train, test = (Examples(torch.cat(part)) for part in zip(*pieces, strict=True))
+    return Dataset("patches32", train, test, (3, patches.SIZE, patches.SIZE), 256, flip)
 
 
 def swiss_roll(size: int = 10_000, seed: int = 0) -> Dataset:
@@ -218,8 +225,48 @@ def arrays() -> Dataset:
                         "again, as train(config, dataset=...)", "data.dataset")
 
 
-DATASETS: dict[str, Source] = {
+def hugging_face(name: str) -> Callable[..., Dataset]:
+    """The function of the data set `name` of the Hugging Face hub, such as "hf:ylecun/mnist"."""
+
+    def load(subset: str = "", revision: str = "", train_split: str = "", test_split: str = "", image_column: str = "",
+             label_column: str = "", image_size: int | None = None, channels: int | None = None, background: str = "white",
+             streaming: bool = False, flip: bool = False) -> Dataset:
+        """Pictures by name, decoded once into a cache on disk (hub.py). What is "" or None is found in the data.
+
+        subset        which configuration of the data set
+        revision      a branch, tag or commit of it
+        train_split   "train" unless given
+        test_split    test, validation, valid, val or dev unless given; every tenth example if there is none
+        image_column  the only column of pictures unless given
+        label_column  the only column of classes unless given, or the one called "label"
+        image_size, channels, background  as in `folder`; the size and the channels of the first picture unless given
+        streaming     read the rows as a stream, so that the original files are never on this disk
+        """
+        _require(image_size is None or image_size >= 1, "image_size", image_size, "1 or more")
+        _require(channels in (None, 1, 3), "channels", channels, "1 (grey) or 3 (RGB)")
+        wanted = hub.Wanted(name, subset, revision, train_split, test_split, image_column, label_column, image_size, channels,
+                            background)
+        return hub.load(wanted, _place("", "hub"), streaming, flip)
+
+    return load
+
+
+class _Datasets(dict[str, Source]):
+    """Data sets by name. Every name `hf:OWNER/NAME` is one, too; that form stands for all of them in lists."""
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or (isinstance(name, str) and name.startswith(hub.PREFIX)
+                                              and name != hub.PREFIX)
+
+    def __missing__(self, name: str) -> Source:
+        if name not in self:
+            raise KeyError(name)
+        return Source(hugging_face(name), 256)
+
+
+DATASETS: dict[str, Source] = _Datasets({
     "digits": Source(digits, 17),
+    "patches32": Source(patches32, 256),
     "swiss_roll": Source(swiss_roll, None),
     "gaussians8": Source(gaussians8, None),
     "gaussians25": Source(gaussians25, None),
@@ -227,5 +274,6 @@ DATASETS: dict[str, Source] = {
     "cifar100": Source(cifar100, 256),
     "fashion_mnist": Source(fashion_mnist, 256),
     "folder": Source(folder, 256),
+    "hf:OWNER/NAME": Source(hugging_face("hf:OWNER/NAME"), 256),
     "arrays": Source(arrays, 256),      # or points: a run stores the levels of its data
-}
+})

@@ -23,7 +23,8 @@ def refused(path):
 ])
 def test_a_file_that_is_no_array_is_refused_by_what_it_is(tmp_path, name, content, kind):
     (tmp_path / name).write_bytes(content)
-    assert refused(tmp_path / name) == (f"images: {tmp_path / name} is {kind}; give an .npy, an .npz or a folder of pictures")
+    words = f"{tmp_path / name} is {kind}; give an .npy, an .npz or a folder of pictures"
+    assert refused(tmp_path / name) == f"images: {words}"
 
 
 def test_one_picture_is_refused_and_its_folder_is_asked_for(tmp_path):
