@@ -244,8 +244,8 @@ def hugging_face(name: str) -> Callable[..., Dataset]:
         """
         _require(image_size is None or image_size >= 1, "image_size", image_size, "1 or more")
         _require(channels in (None, 1, 3), "channels", channels, "1 (grey) or 3 (RGB)")
-        wanted = hub.Wanted(name, subset, revision, train_split, test_split, image_column, label_column, image_size, channels,
-                            background)
+        wanted = hub.Wanted(name, subset, revision, train_split, test_split, image_column, label_column, image_size,
+                            channels, background)
         return hub.load(wanted, _place("", "hub"), streaming, flip)
 
     return load

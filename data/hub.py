@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import re
 import sys
 import textwrap
@@ -82,14 +83,15 @@ def load(wanted: Wanted, place: Path, streaming: bool, flip: bool) -> Dataset:
 def _read(cache: Path, part: str, shape: tuple[int, ...], content: Mapping[str, Any]) -> Examples:
     count, digests, label = content["counts"][part], content["sha256"], cache / f"{part}.npy"
     file = cache / f"{part}.bin"
+    again = "remove that folder to fetch it again"
     with damage_named(cache, "data.dataset"):
-        if (size := file.stat().st_size) != count * int(np.prod(shape)):
-            raise ValueError(f"{file.name} has {size} bytes, expected {count} x {shape}; remove that folder to fetch it again")
+        if (size := file.stat().st_size) != count * math.prod(shape):
+            raise ValueError(f"{file.name} has {size} bytes, expected {count} x {shape}; {again}")
         stored = StoredPictures(file, (count, *shape))
         small = size <= EAGER_BYTES
         for each in ([file] if small else []) + ([label] if label.name in digests else []):
             if _digest(each) != digests[each.name]:
-                raise ValueError(f"the SHA-256 of {each.name} is wrong; remove that folder to fetch it again")
+                raise ValueError(f"the SHA-256 of {each.name} is wrong; {again}")
         data = stored[torch.arange(count)] if small else stored
         return Examples(data, {LABEL: torch.from_numpy(np.load(label))} if label.name in digests else {})
 
@@ -126,7 +128,8 @@ def _fetch(wanted: Wanted, streaming: bool, cache: Path) -> None:
     cache.parent.mkdir(parents=True, exist_ok=True)
     try:
         with new_folder(cache) as folder:
-            _write(folder, wanted, splits, [_undecoded(rows, columns.image, package) for rows in parts], columns, notes)
+            rows = [_undecoded(each, columns.image, package) for each in parts]
+            _write(folder, _Reader(wanted, package), splits, rows, columns, notes)
     except (OSError, ValueError):
         if not (cache / "content.json").exists():      # another process may have been faster
             raise
@@ -204,7 +207,8 @@ class _Columns:
         usual = classes if len(classes) == 1 else [column for column in ("label", "labels") if column in features]
         label = named(wanted.label_column, "label_column") if wanted.label_column else next(iter(usual), None)
         names = tuple(features[label].names) if label in classes else None
-        why = "" if label or not classes else f"several columns hold classes ({', '.join(classes)}); choose data.label_column"
+        why = "" if label or not classes else (f"several columns hold classes ({', '.join(classes)}); choose "
+                                               "data.label_column")
         return cls(image, label, names, why)
 
 
@@ -223,9 +227,9 @@ class _Part:
     hasher: Any = field(default_factory=hashlib.sha256)
 
 
-def _write(folder: Path, wanted: Wanted, splits: Sequence[str], rows: Sequence[Any], columns: _Columns, notes: list[str]
+def _write(folder: Path, reader: _Reader, splits: Sequence[str], rows: Sequence[Any], columns: _Columns, notes: list[str]
            ) -> None:
-    reader = _Reader(wanted)
+    wanted = reader.wanted
     with open(folder / "train.bin", "wb") as first, open(folder / "test.bin", "wb") as second:
         parts = {"train": _Part(first), "test": _Part(second)}
         for split, each in zip(splits, rows, strict=True):
@@ -255,8 +259,8 @@ def _write(folder: Path, wanted: Wanted, splits: Sequence[str], rows: Sequence[A
 class _Reader:
     """Rows to pixels and labels. Size and channels that are not asked for are those of the first picture."""
 
-    def __init__(self, wanted: Wanted):
-        self.wanted, self.shape = wanted, tuple[int, ...]()
+    def __init__(self, wanted: Wanted, package: Any):
+        self.wanted, self.package, self.shape = wanted, package, tuple[int, ...]()
         self.form = Form(wanted.image_size, wanted.channels or 3, colour_of(wanted.background))
 
     def rows(self, rows: Iterable[Mapping[str, Any]], split: str, columns: _Columns) -> Iterator[tuple[bytes, Any]]:
@@ -283,7 +287,7 @@ class _Reader:
         if columns.image not in row:
             raise ArgumentError(f"data.image_column={columns.image!r} must be a column of {self.wanted.name}: "
                                 f"{', '.join(row)}", "data.image_column")
-        with damage_named(Path(place), "data.dataset"), _opened(row[columns.image]) as picture:
+        with damage_named(Path(place), "data.dataset"), self._opened(row[columns.image]) as picture:
             channels = self.wanted.channels or (1 if is_grey(picture) else 3)
             self.form = Form(self.form.size, channels, self.form.background)
             shape = decode(picture, self.form).shape
@@ -293,25 +297,27 @@ class _Reader:
         self.shape = tuple(shape)
 
     def _pixels(self, value: Any, place: str) -> bytes:
-        with damage_named(Path(place), "data.dataset"), _opened(value) as picture:
+        with damage_named(Path(place), "data.dataset"), self._opened(value) as picture:
             grey, pixels = is_grey(picture), decode(picture, self.form)
         if tuple(pixels.shape) != self.shape:
-            raise ArgumentError(f"{self.wanted.name}: the picture in {place} is {pixels.shape[2]}x{pixels.shape[1]}, the first "
-                                f"one {self.shape[2]}x{self.shape[1]}; set data.image_size", "data.image_size")
+            raise ArgumentError(f"{self.wanted.name}: the picture in {place} is {pixels.shape[2]}x{pixels.shape[1]}, the "
+                                f"first one {self.shape[2]}x{self.shape[1]}; set data.image_size", "data.image_size")
         if self.shape[0] == 1 and self.wanted.channels is None and not grey:
             raise ArgumentError(f"{self.wanted.name}: the picture in {place} is not grey as the first one is; set "
                                 "data.channels to 3, or to 1 to make all grey", "data.channels")
         return pixels.numpy().tobytes()
 
 
-def _opened(value: Any) -> Image.Image:
-    """The picture in a cell: Pillow's own, or the bytes or the path of its file."""
-    if isinstance(value, Image.Image):
-        return value.copy()
-    content = value.get("bytes") or value.get("path") if isinstance(value, Mapping) else value
-    if not content:
-        raise ValueError("there is no picture")
-    return open_picture(io.BytesIO(content) if isinstance(content, bytes) else Path(content))
+    def _opened(self, value: Any) -> Image.Image:
+        """The picture in a cell: Pillow's own, or the bytes or the path of its file, which may lie on the hub."""
+        if isinstance(value, Image.Image):
+            return value.copy()
+        content = value.get("bytes") or value.get("path") if isinstance(value, Mapping) else value
+        if not content:
+            raise ValueError("there is no picture")
+        if isinstance(content, str) and not Path(content).is_file():
+            return self.package.Image().decode_example(value)
+        return open_picture(io.BytesIO(content) if isinstance(content, bytes) else Path(content))
 
 
 def _numbered(labels: Mapping[str, Sequence[Any]], columns: _Columns, name: str

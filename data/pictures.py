@@ -157,8 +157,8 @@ class _Facts:
 
     @classmethod
     def of(cls, opened: Image.Image) -> _Facts:
-        tags, layout = getattr(opened, "tag_v2", {}), str(opened.tile[0][3] if opened.tile else "")
-        found = re.search(r"[A-Z];(\d+)", layout)      # such as L;2 and RGB;16B: what the decoder was told
+        tags, tiles = getattr(opened, "tag_v2", {}), getattr(opened, "tile", [])
+        found = re.search(r"[A-Z];(\d+)", str(tiles[0][3]) if tiles else "")      # such as L;2 and RGB;16B: what the decoder was told
         bits = tags[_BITS][0] if _BITS in tags else int(found[1]) if found else 8
         return cls(opened.format or "", 16 if bits == 8 and opened.mode.startswith("I") else bits,
                    tags.get(_PHOTOMETRIC) == 0)

@@ -11,7 +11,7 @@ import torch
 from helpers import smooth_pictures, write_cifar10, write_cifar10_archive, write_cifar100
 from PIL import Image
 
-from scorefield.data import DATASETS, cifar, levels_of, load_dataset, mixture_parameters
+from scorefield.data import DATASETS, cifar, levels_of, load_dataset, mixture_parameters, patches
 from scorefield.data import pictures as decoding
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
@@ -41,6 +41,7 @@ def contract_cases(tmp_path):
     write_pictures(tmp_path / "folder", 12)
     return {
         "digits": {},
+        "patches32": {},
         "swiss_roll": {"size": 30, "seed": 0},
         "gaussians8": {"size": 30, "seed": 0},
         "gaussians25": {"size": 30, "seed": 0},
@@ -53,7 +54,7 @@ def contract_cases(tmp_path):
 
 def test_every_dataset_keeps_the_contract_and_reads_only_its_own_fields(tmp_path):
     cases, classes = contract_cases(tmp_path), {"digits": 10, "cifar10": 10, "cifar100": 100, "fashion_mnist": 10}
-    assert cases.keys() == DATASETS.keys() - {"arrays"}
+    assert cases.keys() == DATASETS.keys() - {"arrays", "hf:OWNER/NAME"}      # those of the hub: test_hub.py
     for name, fields in cases.items():
         dataset = load(name, **fields)
         assert dataset.name == name and dataset.levels == levels_of(name)
@@ -70,7 +71,8 @@ def test_every_dataset_keeps_the_contract_and_reads_only_its_own_fields(tmp_path
                 assert batch.dtype == torch.uint8 and batch.max().item() < dataset.levels
             assert batch.is_contiguous()
         assert dataset.classes == classes.get(name) and len(dataset.class_names) == classes.get(name, 0)
-    assert {name for name, fields in cases.items() if load(name, **fields).flip} == {"cifar10", "cifar100", "folder"}
+    assert {name for name, fields in cases.items() if load(name, **fields).flip} == {
+        "cifar10", "cifar100", "folder", "patches32"}
 
 
 def test_a_field_that_the_data_set_does_not_take_is_refused_by_name():
@@ -120,6 +122,30 @@ def test_digits_hold_out_every_fifth_image_and_no_other():
     assert np.array_equal(dataset.test.data[:, 0], images[::5])
     assert np.array_equal(dataset.train.data[:, 0], np.delete(images, np.s_[::5], axis=0))
     assert dataset.levels == 17 and dataset.train.data.max() == 16
+
+
+# Patches of photographs
+
+
+def test_patches_of_the_two_photographs_are_cut_at_every_eighth_pixel_of_their_bands():
+    from sklearn.datasets import load_sample_image
+
+    dataset, china = load("patches32"), load_sample_image("china.jpg")
+    assert (len(dataset.train), len(dataset.test)) == (5500, 1000) and dataset.shape == (3, 32, 32)
+    starts = [*range(0, 161, 8), *range(256, 481, 8), *range(576, 609, 8)]
+    rows = [torch.from_numpy(china[8:40, x:x + 32].transpose(2, 0, 1).copy()) for x in starts]
+    assert torch.equal(dataset.train.data[55:110], torch.stack(rows))
+    held_out = [torch.from_numpy(china[0:32, x:x + 32].transpose(2, 0, 1).copy())
+                for x in [*range(192, 225, 8), *range(512, 545, 8)]]
+    assert torch.equal(dataset.test.data[:10], torch.stack(held_out))
+
+
+def test_no_pixel_of_a_held_out_patch_is_in_a_training_patch():
+    places = np.arange(427 * 640).reshape(427, 640, 1)      # each pixel its own number
+    train, test = patches.cut(places)
+    assert set(train.unique().tolist()).isdisjoint(test.unique().tolist())
+    assert len(train.unique()) + len(test.unique()) == 640 * 424      # all pixels but the last three rows
+    assert (len(train), len(test)) == (2750, 500)
 
 
 # Points

@@ -101,6 +101,11 @@ class FakeImage:
         self.decode = decode
 
 
+    def decode_example(self, value):
+        assert value["path"].startswith("hf://")
+        return Image.fromarray(GREY[int(value["path"][-1]), 0])
+
+
 class FakeClassLabel:
     def __init__(self, *names):
         self.names = names
@@ -200,6 +205,14 @@ def test_a_failure_in_mid_stream_leaves_nothing_and_names_the_row(fake, cache):
     bad["image"][13] = None
     refused(ValueError, "row 13 of split train", "there is no picture")
     assert not list(cache.iterdir())
+
+
+def test_a_picture_may_be_a_file_here_or_on_the_hub(fake, tmp_path):
+    Image.fromarray(GREY[0, 0]).save(tmp_path / "here.png")
+    part = {"image": [{"bytes": None, "path": str(tmp_path / "here.png")}, {"bytes": None, "path": "hf://datasets/o/n/1"}],
+            "label": [0, 1]}
+    fake(train=part, test=part)
+    assert torch.equal(load().train.data, torch.from_numpy(GREY[:2]))
 
 
 def test_columns_are_found_or_named(fake):
