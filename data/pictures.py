@@ -158,7 +158,7 @@ class _Facts:
     @classmethod
     def of(cls, opened: Image.Image) -> _Facts:
         tags, tiles = getattr(opened, "tag_v2", {}), getattr(opened, "tile", [])
-        found = re.search(r"[A-Z];(\d+)", str(tiles[0][3]) if tiles else "")      # such as L;2 and RGB;16B: what the decoder was told
+        found = re.search(r"[A-Z];(\d+)", str(tiles[0][3]) if tiles else "")      # as in RGB;16B, for the decoder
         bits = tags[_BITS][0] if _BITS in tags else int(found[1]) if found else 8
         return cls(opened.format or "", 16 if bits == 8 and opened.mode.startswith("I") else bits,
                    tags.get(_PHOTOMETRIC) == 0)
