@@ -183,7 +183,9 @@ def fashion_mnist(path: str = "", flip: bool = False) -> Dataset:
                            if file)
             return Dataset("fashion_mnist", train, test, (1, 28, 28), 256, flip, FASHION_CLASSES)
     wanted, searched = " and ".join(names), " or ".join(map(str, places))
-    raise MissingFileError(f"data.path={path!r}: no {wanted} (or .gz) in {searched}", "data.path")
+    raise MissingFileError(f"data.path={path!r}: no {wanted} (or .gz) in {searched}; fetch the four files from "
+                           "https://github.com/zalandoresearch/fashion-mnist and put them there, or on Debian run apt-get "
+                           "install dataset-fashion-mnist", "data.path")
 
 
 def _labelled(pictures: Tensor, place: Path, name: str) -> Examples:
