@@ -92,8 +92,8 @@ def in_units_of(dataset: Dataset, stored: Mapping[str, Any] | None) -> Dataset:
 
     The weights belong to that. The data's own differs where rows were added, or the data are others; a note then says so.
     """
-    if stored is None or dataset.levels is not None:
-        return dataset
+    if stored is None or dataset.levels is not None or list(stored.get("shape") or dataset.shape) != list(dataset.shape):
+        return dataset      # also of another shape, which is refused elsewhere
     kept, own = standard_of(stored), dataset.standard
     notes = dataset.notes
     if (apart := _apart(kept or Points(), own or Points(), dataset.shape[0])) is not None:
