@@ -121,7 +121,8 @@ def main() -> None:
             for figure, value in recovered.items():
                 print(f"{name}: {figure} {value}")
         (ROOT / "benchmarks/results").mkdir(exist_ok=True)
-        described = {name: {figure: vars(value) for figure, value in recovered.items()} for name, recovered in figures.items()}
+        described = {name: {figure: vars(value) for figure, value in recovered.items()}
+                     for name, recovered in figures.items()}
         (ROOT / "benchmarks/results/arrays.json").write_text(json.dumps(described, indent=2) + "\n")
 
 

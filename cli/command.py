@@ -57,7 +57,7 @@ class Command:
     checkpoint: Checkpoint | None = None      # the one that --checkpoint names, if this command has read it
 
     def __init__(self, asked: Asked):
-        self.asked, self.mode = asked, asked.mode
+        self.asked, self.mode, self._said = asked, asked.mode, set[str]()
         self.source: str | None = asked.values.get("checkpoint")
         config = asked.values["config"]
         self.name = Path(config).stem if config else None
@@ -137,8 +137,8 @@ class Command:
         return config
 
     def _fit_folder(self) -> None:
-        """Take the size of a folder's pictures from an imported network, unless the command line sets it."""
-        if self.stored is None or not self.imported or self.config.data.dataset != "folder":
+        """Take the size of a user's pictures from an imported network, unless the command line sets it."""
+        if self.stored is None or not self.imported or "image_size" not in self.config.data:
             return
         said = {name for name, _ in self.asked.overrides}
         for name, size in (("channels", self.stored["shape"][0]), ("image_size", self.stored["shape"][-1])):
@@ -183,5 +183,13 @@ class Command:
                                 "choose another folder", "workdir")
 
     def dataset(self) -> Dataset:
-        """The config's data set."""
-        return load_dataset(self.config.data)
+        """The config's data set. What it says of its files is printed."""
+        return self.told(load_dataset(self.config.data))
+
+    def told(self, dataset: Dataset) -> Dataset:
+        """The same data set. Its notes are printed, each once, by the first process."""
+        for note in dataset.notes:
+            if launched().first and note not in self._said:
+                print(note, flush=True)
+            self._said.add(note)
+        return dataset

@@ -40,4 +40,6 @@ def examples_at(command: Command, path: str, flag: str) -> tuple[Dataset, list[s
 
     stored = command.stored
     assert stored is not None
-    return load_images(path, tuple(stored["shape"]), codec_of(command.config.data, stored), flag)
+    data = command.config.data
+    dataset, names = load_images(path, tuple(stored["shape"]), codec_of(data, stored), flag, data.get("background", "white"))
+    return command.told(dataset), names

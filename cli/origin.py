@@ -81,7 +81,7 @@ def _data(told: Mapping[str, Any], said: dict[str, Any], given: ConfigDict | Non
         levels = SECTIONS["data"].entry(fields["dataset"]).levels
     taken = SECTIONS["data"].fields(fields["dataset"])
     fields |= {end: known[end] for end in ("low", "high") if end in known and end in taken}
-    if fields["dataset"] == "folder":
+    if {"channels", "image_size"} <= taken.keys():      # pictures of any size
         fields |= {"channels": shape[0], "image_size": shape[-1]}
     sizes = {"channels", "image_size"}      # a user may set these for a checkpoint with any data
     fields = {field: value for field, value in fields.items() if field == "dataset" or field in taken

@@ -27,7 +27,7 @@ def run(command: Command) -> None:
 
     config, folder, steps = command.config, command.run, command.config.training.steps
     assert command.name is not None
-    dataset = in_units_of(command.dataset(), command.stored)
+    dataset = command.told(in_units_of(command.dataset(), command.stored))
     if launched().first:      # only the first process: under torchrun the others may already see what it writes
         fields = all_fields(described(config, dataset, command.name))
         command.refuse_other_experiment({f: v for f, v in fields.items() if not f.startswith(("training.", "standard"))})

@@ -23,6 +23,7 @@ import numpy as np
 from scorefield.data import tables
 from scorefield.data.damage import damage_named
 from scorefield.data.dataset import Dataset, from_arrays
+from scorefield.data.picture_files import format_of
 from scorefield.numerics.errors import ArgumentError, MissingFileError
 
 KINDS = ("auto", "table", "series", "pictures")
@@ -133,18 +134,34 @@ def opened(path: str, how: Reading, argument: str, columns: Sequence[str] = ()) 
 
 def read(file: Path, how: Reading, argument: str, columns: Sequence[str] = ()) -> Contents:
     """What a file holds; ArgumentError of one line if it is damaged, would run code or holds something else."""
-    with open(file, "rb") as opened_file:
-        start = opened_file.read(6)
-    if start.startswith(b"PAR1"):
+    kind = kind_of(file)
+    if kind == "parquet":
         how.refuse(("kind", "columns", "label"), "a .parquet")
         table = tables.read_parquet(file, how.label, columns or how.names, argument)
-    elif start in (b"\x93NUMPY",) or start.startswith(b"PK"):
+    elif kind in ("npy", "npz"):
         how.refuse(("kind", "layout"), "an .npy or an .npz")
         return _numpy(file, argument)
+    elif kind.startswith("one picture"):
+        raise ArgumentError(f"{argument}: {file} is {kind}; give an .npy, .npz, .csv or .parquet, or a folder of pictures "
+                            "with data.dataset=folder", argument)
     else:
         how.refuse(("kind", "columns", "label", "header"), "a table")
         table = tables.read_text(file, how.label, columns or how.names, how.header, argument)
     return Contents(table.values, table.label, columns=table.columns, notes=table.notes)
+
+
+def kind_of(file: Path) -> str:
+    """What a file is by its content: "npy", "npz", "parquet", or words that say what else."""
+    with open(file, "rb") as opened_file:
+        head = opened_file.read(256)
+    for kind, beginnings in (("npy", (b"\x93NUMPY",)), ("npz", (b"PK\x03\x04", b"PK\x05\x06")), ("parquet", (b"PAR1",))):
+        if head.startswith(beginnings):
+            return kind
+    if picture := format_of(head):
+        return f"one picture ({picture})"
+    if not head:
+        return "empty"
+    return "a text" if not set(head) & set(range(9)) else "no array file"
 
 
 def _numpy(file: Path, argument: str) -> Contents:
@@ -183,9 +200,8 @@ def _no_pickles(file: Path, argument: str) -> Iterator[None]:
     except ArgumentError as error:
         if "pickle" not in str(error):
             raise
-        raise ArgumentError(f"{argument}: {file} holds Python objects, which are not read, since they can run code; "
-                            "examples of different sizes are such objects: save one array of numbers, (N, ...)",
-                            argument) from None
+        raise ArgumentError(f"{argument}: {file} holds Python objects, which could run code; store an array of numbers, "
+                            "(N, ...), in which all examples have one size", argument) from None
 
 
 def _numbers(array: np.ndarray, file: Path, name: str, argument: str) -> np.ndarray:
@@ -264,7 +280,8 @@ def _labels(contents: Contents, file: Path) -> tuple[np.ndarray | None, np.ndarr
         raise ArgumentError(f"data.path: {file}: of the training examples and those to hold out, only one part has labels "
                             f"({next(iter(given))}); give both or neither", "data.path")
     for name, labels in given.items():
-        if len(labels) != len(x := contents.x if name == "y" else contents.x_test):  # type: ignore[arg-type]
+        x = contents.x if name == "y" else contents.x_test
+        if x is not None and len(labels) != len(x):
             raise ArgumentError(f"data.path: {file} has {len(x)} examples and {len(labels)} labels ({name})", "data.path")
     if all(labels.dtype.kind != "U" for labels in given.values()):
         for labels in given.values():

@@ -1,7 +1,8 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky, "Learning multiple layers of features from tiny images", 2009), with their labels.
 
 The official "python" archives hold pickles: the batches of pictures with their labels, and a file with the names of the
-classes. A pickle can run any code, so these are read by an unpickler that builds nothing but plain data.
+classes. A pickle can run any code, so these are read by an unpickler that builds nothing but plain data. An archive that is
+not on this machine is downloaded from its official page.
 """
 
 from __future__ import annotations
@@ -19,33 +20,35 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scorefield.data.damage import damage_named, one_line
+from scorefield.data.damage import damage_named
 from scorefield.data.dataset import Dataset, Examples
-from scorefield.data.readers import channels_first
+from scorefield.data.download import fetch
 from scorefield.numerics.errors import MissingFileError
+
+PAGE = "https://www.cs.toronto.edu/~kriz"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a set is stored: in the official folder or archive, and on the Hugging Face hub.
+    """How a set is stored in the official folder or archive.
 
+    sha256       of the archive, which lies at PAGE
     train, test  files of the folder with pictures
     meta         the file with the names of the classes; without it they are `names`
-    labels       the key of the labels in a batch, and on the hub their `column`
+    labels       the key of the labels in a batch
     name_list    the key of the names in `meta`
     """
 
     title: str
     folder: str
     archive: str
+    sha256: str
     train: tuple[str, ...]
     test: str
     meta: str
     labels: bytes
     name_list: bytes
     names: tuple[str, ...]
-    hub: str
-    column: str
 
     @property
     def batches(self) -> tuple[str, ...]:
@@ -60,13 +63,15 @@ class Layout:
 
 CIFAR10 = Layout(
     title="CIFAR-10", folder="cifar-10-batches-py", archive="cifar-10-python.tar.gz",
+    sha256="6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
     train=tuple(f"data_batch_{i}" for i in range(1, 6)), test="test_batch", meta="batches.meta",
-    labels=b"labels", name_list=b"label_names", hub="uoft-cs/cifar10", column="label",
+    labels=b"labels", name_list=b"label_names",
     names=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"))
 CIFAR100_FINE = Layout(
     title="CIFAR-100", folder="cifar-100-python", archive="cifar-100-python.tar.gz",
+    sha256="85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
     train=("train",), test="test", meta="meta",
-    labels=b"fine_labels", name_list=b"fine_label_names", hub="uoft-cs/cifar100", column="fine_label",
+    labels=b"fine_labels", name_list=b"fine_label_names",
     names=tuple("""
         apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
         castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin
@@ -76,7 +81,7 @@ CIFAR100_FINE = Layout(
         skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger
         tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm""".split()))
 CIFAR100_COARSE = replace(
-    CIFAR100_FINE, labels=b"coarse_labels", name_list=b"coarse_label_names", column="coarse_label",
+    CIFAR100_FINE, labels=b"coarse_labels", name_list=b"coarse_label_names",
     names=tuple("""
         aquatic_mammals fish flowers food_containers fruit_and_vegetables household_electrical_devices household_furniture
         insects large_carnivores large_man-made_outdoor_things large_natural_outdoor_scenes large_omnivores_and_herbivores
@@ -93,8 +98,19 @@ def load(name: str, layout: Layout, place: Path, required: bool, flip: bool) -> 
     if found is None and required:
         raise MissingFileError(f"data.path={str(place)!r} neither is nor holds the folder {layout.folder} or the file "
                                f"{layout.archive}", "data.path")
-    train, test, names, unlabelled = _read(layout, found) if found else _download(layout)
+    train, test, names, unlabelled = _read(layout, found or _download(layout, place))
     return Dataset(name, train, test, (3, 32, 32), 256, flip, () if unlabelled else names, unlabelled)
+
+
+def _download(layout: Layout, place: Path) -> Path:
+    """The archive, fetched to the folder `place`. OSError that says what to do if that fails."""
+    url, archive = f"{PAGE}/{layout.archive}", place / layout.archive
+    try:
+        fetch(url, archive, layout.sha256)
+    except OSError as error:
+        raise OSError(f"{layout.title} is not in {place}, and {error}; fetch that file on another machine, and put it into "
+                      "this folder or set data.path to it") from error
+    return archive
 
 
 def _read(layout: Layout, path: Path) -> tuple[Examples, Examples, tuple[str, ...], str]:
@@ -183,26 +199,3 @@ def _read_names(layout: Layout, raw: bytes, file: Path) -> tuple[str, ...]:
         if len(set(names)) != len(layout.names) or len(names) != len(layout.names):
             raise ValueError(f"{len(set(names))} names of classes, expected {len(layout.names)}")
         return names
-
-
-def _download(layout: Layout) -> tuple[Examples, Examples, tuple[str, ...], str]:
-    """As `_read`, through Hugging Face's `datasets`, which keeps its own cache. The hub numbers the classes as the archive.
-
-    Raises OSError if that package is not installed or the download fails.
-    """
-    by_hand = f"or fetch {layout.archive} by hand and set data.path to that file"
-    try:
-        import datasets  # optional, and slow to import
-    except ImportError as error:
-        raise OSError(f"{layout.title} is not on this machine: pip install 'scorefield[datasets]' to download it, {by_hand}"
-                      ) from error
-    try:
-        train, test = (_of_rows(datasets.load_dataset(layout.hub, split=split), layout) for split in ("train", "test"))
-    except Exception as error:  # the package lets the errors of several network libraries through
-        raise OSError(f"the download of {layout.title} failed ({one_line(error)}): try again, {by_hand}") from error
-    return train, test, layout.names, ""
-
-
-def _of_rows(rows: Any, layout: Layout) -> Examples:
-    pairs = [(channels_first(row["img"].convert("RGB")), int(row[layout.column])) for row in rows]
-    return Examples(torch.stack([picture for picture, _ in pairs]), {"label": torch.tensor([label for _, label in pairs])})

@@ -84,8 +84,8 @@ class Dataset:
     flip         whether training mirrors examples left to right at random
     class_names  names of the classes "label" = 0, 1, ..., if the examples have labels; "0", "1", ... unless given
     unlabelled   why the examples have no labels, where a user may expect some; for messages
+    notes        lines for the user: what was read and how it was understood, what was left out and why
     standard     the codec of data without levels, if they are standardised or have names of columns; a run keeps it
-    notes        what was decided when the data were read, a line each; training prints them
 
     Raises ArgumentError for a label that is no class, naming the example and the label; for names that are not distinct;
     and for names of examples without labels.
@@ -99,8 +99,8 @@ class Dataset:
     flip: bool = False
     class_names: tuple[str, ...] = ()
     unlabelled: str = ""
-    standard: Points | None = None
     notes: tuple[str, ...] = ()
+    standard: Points | None = None
 
     def __post_init__(self) -> None:
         if self.standard is not None:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from scorefield.data import arrays as own
-from scorefield.data import cifar, points, readers
+from scorefield.data import cifar, hub, patches, pictures, points
 from scorefield.data.class_folders import read_tree
 from scorefield.data.codec import Codec, Points, as_tuple, make_codec
 from scorefield.data.dataset import Dataset, Examples
@@ -92,8 +92,8 @@ def in_units_of(dataset: Dataset, stored: Mapping[str, Any] | None) -> Dataset:
 
     The weights belong to that. The data's own differs where rows were added, or the data are others; a note then says so.
     """
-    if stored is None or dataset.levels is not None:
-        return dataset
+    if stored is None or dataset.levels is not None or list(stored.get("shape") or dataset.shape) != list(dataset.shape):
+        return dataset      # also of another shape, which is refused elsewhere
     kept, own = standard_of(stored), dataset.standard
     notes = dataset.notes
     if (apart := _apart(kept or Points(), own or Points(), dataset.shape[0])) is not None:
@@ -155,6 +155,13 @@ def digits(flip: bool = False) -> Dataset:
     return Dataset("digits", train, test, (1, 8, 8), 17, flip, tuple(map(str, bunch.target_names)))
 
 
+def patches32(flip: bool = True) -> Dataset:
+    """5,500 patches of 32x32 pixels from scikit-learn's two photographs, and 1,000 from parts of them that are held out."""
+    pieces = [patches.cut(photograph) for photograph in patches.photographs()]
+    train, test = (Examples(torch.cat(part)) for part in zip(*pieces, strict=True))
+    return Dataset("patches32", train, test, (3, patches.SIZE, patches.SIZE), 256, flip)
+
+
 def swiss_roll(size: int = 10_000, seed: int = 0) -> Dataset:
     """`size` training points of a spiral in the plane (`points.sample_swiss_roll`), and 2000 held out."""
     return _points("swiss_roll", points.sample_swiss_roll, size, seed)
@@ -213,7 +220,9 @@ def fashion_mnist(path: str = "", flip: bool = False) -> Dataset:
                            if file)
             return Dataset("fashion_mnist", train, test, (1, 28, 28), 256, flip, FASHION_CLASSES)
     wanted, searched = " and ".join(names), " or ".join(map(str, places))
-    raise MissingFileError(f"data.path={path!r}: no {wanted} (or .gz) in {searched}", "data.path")
+    raise MissingFileError(f"data.path={path!r}: no {wanted} (or .gz) in {searched}; fetch the four files from "
+                           "https://github.com/zalandoresearch/fashion-mnist and put them there, or on Debian run apt-get "
+                           "install dataset-fashion-mnist", "data.path")
 
 
 def _labelled(pictures: Tensor, place: Path, name: str) -> Examples:
@@ -224,11 +233,12 @@ def _labelled(pictures: Tensor, place: Path, name: str) -> Examples:
     return Examples(pictures, {"label": read_idx_labels(file, len(pictures), len(FASHION_CLASSES))})
 
 
-def folder(path: str = "", *, image_size: int, channels: int = 3, flip: bool = True) -> Dataset:
+def folder(path: str = "", *, image_size: int, channels: int = 3, background: str = "white", flip: bool = True) -> Dataset:
     """Every picture below `path`, as a square with sides of `image_size` pixels; `channels` is 1 (grey) or 3 (RGB).
 
-    Subfolders `train` and `test` are the splits if both exist. Otherwise every tenth picture is held out: those whose index
-    in sorted order is divisible by 10. A subfolder for each class gives the labels (class_folders.py).
+    Subfolders `train` and `test` (or validation, val, ...) are the splits if both exist. Otherwise every tenth picture is
+    held out: those whose index in sorted order is divisible by 10. A subfolder for each class gives the labels
+    (class_folders.py). Transparent pictures lie over the colour `background`: white, black or #rrggbb.
     """
     _require(bool(path), "path", path, "a folder of pictures")
     root = Path(os.path.expanduser(path))
@@ -236,14 +246,16 @@ def folder(path: str = "", *, image_size: int, channels: int = 3, flip: bool = T
         raise MissingFileError(f"data.path={path!r} is not a folder; give a folder of pictures", "data.path")
     _require(image_size is not None and image_size >= 1, "image_size", image_size, "1 or more")
     _require(channels in (1, 3), "channels", channels, "1 (grey) or 3 (RGB)")
+    form = pictures.Form(image_size, channels, pictures.colour_of(background))
     tree = read_tree(root)
-    found = f"got {len(tree.train)} to train on and {len(tree.test)} to hold out"
-    wanted = f"a folder with pictures ({', '.join(readers.PICTURE_SUFFIXES)}) for both splits, {found}"
-    _require(bool(tree.train and tree.test), "path", path, wanted)
-    train, test = (Examples(readers.open_pictures(files, image_size, channels),
-                            {"label": torch.tensor(labels)} if tree.class_names else {})
-                   for files, labels in ((tree.train, tree.train_labels), (tree.test, tree.test_labels)))
-    return Dataset("folder", train, test, (channels, image_size, image_size), 256, flip, tree.class_names, tree.unlabelled)
+    found = f"got {len(tree.train)} to train on and {len(tree.test)} to hold out: {'; '.join(tree.notes)}"
+    _require(bool(tree.train and tree.test), "path", path, f"a folder with pictures for both splits, {found}")
+    opened, longer = zip(*(pictures.open_pictures(files, form) for files in (tree.train, tree.test)), strict=True)
+    train, test = (Examples(data, {"label": torch.tensor(labels)} if tree.class_names else {})
+                   for data, labels in zip(opened, (tree.train_labels, tree.test_labels), strict=True))
+    frames = pictures.said_of_frames(None if None in longer else sum(longer), tree.formats)
+    return Dataset("folder", train, test, (channels, image_size, image_size), 256, flip, tree.class_names, tree.unlabelled,
+                   (*tree.notes, *frames))
 
 
 def array(path: str = "", test_path: str = "", kind: str = "auto", layout: str = "auto", columns: str = "", label: str = "",
@@ -270,8 +282,48 @@ def arrays() -> Dataset:
                         "again, as train(config, dataset=...)", "data.dataset")
 
 
-DATASETS: dict[str, Source] = {
+def hugging_face(name: str) -> Callable[..., Dataset]:
+    """The function of the data set `name` of the Hugging Face hub, such as "hf:ylecun/mnist"."""
+
+    def load(subset: str = "", revision: str = "", train_split: str = "", test_split: str = "", image_column: str = "",
+             label_column: str = "", image_size: int | None = None, channels: int | None = None, background: str = "white",
+             streaming: bool = False, flip: bool = False) -> Dataset:
+        """Pictures by name, decoded once into a cache on disk (hub.py). What is "" or None is found in the data.
+
+        subset        which configuration of the data set
+        revision      a branch, tag or commit of it
+        train_split   "train" unless given
+        test_split    test, validation, valid, val or dev unless given; every tenth example if there is none
+        image_column  the only column of pictures unless given
+        label_column  the only column of classes unless given, or the one called "label"
+        image_size, channels, background  as in `folder`; the size and the channels of the first picture unless given
+        streaming     read the rows as a stream, so that the original files are never on this disk
+        """
+        _require(image_size is None or image_size >= 1, "image_size", image_size, "1 or more")
+        _require(channels in (None, 1, 3), "channels", channels, "1 (grey) or 3 (RGB)")
+        wanted = hub.Wanted(name, subset, revision, train_split, test_split, image_column, label_column, image_size,
+                            channels, background)
+        return hub.load(wanted, _place("", "hub"), streaming, flip)
+
+    return load
+
+
+class _Datasets(dict[str, Source]):
+    """Data sets by name. Every name `hf:OWNER/NAME` is one, too; that form stands for all of them in lists."""
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or (isinstance(name, str) and name.startswith(hub.PREFIX)
+                                              and name != hub.PREFIX)
+
+    def __missing__(self, name: str) -> Source:
+        if name not in self:
+            raise KeyError(name)
+        return Source(hugging_face(name), 256)
+
+
+DATASETS: dict[str, Source] = _Datasets({
     "digits": Source(digits, 17),
+    "patches32": Source(patches32, 256),
     "swiss_roll": Source(swiss_roll, None),
     "gaussians8": Source(gaussians8, None),
     "gaussians25": Source(gaussians25, None),
@@ -280,5 +332,6 @@ DATASETS: dict[str, Source] = {
     "fashion_mnist": Source(fashion_mnist, 256),
     "folder": Source(folder, 256),
     "array": Source(array, 256),        # or numbers, which have none
+    "hf:OWNER/NAME": Source(hugging_face("hf:OWNER/NAME"), 256),
     "arrays": Source(arrays, 256),      # or points: a run stores the levels of its data
-}
+})

@@ -9,20 +9,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scorefield.data import readers
-from scorefield.data.arrays import Reading, read
+from scorefield.data import pictures
+from scorefield.data.arrays import Reading, kind_of, read
 from scorefield.data.codec import Codec, Pixels, Points
 from scorefield.data.damage import named_argument
 from scorefield.data.dataset import Dataset, Examples
+from scorefield.data.picture_files import find_pictures
 from scorefield.data.transforms import require_within
 from scorefield.numerics.errors import ArgumentError, MissingFileError
 
 
-def load_images(path: str, shape: tuple[int, ...], codec: Codec, argument: str = "path"
+def load_images(path: str, shape: tuple[int, ...], codec: Codec, argument: str = "path", background: str = "white"
                 ) -> tuple[Dataset, list[str] | None]:
     """Examples of `shape` from a user's path, as a data set whose two splits are the same, and the names of the examples.
 
-    A folder   every picture below it, cropped and resized as in data set "folder"; the names are their paths
+    A folder   every picture below it, cropped and resized as in data set "folder", over the colour `background` where it is
+               transparent; the names are their paths
     A file     .npy, .npz, .csv or .parquet, read as by data set "array". Of a model of levels, integers are levels 0 .. L-1
                of shape (N, C, H, W), (N, H, W, C) or, for one channel, (N, H, W); floats are pictures (N, *shape) in the
                codec's [low, high], which are decoded, and may exceed that interval by a quarter of its length. Of other
@@ -40,13 +42,16 @@ def load_images(path: str, shape: tuple[int, ...], codec: Codec, argument: str =
             raise ArgumentError(f"{argument}={path!r}: pictures are squares of 256 levels and 1 or 3 channels, but the "
                                 f"model's examples have {codec.levels or 'no'} levels and shape {shape}; give an .npz",
                                 argument)
-        files = readers.find_pictures(place)
-        if not files:
-            suffixes = ", ".join(readers.PICTURE_SUFFIXES)
-            raise MissingFileError(f"{argument}={path!r} holds no pictures ({suffixes})", argument)
-        pictures = Examples(readers.open_pictures(files, shape[1], shape[0], argument))
-        return (Dataset(place.name, pictures, pictures, shape, codec.levels),
-                [str(file.relative_to(place)) for file in files])
+        found, form = find_pictures(place, argument), pictures.Form(shape[1], shape[0], pictures.colour_of(background))
+        if not found.files:
+            raise MissingFileError(f"{argument}={path!r} holds no pictures: {found.said(path)}", argument)
+        opened, longer = pictures.open_pictures(found.files, form, argument)
+        notes = (found.said(f"{argument}={path}"), *pictures.said_of_frames(longer, found.formats))
+        return (Dataset(place.name, Examples(opened), Examples(opened), shape, codec.levels, notes=notes),
+                [str(file.relative_to(place)) for file in found.files])
+    kind = kind_of(place)
+    if codec.levels is not None and kind not in ("npy", "npz"):
+        raise ArgumentError(f"{argument}: {place} is {kind}; give an .npy, an .npz or a folder of pictures", argument)
     standard = codec if isinstance(codec, Points) else None
     contents = read(place, Reading(), argument, standard.columns if standard else ())
     with named_argument(argument):

@@ -14,8 +14,10 @@ import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from statistics import mode
+from typing import Any
 
 import numpy as np
 
@@ -82,7 +84,7 @@ def _table(text: str, file: Path, label: str, columns: Sequence[str], header: st
 def read_parquet(file: Path, label: str = "", columns: Sequence[str] = (), argument: str = "data.path") -> Table:
     """The table in a .parquet; see `read_text`. ArgumentError if pandas, or what it reads these with, is not installed."""
     try:
-        import pandas  # an extra: heavy, and only this format needs it
+        pandas: Any = import_module("pandas")      # an extra: heavy, and only this format needs it
     except ImportError:
         raise ArgumentError(f"{argument}: {file} is a .parquet, which pandas reads (pip install pandas pyarrow); or save it "
                             "as .csv", argument) from None

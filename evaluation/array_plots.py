@@ -56,7 +56,7 @@ def plots_of(data: Tensor) -> int:
 def _series(samples: Tensor, label: Tensor | None, names: Sequence[str]) -> Tensor:
     n = min(len(samples), PANELS)
     width = math.ceil(math.sqrt(n))
-    figure, axes = plots.panels(math.ceil(n / width), width, sharex=True, sharey=True)
+    figure, axes = plots.panels(math.ceil(n / width), width, shared=True)
     for i, axis in enumerate(axes.flat):
         if i >= n:
             axis.set_axis_off()
@@ -72,7 +72,8 @@ def _series(samples: Tensor, label: Tensor | None, names: Sequence[str]) -> Tens
 def _table(samples: Tensor, data: Tensor | None, columns: Sequence[str]) -> Tensor:
     d = min(samples.shape[1], MOST_COLUMNS)
     figure, axes = plots.panels(d, d)
-    sets = [(data, "0.7", "data")] * (data is not None) + [(samples, "tab:red", "samples")]
+    sets = [] if data is None else [(data, "0.7", "data")]
+    sets.append((samples, "tab:red", "samples"))
     for row in range(d):
         for column in range(d):
             axis: Any = axes[row, column]
@@ -81,7 +82,8 @@ def _table(samples: Tensor, data: Tensor | None, columns: Sequence[str]) -> Tens
                 continue
             if column == row:
                 everything = np.concatenate([values[:, row].numpy() for values, _, _ in sets])
-                bins = np.linspace(*np.quantile(everything, [0.001, 0.999]), 41)
+                low, high = np.quantile(everything, [0.001, 0.999]).tolist()
+                bins = np.linspace(low, high, 41)
                 for values, colour, name in sets:
                     axis.hist(values[:, row].numpy(), bins, density=True, histtype="step", color=colour,
                               label=f"{name} ({len(values)})")

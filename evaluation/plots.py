@@ -147,14 +147,14 @@ def _figure(panels: int) -> tuple[Any, Any]:
     return figure, figure.subplots(1, panels, squeeze=False)[0]
 
 
-def panels(rows: int, columns: int, **shared: bool) -> tuple[Any, Any]:
-    """A figure and its axes (rows, columns), which may share their x or y axes."""
+def panels(rows: int, columns: int, shared: bool = False) -> tuple[Any, Any]:
+    """A figure and its axes (rows, columns), which may share their scales."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(1.8 * max(columns, 2), 1.6 * max(rows, 2)), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False, **shared)
+    return figure, figure.subplots(rows, columns, squeeze=False, sharex=shared, sharey=shared)
 
 
 def render(figure: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""A table and series with a known truth are learned by the command line alone; benchmarks/arrays.py is the longer version."""
+"""A table and series with a known truth are learned by the command line alone; benchmarks/arrays.py has more of it."""
 
 import pytest
 
@@ -26,7 +26,7 @@ def test_mean_covariance_and_density_of_a_5_d_gaussian_are_recovered(run, tmp_pa
 
 
 def test_samples_of_sine_waves_have_their_frequency_and_power(run, tmp_path):
-    """Half of the samples have 9 parts of 10 of their power where the data have all, and its mean is right within a quarter."""
+    """Half of the samples have 0.9 of their power where the data have all of it; its mean is right within a quarter."""
     figures = series(tmp_path, run, 200, 1000, "--config.training.steps=250", "--config.model.width=8",
                      "--config.model.multipliers=(1,2)", *QUICK)
     assert figures["power"].within(0.25) and figures["share"].within(0.1), figures

@@ -13,14 +13,15 @@ from scorefield.configs.sections import SECTIONS
 from scorefield.models import build_denoiser, build_sde
 
 FOLDER = Path(__file__).parents[1] / "configs"
-SHAPES = {"digits": (1, 8, 8), "fashion_mnist": (1, 28, 28), "cifar10": (3, 32, 32), "swiss_roll": (2,),
-          "array": (1, 64)}
+SHAPES = {"digits": (1, 8, 8), "fashion_mnist": (1, 28, 28), "cifar10": (3, 32, 32), "patches32": (3, 32, 32),
+          "swiss_roll": (2,), "array": (1, 64)}
 
 # Those of Song et al. 2021 to the parameter; EDM's is its published 55,733,891 but for the inputs of augmentation.
 PARAMETERS = {
     "vp_digits": 651_041, "flow_digits": 651_041, "vp_digits_labels": 652_449,
-    "vp_swiss_roll": 166_786, "vp_table": 182_720, "vp_series": 116_593, "vp_fashion_mnist": 6_469_889, "edm_cifar10": 55_732_739,
-    "digits_classifier": 119_818,
+    "vp_swiss_roll": 166_786, "vp_fashion_mnist": 6_469_889, "edm_cifar10": 55_732_739,
+    "vp_table": 182_720, "vp_series": 116_593,
+    "digits_classifier": 119_818, "vp_patches32": 1_063_651,
     "vp_cifar10": 35_746_307, "subvp_cifar10": 35_746_307, "ve_cifar10": 35_746_307,
     "vp_cifar10_ddpmpp": 61_804_419, "vp_cifar10_ddpmpp_deep": 106_632_579,
     "subvp_cifar10_ddpmpp": 61_804_419, "subvp_cifar10_ddpmpp_deep": 106_632_579,

@@ -62,6 +62,8 @@ def train(config: str | Path | ModuleType | ConfigDict, dataset: Any = None, wor
     require_sections(chosen)
     dataset = load_dataset(chosen.data) if dataset is None else dataset
     dataset = in_units_of(dataset, read_config(run) if (run / "config.json").exists() else None)
+    for note in dataset.notes if progress and launched().first else ():
+        print(note, flush=True)
     name = name or run.name
     if launched().first:
         require_same_experiment(run, described(chosen, dataset, name))
@@ -93,7 +95,7 @@ def train_run(config: ConfigDict, dataset: Dataset, run: Path, device: torch.dev
         run.mkdir(parents=True, exist_ok=True)
         write_json(run / "config.json", described(config, dataset, name) | dict(kept or {}))
     parameters = sum(p.numel() for p in trainer.parameters)
-    for note in (*dataset.notes, *doubts(config, dataset, trainer.model, trainer.batches.codec)):
+    for note in doubts(config, dataset, trainer.model, codec_of(config.data, dataset)):
         say(note)
     say(f"{dataset.name}: {len(dataset.train)} examples of shape {dataset.shape}, {len(dataset.test)} held out; "
         f"{trainer.model.sde}; {parameters:,} parameters; {device}"

@@ -2,7 +2,10 @@
 
 import json
 import math
+import re
+import shlex
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from scorefield.data import Points, codec_of
 from scorefield.evaluation.draw import draw
 from scorefield.samplers import make_sampler
 
+ROOT = Path(__file__).parents[2]
 TRAIN = ["--config.training.steps=2", "--config.training.warmup=0", "--config.training.batch_size=16",
          "--config.training.sample_every=1", "--config.training.sample_steps=2", "--config.training.precision=fp32"]
 TABLE = np.random.default_rng(0).normal(size=(60, 3)) * [1.0, 50.0, 0.01] + [0.0, 1000.0, -2.0]
@@ -97,26 +101,42 @@ def test_a_run_goes_on_in_its_own_units_and_says_when_the_data_have_others(train
     assert json.loads((tmp_path / "run/config.json").read_text())["standard"] == before
 
 
-def test_labels_of_a_column_condition_a_table(trained, tmp_path):
-    content = "a,b,kind\n" + "".join(f"{a},{b},{'cat' if a > 0 else 'dog'}\n" for a, b, _ in TABLE)
-    out, mode = trained(content, "--config.data.label=kind", "--config.model.classes=2", "--config.model.width=8")
-    assert "2 classes: cat, dog" in out and "is told none" not in out
-    code, _, err = mode("--mode", "sample", "--num_samples", 5, "--steps", 2, "--label", "dog")
-    assert code == 0, err
-    assert json.loads((tmp_path / "run/config.json").read_text())["class_names"] == ["cat", "dog"]
-    assert mode("--mode", "likelihood", "--label", "true", "--num_images", 3, "--rtol", 0.1, "--atol", 0.1)[0] == 0
-    assert mode("--mode", "likelihood", "--classify", "--num_images", 3, "--rtol", 0.1, "--atol", 0.1)[0] == 0
+def documented():
+    """The command lines of docs/data.md on arrays."""
+    text = (ROOT / "docs/data.md").read_text().partition("## Your own arrays")[2].replace("\\\n", " ")
+    return [shlex.split(line) for line in re.findall(r"^    python main\.py (.*)$", text, re.MULTILINE)]
+
+
+def test_every_command_on_arrays_in_the_documentation_runs_as_shown(command, tmp_path, monkeypatch):
+    """With small networks and few steps: a table with labels through every mode, series, pictures, a file to hold out."""
+    monkeypatch.chdir(tmp_path)
+    rows = [f"{a},{b},{'setosa versicolor virginica'.split()[i % 3]}" for i, (a, b, _) in enumerate(TABLE.tolist())]
+    (tmp_path / "iris.csv").write_text("\n".join(["length,width,species", *rows, ""]))
+    (tmp_path / "others.csv").write_text("width,length\n3,1\n4,2\n")
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.csv").write_text(text(TABLE, "a,b,c"))
+    np.save("ecg.npy", np.random.default_rng(0).normal(size=(40, 2, 16)))
+    np.save("maps.npy", np.random.default_rng(0).integers(0, 256, (40, 8, 4), np.uint8))
+    for words in documented():
+        table = "vp_table" in words[1]
+        small = {"train": [*TRAIN, *(["--config.model.width=8"] if table else [*UNET, "--config.data.dequantize=false"])],
+                 "sample": ["--steps", 2], "likelihood": ["--num_images", 2, "--rtol", 0.1, "--atol", 0.1]}
+        code, out, err = command(*words, *small.get(words[words.index("--mode") + 1], []))
+        assert code == 0, (words, out, err)
+    stored = json.loads((tmp_path / "runs/iris/config.json").read_text())
+    assert stored["class_names"] == ["setosa", "versicolor", "virginica"]
+    assert stored["standard"]["columns"] == ["length", "width"]
+    assert {run.name for run in (tmp_path / "runs").iterdir()} == {"iris", "ecg", "maps", "vp_table"}
+    assert json.loads((tmp_path / "runs/ecg/config.json").read_text())["shape"] == [2, 16]
 
 
 @pytest.mark.parametrize("array, config, flags", [
     (np.random.default_rng(0).normal(5, 2, (40, 2, 16)), "vp_series", []),
     (np.random.default_rng(0).normal(5, 2, (40, 3, 8, 6)), "vp_digits", ["--config.data.dataset=array",
                                                                          "--config.data.dequantize=false"]),
-    (np.random.default_rng(0).integers(0, 256, (40, 6, 8, 3)).astype(np.uint8), "vp_digits",
-     ["--config.data.dataset=array"]),
     (np.random.default_rng(0).integers(0, 256, (40, 6, 8, 3)).astype(np.uint8), "ve_cifar10_ncsnpp",
      ["--config.data.dataset=array", "--config.training.activation_checkpointing=false"]),
-], ids=["series", "floats", "bytes", "ncsnpp"])
+], ids=["series", "floats", "ncsnpp"])
 def test_series_and_pictures_of_any_sides_work_in_every_mode(array, config, flags, trained, tmp_path):
     _, mode = trained(array, *flags, *UNET, config=config, name="x.npy")
     model, stored = load_denoiser(tmp_path / "run"), json.loads((tmp_path / "run/config.json").read_text())

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from scorefield.data import load_dataset, readers
+from scorefield.data import load_dataset, pictures
 
 
 def fill(folder, values):
@@ -66,7 +66,9 @@ def test_splits_with_the_same_class_folders_have_labels(tmp_path):
         fill(tmp_path / split / "cat", range(start, start + 3))
         fill(tmp_path / split / "dog", range(start + 50, start + 52))
     fill(tmp_path / "val/other", [255])      # no part of either split
+    (tmp_path / "val/other/000.txt").write_text("nor this")
     dataset = load(tmp_path)
+    assert dataset.notes[-1] == "left out beside train and test: the folder val (1 pictures)"
     assert dataset.class_names == ("cat", "dog")
     assert pairs(dataset.train) == [(0, 0), (1, 0), (2, 0), (50, 1), (51, 1)]
     assert pairs(dataset.test) == [(100, 0), (101, 0), (102, 0), (150, 1), (151, 1)]
@@ -94,13 +96,13 @@ def unclear(tmp_path):
         fill(tmp_path / "images", range(12))
         (tmp_path / "notes").mkdir()
         (tmp_path / "notes/boxes.json").write_text("{}")
-        return range(12), rf"{tmp_path}/notes holds no pictures (.bmp, "
+        return range(12), f"{tmp_path}/notes holds no pictures, unlike the folders beside it"
 
     def only_splits():
-        fill(tmp_path / "train/cat", range(5))
-        fill(tmp_path / "train/dog", range(5, 9))
+        fill(tmp_path / "test/cat", range(5))
+        fill(tmp_path / "test/dog", range(5, 9))
         fill(tmp_path / "val/cat", range(9, 12))
-        return range(12), "are train, val, which look like splits"
+        return range(12), "are test, val, which look like splits and not like classes; splits are two subfolders, train and"
 
     return {"loose": loose, "no_pictures": no_pictures, "only_splits": only_splits}
 
@@ -131,7 +133,7 @@ def test_splits_with_other_class_folders_have_no_labels_and_say_the_difference(t
 @pytest.mark.parametrize("below", ["", "train", "test"])
 @pytest.mark.parametrize("content", [None, "deep", ".hidden"])
 def test_an_empty_class_folder_is_named_before_a_picture_is_read(tmp_path, monkeypatch, below, content):
-    monkeypatch.setattr(readers, "open_pictures", None)
+    monkeypatch.setattr(pictures, "open_pictures", None)
     for split in ("train", "test") if below else ("",):
         fill(tmp_path / split / "cat", range(3))
         fill(tmp_path / split / "dog", range(3))
@@ -148,13 +150,80 @@ def test_a_large_tree_is_decoded_on_access_and_has_its_labels_without(tmp_path, 
     fill(tmp_path / "cat", range(15))
     fill(tmp_path / "dog", range(100, 108))
     eager = load(tmp_path)
-    monkeypatch.setattr(readers, "EAGER_BYTES", 0)
+    monkeypatch.setattr(pictures, "EAGER_BYTES", 0)
     decoded = []
-    decode = readers.PictureFiles._decode
-    monkeypatch.setattr(readers.PictureFiles, "_decode", lambda self, file: decoded.append(file) or decode(self, file))
+    decode = pictures.PictureFiles._decode
+    monkeypatch.setattr(pictures.PictureFiles, "_decode", lambda self, file: decoded.append(file) or decode(self, file))
     lazy = load(tmp_path)
     assert lazy.classes == 2 and lazy.class_names == ("cat", "dog") and not lazy.train.in_memory and not decoded
     assert pairs(lazy.train) == pairs(eager.train) and pairs(lazy.test) == pairs(eager.test)
     index = torch.tensor([19, 0, 13])
     data, condition = lazy.train[index]
     assert torch.equal(data, eager.train[index][0]) and condition["label"].tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize("train, test", [("train", "val"), ("train", "valid"), ("Training", "Validation"), ("train", "dev"),
+                                         ("Train", "Test"), ("TRAIN", "testing")])
+def test_splits_have_any_of_their_usual_names_in_capitals_or_not(tmp_path, train, test):
+    for split, start in ((train, 0), (test, 100)):
+        fill(tmp_path / split / "cat", range(start, start + 3))
+        fill(tmp_path / split / "dog", range(start + 50, start + 52))
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations/boxes.json").write_text("{}")
+    dataset = load(tmp_path)
+    assert dataset.class_names == ("cat", "dog")
+    assert pairs(dataset.train) == [(0, 0), (1, 0), (2, 0), (50, 1), (51, 1)]
+    assert pairs(dataset.test) == [(100, 0), (101, 0), (102, 0), (150, 1), (151, 1)]
+    assert dataset.notes == (f"training examples {tmp_path / train}: took 5 files as pictures (PNG 5), left out 0",
+                             f"held-out examples {tmp_path / test}: took 5 files as pictures (PNG 5), left out 0",
+                             f"left out beside {train} and {test}: the folder annotations (0 pictures)")
+
+
+def test_of_several_held_out_folders_test_comes_first_and_the_others_are_named(tmp_path):
+    fill(tmp_path / "train", [1, 2])
+    fill(tmp_path / "val", [3])
+    fill(tmp_path / "Test", [4])
+    fill(tmp_path, [5, 6, 7])
+    (tmp_path / ".DS_Store").write_text("hidden")
+    dataset = load(tmp_path)
+    assert pairs(dataset.train) == [(1, None), (2, None)] and pairs(dataset.test) == [(4, None)]
+    assert dataset.notes[-1] == "left out beside train and Test: the folder val (1 pictures), 3 files"
+
+
+def test_a_broken_picture_beside_the_splits_harms_nobody(tmp_path):
+    fill(tmp_path / "train", [1, 2])
+    fill(tmp_path / "test", [3])
+    fill(tmp_path / "val", [4])
+    (tmp_path / "val/bad.png").write_text("broken")
+    assert "the folder val (1 pictures)" in load(tmp_path).notes[-1]
+
+
+def test_classes_that_are_called_as_splits_stay_classes_beside_others_and_that_is_said(tmp_path):
+    for i, name in enumerate(("airplane", "dev", "train")):
+        fill(tmp_path / name, range(10 * i, 10 * i + 4))
+    dataset = load(tmp_path)
+    assert dataset.class_names == ("airplane", "dev", "train") and len(dataset.train) + len(dataset.test) == 12
+    assert dataset.notes[-1] == ("train and dev are read as classes and not as splits, since there are pictures in "
+                                 "airplane, too")
+
+
+def test_classes_and_splits_may_be_links(tmp_path):
+    fill(tmp_path / "store/cats", range(3))
+    fill(tmp_path / "store/dogs", range(10, 12))
+    for split in ("train", "test"):
+        (tmp_path / "set" / split).mkdir(parents=True)
+        (tmp_path / "set" / split / "cat").symlink_to(tmp_path / "store/cats")
+        (tmp_path / "set" / split / "dog").symlink_to(tmp_path / "store/dogs")
+    dataset = load(tmp_path / "set")
+    assert dataset.class_names == ("cat", "dog")
+    assert pairs(dataset.train) == pairs(dataset.test) == [(0, 0), (1, 0), (2, 0), (10, 1), (11, 1)]
+    assert dataset.notes[-1] == "5 files are in both splits, through links"
+
+
+def test_a_second_link_to_a_class_is_no_class_of_its_own(tmp_path):
+    fill(tmp_path / "set/cat", range(3))
+    fill(tmp_path / "set/dog", range(10, 12))
+    (tmp_path / "set/kitten").symlink_to("cat")
+    dataset = load(tmp_path / "set")
+    assert dataset.class_names == ("cat", "dog") and len(dataset.train) + len(dataset.test) == 5
+    assert "folders that were read already 1" in dataset.notes[0]

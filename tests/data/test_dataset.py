@@ -108,5 +108,7 @@ def test_data_are_seen_in_the_units_of_a_run():
     assert more.standard == dataset.standard and more.notes == ()
     other = in_units_of(from_arrays(3 * x, standardise=True), stored)
     assert other.standard == dataset.standard and "of a these were" in other.notes[0]
+    wider = from_arrays(torch.randn(50, 3), standardise=True)
+    assert in_units_of(wider, stored | {"shape": [2]}) is wider
     old = in_units_of(dataset, {"levels": None})      # a run of before, which knew no standardisation
     assert old.standard is None and codec_of({}, old) == codec_of({}, {"levels": None}) == Points()

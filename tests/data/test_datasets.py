@@ -1,9 +1,8 @@
 import gzip
 import pickle
 import struct
-import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import ml_collections
 import numpy as np
@@ -12,7 +11,8 @@ import torch
 from helpers import smooth_pictures, write_cifar10, write_cifar10_archive, write_cifar100
 from PIL import Image
 
-from scorefield.data import DATASETS, levels_of, load_dataset, mixture_parameters, readers
+from scorefield.data import DATASETS, cifar, levels_of, load_dataset, mixture_parameters, patches
+from scorefield.data import pictures as decoding
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
@@ -39,8 +39,10 @@ def contract_cases(tmp_path):
     write_cifar100(tmp_path / "cifar100", num_train=10, num_test=3)
     write_fashion_mnist(tmp_path / "fashion", train=4, test=2)
     write_pictures(tmp_path / "folder", 12)
+    np.save(tmp_path / "array.npy", np.random.default_rng(0).integers(0, 256, (20, 6, 4, 3)).astype(np.uint8))
     return {
         "digits": {},
+        "patches32": {},
         "swiss_roll": {"size": 30, "seed": 0},
         "gaussians8": {"size": 30, "seed": 0},
         "gaussians25": {"size": 30, "seed": 0},
@@ -48,12 +50,13 @@ def contract_cases(tmp_path):
         "cifar100": {"path": str(tmp_path / "cifar100")},
         "fashion_mnist": {"path": str(tmp_path / "fashion")},
         "folder": {"path": str(tmp_path / "folder"), "image_size": 6, "channels": 3},
+        "array": {"path": str(tmp_path / "array.npy")},
     }
 
 
 def test_every_dataset_keeps_the_contract_and_reads_only_its_own_fields(tmp_path):
     cases, classes = contract_cases(tmp_path), {"digits": 10, "cifar10": 10, "cifar100": 100, "fashion_mnist": 10}
-    assert cases.keys() == DATASETS.keys() - {"arrays"}
+    assert cases.keys() == DATASETS.keys() - {"arrays", "hf:OWNER/NAME"}      # those of the hub: test_hub.py
     for name, fields in cases.items():
         dataset = load(name, **fields)
         assert dataset.name == name and dataset.levels == levels_of(name)
@@ -70,7 +73,8 @@ def test_every_dataset_keeps_the_contract_and_reads_only_its_own_fields(tmp_path
                 assert batch.dtype == torch.uint8 and batch.max().item() < dataset.levels
             assert batch.is_contiguous()
         assert dataset.classes == classes.get(name) and len(dataset.class_names) == classes.get(name, 0)
-    assert {name for name, fields in cases.items() if load(name, **fields).flip} == {"cifar10", "cifar100", "folder"}
+    assert {name for name, fields in cases.items() if load(name, **fields).flip} == {
+        "cifar10", "cifar100", "folder", "patches32"}
 
 
 def test_a_field_that_the_data_set_does_not_take_is_refused_by_name():
@@ -120,6 +124,30 @@ def test_digits_hold_out_every_fifth_image_and_no_other():
     assert np.array_equal(dataset.test.data[:, 0], images[::5])
     assert np.array_equal(dataset.train.data[:, 0], np.delete(images, np.s_[::5], axis=0))
     assert dataset.levels == 17 and dataset.train.data.max() == 16
+
+
+# Patches of photographs
+
+
+def test_patches_of_the_two_photographs_are_cut_at_every_eighth_pixel_of_their_bands():
+    from sklearn.datasets import load_sample_image
+
+    dataset, china = load("patches32"), load_sample_image("china.jpg")
+    assert (len(dataset.train), len(dataset.test)) == (5500, 1000) and dataset.shape == (3, 32, 32)
+    starts = [*range(0, 161, 8), *range(256, 481, 8), *range(576, 609, 8)]
+    rows = [torch.from_numpy(china[8:40, x:x + 32].transpose(2, 0, 1).copy()) for x in starts]
+    assert torch.equal(dataset.train.data[55:110], torch.stack(rows))
+    held_out = [torch.from_numpy(china[0:32, x:x + 32].transpose(2, 0, 1).copy())
+                for x in [*range(192, 225, 8), *range(512, 545, 8)]]
+    assert torch.equal(dataset.test.data[:10], torch.stack(held_out))
+
+
+def test_no_pixel_of_a_held_out_patch_is_in_a_training_patch():
+    places = np.arange(427 * 640).reshape(427, 640, 1)      # each pixel its own number
+    train, test = patches.cut(places)
+    assert set(train.unique().tolist()).isdisjoint(test.unique().tolist())
+    assert len(train.unique()) + len(test.unique()) == 640 * 424      # all pixels but the last three rows
+    assert (len(train), len(test)) == (2750, 500)
 
 
 # Points
@@ -295,45 +323,10 @@ def test_damaged_and_missing_cifar10_files_are_named(tmp_path):
 
 
 def test_a_path_without_cifar10_is_an_error_even_where_a_download_would_do(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "datasets", fake_hugging_face(smooth_pictures(3)))
+    monkeypatch.setattr(cifar, "fetch", None)
     for path in (tmp_path, tmp_path / "nowhere"):
         message = error_line(FileNotFoundError, "cifar10", path=str(path))
         assert all(word in message for word in (str(path), "cifar-10-batches-py", "cifar-10-python.tar.gz"))
-
-
-def fake_hugging_face(pictures):
-    """The one function used of Hugging Face's package, with rows as it gives them."""
-
-    def load_dataset(path, *, split):
-        assert path == "uoft-cs/cifar10"
-        chosen = {"train": pictures[:-2], "test": pictures[-2:]}[split]
-        return [{"img": Image.fromarray(picture.transpose(1, 2, 0)), "label": 0} for picture in chosen]
-
-    module = ModuleType("datasets")
-    module.load_dataset = load_dataset
-    return module
-
-
-def test_cifar10_is_downloaded_where_nothing_is_at_the_default_place(tmp_path, monkeypatch):
-    monkeypatch.setenv("SCOREFIELD_DATA", str(tmp_path))
-    monkeypatch.setitem(sys.modules, "datasets", fake_hugging_face(smooth_pictures(6)))
-    dataset = load("cifar10", path="")
-    check_cifar10(dataset, num_train=4, num_test=2)
-    assert dataset.train.data.is_contiguous() and dataset.test.data.is_contiguous()
-
-
-def test_a_download_that_cannot_be_made_says_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setenv("SCOREFIELD_DATA", str(tmp_path))
-    monkeypatch.setitem(sys.modules, "datasets", None)  # as if not installed
-    message = error_line(OSError, "cifar10", path="")
-    assert "pip install 'scorefield[datasets]'" in message and "cifar-10-python.tar.gz" in message
-
-    def load_dataset(path, *, split):
-        raise RuntimeError("no\nnetwork")
-
-    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
-    message = error_line(OSError, "cifar10", path="")
-    assert "RuntimeError: no network" in message and "set data.path to that file" in message
 
 
 # Fashion-MNIST
@@ -485,7 +478,7 @@ def test_folder_resizes_with_antialiasing(tmp_path):
 def test_a_large_folder_is_decoded_on_access_to_the_same_pictures(tmp_path, monkeypatch):
     pictures = write_pictures(tmp_path, 12)
     eager = load_folder(tmp_path)
-    monkeypatch.setattr(readers, "EAGER_BYTES", 2 * 3 * 8 * 8)  # enough for the two held out
+    monkeypatch.setattr(decoding, "EAGER_BYTES", 2 * 3 * 8 * 8)  # enough for the two held out
     lazy = load_folder(tmp_path)
     assert isinstance(lazy.test.data, torch.Tensor) and not isinstance(lazy.train.data, torch.Tensor)
     assert len(lazy.train) == len(eager.train) == 10
@@ -518,17 +511,10 @@ def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
     assert "DecompressionBombError" in folder_error(tmp_path)
 
 
-def test_grey_pictures_of_16_bits_are_refused_rather_than_clipped(tmp_path):
-    write_pictures(tmp_path, 2)
-    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(tmp_path / "deep.png")
-    message = folder_error(tmp_path)
-    assert "deep.png" in message and "over 8 bits" in message
-
-
 def test_no_permission_is_not_called_damage(tmp_path, monkeypatch):
     write_pictures(tmp_path, 2)
 
-    def refuse(file):
+    def refuse(file, formats):
         raise PermissionError(13, "Permission denied", str(file))
 
     monkeypatch.setattr(Image, "open", refuse)

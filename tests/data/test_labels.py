@@ -3,18 +3,15 @@
 import gzip
 import pickle
 import struct
-import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from helpers import smooth_pictures, write_archive, write_cifar10, write_cifar10_archive, write_cifar100
-from PIL import Image
 
 from scorefield.data import Dataset, Examples, from_arrays, load_dataset
-from scorefield.data.cifar import CIFAR10, CIFAR100_COARSE, CIFAR100_FINE
+from scorefield.data.cifar import CIFAR100_COARSE, CIFAR100_FINE
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
@@ -141,37 +138,6 @@ def test_missing_and_damaged_files_of_cifar100_are_named(tmp_path):
     assert "neither is nor holds" in refused(FileNotFoundError, "cifar100", path=str(tmp_path / "pictures"))
     other = write_cifar10_archive(tmp_path / "c", write_cifar10(tmp_path / "b", 10, 2))
     assert "lacks train, test" in refused(FileNotFoundError, "cifar100", path=str(other))
-
-
-@pytest.mark.parametrize("name, fields, hub, column, layout", [
-    ("cifar10", {}, "uoft-cs/cifar10", "label", CIFAR10),
-    ("cifar100", {}, "uoft-cs/cifar100", "fine_label", CIFAR100_FINE),
-    ("cifar100", {"labels": "coarse"}, "uoft-cs/cifar100", "coarse_label", CIFAR100_COARSE),
-])
-def test_a_download_has_the_labels_too(tmp_path, monkeypatch, name, fields, hub, column, layout):
-    pictures, columns = smooth_pictures(5), {"label": 1, "fine_label": 2, "coarse_label": 3}
-
-    def rows(path, *, split):
-        assert path == hub
-        chosen = {"train": [0, 1, 2], "test": [3, 4]}[split]
-        return [{"img": Image.fromarray(pictures[i].transpose(1, 2, 0)), **{c: 2 * k + i for c, k in columns.items()}}
-                for i in chosen]
-
-    module = ModuleType("datasets")
-    module.load_dataset = rows
-    monkeypatch.setenv("SCOREFIELD_DATA", str(tmp_path))
-    monkeypatch.setitem(sys.modules, "datasets", module)
-    dataset, first = load_dataset({"dataset": name, **fields}), 2 * columns[column]
-    assert labels(dataset) == ([first, first + 1, first + 2], [first + 3, first + 4])
-    assert dataset.class_names == layout.names and torch.equal(dataset.test.data, torch.from_numpy(pictures[3:]))
-
-
-def test_a_download_of_cifar100_that_cannot_be_made_says_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setenv("SCOREFIELD_DATA", str(tmp_path))
-    for module in (None, SimpleNamespace(load_dataset=lambda path, split: [][0])):
-        monkeypatch.setitem(sys.modules, "datasets", module)
-        with pytest.raises(OSError, match=r"CIFAR-100 .*cifar-100-python.tar.gz by hand and set data.path to that file"):
-            load_dataset({"dataset": "cifar100"})
 
 
 # Fashion-MNIST

@@ -211,7 +211,7 @@ def diffusers_run(scheduler, model, chain, x_T, steps):
 
 @pytest.fixture(scope="module")
 def ddpm():
-    diffusers = pytest.importorskip("diffusers", reason="diffusers is a test extra: pip install 'scorefield[test]'")
+    diffusers = pytest.importorskip("diffusers", reason="diffusers is a test extra: pip install '.[test]' in a clone")
     chain = DDPMChain.from_schedule("linear", 1000)
     model = GaussianMixture(chain.to_sde(), torch.tensor([[1.0, 0.0], [-1.0, 0.5], [0.0, -1.2]]),
                             torch.tensor([0.04, 0.1, 0.02]))
