@@ -323,7 +323,8 @@ class _Reader:
 def _numbered(labels: Mapping[str, Sequence[Any]], columns: _Columns, name: str
               ) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
     """The names of the classes, and the labels of each split that has any. The hub's -1 and None mean no label."""
-    known = {part: [None if value == -1 else value for value in values] for part, values in labels.items()}
+    known: dict[str, list[Any]] = {part: [None if value == -1 else value for value in values]
+                                   for part, values in labels.items()}
     some = {part: values for part, values in known.items() if any(value is not None for value in values)}
     for part, values in some.items():
         if None in values:
