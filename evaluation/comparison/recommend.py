@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from scorefield.evaluation.page.svg import number_text as short
+from scorefield.numerics.text import short_number as short
 
 if TYPE_CHECKING:
     from scorefield.evaluation.comparison.compare import Row

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from scorefield.evaluation.comparison.recommend import evaluations, told, words
 from scorefield.evaluation.page import svg
-from scorefield.evaluation.page.svg import number_text as short
+from scorefield.numerics.text import short_number as short
 
 if TYPE_CHECKING:
     from scorefield.evaluation.comparison.compare import Comparison, Row

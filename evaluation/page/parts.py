@@ -14,7 +14,7 @@ from torch import Tensor
 from scorefield.evaluation.comparison.recommend import evaluations, told, words
 from scorefield.evaluation.page import plane, sheets, svg
 from scorefield.evaluation.page.charts import pair_key
-from scorefield.evaluation.page.svg import number_text as short
+from scorefield.numerics.text import short_number as short
 
 if TYPE_CHECKING:
     from scorefield.evaluation.comparison.compare import Comparison, Row

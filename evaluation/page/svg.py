@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from scorefield.numerics.text import short_number
+
 WIDTH, HEIGHT = 440, 320
 LEFT, RIGHT, TOP, BOTTOM = 58, 12, 14, 46
 COLOURS, DASHES = 8, ("", "7 4", "2 3")
@@ -99,17 +101,6 @@ def _nice(step: float) -> float:
     return next(d * power for d in (1, 2, 5, 10) if d * power >= step * 0.999)
 
 
-def number_text(value: float) -> str:
-    """A number as short as three digits allow."""
-    if value == 0:
-        return "0"
-    if 1e-3 <= abs(value) < 1e5:
-        text = f"{value:.3g}"
-        return f"{value:.0f}" if "e" in text else text
-    mantissa, _, power = f"{value:.2g}".partition("e")
-    return f"{mantissa}e{int(power)}" if power else mantissa
-
-
 def drawing(width: float, height: float, title: str, text: str, body: str) -> str:
     """An SVG picture with its title and description, which a screen reader speaks."""
     return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" role="img" '
@@ -167,11 +158,11 @@ def _axes(x: Axis, y: Axis, xlabel: str, ylabel: str) -> str:
     for value in y.ticks():
         at = y(value)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{at:.1f}" y2="{at:.1f}"/>'
-                     f'<text class="label" x="{LEFT - 7}" y="{at + 4.5:.1f}" text-anchor="end">{number_text(value)}</text>')
+                     f'<text class="label" x="{LEFT - 7}" y="{at + 4.5:.1f}" text-anchor="end">{short_number(value)}</text>')
     for value in x.ticks():
         at = x(value)
         parts.append(f'<line class="axis" x1="{at:.1f}" x2="{at:.1f}" y1="{bottom}" y2="{bottom + 4}"/>'
-                     f'<text class="label" x="{at:.1f}" y="{bottom + 18}" text-anchor="middle">{number_text(value)}</text>')
+                     f'<text class="label" x="{at:.1f}" y="{bottom + 18}" text-anchor="middle">{short_number(value)}</text>')
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
     parts.append(f'<text x="{(LEFT + right) / 2:.0f}" y="{HEIGHT - 8}" text-anchor="middle">{escape(xlabel)}</text>')
     middle = (TOP + bottom) / 2
