@@ -30,8 +30,8 @@ from scorefield.numerics.errors import ArgumentError
 from scorefield.samplers import Sampler, make_sampler, prior_sample, sample_seeds
 
 SAMPLERS, BUDGETS = ("auto", "unipc", "ddim", "euler_maruyama"), (5, 10, 20, 50)
-SHOWN = 64        # samples that are kept for pictures
-SOLVED = 64       # samples whose flow is solved tightly
+SHOWN, SHOWN_POINTS = 64, 2000      # samples that are kept for pictures
+SOLVED, SOLVED_POINTS = 64, 1000    # samples whose flow is solved tightly
 WARM_UP = 3       # evaluations before the clock runs
 BEHIND = 2000     # training examples that are kept for pictures
 Model = ScoreModel | Callable[[range], ScoreModel]
@@ -120,15 +120,15 @@ class Comparison:
 class _Tally:
     """What the batches of one pair add up to."""
 
-    def __init__(self, asked: Asked, sampler: Sampler, budget: int | None, metrics: dict[str, Metric]):
-        self.name, self.sampler, self.budget, self.metrics = asked.text, sampler, budget, metrics
+    def __init__(self, asked: Asked, sampler: Sampler, budget: int | None, metrics: dict[str, Metric], shown: int):
+        self.name, self.sampler, self.budget, self.metrics, self.most = asked.text, sampler, budget, metrics, shown
         self.n, self.evaluations, self.seconds = 0, 0.0, 0.0
         self.error: float | None = None
         self.accuracy: float | None = None
         self.shown: list[Tensor] = []
 
     def add(self, x: Tensor, data: Tensor, nfe: int, seconds: float) -> None:
-        if (missing := SHOWN - self.n) > 0:
+        if (missing := self.most - self.n) > 0:
             self.shown.append(x[:missing])
         self.n, self.evaluations, self.seconds = self.n + len(x), self.evaluations + nfe * len(x), self.seconds + seconds
         for metric in self.metrics.values():
@@ -177,8 +177,10 @@ def compare(model: Model, dataset: Dataset, samplers: Sequence[str] = SAMPLERS, 
     def of(numbers: range) -> ScoreModel:
         return model if isinstance(model, ScoreModel) else model(numbers)
 
-    tallies, left_out = _pairs(asked, budgets, of(range(1)), lambda: make_metrics(names, reference))
     event = codec.event(dataset.shape)
+    shown = SHOWN if len(event) > 1 else SHOWN_POINTS
+    tallies, left_out = _pairs(asked, budgets, of(range(1)), lambda one, sampler, budget: _Tally(
+        one, sampler, budget, make_metrics(names, reference), shown))
     solution, sampling = _run(tallies, left_out, of, event, n, seed, batch_size, device, codec, progress)
     if not tallies:
         raise ArgumentError("no sampler could be run: " + "; ".join(f"{o.name}: {o.reason}" for o in left_out), "samplers",
@@ -205,14 +207,14 @@ def _checked(samplers: Sequence[str], budgets: Sequence[int], n: int) -> tuple[l
     return asked, tuple(sorted({int(b) for b in budgets}))
 
 
-def _pairs(asked: Sequence[Asked], budgets: Sequence[int], model: ScoreModel, metrics: Callable[[], dict[str, Metric]]
-           ) -> tuple[list[_Tally], list[LeftOut]]:
+def _pairs(asked: Sequence[Asked], budgets: Sequence[int], model: ScoreModel,
+           tally: Callable[[Asked, Sampler, int | None], _Tally]) -> tuple[list[_Tally], list[LeftOut]]:
     """A tally for every pair that can be run, and the others with the reasons."""
     tallies: list[_Tally] = []
     left_out: list[LeftOut] = []
     for one in asked:
         if one.adaptive:
-            tallies.append(_Tally(one, make_sampler(one.name, **one.options), None, metrics()))
+            tallies.append(tally(one, make_sampler(one.name, **one.options), None))
             continue
         spent: dict[Sampler, int] = {}
         for budget in budgets:
@@ -225,7 +227,7 @@ def _pairs(asked: Sequence[Asked], budgets: Sequence[int], model: ScoreModel, me
                 left_out.append(LeftOut(one.text, budget, f"takes the same {nfe} evaluations as with budget {spent[sampler]}"))
                 continue
             spent[sampler] = budget
-            tallies.append(_Tally(one, sampler, budget, metrics()))
+            tallies.append(tally(one, sampler, budget))
     return tallies, left_out
 
 
@@ -241,7 +243,7 @@ def _run(tallies: list[_Tally], left_out: list[LeftOut], of: Callable[[range], S
         for numbers in batches:
             seeds, own = sample_seeds(seed, numbers.start, numbers.stop), of(numbers)
             x_T = prior_sample(own.sde, event, seeds, device)
-            solved = min(len(numbers), SOLVED)
+            solved = min(len(numbers), SOLVED if len(event) > 1 else SOLVED_POINTS)
             limits = Limits(of(range(solved)), x_T[:solved]) if numbers.start == 0 else None
             for tally in list(tallies):
                 start = time.perf_counter()

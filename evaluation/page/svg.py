@@ -127,13 +127,14 @@ def line_chart(series: Sequence[Series], title: str, xlabel: str, ylabel: str, l
     x = Axis(min(p.x for p in points), max(p.x for p in points), LEFT, WIDTH - RIGHT, log_x)
     y = Axis(min(values), max(values), HEIGHT - BOTTOM, TOP, log_y)
     body = [_axes(x, y, xlabel, ylabel + (" (log scale)" if log_y else ""))]
-    if floor is not None:
-        level, right = y(floor), WIDTH - RIGHT
-        body.append(f'<line class="floor" x1="{LEFT}" x2="{right}" y1="{level:.1f}" y2="{level:.1f}"/>'
-                    f'<text class="label" x="{right}" y="{level - 5:.1f}" text-anchor="end">{escape(floor_text)}</text>')
     for place, one in enumerate(series):
         shift = (place - (len(series) - 1) / 2) * APART
         body.append(_line(one, [(x(p.x) + shift, p) for p in one.points], y))
+    if floor is not None:
+        level, right = y(floor), WIDTH - RIGHT
+        beside = level + 14 if level + 18 < HEIGHT - BOTTOM else level - 5      # below the line, where no sampler comes
+        body.append(f'<line class="floor" x1="{LEFT}" x2="{right}" y1="{level:.1f}" y2="{level:.1f}"/>'
+                    f'<text class="label halo" x="{LEFT + 4}" y="{beside:.1f}">{escape(floor_text)}</text>')
     said = "; ".join(f"{s.name}: " + ", ".join(p.text for p in s.points) for s in series)
     return drawing(WIDTH, HEIGHT, title, f"{ylabel} over {xlabel}. {floor_text and floor_text + '. '}{said}", "".join(body))
 
