@@ -104,8 +104,13 @@ class Viewer:
         why = "" if shown["src"] else escape(shown["caption"])
         kind = "pixels" if self.draw.pixels else "drawn"
         checked = " checked" if i == sampler else ""
-        return (f'<label><span class="name"><input type="radio" name="sampler" value="{i}"{checked}>{escape(name)}</span>'
+        return (f'<label><span class="name"><input type="radio" name="sampler" value="{i}"{checked}>{broken(name)}</span>'
                 f'<img class="{kind}" {there} alt=""><span class="missing"{"" if why else " hidden"}>{why}</span></label>')
+
+
+def broken(name: str) -> str:
+    """A name that may go on in the next line after an underscore or a colon."""
+    return re.sub("([_:])", r"\1<wbr>", escape(name))
 
 
 def _alt(row: Row, draw: Renderer, tiles: int) -> str:
@@ -154,7 +159,7 @@ def table(c: Comparison) -> str:
             value, _, interval = ("", "", "") if figure is None else told(figure).partition(" ")
             cells.append(f"{value}<small>{interval}</small>")
         best = ' class="recommended"' if row is c.recommendation.row else ""
-        body.append(f'<tr data-pair="{escape(pair_key(c, row))}"{best}><th scope="row">{escape(row.name)}</th>'
+        body.append(f'<tr data-pair="{escape(pair_key(c, row))}"{best}><th scope="row">{broken(row.name)}</th>'
                     + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     floors = [c.rows[0].figures[metric].floor for metric in c.metrics if metric in c.rows[0].figures]
     if any(floor is not None for floor in floors):

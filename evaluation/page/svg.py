@@ -13,7 +13,7 @@ from pathlib import Path
 from scorefield.numerics.text import short_number
 
 WIDTH, HEIGHT = 440, 320
-LEFT, RIGHT, TOP, BOTTOM = 58, 12, 14, 46
+LEFT, RIGHT, TOP, BOTTOM = 54, 12, 32, 48
 COLOURS, DASHES = 8, ("", "7 4", "2 3")
 APART = 3.2      # units between the intervals of two series at one place
 
@@ -166,8 +166,7 @@ def _axes(x: Axis, y: Axis, xlabel: str, ylabel: str) -> str:
                      f'<text class="label" x="{at:.1f}" y="{bottom + 18}" text-anchor="middle">{short_number(value)}</text>')
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
     parts.append(f'<text x="{(LEFT + right) / 2:.0f}" y="{HEIGHT - 8}" text-anchor="middle">{escape(xlabel)}</text>')
-    middle = (TOP + bottom) / 2
-    parts.append(f'<text transform="translate(13 {middle:.0f}) rotate(-90)" text-anchor="middle">{escape(ylabel)}</text>')
+    parts.append(f'<text x="2" y="15">{escape(ylabel)}</text>')      # above, where it can be read without turning
     return "".join(parts)
 
 
