@@ -44,6 +44,12 @@ def digest(state: Any) -> str:
     return hasher.hexdigest()
 
 
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's contents."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def read_json(path: Path, advice: str = "") -> dict[str, Any]:
     """The mapping in a file; if it is damaged, a ValueError whose message ends with `advice`."""
     try:

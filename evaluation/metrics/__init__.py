@@ -14,14 +14,19 @@ from collections.abc import Sequence
 
 from scorefield.data import Dataset
 from scorefield.evaluation.metrics.features import Features, features_of
-from scorefield.evaluation.metrics.kernels import MMD, Energy
+from scorefield.evaluation.metrics.frechet import FID
+from scorefield.evaluation.metrics.inception import InceptionScore
+from scorefield.evaluation.metrics.kernels import KID, MMD, Energy
+from scorefield.evaluation.metrics.manifold import Precision, Recall
 from scorefield.evaluation.metrics.metric import BOOTSTRAP, Figure, Metric
+from scorefield.evaluation.metrics.neighbours import Neighbours
 from scorefield.evaluation.metrics.reference import Reference
 from scorefield.evaluation.metrics.sliced import SlicedWasserstein
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.text import choose
 
-METRICS: dict[str, type[Metric]] = {metric.name: metric for metric in (SlicedWasserstein, Energy, MMD)}
+METRICS: dict[str, type[Metric]] = {metric.name: metric for metric in (
+    FID, KID, InceptionScore, Precision, Recall, SlicedWasserstein, Energy, MMD, Neighbours)}
 
 
 def make_metrics(names: Sequence[str], reference: Reference, seed: int = 0, bootstrap: int = BOOTSTRAP
@@ -42,7 +47,9 @@ def make_metrics(names: Sequence[str], reference: Reference, seed: int = 0, boot
 
 def default_metrics(dataset: Dataset, features: Features | None) -> tuple[str, ...]:
     """The metrics of a data set if none are named: for pictures those of features, where there is a network."""
-    return ("sliced_wasserstein", "energy", "mmd")
+    if features is not None:
+        return ("fid", "kid", "precision", "recall", "neighbours")
+    return ("sliced_wasserstein", "energy", "mmd", "neighbours")
 
 
 __all__ = ["METRICS", "Features", "Figure", "Metric", "Reference", "default_metrics", "features_of", "make_metrics"]

@@ -11,21 +11,32 @@ unbiased one (equation 3): no pair of an element with itself. So it may be below
               2013, "Energy statistics", section 2; Sejdinovic et al. 2013 for the kernel). Zero only for equal distributions
     mmd       k(x, y) = exp(-|x - y|^2 / (2 h^2)), h the median distance of two training examples (Gretton et al. 2012,
               section 8), of at most 2000 of them
+    kid       k(x, y) = (<x, y> / D + 1)^3 of the D features of a network (Binkowski et al. 2018, "Demystifying MMD GANs",
+              section 3)
 
-The influence of a sample is 2 (mean_j k(x_i, x_j) - mean_j k(x_i, y_j)), less its mean.
+More than 10,000 of either are cut into as many equal groups as leave no larger ones, sample i in group i modulo their
+number, and the estimate is the mean over the groups' (Zaremba et al. 2013, "B-test"): still without bias, and in time
+linear in n. The literature's estimate of KID is the mean over 100 random subsets of 1,000: it has the same mean and more
+noise.
+
+The influence of a sample is 2 (mean_j k(x_i, x_j) - mean_j k(x_i, y_j)), less its mean over the group.
 """
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from scorefield.evaluation.metrics.distances import squared_distances
 from scorefield.evaluation.metrics.metric import Metric
+from scorefield.numerics.errors import ArgumentError
 
-BLOCK = 2048      # rows and columns of the pairs that are in memory at a time
+BLOCK = 512       # rows and columns of the pairs that are in memory at a time: they fit a processor's cache
+GROUP = 10_000
 MEDIAN_OF = 2000
 
 
@@ -37,12 +48,26 @@ class PairMetric(Metric):
         """k of each pair of a (n, D) and b (m, D): (n, m)."""
 
     def measure(self, x: Tensor) -> tuple[float, Tensor]:
-        device = self.reference.arithmetic
-        x, y = x.to(device, torch.float64), self.reference.vectors("train", self.space).to(device, torch.float64)
-        within, between = self._within(x), self._between(x, y)
-        influence = 2 * (within - between)
-        own = self.reference.number(f"{self.key}_train", lambda: float(self._within(y).mean()))
-        return float(within.mean()) + own - 2 * float(between.mean()), influence - influence.mean()
+        device, y = self.reference.arithmetic, self.reference.vectors("train", self.space)
+        origin = self.origin(y)
+        parts = math.ceil(max(len(x), len(y)) / GROUP)
+
+        def group(z: Tensor, i: int) -> Tensor:
+            return (z[i::parts].double() - origin).to(device)
+
+        own = self.reference.number(f"{self.key}_train_{parts}", lambda: sum(
+            float(self._within(group(y, i)).mean()) for i in range(parts)) / parts)
+        value, influence = own, torch.empty(len(x), dtype=torch.float64)
+        for i in range(parts):
+            samples = group(x, i)
+            within, between = self._within(samples), self._between(samples, group(y, i))
+            value += float(within.mean() - 2 * between.mean()) / parts
+            influence[i::parts] = 2 * ((within - between) - (within - between).mean()).cpu()
+        return value, influence
+
+    def origin(self, y: Tensor) -> Tensor | float:
+        """What is subtracted from all vectors, if the kernel does not change by that."""
+        return y.double().mean(0)      # so that distances, from products, lose no digits
 
     def _between(self, x: Tensor, y: Tensor) -> Tensor:
         """The mean of k(x_i, y_j) over j, (n,)."""
@@ -53,14 +78,13 @@ class PairMetric(Metric):
         """The mean of k(x_i, x_j) over j other than i, (n,). Each pair is computed once."""
         total, blocks = x.new_zeros(len(x)), x.split(BLOCK)
         for i, a in enumerate(blocks):
-            rows = total[i * BLOCK:][:BLOCK]
             for j in range(i, len(blocks)):
                 k = self.kernel(a, blocks[j])
                 if i == j:
                     k.fill_diagonal_(0)
                 else:
                     total[j * BLOCK:][:BLOCK] += k.sum(0)
-                rows += k.sum(1)
+                total[i * BLOCK:][:BLOCK] += k.sum(1)
         return total / (len(x) - 1)
 
 
@@ -70,7 +94,7 @@ class Energy(PairMetric):
     name = "energy"
 
     def kernel(self, a: Tensor, b: Tensor) -> Tensor:
-        return -torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+        return squared_distances(a, b).sqrt_().neg_()
 
 
 class MMD(PairMetric):
@@ -81,14 +105,28 @@ class MMD(PairMetric):
     @cached_property
     def bandwidth(self) -> float:
         """h: the median distance of two training examples."""
-        n = min(MEDIAN_OF, self.reference.size)
-
         def median() -> float:
-            some = self.reference.vectors("train", self.space)[torch.arange(n) * self.reference.size // n].double()
-            return float(torch.pdist(some).median())
+            some = min(MEDIAN_OF, self.reference.size)
+            y = self.reference.vectors("train", self.space)[torch.arange(some) * self.reference.size // some].double()
+            return float(torch.pdist(y).median())
 
-        return self.reference.number(f"median_{self.space}", median)
+        h = self.reference.number(f"median_{self.space}", median)
+        if not h:
+            raise ArgumentError(f"more than half of the pairs of training examples of {self.reference.dataset.name!r} are "
+                                "equal, so the kernel of mmd has no width; leave mmd out", "metrics")
+        return h
 
     def kernel(self, a: Tensor, b: Tensor) -> Tensor:
-        squares = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square_()
-        return squares.div_(-2 * self.bandwidth**2).exp_()
+        return squared_distances(a, b).div_(-2 * self.bandwidth**2).exp_()
+
+
+class KID(PairMetric):
+    """The squared maximum mean discrepancy of features with a cubic kernel."""
+
+    name, space, minimum = "kid", "features", 50
+
+    def origin(self, y: Tensor) -> float:
+        return 0.0
+
+    def kernel(self, a: Tensor, b: Tensor) -> Tensor:
+        return torch.addmm(a.new_ones(()), a, b.T, alpha=1 / a.shape[1]).pow_(3)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -26,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scorefield.evaluation.classify import wilson
 from scorefield.numerics.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -72,16 +74,21 @@ class Metric(ABC):
     name     the word that names it
     minimum  the fewest samples that it takes
     better   "lower" or "higher"
-    space    in which it compares: "features", the network's, or the examples themselves where there is none; or "data"
+    space    in which it compares: "features" or "logits", the network's, or "data", the examples themselves
     """
 
     name: ClassVar[str]
     minimum: ClassVar[int] = 10
     better: ClassVar[str] = "lower"
     space: ClassVar[str] = "data"
-    has_floor: ClassVar[bool] = True
+    whole: ClassVar[bool] = True      # whether it needs all vectors of the training examples at once
 
     def __init__(self, reference: Reference, seed: int = 0, bootstrap: int = BOOTSTRAP):
+        if self.space == "features" and reference.features is None and reference.dataset.levels is not None:
+            raise ArgumentError(f"{self.name} compares the features of a network, and there is none for data set "
+                                f"{reference.dataset.name!r}; give features", "features")
+        if self.whole:
+            reference.keep(self.space)
         self.reference, self.seed, self.bootstrap = reference, seed, bootstrap
         self.samples = 0
         self._rows: list[Tensor] = []
@@ -93,16 +100,24 @@ class Metric(ABC):
         Metrics of one reference that get the same tensor share its features. ArgumentError for another shape or type, and
         for numbers that are not finite.
         """
-        self._rows.append(self.reference.vectors_of(x, self.space, self.samples))
+        self.take(self.reference.vectors_of(x, self.space, self.samples))
         self.samples += len(x)
+
+    def take(self, x: Tensor) -> None:
+        """Take the vectors (B, D) of a batch."""
+        self._rows.append(x)
 
     def result(self) -> Figure:
         """The figure of all samples so far. ArgumentError if there are fewer than `minimum`."""
+        return self.figure(lambda: self.measure(torch.cat(self._rows)))
+
+    def figure(self, measured: Callable[[], tuple[float, Tensor | None]]) -> Figure:
+        """The figure of what `measured` returns, as `measure` does."""
         if self.samples < self.minimum:
             raise ArgumentError(f"{self.name} needs at least {self.minimum} samples, got {self.samples}; draw more",
                                 "num_samples")
-        value, influence = self.measure(torch.cat(self._rows))
-        low, high = self._interval(value, influence)
+        value, influence = measured()
+        low, high = self.interval(value, influence) if self.bootstrap and influence is not None else (math.nan, math.nan)
         floor, floor_samples = self._floor()
         return Figure(self.finish(value), low, high, floor, self.samples, self.reference.size, floor_samples, self.better,
                       self.note())
@@ -123,9 +138,8 @@ class Metric(ABC):
         """Names the metric and what its floor depends on, for the cache."""
         return self.name
 
-    def _interval(self, value: float, influence: Tensor) -> tuple[float, float]:
-        if not self.bootstrap:
-            return math.nan, math.nan
+    def interval(self, value: float, influence: Tensor) -> tuple[float, float]:
+        """The ends of the 95 % interval of the figure."""
         numbers, n = influence.double().cpu().numpy(), len(influence)
         rng = np.random.Generator(np.random.Philox(self.seed))
         replicates = np.array([numbers[rng.integers(n, size=n)].mean() for _ in range(self.bootstrap)])
@@ -134,7 +148,18 @@ class Metric(ABC):
 
     def _floor(self) -> tuple[float | None, int | None]:
         n = min(self.samples, self.reference.held_out)
-        if not self.has_floor or n < self.minimum:
+        if n < self.minimum:
             return None, None
         return self.reference.number(f"{self.key}_floor{n}", lambda: self.finish(
             self.measure(self.reference.vectors("test", self.space, n))[0])), n
+
+
+class ShareMetric(Metric):
+    """A share of samples, each of which counts or does not whatever the others are.
+
+    The bootstrap of such a share draws from a binomial distribution, so no replicates are needed. It fails at 0 and at 1,
+    where all replicates are equal; the interval of Wilson (1927) does not.
+    """
+
+    def interval(self, value: float, influence: Tensor) -> tuple[float, float]:
+        return wilson(value, len(influence))

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,8 @@ from scorefield.numerics.files import write_atomically
 
 VERSION = 1      # of the statistics: a change of how one is computed makes the cached ones those of another version
 BATCH = 256
+PROBES = 16      # examples by which a cached statistic is told from that of another network
+ROUNDING = 1e-2      # of a standard deviation: what two machines may differ by in a feature
 Arrays = dict[str, np.ndarray]
 
 
@@ -57,37 +60,60 @@ class Reference:
             features.check(dataset)
         self._index = {"train": torch.arange(self.size) * total // self.size, "test": torch.arange(self.held_out)}
         self._known: dict[str, Arrays] = {}
-        self._digest: str | None = None
         self._last: tuple[Tensor, int, dict[str, Tensor]] | None = None
+        self._kept: set[str] = set()
+        self._width: int | None = None
 
     def vectors_of(self, x: Tensor, space: str, first: int = 0) -> Tensor:
         """What metrics compare: examples (B, *shape) as vectors (B, D) on the CPU.
 
-        In the space "features" these are the network's features, float32. In "data", and without a network, they are the
-        elements, of integer levels as shares k / (levels - 1).
+        In the spaces "features" and "logits" these are what the network gives, float32. In "data", and without a network,
+        they are the elements, of integer levels as shares k / (levels - 1). `first` is the number of the first of them, for
+        messages.
         """
-        self._check(x, first)
         if self._last is None or self._last[0] is not x or self._last[1] != x._version:
+            self._check(x, first)
             self._last = x, x._version, {}      # a reference to x, so that no other tensor takes its place
         known = self._last[2]
-        space = "data" if self.features is None else space
+        if self.features is None or space == "data":
+            if "data" not in known:
+                known["data"] = self._elements(x)
+            return known["data"]
         if space not in known:
-            known[space] = self._elements(x) if space == "data" else self._features(x)
+            known.update(self._outputs(x))
         return known[space]
 
     def vectors(self, split: str, space: str, n: int | None = None) -> Tensor:
         """The vectors (N, D) of a split, or of n of its examples, evenly spaced."""
-        space = "data" if self.features is None else space
-        if space == "data":
-            name = f"elements_{split}"
-            if name not in self._known:      # as quick to read as a cache of them
-                rows = [self._elements(self._read(split, index)) for index in self._batches(split)]
-                self._known[name] = {"x": torch.cat(rows).numpy()}
-            x = torch.from_numpy(self._known[name]["x"])
+        network = self.features is not None and space != "data"
+
+        def compute() -> Arrays:
+            take = self._outputs if network else lambda x: {"data": self._elements(x)}
+            parts = [take(self._read(split, index)) for index in self._batches(split)]
+            return {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
+
+        if network:
+            x = torch.from_numpy(self.arrays(f"network_{split}", compute)[space])
         else:
-            x = torch.from_numpy(self.arrays(f"features_{split}", lambda: {"x": torch.cat(
-                [self._features(self._read(split, i)) for i in self._batches(split)]).numpy()})["x"])
+            if f"data_{split}" not in self._known:      # as quick to read as what a cache would hold
+                self._known[f"data_{split}"] = compute()
+            x = torch.from_numpy(self._known[f"data_{split}"]["data"])
         return x if n is None or n == len(x) else x[torch.arange(n) * len(x) // n]
+
+    def keep(self, space: str) -> None:
+        """Say that all vectors of the training examples in this space will be needed at once."""
+        self._kept.add(space)
+
+    def batches(self, split: str, space: str) -> Iterator[Tensor]:
+        """The vectors of a split, in parts. Unless somebody needs them at once, the network's are not kept."""
+        if self.features is None or space in self._kept | {"data"}:
+            yield from self.vectors(split, space).split(BATCH)
+        else:
+            yield from (self._outputs(self._read(split, index))[space] for index in self._batches(split))
+
+    def numbers(self, split: str) -> Tensor:
+        """The numbers (N,) of the compared examples of a split among all of it."""
+        return self._index[split]
 
     def number(self, name: str, compute: Callable[[], float]) -> float:
         """A cached number."""
@@ -99,19 +125,17 @@ class Reference:
             self._known[name] = self._stored(name, compute)
         return self._known[name]
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of the examples of both splits as they are compared, and of the feature network."""
-        if self._digest is None:
-            hasher = hashlib.sha256(f"{VERSION} {self.codec if self.dataset.levels is None else self.dataset.levels} "
-                                    f"{self.features.digest if self.features else None}".encode())
-            for split in ("train", "test"):
-                for index in self._batches(split):
-                    x = self._read(split, index)
-                    hasher.update(f"{split} {x.dtype} {tuple(x.shape)}".encode())
-                    hasher.update(x.contiguous().numpy().tobytes())
-            self._digest = hasher.hexdigest()
-        return self._digest
+        hasher = hashlib.sha256(f"{VERSION} {self.codec if self.dataset.levels is None else self.dataset.levels} "
+                                f"{self.features.digest if self.features else None}".encode())
+        for split in ("train", "test"):
+            for index in self._batches(split):
+                x = self._read(split, index)
+                hasher.update(f"{split} {x.dtype} {tuple(x.shape)}".encode())
+                hasher.update(x.contiguous().numpy().tobytes())
+        return hasher.hexdigest()
 
     def _stored(self, name: str, compute: Callable[[], Arrays]) -> Arrays:
         if self.cache is None:
@@ -121,17 +145,33 @@ class Reference:
         try:
             with np.load(path) as file:
                 arrays = {k: file[k] for k in file.files}      # checks each array's checksum
-            if str(arrays.pop("key")) == key:
+            if str(arrays.pop("key")) == key and self._of_this_network(arrays.pop("probe")):
                 return arrays
         except Exception:      # missing or damaged: the parsers of damaged files raise errors of every type
             pass
         arrays = compute()
         try:
             self.cache.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, lambda file: np.savez(file, key=np.array(key), **arrays))
+            write_atomically(path, lambda file: np.savez(file, key=np.array(key), probe=self._probe, **arrays))
         except OSError as error:
             warnings.warn(f"the statistics of the data could not be kept in {self.cache} ({error})", stacklevel=2)
         return arrays
+
+    @cached_property
+    def _probe(self) -> np.ndarray:
+        """The network's features of a few training examples."""
+        if self.features is None:
+            return np.zeros(0)
+        return self._outputs(self._read("train", self._index["train"][:PROBES]))["features"].numpy()
+
+    def _of_this_network(self, probe: np.ndarray) -> bool:
+        """Whether a network with these features of the probes is this one.
+
+        Its weights are in the digest, if it has some, but what it does with them is not.
+        """
+        return probe.shape == self._probe.shape and bool(np.allclose(probe, self._probe, rtol=0,
+                                                                     atol=ROUNDING * max(float(self._probe.std()), 1e-30))
+                                                         if probe.size else True)
 
     def _batches(self, split: str) -> tuple[Tensor, ...]:
         return self._index[split].split(BATCH)
@@ -161,6 +201,12 @@ class Reference:
         x = x.detach().cpu().flatten(1)
         return x if x.is_floating_point() else x.float() / (self.dataset.levels - 1)
 
-    def _features(self, x: Tensor) -> Tensor:
+    def _outputs(self, x: Tensor) -> dict[str, Tensor]:
         assert self.features is not None
-        return self.features.vectors(x.to(self.device), self.dataset.levels)
+        outputs = self.features.outputs(x.to(self.device), self.dataset.levels)
+        width = outputs["features"].shape[1]
+        if self._width not in (None, width):
+            raise ArgumentError(f"the feature network {self.features.name!r} gave {self._width} features, then {width}; it "
+                                "must give as many for every picture", "features")
+        self._width = width
+        return outputs

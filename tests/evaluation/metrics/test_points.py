@@ -42,7 +42,7 @@ def test_batches_do_not_matter(name):
     assert whole.samples == 300 and whole.reference == 400 and whole.floor_samples == 200
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", [name for name in METRICS if name != "inception_score"])
 def test_too_few_samples_are_refused_with_the_minimum(name):
     with pytest.raises(ArgumentError, match=f"{name} needs at least {METRICS[name].minimum} samples, got 1"):
         figure_of(name, normal(1, 2, 1), reference_of(normal(400, 2, 2)))
