@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scorefield.data.codec import Points
 from scorefield.models.build import build_denoiser, complete
 from scorefield.models.denoiser import Denoiser
 from scorefield.numerics.errors import ArgumentError
@@ -26,7 +27,8 @@ class Checkpoint:
     config       nested, with the fields of configs/default.py: at least {"sde": {"name", ...}, "model": {"network",
                  "parametrization", "time_input", ...}, "data": {"low", "high"}}, then "shape", the shape of one example,
                  and "levels", the number of values of a pixel (None for points). "class_names", a list with a name for
-                 each label, is there if they are known. Missing fields take their defaults
+                 each label, is there if they are known, and "standard" (data.codec.Points.stored()) if the data are
+                 standardised. Missing fields take their defaults
     averaged     the averaged weights, by the names of the network's state_dict; the only ones if `raw` is None
     raw          the weights that training continues with, or None
     step         number of updates done
@@ -100,11 +102,22 @@ def require_whole(config: Config, source: Any) -> None:
               and not (type(number := config["data"].get(end, 0.0)) in (int, float) and math.isfinite(number))]
     wrong += ["shape"] if not numbers(config.get("shape")) else []
     wrong += ["levels"] if levels is not None and not (numbers([levels]) and levels > 1) else []
+    wrong += ["standard"] if not {"shape", "levels"} & set(wrong) and not _standardised(config) else []
     names = config.get("class_names", [])
     wrong += ["class_names"] if not isinstance(names, list) or not all(isinstance(name, str) for name in names) else []
     wrong += ["num_scales"] if not numbers([config.get("num_scales", 1)]) or config.get("num_scales", 1) > 10**6 else []
     if wrong:
         raise ValueError(f"{source} is damaged, or is not a config of Scorefield: it has no usable {', '.join(wrong)}")
+
+
+def _standardised(config: Config) -> bool:
+    """Whether a config says nothing of standardisation, or something that fits its data."""
+    try:
+        if config.get("standard") is not None:
+            Points.from_stored(config["standard"]).require_shape(config["shape"], config["levels"])
+    except (AttributeError, LookupError, TypeError, ValueError, OverflowError):
+        return False
+    return True
 
 
 def merged(told: Config, given: Config | None) -> dict[str, Any]:

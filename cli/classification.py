@@ -14,13 +14,15 @@ if TYPE_CHECKING:
 
 
 def write_classification(scores: Sequence[Score], label: Tensor, prior: Tensor, names: Sequence[str],
-                         described: dict[str, Any], folder: Path) -> None:
+                         described: dict[str, Any], folder: Path, suffix: str = "") -> None:
     """Write what the scores of every class say of the examples, and print the accuracy.
 
     scores  one for each class; label (n,); prior (classes,); names of the classes
+    suffix  what the files' names say of settings
     """
     from scorefield.evaluation import plots
     from scorefield.evaluation.classify import classify
+    from scorefield.evaluation.names import name_of_place, whole
     from scorefield.evaluation.score import write_csv
     from scorefield.numerics.files import write_json
 
@@ -32,8 +34,8 @@ def write_classification(scores: Sequence[Score], label: Tensor, prior: Tensor, 
     nfe, seconds = sum(score.nfe for score in scores), sum(score.seconds for score in scores)
     source = described.get("images") or described["split"]
     parts = [*([described["estimator"]] if described["estimator"] != "ode" else []), "classification",
-             *([Path(source).stem] if source != "test" else [])]
-    stem = folder / "_".join(parts)
+             *([f"images_{name_of_place(source)}"] if "images" in described else [source] if source != "test" else [])]
+    stem = folder / whole("_".join(parts) + suffix)
     folder.mkdir(exist_ok=True)
     write_csv(Path(f"{stem}.csv"), result.rows(names))
     plots.save_png(Path(f"{stem}.png"), plots.confusion(result.confusion, names))

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from scorefield.checkpoints.checkpoint import Checkpoint, require_agreement
 from scorefield.checkpoints.formats import run as run_format
-from scorefield.checkpoints.formats.run import compared_names, differences, read_config
+from scorefield.checkpoints.formats.run import OF_THE_DATA, compared_names, differences, read_config
 from scorefield.checkpoints.load import read_checkpoint
 from scorefield.cli.flags import Flag
 from scorefield.cli.origin import describe, import_checkpoint, started_from, stem_of, untouched
@@ -170,10 +170,10 @@ class Command:
         there = all_fields(stored) | {k: v for k, v in self.stored.items() if k in ("config", "shape", "levels")}
         there["class_names"] = compared_names(self.stored, fields.get("class_names", []))
         shape = self.stored["shape"]
-        free = {"data.path"} | {f for f, size in (("data.channels", shape[0]), ("data.image_size", shape[-1]))
+        free = {*OF_THE_DATA} | {f for f, size in (("data.channels", shape[0]), ("data.image_size", shape[-1]))
                                 if fields.get(f) == size}
         new = self.checkpoint is not None or untouched(self.stored, self.run)
-        if new and self.mode in ("train", "likelihood"):
+        if new and self.mode in ("train", "likelihood", "evaluate"):
             free |= {f for f in fields if f.startswith("data.")} - {"data.low", "data.high"}
             free |= {"model.dropout", "levels", "class_names"} if self.mode == "train" else set()
         other = [f for f in fields if f not in free and fields[f] != there.get(f)]

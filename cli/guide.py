@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -71,19 +70,28 @@ class Guide:
         return torch.tensor(self.labels)[torch.tensor(samples) % len(self.labels)]
 
     @property
+    def identity(self) -> list[Any]:
+        """All that samples depend on through this guide: of the classifier, what its files hold."""
+        from scorefield.cli.origin import contents
+
+        settings = {name: value for name, value in self.settings.items() if name != "classifier"}
+        return [self.labels, settings, None if self.source is None else contents(self.source)]
+
+    @property
     def suffix(self) -> str:
         """What a file's name says of the labels and the guidance."""
+        from scorefield.evaluation.names import digits_of, name_of_place
+
         parts = []
         if self.labels is not None:
             classes = ALL if self.text == ALL else "-".join(map(str, self.labels))
-            short = classes if len(classes) <= LONGEST else hashlib.sha256(classes.encode()).hexdigest()[:8]
-            parts.append(f"label_{short}")
+            parts.append(f"label_{classes if len(classes) <= LONGEST else digits_of(classes)}")
         for name, value in self.described.items():
             if name not in ("label", "classifier"):
                 numbers = value if isinstance(value, tuple) else (value,)
                 parts.append(f"{name}_{'-'.join(str(number).removesuffix('.0') for number in numbers)}")
             elif name == "classifier":
-                parts.append(name)
+                parts.append(f"{name}_{name_of_place(value)}")      # there may be several
         return "".join(f"_{part}" for part in parts)
 
     @property

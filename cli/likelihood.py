@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scorefield.cli.examples import examples_at, own_data
 from scorefield.cli.flags import BATCH_SIZE, CHECKPOINT, EMA, SEED, Flag, flags_of
 from scorefield.cli.guide import FLAGS as GUIDANCE
 from scorefield.cli.labels import class_of
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from scorefield.evaluation.likelihood import Evaluation
     from scorefield.evaluation.score import Score
     from scorefield.models import Denoiser
-    from scorefield.numerics.processes import World
 
 SPLITS = ("train", "test")
 SUMMARY = "writes likelihood/summary.json, .csv and .png: bits/dim, standard error, evaluations"
@@ -94,7 +94,7 @@ def run(command: Command) -> None:
     from scorefield.data import codec_of
     from scorefield.evaluation.likelihood import OWN, Evaluation
     from scorefield.numerics.devices import set_memory_format
-    from scorefield.numerics.processes import launched
+    from scorefield.numerics.processes import launched, meet
 
     values, settings = command.asked.values, settings_of(command)
     command.write_imported()
@@ -112,14 +112,14 @@ def run(command: Command) -> None:
         identified = [identity, _place(source), *([label] if label is not None else [])]
         key = hashlib.sha256(json.dumps(identified, sort_keys=True).encode()).hexdigest()[:16]
         evaluations.append(Evaluation(
-            denoiser, dataset, codec_of(command.config.data, dataset.levels), split="train" if source == "train" else "test",
+            denoiser, dataset, codec_of(command.config.data, dataset), split="train" if source == "train" else "test",
             n=values["num_images"], seed=values["seed"],
             batch_size=values["batch_size"], device=command.device, draws=values["draws"], estimator=values["estimator"],
             float64=values["float64"], folder=command.run / "likelihood" / "partial" / key, world=world, label=label,
             **settings))
         names.append(files)
     truth = _truth(evaluations[0], len(labels)) if values["classify"] else None
-    _meet(world, [e.folder for e in evaluations if e.folder], command.device)
+    meet(world, [e.folder for e in evaluations if e.folder], command.device)
     for e in evaluations:
         if world.first and e.resumed:
             print(f"continuing: {e.resumed} of {len(e.units)} batches are done already", flush=True)
@@ -134,13 +134,14 @@ def run(command: Command) -> None:
             "float64": values["float64"], "batch_size": values["batch_size"], "seed": values["seed"], "ema": values["ema"],
             "checkpoint": str(checkpoint), "processes": world.size, **({"note": note} if note else {}),
         }
+        suffix = _suffix(command, settings)
         own, scores = "images" if values["images"] else "split", [e.result() for e in evaluations]
         if truth is not None:
-            write_classification(scores, *truth, {own: sources[0], **described}, command.run / "likelihood")
+            write_classification(scores, *truth, {own: sources[0], **described}, command.run / "likelihood", suffix)
         else:
             label = None if labels[0] is None else values["label"] if labels[0] == OWN else f"{labels[0]}"
             _write_scores(scores, sources, names, described | ({} if label is None else {"label": label}),
-                          command.run / "likelihood", own)
+                          command.run / "likelihood", own, suffix)
         for e in evaluations:
             e.clear()
 
@@ -176,33 +177,31 @@ def _note(steps: int | None, estimator: str, t_min: float | None) -> str | None:
 
 def _identity(command: Command, settings: dict[str, Any], checkpoint: Path) -> list[Any]:
     """All that a score depends on, except for the data: each batch stores a checksum of those."""
+    from scorefield.numerics.files import sha256_of
+
     values = command.asked.values
-    with open(checkpoint, "rb") as file:
-        weights = hashlib.file_digest(file, "sha256").hexdigest()
     results = {k: v for k, v in settings.items() if k != "max_evaluations"}      # a user may raise it and continue
-    return [weights, command.stored, command.config.data.get("dequantize", False), command.device.type, results, *(
-        values[name] for name in ("estimator", "draws", "float64", "seed", "ema", "batch_size", "num_images"))]
+    return [sha256_of(checkpoint), command.stored, command.config.data.get("dequantize", False), command.device.type,
+            results, *(values[name] for name in ("estimator", "draws", "float64", "seed", "ema", "batch_size",
+                                                    "num_images"))]
+
+
+def _suffix(command: Command, settings: dict[str, Any]) -> str:
+    """What files' names say of settings that are not the default and that results depend on."""
+    from scorefield.evaluation.names import suffix_of
+
+    values, own = command.asked.values, options()[command.asked.values["estimator"]]
+    changed = {name: value for name, value in settings.items() if name != "max_evaluations" and value != own[name].default}
+    changed |= {flag.name: value for flag in FLAGS if flag.name in ("draws", "float64", "num_images", "seed")
+                and (value := values[flag.name]) != flag.default}
+    return suffix_of(changed) + ("" if values["ema"] else "_raw")
 
 
 def _scored_data(command: Command, source: str) -> tuple[Dataset, list[str] | None]:
     """A split's data set, or the images at a path with their file names; ArgumentError if they do not fit the network."""
-    from scorefield.cli.origin import untouched
-    from scorefield.data import codec_of, load_images
-
-    stored, data = command.stored, command.config.data
-    assert stored is not None
     if source not in SPLITS:
-        flag = "images" if source == command.asked.values["images"] else "compare"
-        return load_images(source, tuple(stored["shape"]), codec_of(data, stored["levels"]), flag)
-    try:
-        dataset = command.dataset()
-    except (FileNotFoundError, ValueError) as error:
-        raise ArgumentError(f"{error}; or score your own pictures", "images") from None
-    other_levels = dataset.levels != stored["levels"] and not untouched(stored, command.run)      # an import's are assumed
-    if list(dataset.shape) != stored["shape"] or other_levels:
-        raise ValueError(f"data set {dataset.name!r} has examples of shape {dataset.shape} and {dataset.levels} levels, but "
-                         f"the run's network takes {tuple(stored['shape'])} and {stored['levels']} (data.path)")
-    return dataset, None
+        return examples_at(command, source, "images" if source == command.asked.values["images"] else "compare")
+    return own_data(command, "or score your own pictures"), None
 
 
 def _place(source: str) -> str:
@@ -211,22 +210,24 @@ def _place(source: str) -> str:
 
 
 def _write_scores(scores: list[Score], sources: list[str], names: list[list[str] | None], described: dict[str, Any],
-                  folder: Path, own: str) -> None:
+                  folder: Path, own: str, suffix: str) -> None:
     """Write the .csv, .png and .json of one or two scored sets, and print a line for each."""
     from scorefield.evaluation import plots
+    from scorefield.evaluation.names import name_of_place, short, whole
     from scorefield.evaluation.score import auroc, write_csv
     from scorefield.numerics.files import write_json
 
-    labels = [source if source in SPLITS else f"images_{Path(_place(source)).stem}" for source in sources]
+    labels = [source if source in SPLITS else f"images_{name_of_place(source)}" for source in sources]
     estimator = described["estimator"]
-    given = [f"label_{described['label']}"] if "label" in described else []
+    given = [f"label_{short(described['label'])}"] if "label" in described else []
     name = "_".join([estimator] * (estimator != "ode") + ["_vs_".join(labels), *given])
-    stem = folder / ("summary" if name == "test" else name)
+    stem = folder / whole(("summary" if name == "test" else name) + suffix)
     folder.mkdir(exist_ok=True)
     rows = [({"set": source} if len(scores) > 1 else {}) | row
             for score, source, files in zip(scores, sources, names, strict=True) for row in score.rows(files)]
     write_csv(Path(f"{stem}.csv"), rows)
-    titles = labels if len(set(labels)) == len(labels) else sources
+    titles = [source if source in SPLITS else f"images {Path(_place(source)).stem}" for source in sources]
+    titles = titles if len(set(titles)) == len(titles) else sources
     plots.save_png(Path(f"{stem}.png"), plots.histogram(
         {title: score.bits_per_dim for title, score in zip(titles, scores, strict=True)}, "bits/dim"))
     first, compared = scores[0], {}
@@ -246,24 +247,3 @@ def _write_scores(scores: list[Score], sources: list[str], names: list[list[str]
     notes += [f"AUROC {compared['auroc']:.4f}"] if compared else []
     print("; ".join([*notes, f"wrote {stem}{{.csv,.png,.json}}"]))
 
-
-def _meet(world: World, folders: list[Path], device: torch.device) -> None:
-    """Under torchrun, wait until every process has read the finished batches, before any process adds to them.
-
-    Raises ValueError if the processes see different folders. The group is left at once, because one process may work far
-    longer than another, and a group stops waiting after minutes.
-    """
-    from scorefield.numerics.processes import connect
-
-    if world.size == 1:
-        return
-    group = connect(device)
-    if group.first:
-        for folder in folders:
-            folder.mkdir(parents=True, exist_ok=True)
-    group.any(False, device)
-    apart = group.any(not all(folder.is_dir() for folder in folders), device)
-    group.leave()
-    if apart:
-        raise ArgumentError("the processes of torchrun must share the run's folder and see the same newest checkpoint",
-                            "workdir")

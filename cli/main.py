@@ -11,13 +11,14 @@ from types import ModuleType
 from absl import flags
 
 from scorefield import __version__
-from scorefield.cli import convert, likelihood, report, sample, train
+from scorefield.cli import convert, evaluate, likelihood, report, sample, train
 from scorefield.cli.flags import Flag, Table, describe, describe_options, fields_in, wrapped
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.text import nearest
 
-MODES: Mapping[str, ModuleType] = {"train": train, "sample": sample, "likelihood": likelihood, "convert": convert,
-                                   "report": report}
+MODES: Mapping[str, ModuleType] = {"train": train, "sample": sample, "likelihood": likelihood, "evaluate": evaluate,
+                                   "convert": convert, "report": report}
+SHARED = ("train", "sample", "likelihood", "evaluate")      # the modes in which processes of torchrun share the work
 COMMON = (
     Flag("config", str, None, "a config file: configs/NAME.py, or your own"),
     Flag("mode", str, None, "what to do: one of the modes below"),
@@ -29,7 +30,7 @@ COMMON = (
 HELP = {"--help", "-help", "-h", "--helpshort", "--helpfull"}
 # The smallest and the largest value of a flag, for flags with bounds.
 BOUNDS = {"seed": (0, 2**64 - 1), "batch_size": (1, 2**31), "num_samples": (1, 10_000_000), "draws": (1, 10_000),
-          "num_images": (1, 2**40), "bound_draws": (1, 10**7)}
+          "num_images": (1, 2**40), "bootstrap": (0, 10**6), "reference_samples": (2, 2**40), "bound_draws": (1, 10**7)}
 
 
 def table() -> Table:
@@ -60,8 +61,8 @@ def usage(only: str | None = None) -> str:
             if mode in every.options:
                 lines += ["  and options of the classes in brackets, with their defaults:",
                           *describe_options(every.options[mode], "    ")]
-    return "\n".join([*lines, "", "Under torchrun the processes share the work: mode train splits each batch, mode "
-                      "likelihood distributes the batches."])
+    return "\n".join([*lines, "", "Under torchrun the processes share the work: mode train splits each batch, modes "
+                      "sample, likelihood and evaluate distribute the batches."])
 
 
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
@@ -118,8 +119,8 @@ def _check_bounds(name: str, value: object) -> None:
 def _check_places(values: Mapping[str, object], mode: str) -> None:
     from scorefield.numerics.processes import launched
 
-    if mode not in ("train", "likelihood") and launched().size > 1:
-        raise ArgumentError(f"mode {mode} runs in one process; use torchrun only for --mode train and likelihood", "mode")
+    if mode not in SHARED and launched().size > 1:
+        raise ArgumentError(f"mode {mode} runs in one process; use torchrun only for --mode {', '.join(SHARED)}", "mode")
     if values["workdir"] == "":
         raise ArgumentError("workdir must name a folder, got ''", "workdir")
     if values["config"] is None and not values["workdir"] and not values.get("checkpoint"):

@@ -96,6 +96,11 @@ def _located(source: str) -> Path:
     return _path(source) if _path(source).exists() else find(source)[1]
 
 
+def contents(source: str) -> str:
+    """SHA-256 of what a checkpoint's files hold; raises as `find`."""
+    return _contents(_located(source))
+
+
 def _place(source: str) -> str:
     """The absolute path of a file or folder; for a model on the hub, its name."""
     path = _path(source)
@@ -110,8 +115,8 @@ def _contents(path: Path) -> str:
     total = hashlib.sha256()
     for file in sorted(found):
         with open(file, "rb") as content:
-            digest = hashlib.file_digest(content, "sha256").hexdigest()
-        total.update(f"{file.relative_to(path).as_posix()} {digest}\n".encode())
+            digest = hashlib.sha256_of(content, "sha256").hexdigest()
+        total.update(os.fsencode(f"{file.relative_to(path).as_posix()} {digest}\n"))
     return total.hexdigest()
 
 
@@ -123,7 +128,7 @@ def started_from(stored: dict[str, Any], source: str) -> bool:
     origin = stored.get("origin", {})
     if origin.get("source") == source and not _path(source).exists():
         return True
-    return origin.get("sha256") == _contents(_located(source))
+    return origin.get("sha256") == contents(source)
 
 
 def untouched(stored: dict[str, Any], run: Path) -> bool:

@@ -2,116 +2,96 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scorefield.cli.flags import BATCH_SIZE, CHECKPOINT, EMA, SEED, Flag, flags_of
+from scorefield.cli.drawing import PRECISION, SAMPLER, Drawing, drawing_of
+from scorefield.cli.drawing import options as options
+from scorefield.cli.flags import BATCH_SIZE, CHECKPOINT, EMA, SEED, Flag
 from scorefield.cli.guide import FLAGS as GUIDANCE
 from scorefield.numerics.errors import ArgumentError
 
 if TYPE_CHECKING:
     from scorefield.cli.command import Command
+    from scorefield.evaluation.sample_set import SampleSet
+    from scorefield.samplers import Result
 
-SUMMARY = "writes samples/<sampler>.png, .npz (array x) and .json; labels and guidance become a part of the name"
+SUMMARY = "writes samples/NAME.png, .npz (array x) and .json; NAME is the sampler and each setting that is not the default"
 FLAGS = (
     CHECKPOINT,
-    Flag("sampler", str, "auto", "which sampler"),
-    Flag("num_samples", int, 64, "how many samples"),
-    Flag("precision", str, "fp32", "precision of the network's arithmetic", ("auto", "fp32", "bf16")),
+    SAMPLER,
+    Flag("num_samples", int, 64, "how many samples; more of the same settings go on from those that are there"),
+    Flag("png", bool, False, "write each picture to a file of its own, too: samples/NAME/00000000.png and so on; of "
+                             "samples with labels, in a folder for each class"),
+    PRECISION,
     *GUIDANCE,
     SEED, EMA, BATCH_SIZE,
 )
-POINTS = 65      # number of times at which the trajectory of an adaptive solver is plotted
-
-
-def options() -> Mapping[str, Mapping[str, Flag]]:
-    """The options of each sampler, without `points`, which this mode sets for its plots of trajectories."""
-    from scorefield.samplers import SAMPLERS
-
-    return {name: flags_of(sampler, without=("points",)) for name, sampler in SAMPLERS.items()}
-
-
-def settings_of(command: Command) -> dict[str, Any]:
-    """The given options of the chosen sampler; ArgumentError for options of other samplers."""
-    from scorefield.samplers import GRIDS, sampler_options
-
-    name, texts = command.asked.values["sampler"], dict(command.asked.texts)
-    sampler_options(name)      # refuses an unknown name
-    own = options()[name]
-    for option in texts:
-        if option not in own:
-            raise ArgumentError(f"sampler {name!r} takes no {option!r}; it takes {', '.join(own)}", option)
-    grid = texts.pop("grid", None)
-    settings = {option: text if isinstance(text, bool) else own[option].value(text) for option, text in texts.items()}
-    if isinstance(grid, str) and "," in grid:
-        try:
-            settings["grid"] = Flag("grid", tuple, (), "").value(grid)
-        except ArgumentError:
-            raise ArgumentError(f"grid must be a name ({', '.join(GRIDS)}) or a list of times such as 1,0.5,0.1; got "
-                                f"{grid!r}", "grid") from None
-        if "steps" in settings:
-            raise ArgumentError("the grid is a list of times, which fixes the number of steps; leave out steps", "steps")
-    elif grid is not None:
-        settings["grid"] = grid
-    return settings
 
 
 def run(command: Command) -> None:
-    """Draw samples and write samples/<sampler>.npz, .png and .json in the run's folder."""
-    import numpy as np
+    """Draw samples and write samples/NAME.npz, .png and .json in the run's folder.
 
-    from scorefield.checkpoints.formats.run import newest_checkpoint
-    from scorefield.cli.guide import guide_of
-    from scorefield.data import codec_of
-    from scorefield.evaluation import plots
-    from scorefield.evaluation.draw import draw
-    from scorefield.evaluation.preview import picture
-    from scorefield.numerics.devices import prepare_sampling
-    from scorefield.numerics.files import write_atomically, write_json
-    from scorefield.samplers import make_sampler
+    Finished batches stay in samples/NAME.parts until all are done. So a killed command continues where it stopped, and the
+    processes of torchrun share the work there.
+    """
+    from scorefield.evaluation.pictures import refuse_foreign
+    from scorefield.numerics.processes import launched, meet
 
-    values, name = command.asked.values, command.asked.values["sampler"]
-    settings = settings_of(command)
-    assert command.stored is not None
-    shape, levels = tuple(command.stored["shape"]), command.stored["levels"]
-    points = levels is None
-    if points and name == "ode":
-        settings["points"] = POINTS
-    sampler = make_sampler(name, **settings)
-    denoiser = command.denoiser()
-    prepare_sampling(denoiser.network, values["precision"], command.device)
-    sampler.times(denoiser)                                 # refuses a grid that does not fit
-    guide = guide_of(command, denoiser)
+    values, world, drawing = command.asked.values, launched(), drawing_of(command)
+    if values["png"]:
+        if drawing.codec.levels is None or drawing.shape[0] not in (1, 3):
+            raise ArgumentError(f"examples of shape {drawing.shape} and {drawing.codec.levels or 'no'} levels are no "
+                                "pictures in grey or colour; leave out png", "png")
+        refuse_foreign(drawing.stem)
     command.write_imported()
-    stem = command.run / "samples" / f"{name}{guide.suffix}"
-    stem.parent.mkdir(exist_ok=True)
-    samples = draw(guide.of(denoiser, command.device), sampler, shape, values["num_samples"], values["seed"],
-                   values["batch_size"], command.device, trajectory=points)
-    label = guide.of_samples(range(values["num_samples"]))
-    arrays: dict[str, Any] = {"x": samples.x.numpy()} | ({} if label is None else {"label": label.numpy()})
-    write_atomically(_file(stem, ".npz"), lambda file: np.savez_compressed(file, **arrays))
-    data = command.config.data
-    behind = command.dataset() if points and data.dataset != "arrays" else None
-    plots.save_png(_file(stem, ".png"), picture(samples.x, codec_of(data, levels), behind, label, guide.names))
-    written = [".npz", ".png", ".json"]
-    if samples.first.trajectory is not None:
-        panels = plots.trajectory_panels(samples.first.trajectory.cpu(), samples.first.times.tolist())
-        plots.save_png(stem.with_name(f"{stem.name}_trajectory.png"), panels)
-        written.append("_trajectory.png")
-    write_json(_file(stem, ".json"), {
-        "sampler": name, "settings": {k: v for k, v in vars(sampler).items() if k != "points"}, **guide.described,
-        "num_samples": values["num_samples"], "nfe": samples.nfe, "seconds": round(samples.seconds, 3),
-        "seed": values["seed"], "ema": values["ema"], "precision": values["precision"],
-        "checkpoint": str(newest_checkpoint(command.run)),
+    stored = drawing.existing()
+    have = 0 if stored is None else stored.n
+    meet(world, [drawing.folder], command.device)
+    samples = drawing.draw(max(values["num_samples"], have), world, stored, _plot_trajectory(drawing, have))
+    if world.first:
+        _write(drawing, samples, have)
+
+
+def _plot_trajectory(drawing: Drawing, have: int) -> Any:
+    """What plots the trajectories of the first batch of points; None if there is nothing to plot, or it is there."""
+    from scorefield.evaluation import plots
+
+    path = drawing.file("_trajectory.png")
+    if drawing.codec.levels is not None or (have and path.exists()):
+        return None
+
+    def plot(first: Result) -> None:
+        assert first.trajectory is not None
+        plots.save_png(path, plots.trajectory_panels(first.trajectory.cpu(), first.times.tolist()))
+
+    return plot
+
+
+def _write(drawing: Drawing, samples: SampleSet, have: int) -> None:
+    """Write the files of a whole set, of which `have` were there before, and print a line."""
+    from scorefield.evaluation.pictures import write_pictures
+    from scorefield.evaluation.plots import save_png
+    from scorefield.evaluation.preview import picture_of_data, shown
+    from scorefield.numerics.files import write_json
+
+    values, guide, n = drawing.command.asked.values, drawing.guide, len(samples)
+    drawing.write(samples)
+    command, data = drawing.command, drawing.command.config.data
+    behind = command.dataset() if drawing.codec.levels is None and data.dataset != "arrays" else None
+    x, label = samples.first(shown(drawing.codec, drawing.shape))
+    save_png(drawing.file(".png"), picture_of_data(x, drawing.codec, behind, label, guide.names))
+    written = [".npz", ".png", ".json"] + ["_trajectory.png"] * drawing.file("_trajectory.png").exists()
+    if values["png"]:
+        assert drawing.codec.levels is not None
+        write_pictures(drawing.stem, samples, drawing.codec.levels, guide.names)
+        written.append("/")
+    write_json(drawing.file(".json"), {
+        **drawing.described, "num_samples": n, "nfe": samples.nfe, "seconds": round(samples.seconds, 3),
+        "checkpoint": str(drawing.checkpoint),
     })
-    print(f"{values['num_samples']} samples by {name}: {samples.nfe:g} evaluations each, {samples.seconds:.1f} s; "
-          f"wrote {_with(stem, written)}")
-
-
-def _file(stem: Path, suffix: str) -> Path:
-    return stem.with_name(stem.name + suffix)      # a scale such as 2.5 has a point, too
-
-
-def _with(stem: Path, suffixes: list[str]) -> str:
-    return f"{stem}{{{','.join(suffixes)}}}"
+    drawing.clear()
+    before = f", {have} of them drawn before" if 0 < have < n else ", drawn before" if have else ""
+    print(f"{n} samples by {values['sampler']}{before}: {samples.nfe:g} evaluations each, {samples.seconds:.1f} s; "
+          f"wrote {drawing.stem}{{{','.join(written)}}}")
+    if n > values["num_samples"]:
+        print(f"{n} samples of these settings were there and stay; the first {values['num_samples']} are those asked for")

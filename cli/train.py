@@ -18,6 +18,7 @@ FLAGS = (CHECKPOINT,)
 def run(command: Command) -> None:
     """Train in the run's folder, or continue the run in it."""
     from scorefield.configs.loading import all_fields
+    from scorefield.data import in_units_of
     from scorefield.evaluation.preview import Preview
     from scorefield.numerics.processes import launched
     from scorefield.training.labels import require_fit
@@ -26,10 +27,10 @@ def run(command: Command) -> None:
 
     config, folder, steps = command.config, command.run, command.config.training.steps
     assert command.name is not None
-    dataset = command.dataset()
+    dataset = in_units_of(command.dataset(), command.stored)
     if launched().first:      # only the first process: under torchrun the others may already see what it writes
         fields = all_fields(described(config, dataset, command.name))
-        command.refuse_other_experiment({f: v for f, v in fields.items() if not f.startswith("training.")})
+        command.refuse_other_experiment({f: v for f, v in fields.items() if not f.startswith(("training.", "standard"))})
     if command.checkpoint is not None and command.checkpoint.step >= steps:
         raise ArgumentError(f"{command.source} is at step {command.checkpoint.step} already; to train it further, raise "
                             f"training.steps, which is {steps}")

@@ -5,7 +5,7 @@ for bytes). Points are real vectors. Elementwise:
 
     Pixels             x = low + (high - low) k / (L - 1)      levels 0 and L-1 lie on the ends of the interval
     DequantizedPixels  x = low + (high - low) (k + u) / L      level k is a bin; u is uniform on [0, 1)
-    Points             x = (y - mean) / std                    the identity by default
+    Points             x = (y - mean) / std                    of each column or channel; the identity by default
 
 Let x = f(y) have slope 1/s in an element. Then -log2 p_Y(y) = -log2 p_X(x) + log2 s there. The mean of log2 s over the
 D elements is the codec's `offset`: bits/dim of the data = -log2 p_X(x) / D + offset. For integers the density in a bin of
@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -129,27 +131,92 @@ class DequantizedPixels(Pixels):
 
 @dataclass(frozen=True)
 class Points(Codec):
-    """Real data, standardised with `mean` and `std`: one number each, or one for each element of a flattened example."""
+    """Real data, standardised with `mean` and `std`: one number each, or one for each entry of an example's first axis.
+
+    These are the columns of a table (D,), and the channels of a series (C, L) or a picture (C, H, W).
+
+        codec = Points.standardising(table)      # (N, D)
+        x = codec.encode(table)                  # each column has mean 0 and standard deviation 1
+
+    columns  their names, where they have some
+
+    Numbers are computed in float64 and x is float32. The identity, which is the default, leaves the data as they are.
+    """
 
     mean: float | tuple[float, ...] = 0.0
     std: float | tuple[float, ...] = 1.0
+    columns: tuple[str, ...] = ()
     levels = None
 
     def __post_init__(self) -> None:
         if not all(0 < s < math.inf for s in self._each(self.std)):
             raise ArgumentError(f"std must be positive and finite, got {self.std}", "std")
+        if not all(map(math.isfinite, self._each(self.mean))):
+            raise ArgumentError(f"mean must be finite, got {self.mean}", "mean")
+        lengths = {len(each) for each in (self.mean, self.std) if isinstance(each, tuple)}
+        if len(lengths | ({len(self.columns)} if self.columns and lengths else set())) > 1:
+            raise ArgumentError("mean, std and columns must be equally many", "mean", "std", "columns")
 
     @classmethod
-    def standardising(cls, data: Tensor) -> Points:
-        """The codec with the mean and the standard deviation of each element of `data` (N, *shape)."""
-        flat = data.flatten(1).double()
-        return cls(tuple(flat.mean(0).tolist()), tuple(flat.std(0).tolist()))
+    def standardising(cls, data: Tensor, columns: Sequence[str] = ()) -> Points:
+        """The codec with the mean and the standard deviation (of the population, so x has mean square 1) of `data`
+        (N, *shape), for each entry of the first axis of an example, over all else.
+
+        Raises ArgumentError if one of these has the same value everywhere; it names the column, or the number of the entry.
+        """
+        mean, std = [], []
+        for i in range(data.shape[1]):
+            values = data[:, i].flatten()
+            low, high = float(values.min()), float(values.max())
+            if low == high:
+                kind = "column" if data.ndim == 2 else "channel"
+                name = repr(columns[i]) if columns else str(i)
+                raise ArgumentError(f"{kind} {name} is {low:g} in all training examples; a constant cannot be standardised "
+                                    f"and has no density, so leave that {kind} out", "data")
+            centre, spread = _moments(values, low, high)
+            mean.append(centre)
+            std.append(spread)
+        return cls(tuple(mean), tuple(std), tuple(columns))
+
+    @classmethod
+    def from_stored(cls, stored: Mapping[str, Any] | None) -> Points:
+        """The codec that `stored` describes; the identity for None. Raises ValueError or TypeError for anything else."""
+        if stored is None:
+            return cls()
+        mean, std = (tuple(map(float, stored[n])) if isinstance(stored[n], list) else float(stored[n])
+                     for n in ("mean", "std"))
+        columns = stored.get("columns", [])
+        if not isinstance(columns, list) or not all(isinstance(name, str) for name in columns):
+            raise ValueError("columns are not a list of names")
+        return cls(mean, std, tuple(columns))
+
+    def stored(self) -> dict[str, Any]:
+        """The codec as JSON holds it; `from_stored` returns the same codec, to the last bit."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+
+    def require_shape(self, shape: Sequence[int], levels: int | None) -> None:
+        """Raise ArgumentError unless data of this shape and these levels can be standardised so."""
+        numbers = {len(v) for v in (self.mean, self.std, self.columns or 0.0) if isinstance(v, tuple)}
+        if levels is not None or not numbers <= {shape[0]}:
+            raise ArgumentError(f"examples of shape {tuple(shape)} and {levels or 'no'} levels cannot be standardised by "
+                                f"{numbers or 1} numbers", "standard")
 
     def encode(self, data: Tensor, u: Tensor | None = None) -> Tensor:
-        return data if self._identity else (data - self._like(data, self.mean)) / self._like(data, self.std)
+        return data if self._identity else self._mapped(data, lambda y, mean, std: (y - mean) / std, torch.float32)
 
     def decode(self, x: Tensor) -> Tensor:
-        return x if self._identity else x * self._like(x, self.std) + self._like(x, self.mean)
+        """The data, in `dtype`."""
+        return x if self._identity else self._mapped(x, lambda x, mean, std: x * std + mean, self.dtype)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the data: float64 where float32 would round a number by over 1e-4 of its standard deviation, as it does
+        times in seconds since 1970, and for numbers near the ends of its range; else float32.
+        """
+        n = max(len(self._each(self.mean)), len(self._each(self.std)))
+        pairs = zip(as_tuple(self.mean, n), as_tuple(self.std, n), strict=True)
+        fits = all(abs(mean) <= 1000 * std and 1e-30 < std < 1e30 for mean, std in pairs)
+        return torch.float32 if fits else torch.float64
 
     @property
     def offset(self) -> float:
@@ -166,20 +233,44 @@ class Points(Codec):
 
     @staticmethod
     def _each(value: float | tuple[float, ...]) -> tuple[float, ...]:
-        return value if isinstance(value, tuple) else (value,)
+        return as_tuple(value, 1)
 
-    def _like(self, x: Tensor, value: float | tuple[float, ...]) -> Tensor:
-        numbers = torch.tensor(value, dtype=x.dtype, device=x.device)
-        return numbers.reshape(x.shape[1:]) if numbers.ndim else numbers
+    def _mapped(self, values: Tensor, rule: Callable[[Tensor, Tensor, Tensor], Tensor], dtype: torch.dtype) -> Tensor:
+        wide = (values.cpu() if values.device.type == "mps" else values).double()      # MPS has no float64
+        mean, std = (torch.tensor(v, dtype=torch.float64, device=wide.device) for v in (self.mean, self.std))
+        mean, std = (v.reshape(-1, *[1] * (wide.ndim - 2)) if v.ndim else v for v in (mean, std))
+        mapped = rule(wide, mean, std).to(dtype)
+        return mapped if mapped.dtype == torch.float64 else mapped.to(values.device)
 
 
-def make_codec(levels: int | None, low: float = -1.0, high: float = 1.0, dequantize: bool = False) -> Codec:
+def as_tuple(value: float | tuple[float, ...], n: int) -> tuple[float, ...]:
+    """A tuple unchanged, a number n times."""
+    return value if isinstance(value, tuple) else (value,) * n
+
+
+def _moments(values: Tensor, low: float, high: float, size: int = 2**20) -> tuple[float, float]:
+    """Mean and standard deviation in float64, part by part. Sums are of numbers relative to the middle and the half width
+    of their range, so that neither a large mean nor huge numbers spoil them.
+    """
+    middle, half = low / 2 + high / 2, high / 2 - low / 2
+
+    def total(rule: Callable[[Tensor], Tensor]) -> float:
+        return math.fsum(float(rule((part.double() - middle) / half).sum()) for part in values.split(size)) / len(values)
+
+    mean = total(lambda z: z)
+    return middle + half * mean, half * math.sqrt(total(lambda z: (z - mean).square()))
+
+
+def make_codec(levels: int | None, low: float = -1.0, high: float = 1.0, dequantize: bool = False,
+               standard: Points | None = None) -> Codec:
     """The codec of a run, from its data's levels and the fields of its config's section `data`.
+
+    standard  that of data without levels; None: the identity
 
     Raises ArgumentError for `dequantize` without levels.
     """
     if levels is None:
         if dequantize:
             raise ArgumentError("points have no levels to dequantise: set data.dequantize to False", "data.dequantize")
-        return Points()
+        return standard or Points()
     return (DequantizedPixels if dequantize else Pixels)(levels, low, high)

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scorefield.data.codec import Points
 from scorefield.numerics.errors import ArgumentError
 
 Condition = dict[str, Tensor]
@@ -78,11 +79,13 @@ class Examples:
 class Dataset:
     """Training and held-out examples of one shape. A tensor given as a split becomes a split without conditions.
 
-    shape        (channels, height, width) or (D,)
-    levels       L if the examples are uint8 with elements 0 .. L-1; None for float32 points
+    shape        (channels, height, width), (channels, length) or (D,)
+    levels       L if the examples are uint8 with elements 0 .. L-1; None for floats: points, tables, series, pictures
     flip         whether training mirrors examples left to right at random
     class_names  names of the classes "label" = 0, 1, ..., if the examples have labels; "0", "1", ... unless given
     unlabelled   why the examples have no labels, where a user may expect some; for messages
+    standard     the codec of data without levels, if they are standardised or have names of columns; a run keeps it
+    notes        what was decided when the data were read, a line each; training prints them
 
     Raises ArgumentError for a label that is no class, naming the example and the label; for names that are not distinct;
     and for names of examples without labels.
@@ -96,8 +99,12 @@ class Dataset:
     flip: bool = False
     class_names: tuple[str, ...] = ()
     unlabelled: str = ""
+    standard: Points | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.standard is not None:
+            self.standard.require_shape(self.shape, self.levels)
         for split in ("train", "test"):
             if isinstance(examples := getattr(self, split), Tensor):
                 object.__setattr__(self, split, Examples(examples))

@@ -7,6 +7,7 @@ the settings of the data set. They are fields of a config's section `data`, besi
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import inspect
 import os
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from scorefield.data import cifar, points, readers
 from scorefield.data.class_folders import read_tree
-from scorefield.data.codec import Codec, make_codec
+from scorefield.data.codec import Codec, Points, as_tuple, make_codec
 from scorefield.data.dataset import Dataset, Examples
 from scorefield.data.idx import find_idx, read_idx_images, read_idx_labels
 from scorefield.numerics.errors import ArgumentError, MissingFileError
@@ -68,10 +69,45 @@ def load_dataset(section: Any) -> Dataset:
     return dataset
 
 
-def codec_of(section: Any, levels: int | None) -> Codec:
-    """The codec that a config's section `data` sets, for data with these levels."""
+def codec_of(section: Any, told: Dataset | Mapping[str, Any]) -> Codec:
+    """The codec of a config's section `data`, for a data set, or for the data of a run, of which config.json is enough.
+
+        codec = codec_of(config.data, dataset)
+        codec = codec_of(config.data, stored)      # what config.json of a run holds: "levels" and "standard"
+    """
     fields = dict(section.items() if hasattr(section, "items") else vars(section))
-    return make_codec(levels, **{name: fields[name] for name in CODEC_FIELDS if name in fields})
+    levels, standard = (told.levels, told.standard) if isinstance(told, Dataset) else (told["levels"], standard_of(told))
+    return make_codec(levels, **{name: fields[name] for name in CODEC_FIELDS if name in fields}, standard=standard)
+
+
+def standard_of(stored: Mapping[str, Any]) -> Points | None:
+    """How a run's data are standardised, from what config.json holds; None where they are not."""
+    standard = stored.get("standard")
+    return None if standard is None else Points.from_stored(standard)
+
+
+def in_units_of(dataset: Dataset, stored: Mapping[str, Any] | None) -> Dataset:
+    """The data set with the standardisation of a run, which holds what `stored` does (None: a new run, so unchanged).
+
+    The weights belong to that. The data's own differs where rows were added, or the data are others; a note then says so.
+    """
+    if stored is None or dataset.levels is not None:
+        return dataset
+    kept, own = standard_of(stored), dataset.standard
+    notes = dataset.notes
+    if (apart := _apart(kept or Points(), own or Points(), dataset.shape[0])) is not None:
+        notes += (f"the run keeps the mean and the standard deviation of the data that it was first trained on; {apart}",)
+    return dataclasses.replace(dataset, standard=kept, notes=notes)
+
+
+def _apart(kept: Points, own: Points, n: int) -> str | None:
+    """Where two standardisations differ by over a tenth of a standard deviation, in words, or None."""
+    names = own.columns or kept.columns or tuple(map(str, range(n)))
+    (m0, s0), (m1, s1) = ((as_tuple(codec.mean, n), as_tuple(codec.std, n)) for codec in (kept, own))
+    for i, name in enumerate(names):
+        if abs(m0[i] - m1[i]) > 0.1 * s0[i] or not 0.9 < s1[i] / s0[i] < 1.1:
+            return f"of {name} these were {m0[i]:.4g} and {s0[i]:.4g}, now they are {m1[i]:.4g} and {s1[i]:.4g}"
+    return None
 
 
 def source_of(name: str) -> Source:

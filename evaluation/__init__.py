@@ -2,8 +2,12 @@
 
 from scorefield.evaluation.classify import Classification, classify
 from scorefield.evaluation.draw import Samples, draw
+from scorefield.evaluation.evaluate import Quality, evaluate, measure
+from scorefield.evaluation.generate import generate
 from scorefield.evaluation.likelihood import Evaluation, score
 from scorefield.evaluation.preview import Preview, picture
+from scorefield.evaluation.sample_set import SampleSet
 from scorefield.evaluation.score import Score, auroc
 
-__all__ = ["Classification", "Evaluation", "Preview", "Samples", "Score", "auroc", "classify", "draw", "picture", "score"]
+__all__ = ["Classification", "Evaluation", "Preview", "Quality", "SampleSet", "Samples", "Score", "auroc", "classify",
+           "draw", "evaluate", "generate", "measure", "picture", "score"]

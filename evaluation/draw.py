@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from scorefield.models import ScoreModel
 from scorefield.samplers import Result, Sampler, prior_sample, sample_seeds
+from scorefield.samplers.base import Callback
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,17 @@ def draw(model: ScoreModel | Callable[[range], ScoreModel], sampler: Sampler, sh
             bar.update()
 
         for begin in batches:
-            seeds = sample_seeds(seed, begin, min(begin + batch_size, n))
-            own = of_batch(begin)
-            x_T = prior_sample(own.sde, shape, seeds, device)
-            result = sampler(own, x_T, seeds, trajectory and begin == 0, advance)
+            numbers = range(begin, min(begin + batch_size, n))
+            result = draw_batch(of_batch(begin), sampler, shape, numbers, seed, device, trajectory and begin == 0, advance)
             first = first or result
             parts.append(result.x.cpu())
-            evaluations += result.nfe * len(seeds)
+            evaluations += result.nfe * len(numbers)
     assert first is not None
     return Samples(torch.cat(parts), evaluations / n, time.perf_counter() - start, first)
+
+
+def draw_batch(model: ScoreModel, sampler: Sampler, shape: tuple[int, ...], numbers: range, seed: int,
+               device: torch.device | str = "cpu", trajectory: bool = False, callback: Callback | None = None) -> Result:
+    """The samples with these numbers, x (len(numbers), *shape) on the device; sample i has the seeds (seed, i)."""
+    seeds = sample_seeds(seed, numbers.start, numbers.stop)
+    return sampler(model, prior_sample(model.sde, shape, seeds, device), seeds, trajectory, callback)

@@ -1,5 +1,6 @@
 """Pictures: grids of images, points over data, trajectories of points."""
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from scorefield.numerics.files import write_atomically
 
 SMALLEST_TILE = 40      # pixels; smaller images are enlarged by a whole factor to at least this
 
@@ -26,8 +29,7 @@ def image_grid(images: Tensor, levels: int, row: Tensor | None = None) -> Tensor
         places = [(r, int((row[:i] == r).sum())) for i, r in enumerate(row.tolist())]
     rows, columns = (max(numbers) + 1 for numbers in zip(*places, strict=True))
     factor = max(1, math.ceil(SMALLEST_TILE / max(h, w)))
-    grey = (images.float() * (255 / (levels - 1))).round().to(torch.uint8)
-    tiles = grey.expand(n, 3, h, w).repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+    tiles = to_bytes(images, levels).expand(n, 3, h, w).repeat_interleave(factor, 2).repeat_interleave(factor, 3)
     grid = torch.full((3, rows * (h * factor + 2) + 2, columns * (w * factor + 2) + 2), 128, dtype=torch.uint8)
     for (down, right), tile in zip(places, tiles, strict=True):
         top, left = 2 + down * (h * factor + 2), 2 + right * (w * factor + 2)
@@ -35,9 +37,21 @@ def image_grid(images: Tensor, levels: int, row: Tensor | None = None) -> Tensor
     return grid
 
 
+def to_bytes(images: Tensor, levels: int) -> Tensor:
+    """Levels 0 .. levels-1 spread over 0 .. 255, uint8."""
+    return images if levels == 256 else (images.float() * (255 / (levels - 1))).round().to(torch.uint8)
+
+
 def save_png(path: Path, picture: Tensor) -> None:
-    """Write a uint8 picture (3, height, width)."""
-    Image.fromarray(picture.permute(1, 2, 0).numpy()).save(path)
+    """Write a uint8 picture (3, height, width), whole or not at all."""
+    write_atomically(path, lambda file: file.write(encode_png(picture)))
+
+
+def encode_png(picture: Tensor) -> bytes:
+    """The content of a .png of a uint8 picture (3, height, width), or a grey one (1, height, width)."""
+    content = io.BytesIO()
+    Image.fromarray(picture.permute(1, 2, 0).squeeze(-1).contiguous().numpy()).save(content, "PNG")
+    return content.getvalue()
 
 
 def points_over_data(samples: Tensor, data: Tensor | None = None, label: Tensor | None = None,

@@ -1,5 +1,6 @@
 """Samples as one picture, and a picture of samples while training."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,16 +15,30 @@ from scorefield.samplers import make_sampler
 
 SHOWN_IMAGES, SHOWN_POINTS = 64, 2000
 SHOWN_CLASSES, SHOWN_OF_A_CLASS = 16, 8
+MOST_IMAGES, MOST_POINTS, MOST_PIXELS = 400, 10_000, 2**24      # of one picture of many samples
+
+
+def shown(codec: Codec, shape: tuple[int, ...]) -> int:
+    """How many of many samples one picture shows: the first ones."""
+    if codec.levels is None:
+        return MOST_POINTS
+    return max(1, min(MOST_IMAGES, MOST_PIXELS // math.prod(shape[1:])))
 
 
 def picture(x: Tensor, codec: Codec, dataset: Dataset | None = None, label: Tensor | None = None,
             names: Sequence[str] = ()) -> Tensor:
     """Samples x (N, *event) as a uint8 picture (3, height, width): a grid, or points over the data set's.
 
+    x             as the model sees it; `picture_of_data` takes what the codec decodes
     label, names  (N,), the class of each sample, and the names of the classes: a grid has a row for each class that occurs,
                   in the order in which they occur first; points have a colour for each
     """
-    data = codec.decode(x)
+    return picture_of_data(codec.decode(x), codec, dataset, label, names)
+
+
+def picture_of_data(data: Tensor, codec: Codec, dataset: Dataset | None = None, label: Tensor | None = None,
+                    names: Sequence[str] = ()) -> Tensor:
+    """As `picture`, of samples as data (N, *shape)."""
     if codec.levels is not None:
         order = {} if label is None else {y: row for row, y in enumerate(dict.fromkeys(label.tolist()))}
         return plots.image_grid(data, codec.levels,

@@ -71,7 +71,7 @@ def write_atomically(path: Path, write: Any) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise _told_of(path, error) from None
+        raise told_of(path, error) from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -87,7 +87,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_atomically(path, lambda file: file.write((json.dumps(known(content), indent=2) + "\n").encode()))
 
 
-def _told_of(path: Path, error: OSError) -> OSError:
+def told_of(path: Path, error: OSError) -> OSError:
     """The error of a temporary file, with the path that the caller asked for."""
     return error if error.errno is None else OSError(error.errno, error.strerror, str(path))
 
@@ -115,6 +115,6 @@ def new_folder(path: Path) -> Iterator[Path]:
             path.rmdir()      # not every system can rename onto an empty folder
         temporary.rename(path)
     except OSError as error:
-        raise _told_of(path, error) from None
+        raise told_of(path, error) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

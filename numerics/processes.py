@@ -1,11 +1,15 @@
 """Data-parallel work under torchrun: the rank of this process, and how the processes agree. Without torchrun, one."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import nn
+
+from scorefield.numerics.errors import ArgumentError
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,26 @@ class World:
         if self.size > 1:
             dist.barrier()
             dist.destroy_process_group()
+
+
+def meet(world: World, folders: Sequence[Path], device: torch.device) -> None:
+    """Under torchrun, make the folders, and wait until every process has read what is in them, before any adds to it.
+
+    Raises ArgumentError if the processes see different folders. The group is left at once, because one process may work far
+    longer than another, and a group stops waiting after minutes.
+    """
+    if world.size == 1:
+        return
+    group = connect(device)
+    if group.first:
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+    group.any(False, device)
+    apart = group.any(not all(folder.is_dir() for folder in folders), device)
+    group.leave()
+    if apart:
+        raise ArgumentError("the processes of torchrun must share the run's folder and see the same newest checkpoint",
+                            "workdir")
 
 
 def launched() -> World:

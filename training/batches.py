@@ -42,7 +42,9 @@ class Batches:
         draws = Draws(self.batch_size, seed, self.device, self.world)
         draw = self.objective.draw(_outline(len(data), self.event, condition), draws)
         u = draws.codec_noise(self.dataset.shape) if self.codec.noisy else None
-        x = self.codec.encode(data.to(self.device), u)
+        if data.dtype != torch.float64:      # which some devices lack; such data become float32 here
+            data = data.to(self.device)
+        x = self.codec.encode(data, u).to(self.device)
         return Batch(random_flip(x, draws.host) if self.dataset.flip else x, condition), draw
 
     def _fetch(self, step: int) -> Items:

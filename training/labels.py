@@ -18,7 +18,7 @@ from scorefield.training.objectives import Classification, Objective, build_obje
 
 def require_fit(config: ConfigDict, dataset: Dataset) -> None:
     """`require_conditions` for the model of a config, of which it builds an outline without weights."""
-    event = codec_of(config.data, dataset.levels).event(dataset.shape)
+    event = codec_of(config.data, dataset).event(dataset.shape)
     with torch.device("meta"):
         model = build_denoiser(config, event)
     require_conditions(model, build_objective(model, config.training), config, dataset)

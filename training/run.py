@@ -13,12 +13,12 @@ import torch
 from ml_collections import ConfigDict
 from torch import Tensor
 
-from scorefield.checkpoints.formats.run import compared_names, differences, read_config
+from scorefield.checkpoints.formats.run import OF_THE_DATA, compared_names, differences, read_config
 from scorefield.configs.loading import all_fields, apply, from_stored, load_config
 from scorefield.configs.sections import data, require_sections
 from scorefield.data.codec import Codec
 from scorefield.data.dataset import Dataset, as_dataset
-from scorefield.data.datasets import CODEC_FIELDS, codec_of, load_dataset
+from scorefield.data.datasets import CODEC_FIELDS, codec_of, in_units_of, load_dataset
 from scorefield.models.build import build_denoiser
 from scorefield.numerics.devices import autocast_dtype, keep_freed_memory, local_device, set_memory_format
 from scorefield.numerics.errors import ArgumentError
@@ -30,7 +30,6 @@ from scorefield.training.objectives import build_objective
 from scorefield.training.trainer import Trainer
 
 Preview = Callable[[Any, Dataset, Codec], Tensor]      # of a model: samples as a picture (3, height, width), uint8
-OF_THE_DATA = ("data.path",)      # fields that may differ when a run continues: the path of the data
 
 
 def train(config: str | Path | ModuleType | ConfigDict, dataset: Any = None, workdir: str | Path | None = None,
@@ -61,6 +60,7 @@ def train(config: str | Path | ModuleType | ConfigDict, dataset: Any = None, wor
         chosen.data = data("arrays", **{field: chosen.data[field] for field in CODEC_FIELDS if field in chosen.data})
     require_sections(chosen)
     dataset = load_dataset(chosen.data) if dataset is None else dataset
+    dataset = in_units_of(dataset, read_config(run) if (run / "config.json").exists() else None)
     name = name or run.name
     if launched().first:
         require_same_experiment(run, described(chosen, dataset, name))
@@ -92,6 +92,8 @@ def train_run(config: ConfigDict, dataset: Dataset, run: Path, device: torch.dev
         run.mkdir(parents=True, exist_ok=True)
         write_json(run / "config.json", described(config, dataset, name) | dict(kept or {}))
     parameters = sum(p.numel() for p in trainer.parameters)
+    for note in dataset.notes:
+        say(note)
     say(f"{dataset.name}: {len(dataset.train)} examples of shape {dataset.shape}, {len(dataset.test)} held out; "
         f"{trainer.model.sde}; {parameters:,} parameters; {device}"
         + (f"; continues from {trainer.checkpoint}" if trainer.checkpoint else ""))
@@ -108,7 +110,7 @@ def set_up(config: ConfigDict, dataset: Dataset, run: Path, device: torch.device
     Raises ArgumentError if the data lack what the model is told, such as labels, or have other classes.
     """
     settings, world = config.training, connect(device)
-    codec = codec_of(config.data, dataset.levels)
+    codec = codec_of(config.data, dataset)
     keep_freed_memory(device)
     torch.manual_seed(settings.seed)
     model = build_denoiser(config, codec.event(dataset.shape)).to(device)
@@ -124,11 +126,12 @@ def set_up(config: ConfigDict, dataset: Dataset, run: Path, device: torch.device
 
 
 def described(config: ConfigDict, dataset: Dataset, name: str) -> dict[str, Any]:
-    """The content of a run's config.json: its config, with the config's name, and the shape, the levels and the names of the
-    classes of the data ([] where these have no labels).
+    """The content of a run's config.json: its config, with the config's name, and the shape, the levels, the standardisation
+    (None without) and the names of the classes of the data ([] where these have no labels).
     """
     return config.to_dict() | {"config": name, "shape": list(dataset.shape), "levels": dataset.levels,
-                               "class_names": list(dataset.class_names)}
+                               "class_names": list(dataset.class_names),
+                               "standard": None if dataset.standard is None else dataset.standard.stored()}
 
 
 def require_same_experiment(run: Path, resolved: Mapping[str, Any]) -> None:
@@ -145,7 +148,7 @@ def require_same_experiment(run: Path, resolved: Mapping[str, Any]) -> None:
     there |= {key: stored[key] for key in ("config", "shape", "levels")}
     there["class_names"] = compared_names(stored, resolved.get("class_names", []))
     here = {field: value for field, value in all_fields(resolved).items()
-            if not field.startswith("training.") and field not in OF_THE_DATA}
+            if not field.startswith(("training.", "standard")) and field not in OF_THE_DATA}
     other = [field for field in here if here[field] != there.get(field)]
     if other:
         raise ArgumentError(f"{run} holds another experiment: {differences(other, there, here)}; change that or the workdir",

@@ -14,6 +14,8 @@ import torch
 from scorefield.checkpoints.checkpoint import Checkpoint, Config, require_agreement, require_whole
 from scorefield.numerics.files import DIGEST, digest, new_folder, read_json, write_atomically
 
+OF_THE_DATA = ("data.path", "data.test_path")      # fields that may differ when a run continues: where the data lie
+
 
 def recognises(path: Path) -> bool:
     """Whether `path` is a run's folder or one of its checkpoints."""

@@ -55,7 +55,7 @@ def write(checkpoint: Checkpoint, path: Path, ema: bool = True) -> str:
     """
     weights = {name: tensor.contiguous() for name, tensor in checkpoint.weights(ema).items()}
     config = {key: value for key, value in checkpoint.config.items() if key != "origin"}
-    config["data"] = {field: value for field, value in config["data"].items() if field != "path"}
+    config["data"] = {field: value for field, value in config["data"].items() if field not in ("path", "test_path")}
     metadata = {"format": VERSION, "config": json.dumps(config), "step": str(checkpoint.step)}
     content = safetensors.torch.save(weights, _sealed(metadata, weights))
     path.parent.mkdir(parents=True, exist_ok=True)

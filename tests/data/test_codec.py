@@ -1,3 +1,4 @@
+import json
 import math
 
 import pytest
@@ -42,13 +43,57 @@ def test_points_are_left_alone_unless_they_are_standardised():
 
 
 def test_standardised_points_have_mean_0_and_deviation_1_and_come_back():
-    y = torch.randn(400, 2, 3, generator=torch.Generator().manual_seed(0)).double() * 3 + 5
+    """Of each entry of the first axis: a column of a table, a channel of a series or of a picture."""
+    scale, centre = torch.tensor([3.0, 0.1]), torch.tensor([5.0, -7.0])
+    for shape in ((2,), (2, 3), (2, 3, 5)):
+        y = torch.randn(400, *shape, generator=torch.Generator().manual_seed(0))
+        y = y * scale.view(-1, *[1] * (len(shape) - 1)) + centre.view(-1, *[1] * (len(shape) - 1))
+        codec = Points.standardising(y)
+        x = codec.encode(y).transpose(0, 1).flatten(1).double()
+        torch.testing.assert_close(x.mean(1), torch.zeros(2).double(), rtol=0, atol=1e-6)
+        torch.testing.assert_close(x.square().mean(1), torch.ones(2).double(), rtol=1e-6, atol=0)
+        torch.testing.assert_close(codec.decode(codec.encode(y)), y)
+        assert codec == Points(codec.mean, codec.std) and hash(codec)
+
+
+def test_moments_are_exact_in_float64_whatever_the_mean_and_the_size_of_the_numbers():
+    """1, 2, ..., n have mean (n + 1)/2 and variance (n^2 - 1)/12; shifted by 1.7e9, and as large as floats go."""
+    n = 2**20 + 3      # more than one part
+    steps = torch.arange(1, n + 1).double()
+    y = torch.stack([steps, 1.7e9 + steps / 4, steps * 1e302], 1)
+    codec = Points.standardising(y)
+    std = math.sqrt((n**2 - 1) / 12)
+    assert codec.mean == pytest.approx(((n + 1) / 2, 1.7e9 + (n + 1) / 8, (n + 1) / 2 * 1e302), rel=1e-15)
+    assert codec.std == pytest.approx((std, std / 4, std * 1e302), rel=1e-12)
+
+
+def test_numbers_with_a_large_mean_keep_their_digits():
+    """Seconds since 1970 that differ by fractions: float32 is 128 apart there."""
+    y = 1.7e9 + torch.rand(100, 1, generator=torch.Generator().manual_seed(0)).double()
     codec = Points.standardising(y)
     x = codec.encode(y)
-    torch.testing.assert_close(x.mean(0), torch.zeros(2, 3).double(), rtol=0, atol=1e-12)
-    torch.testing.assert_close(x.std(0), torch.ones(2, 3).double())
-    torch.testing.assert_close(codec.decode(x), y)
-    assert codec == Points(codec.mean, codec.std) and hash(codec)
+    assert x.dtype == torch.float32 and codec.dtype == torch.float64
+    torch.testing.assert_close(codec.decode(x), y, rtol=0, atol=1e-6)
+    assert Points.standardising(y - 1.7e9).dtype == torch.float32
+
+
+def test_a_constant_column_is_refused_by_its_name():
+    y = torch.tensor([[1.0, 4.0], [2.0, 4.0]])
+    with pytest.raises(ValueError, match="column 'b' is 4 in all training examples"):
+        Points.standardising(y, ("a", "b"))
+    with pytest.raises(ValueError, match="channel 1 is 4 in all training examples"):
+        Points.standardising(y[:, :, None].expand(2, 2, 7))
+
+
+def test_a_standardisation_comes_back_from_json_to_the_last_bit():
+    y = torch.randn(7, 2, generator=torch.Generator().manual_seed(0)).double() / 3
+    for codec in (Points.standardising(y, ("a", "b")), Points(), Points(0.1, 0.3)):
+        assert Points.from_stored(json.loads(json.dumps(codec.stored()))) == codec
+    assert Points.from_stored(None) == Points()
+    for damaged in ({"mean": 0.0, "std": -1.0}, {"mean": [0.0], "std": [1.0, 2.0]}, {"mean": 0.0}, {"mean": "x", "std": 1.0},
+                    {"mean": [0.0], "std": [1.0], "columns": "a"}, {"mean": [0.0], "std": [1.0], "columns": ["a", "b"]}):
+        with pytest.raises((ValueError, LookupError)):
+            Points.from_stored(damaged)
 
 
 def test_the_offset_of_standardised_points_makes_bits_those_of_the_data():
@@ -56,9 +101,9 @@ def test_the_offset_of_standardised_points_makes_bits_those_of_the_data():
     mean, std = torch.tensor([1.0, -2.0]).double(), torch.tensor([0.5, 8.0]).double()
     y = mean + std * torch.randn(10, 2, generator=torch.Generator().manual_seed(0)).double()
     codec = Points(tuple(mean.tolist()), tuple(std.tolist()))
-    seen = torch.distributions.Normal(0, 1).log_prob(codec.encode(y)).sum(1)
+    seen = torch.distributions.Normal(0, 1).log_prob(codec.encode(y).double()).sum(1)
     data = torch.distributions.Normal(mean, std).log_prob(y).sum(1)
-    torch.testing.assert_close(-seen / (2 * math.log(2)) + codec.offset, -data / (2 * math.log(2)))
+    torch.testing.assert_close(-seen / (2 * math.log(2)) + codec.offset, -data / (2 * math.log(2)), rtol=1e-6, atol=1e-6)
 
 
 def test_data_that_cannot_be_encoded_are_named():

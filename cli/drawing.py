@@ -1,0 +1,211 @@
+"""What a command line says of drawing samples: the sampler, its options, the guide, and where the samples lie."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scorefield.cli.flags import Flag, flags_of
+from scorefield.cli.guide import FLAGS as GUIDANCE
+from scorefield.cli.guide import Guide
+from scorefield.numerics.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from scorefield.cli.command import Command
+    from scorefield.data import Codec
+    from scorefield.evaluation.sample_set import SampleSet, Stored
+    from scorefield.models import Denoiser
+    from scorefield.numerics.processes import World
+    from scorefield.samplers import Result, Sampler
+
+SAMPLER = Flag("sampler", str, "auto", "which sampler")
+PRECISION = Flag("precision", str, "fp32", "precision of the network's arithmetic", ("auto", "fp32", "bf16"))
+FLAGS = (SAMPLER, PRECISION, *GUIDANCE)
+POINTS = 65      # number of times at which the trajectory of an adaptive solver is plotted
+
+
+def options() -> Mapping[str, Mapping[str, Flag]]:
+    """The options of each sampler, without `points`, which is set for plots of trajectories."""
+    from scorefield.samplers import SAMPLERS
+
+    return {name: flags_of(sampler, without=("points",)) for name, sampler in SAMPLERS.items()}
+
+
+def settings_of(command: Command) -> dict[str, Any]:
+    """The given options of the chosen sampler; ArgumentError for options of other samplers."""
+    from scorefield.samplers import GRIDS, sampler_options
+
+    name, texts = command.asked.values["sampler"], dict(command.asked.texts)
+    sampler_options(name)      # refuses an unknown name
+    own = options()[name]
+    for option in texts:
+        if option not in own:
+            raise ArgumentError(f"sampler {name!r} takes no {option!r}; it takes {', '.join(own)}", option)
+    grid = texts.pop("grid", None)
+    settings = {option: text if isinstance(text, bool) else own[option].value(text) for option, text in texts.items()}
+    if isinstance(grid, str) and "," in grid:
+        try:
+            settings["grid"] = Flag("grid", tuple, (), "").value(grid)
+        except ArgumentError:
+            raise ArgumentError(f"grid must be a name ({', '.join(GRIDS)}) or a list of times such as 1,0.5,0.1; got "
+                                f"{grid!r}", "grid") from None
+        if "steps" in settings:
+            raise ArgumentError("the grid is a list of times, which fixes the number of steps; leave out steps", "steps")
+    elif grid is not None:
+        settings["grid"] = grid
+    return settings
+
+
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """Samples as a command line asks for them, from one model of its run.
+
+    model  with the precision that was asked for
+    step   of the checkpoint, if it is not the newest
+    """
+
+    command: Command
+    sampler: Sampler
+    guide: Guide
+    model: Denoiser
+    step: int | None = None
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file whose weights the model has; the run must have been written."""
+        from scorefield.checkpoints.formats.run import newest_checkpoint
+
+        run = self.command.run
+        found = newest_checkpoint(run) if self.step is None else run / "checkpoints" / f"step_{self.step:08d}.pt"
+        assert found is not None
+        return found
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one sample, as data."""
+        assert self.command.stored is not None
+        return tuple(self.command.stored["shape"])
+
+    @cached_property
+    def codec(self) -> Codec:
+        from scorefield.data import codec_of
+
+        assert self.command.stored is not None
+        return codec_of(self.command.config.data, self.command.stored)
+
+    @property
+    def precision(self) -> str:
+        """fp32 or bf16; what auto chose."""
+        from scorefield.numerics.devices import autocast_dtype
+
+        return "fp32" if autocast_dtype(self.command.asked.values["precision"], self.command.device) is None else "bf16"
+
+    @property
+    def stem(self) -> Path:
+        """The path of the samples' files without their suffixes."""
+        from scorefield.evaluation.names import stem_of_samples
+
+        values = self.command.asked.values
+        return self.command.run / "samples" / stem_of_samples(
+            values["sampler"], self.sampler, self.guide.suffix, seed=values["seed"], ema=values["ema"],
+            precision=self.precision, step=self.step)
+
+    @property
+    def folder(self) -> Path:
+        """Where finished batches lie until all are done."""
+        return self.file(".parts")
+
+    def file(self, suffix: str) -> Path:
+        from scorefield.evaluation.names import with_suffix
+
+        return with_suffix(self.stem, suffix)
+
+    @cached_property
+    def identity(self) -> list[Any]:
+        """All that the samples depend on, beside what `generate` adds itself."""
+        from scorefield.numerics.files import sha256_of
+
+        values = self.command.asked.values
+        return [sha256_of(self.checkpoint), self.command.stored, self.precision, values["ema"], self.guide.identity]
+
+    @cached_property
+    def key(self) -> str:
+        """The identity of the set of samples."""
+        from scorefield.evaluation.generate import identity_of
+
+        values = self.command.asked.values
+        return identity_of(self.sampler, self.codec.event(self.shape), self.codec, values["seed"], values["batch_size"],
+                           self.command.device, self.identity)
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The settings, for a record of the samples."""
+        from scorefield.evaluation.names import changed
+
+        values = self.command.asked.values
+        return {"sampler": values["sampler"], "settings": {k: v for k, v in vars(self.sampler).items() if k != "points"},
+                "options": changed(self.sampler, without=("points",)), **self.guide.described, "seed": values["seed"],
+                "ema": values["ema"], "precision": self.precision, "batch_size": values["batch_size"]}
+
+    def weights(self) -> Denoiser:
+        """The model of this drawing's checkpoint in float32."""
+        from scorefield.checkpoints import read_checkpoint
+
+        return read_checkpoint(self.checkpoint).denoiser(self.command.asked.values["ema"]).to(self.command.device)
+
+    def with_weights(self) -> Drawing:
+        """This drawing with the model of its checkpoint."""
+        from scorefield.numerics.devices import prepare_sampling
+
+        if self.step is None:
+            return self
+        model = self.weights()
+        prepare_sampling(model.network, self.command.asked.values["precision"], self.command.device)
+        return replace(self, model=model)
+
+    def existing(self) -> Stored | None:
+        """The finished samples of this drawing, however many."""
+        from scorefield.evaluation.sample_set import find_stored
+
+        return find_stored(self.file(".npz"), self.key, self.command.asked.values["batch_size"])
+
+    def draw(self, n: int, world: World, stored: Stored | None, first: Callable[[Result], None] | None = None) -> SampleSet:
+        """The first n samples, of which those in `stored` and in the folder are not drawn again.
+
+        Processes that share them must have met before (numerics.processes.meet).
+        """
+        from scorefield.evaluation.generate import generate
+
+        values, device = self.command.asked.values, self.command.device
+        return generate(self.guide.of(self.model, device), self.sampler, self.codec.event(self.shape), self.codec, n,
+                        values["seed"], values["batch_size"], device, self.folder, world, self.guide.of_samples,
+                        self.identity, stored, first)
+
+    def write(self, samples: SampleSet) -> None:
+        """Write the finished set as one .npz, unless one holds it already."""
+        if samples.stored is None or samples.stored.n < len(samples):
+            samples.write(self.file(".npz"))
+
+    def clear(self) -> None:
+        """Remove the batches; the .npz holds them now."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def drawing_of(command: Command) -> Drawing:
+    """The drawing of a command line from its run's newest checkpoint; ArgumentError for what does not fit together."""
+    from scorefield.cli.guide import guide_of
+    from scorefield.numerics.devices import prepare_sampling
+    from scorefield.samplers import make_sampler
+
+    values, settings = command.asked.values, settings_of(command)
+    assert command.stored is not None
+    if values["sampler"] == "ode" and command.stored["levels"] is None:
+        settings["points"] = POINTS
+    sampler, model = make_sampler(values["sampler"], **settings), command.denoiser()
+    prepare_sampling(model.network, values["precision"], command.device)
+    sampler.times(model)                                 # refuses a grid that does not fit
+    return Drawing(command, sampler, guide_of(command, model), model)

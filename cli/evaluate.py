@@ -1,0 +1,286 @@
+"""Mode evaluate: figures of samples against the run's data, over its checkpoints if asked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scorefield.cli.drawing import FLAGS as DRAWING
+from scorefield.cli.drawing import Drawing, drawing_of
+from scorefield.cli.drawing import options as options
+from scorefield.cli.examples import examples_at, own_data
+from scorefield.cli.flags import BATCH_SIZE, CHECKPOINT, EMA, SEED, Flag
+from scorefield.numerics.errors import ArgumentError, renamed
+
+if TYPE_CHECKING:
+    from scorefield.cli.command import Command
+    from scorefield.evaluation.likelihood import Evaluation
+    from scorefield.evaluation.metrics import Metric, Reference
+    from scorefield.numerics.processes import World
+
+DEFAULT, BOOTSTRAP = 10_000, 1000      # samples, replicates
+SUMMARY = "writes evaluation/NAME.json: metrics of samples such as FID, with intervals, over the run's checkpoints if asked"
+FLAGS = (
+    CHECKPOINT,
+    Flag("checkpoints", str, "newest", "which checkpoints of the run: newest, all, or steps such as 10000,20000"),
+    Flag("num_samples", int, DEFAULT, "how many samples; those that are there are not drawn again"),
+    Flag("images", str, None, "evaluate these instead of drawing: a folder of pictures, or a file with an array"),
+    Flag("metrics", str, None, "which metrics, such as fid,kid; by default those that fit the data"),
+    Flag("features", str, None, "the feature network: inception, digits, fashion_mnist, or a TorchScript file; by default "
+                                "the project's own, where there is one for the data"),
+    Flag("inception_weights", str, None, "a file with the Inception weights of the literature; by default downloaded"),
+    Flag("reference_samples", int, None, "compare with so many training examples; by default with all"),
+    Flag("bootstrap", int, BOOTSTRAP, "replicates of the 95 % intervals; 0: no intervals"),
+    Flag("likelihood", bool, False, "also bits/dim of the held-out examples, by the exponential method"),
+    *DRAWING,
+    SEED, EMA, BATCH_SIZE,
+)
+NOT_OF_IMAGES = {flag.name for flag in DRAWING} | {"checkpoints", "likelihood", "seed", "ema"}
+
+
+def run(command: Command) -> None:
+    """Evaluate samples of the run, or a user's: evaluation/NAME.json, a line for each figure, and TensorBoard.
+
+    Drawn samples stay in samples/, so further metrics and more samples go on from them. A killed command goes on where it
+    stopped, and the processes of torchrun share the drawing and the likelihood.
+    """
+    from scorefield.numerics.processes import launched, meet
+
+    values, world = command.asked.values, launched()
+    if values["images"] is not None:
+        if world.first:
+            _of_images(command)
+        return
+    drawing, judge = drawing_of(command), judge_of(command, values["num_samples"])
+    command.write_imported()
+    table = Table(command, drawing.stem.name, drawing.described, judge)
+    jobs = [Job(replace(drawing, step=step), judge, table, values) for step in _steps(command)]
+    open_jobs = [job for job in jobs if not job.done]
+    meet(world, [folder for job in open_jobs for folder in job.folders], command.device)
+    for job in open_jobs:
+        job.run(world)
+    if world.first:
+        for job in jobs:
+            table.show(job.step)
+        print(f"wrote {table.path}")
+
+
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """What samples are compared with, and by which metrics."""
+
+    reference: Reference
+    names: Sequence[str]
+    seed: int
+    bootstrap: int
+    features: str | None
+
+    def metrics(self, names: Sequence[str]) -> dict[str, Metric]:
+        from scorefield.evaluation.metrics import make_metrics
+
+        return make_metrics(names, self.reference, self.seed, self.bootstrap)
+
+    @property
+    def identity(self) -> list[Any]:
+        """All that a figure depends on, beside the samples."""
+        return [self.reference.digest, self.reference.size, self.seed, self.bootstrap]
+
+
+def judge_of(command: Command, n: int) -> Judge:
+    """The metrics that a command line asks for; ArgumentError unless they suit the data and n samples."""
+    from scorefield.data import codec_of
+    from scorefield.evaluation.evaluate import require_enough, statistics_folder
+    from scorefield.evaluation.metrics import Reference, default_metrics, features_of
+
+    values, dataset = command.asked.values, own_data(command)
+    name = values["features"]
+    with renamed(names={"weights": "inception_weights"}):
+        network = features_of(name, dataset, values["inception_weights"])
+    reference = Reference(dataset, codec_of(command.config.data, dataset), network, statistics_folder(),
+                          values["reference_samples"], command.device)
+    names = default_metrics(dataset, network) if values["metrics"] is None else tuple(
+        word.strip() for word in values["metrics"].split(","))
+    judge = Judge(reference, names, values["seed"], values["bootstrap"], None if network is None else network.name)
+    require_enough(judge.metrics(names), n)
+    return judge
+
+
+def _steps(command: Command) -> list[int | None]:
+    """The steps of the checkpoints to evaluate, in order; None is the newest. ArgumentError for one that is not there."""
+    from scorefield.numerics.text import parse
+
+    there = sorted(int(path.stem.removeprefix("step_")) for path in (command.run / "checkpoints").glob("step_*.pt"))
+    text = command.asked.values["checkpoints"]
+    if text == "newest":
+        return [None]
+    try:
+        asked = there if text == "all" else sorted({parse(word.strip(), int) for word in text.split(",")})
+    except ValueError:
+        raise ArgumentError(f"checkpoints must be newest, all, or steps such as 10000,20000; got {text!r}",
+                            "checkpoints") from None
+    if missing := [step for step in asked if step not in there]:
+        raise ArgumentError(f"{command.run} has no checkpoint of step {missing[0]}; it has those of "
+                            f"{', '.join(map(str, there))}", "checkpoints")
+    return [None if step == there[-1] else step for step in asked]
+
+
+class Table:
+    """The results in evaluation/NAME.json, one for each step of a checkpoint (or one for a user's images)."""
+
+    def __init__(self, command: Command, stem: str, described: Mapping[str, Any], judge: Judge):
+        from scorefield.evaluation.names import suffix_of, whole, with_suffix
+        from scorefield.numerics.files import read_json
+
+        values = command.asked.values
+        changed = {name: value for name, default in (("num_samples", DEFAULT), ("reference_samples", None),
+                                                     ("bootstrap", BOOTSTRAP)) if (value := values[name]) != default}
+        changed |= {name: _place_name(text) for name in ("features", "inception_weights")
+                    if (text := values[name]) is not None}
+        self.run, self.stem = command.run, whole(stem + suffix_of(changed))
+        self.path = with_suffix(command.run / "evaluation" / self.stem, ".json")
+        self.described = {**described, "features": judge.features, "bootstrap": judge.bootstrap}
+        try:
+            self.rows: dict[str, Any] = dict(read_json(self.path)["results"])
+        except (OSError, ValueError, KeyError, TypeError):      # there are none yet, or they are damaged
+            self.rows = {}
+
+    def row(self, key: str, identity: str) -> dict[str, Any]:
+        """What is known of a step from the same samples, data and settings."""
+        row = self.rows.get(key)
+        return row if isinstance(row, dict) and row.get("identity") == identity else {}
+
+    def put(self, key: str, row: Mapping[str, Any]) -> None:
+        """Keep the result of a step, and write them all."""
+        from scorefield.numerics.files import write_json
+
+        self.rows[key] = dict(row)
+        self.path.parent.mkdir(exist_ok=True)
+        order = sorted(self.rows, key=lambda step: (not step.isdecimal(), step.zfill(12)))
+        write_json(self.path, {**self.described, "results": {step: self.rows[step] for step in order}})
+
+    def show(self, key: str) -> None:
+        """Print the figures of a step."""
+        from scorefield.evaluation.evaluate import lines_of
+
+        row = self.rows[key]
+        drawn = row["nfe"] is not None and math.isfinite(row["nfe"])
+        cost = f", {row['nfe']:g} evaluations each, {row['seconds']:.1f} s" if drawn else ""
+        print(f"{f'step {key}: ' if key.isdecimal() else ''}{row['num_samples']} samples{cost}")
+        print("\n".join(f"  {line}" for line in lines_of(row)))
+
+    def log(self, step: int, row: Mapping[str, Any]) -> None:
+        """Add the figures to the run's TensorBoard, at the checkpoint's step."""
+        from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+        with SummaryWriter(str(self.run / "tensorboard")) as writer:
+            for name, figure in row["metrics"].items():
+                writer.add_scalar(f"evaluation/{name}/{self.stem}", figure["value"], step)
+            if "likelihood" in row:
+                writer.add_scalar(f"evaluation/bits_per_dim/{self.stem}", row["likelihood"]["bits_per_dim"], step)
+
+
+class Job:
+    """The evaluation of one checkpoint: what is known, and what is still to be done."""
+
+    def __init__(self, drawing: Drawing, judge: Judge, table: Table, values: Mapping[str, Any]):
+        self.drawing, self.judge, self.table, self.n = drawing, judge, table, values["num_samples"]
+        self.step = str(int(drawing.checkpoint.stem.removeprefix("step_")))
+        text = json.dumps([drawing.key, self.n, judge.identity], sort_keys=True)
+        self.identity = hashlib.sha256(text.encode()).hexdigest()[:16]
+        self.row = table.row(self.step, self.identity)
+        self.missing = [name for name in judge.names if name not in self.row.get("metrics", {})]
+        self.bits = values["likelihood"] and "likelihood" not in self.row
+        self.stored = drawing.existing() if self.missing else None
+
+    @property
+    def done(self) -> bool:
+        return not self.missing and not self.bits
+
+    @property
+    def folders(self) -> list[Path]:
+        """Those that the processes of torchrun share."""
+        return [self.drawing.folder] * bool(self.missing) + [self._partial] * self.bits
+
+    @property
+    def _partial(self) -> Path:
+        return self.drawing.command.run / "likelihood" / "partial" / f"{self.drawing.key}{self.drawing.checkpoint.stem[-8:]}"
+
+    def run(self, world: World) -> None:
+        """Draw this process's share of the samples and score its share of the examples; the first finishes the rest."""
+        from scorefield.evaluation.evaluate import Quality, measure
+
+        drawing = self.drawing.with_weights()
+        samples = drawing.draw(self.n, world, self.stored) if self.missing else None
+        scoring = self._scoring(drawing, world) if self.bits else None
+        if scoring is not None:
+            _run(scoring)
+        if not world.first:
+            return
+        figures, cost = {}, {}
+        if samples is not None:
+            drawing.write(samples)
+            figures = measure(samples, self.judge.metrics(self.missing), drawing.codec)
+            cost = {"nfe": samples.nfe, "seconds": samples.seconds}
+        found = Quality(figures, None if scoring is None else scoring.result(), self.n, **cost).summary()
+        row = {"checkpoint": str(drawing.checkpoint), "identity": self.identity, **found, **{
+            name: value for name, value in self.row.items() if name not in ("checkpoint", "metrics")}}
+        row["metrics"] = {**self.row.get("metrics", {}), **found["metrics"]}
+        self.table.put(self.step, row)
+        self.table.log(int(self.step), row)
+        drawing.clear()
+        if scoring is not None:
+            scoring.clear()
+
+    def _scoring(self, drawing: Drawing, world: World) -> Evaluation:
+        from scorefield.evaluation.evaluate import LIKELIHOOD, label_of
+        from scorefield.evaluation.likelihood import Evaluation
+
+        values, reference = drawing.command.asked.values, self.judge.reference
+        model = drawing.model if drawing.precision == "fp32" else drawing.weights()
+        return Evaluation(model, reference.dataset, reference.codec, seed=values["seed"], batch_size=values["batch_size"],
+                          device=drawing.command.device, folder=self._partial, world=world,
+                          label=label_of(model, reference.dataset), **LIKELIHOOD)
+
+
+def _run(scoring: Evaluation) -> None:
+    try:
+        scoring.run()
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(scoring.kept()) from None
+
+
+def _place_name(text: str) -> str:
+    """A word, or a name for the file at a path."""
+    from scorefield.evaluation.names import name_of_place
+
+    return name_of_place(text) if Path(os.path.expanduser(text)).exists() else text
+
+
+def _of_images(command: Command) -> None:
+    """Evaluate a user's examples: evaluation/images_NAME.json."""
+    import torch
+
+    from scorefield.evaluation.evaluate import Quality, measure
+    from scorefield.evaluation.names import name_of_place
+
+    values = command.asked.values
+    if mixed := sorted(NOT_OF_IMAGES & command.asked.given | set(command.asked.texts)):
+        raise ArgumentError(f"images are evaluated instead of samples of the run; leave out {', '.join(mixed)}", "images",
+                            *mixed)
+    data, _ = examples_at(command, values["images"], "images")
+    n = min(values["num_samples"], len(data.train)) if "num_samples" in command.asked.given else len(data.train)
+    judge = judge_of(command, n)
+    command.write_imported()
+    table = Table(command, f"images_{name_of_place(values['images'])}", {"images": values["images"]}, judge)
+    batches = (data.train[torch.arange(begin, min(begin + values["batch_size"], n))][0]
+               for begin in range(0, n, values["batch_size"]))
+    found = Quality(measure(batches, judge.metrics(judge.names), judge.reference.codec), samples=n)
+    table.put("images", found.summary())
+    table.show("images")
+    print(f"wrote {table.path}")

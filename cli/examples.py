@@ -1,0 +1,43 @@
+"""The examples that a command line names: the run's own data set, or a user's at a path."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from scorefield.numerics.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from scorefield.cli.command import Command
+    from scorefield.data import Dataset
+
+
+def own_data(command: Command, instead: str = "") -> Dataset:
+    """The run's data set; ArgumentError if it is not there, ValueError if it does not fit the network.
+
+    instead  what a user may do without it, for the message
+    """
+    from scorefield.cli.origin import untouched
+    from scorefield.data import in_units_of
+
+    stored = command.stored
+    assert stored is not None
+    try:
+        dataset = in_units_of(command.dataset(), stored)
+    except (FileNotFoundError, ValueError) as error:
+        if not instead:
+            raise
+        raise ArgumentError(f"{error}; {instead}", "images") from None
+    other_levels = dataset.levels != stored["levels"] and not untouched(stored, command.run)      # an import's are assumed
+    if list(dataset.shape) != stored["shape"] or other_levels:
+        raise ValueError(f"data set {dataset.name!r} has examples of shape {dataset.shape} and {dataset.levels} levels, but "
+                         f"the run's network takes {tuple(stored['shape'])} and {stored['levels']} (data.path)")
+    return dataset
+
+
+def examples_at(command: Command, path: str, flag: str) -> tuple[Dataset, list[str] | None]:
+    """The examples at a path, with their file names if they are files; ArgumentError if they do not fit the network."""
+    from scorefield.data import codec_of, load_images
+
+    stored = command.stored
+    assert stored is not None
+    return load_images(path, tuple(stored["shape"]), codec_of(command.config.data, stored), flag)
