@@ -18,12 +18,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from scorefield.data import Codec, Dataset, make_codec
+from scorefield.data import Codec, Dataset, from_arrays, make_codec
 from scorefield.evaluation.comparison.budgets import Asked, OverBudget, within
+from scorefield.evaluation.comparison.classes import of_classes
 from scorefield.evaluation.comparison.extras import Extras, examples_of, extras_of
 from scorefield.evaluation.comparison.flow import Limits, rms
 from scorefield.evaluation.comparison.recommend import Recommendation, recommend
-from scorefield.evaluation.metrics import Features, Figure, Metric, Reference, default_metrics, make_metrics
+from scorefield.evaluation.evaluate import given_labels, of_run, require_enough
+from scorefield.evaluation.metrics import Features, Figure, Metric, Reference, default_metrics, features_of, make_metrics
+from scorefield.evaluation.metrics.metric import BOOTSTRAP
 from scorefield.models import ScoreModel
 from scorefield.models.score_model import evaluation_mode
 from scorefield.numerics.errors import ArgumentError
@@ -139,25 +142,29 @@ class _Tally:
                    self.accuracy, {name: metric.result() for name, metric in self.metrics.items()}, torch.cat(self.shown))
 
 
-def compare(model: Model, dataset: Dataset, samplers: Sequence[str] = SAMPLERS, budgets: Sequence[int] = BUDGETS,
-            metrics: Sequence[str] | None = None, n: int = 1000, seed: int = 0, batch_size: int = 128,
-            device: torch.device | str = "cpu", codec: Codec | None = None, features: Features | None = None,
-            cache: Path | None = None, likelihood: int = 64, title: str = "", facts: dict[str, Any] | None = None,
-            progress: bool = True) -> Comparison:
+def compare(model: Model | str | Path, dataset: Dataset | Any = None, samplers: Sequence[str] = SAMPLERS,
+            budgets: Sequence[int] = BUDGETS, *, metrics: Sequence[str] | None = None, n: int = 1000, seed: int = 0,
+            batch_size: int = 128, device: torch.device | str = "cpu", codec: Codec | None = None,
+            features: Features | str | None = None, label: int | Sequence[int] | str | None = None,
+            reference: Reference | None = None, bootstrap: int = BOOTSTRAP, cache: Path | None = None, likelihood: int = 64,
+            title: str = "", facts: dict[str, Any] | None = None, progress: bool = True) -> Comparison:
     """Every sampler at every budget on one model: metrics with intervals, error to the flow, seconds, a recommendation.
 
-        result = compare(model, dataset, samplers=("auto", "ddim"), budgets=(5, 10, 20), n=500)
+        result = compare("runs/vp_digits", samplers=("auto", "ddim"), budgets=(5, 10, 20), n=500)
         print(result.recommendation)
-        result.write("runs/mine/compare")      # index.html, results.csv, results.json and pictures
+        result.write("runs/vp_digits/compare")      # index.html, results.csv, results.json and pictures
 
-    model       a score model, or a function from the numbers of samples to theirs (as in `draw`), for labels and guidance
-    dataset     what the samples are compared with
+    model       a score model; a function from the numbers of samples to theirs (as in `draw`), for guidance; or a run's folder
+    dataset     what the samples are compared with; by default the run's own
     samplers    words of SAMPLERS, each with options of its own after colons: "ddim:eta=1", "dpm_solver++:order=3"
     budgets     numbers of evaluations; each sampler takes the most steps that keep to it (budgets.py)
     metrics     their names, the first one decides; by default those of the data set (`default_metrics`)
     n           samples of each pair
     codec       of the data that the model was trained on
-    features    the network for metrics of features
+    features    a feature network, or its name; by default the project's own for its data sets
+    label       of the samples: a class, several in turn, or "all". They are compared with examples of these classes
+    reference   of the data, where one exists; dataset and features are then its own
+    bootstrap   replicates of the intervals
     cache       a folder for the statistics of the data
     likelihood  how many held-out and training examples are scored for the histogram; 0: none
     title, facts  for the page
@@ -167,33 +174,50 @@ def compare(model: Model, dataset: Dataset, samplers: Sequence[str] = SAMPLERS, 
     """
     began = time.perf_counter()
     asked, budgets = _checked(samplers, budgets, n)
-    codec = codec or make_codec(dataset.levels)
-    names = tuple(metrics) if metrics is not None else default_metrics(dataset, features)
-    reference = Reference(dataset, codec, features, cache, device=device)
-    for name, metric in make_metrics(names, reference).items():
-        if n < metric.minimum:
-            raise ArgumentError(f"{name} needs at least {metric.minimum} samples, got {n}; draw more", "num_samples")
+    if isinstance(model, str | Path):
+        model, dataset, codec = of_run(model, dataset, codec, device)
+    if reference is None:
+        reference, model = _reference(model, dataset, codec, features, label, cache, device)
+    dataset, codec = reference.dataset, reference.codec
+    names = tuple(metrics) if metrics is not None else default_metrics(dataset, reference.features)
+    require_enough(make_metrics(names, reference), n)
+    known = model
 
     def of(numbers: range) -> ScoreModel:
-        return model if isinstance(model, ScoreModel) else model(numbers)
+        return known if isinstance(known, ScoreModel) else known(numbers)
 
     event = codec.event(dataset.shape)
     shown = SHOWN if len(event) > 1 else SHOWN_POINTS
     tallies, left_out = _pairs(asked, budgets, of(range(1)), lambda one, sampler, budget: _Tally(
-        one, sampler, budget, make_metrics(names, reference), shown))
+        one, sampler, budget, make_metrics(names, reference, seed, bootstrap), shown))
     solution, sampling = _run(tallies, left_out, of, event, n, seed, batch_size, device, codec, progress)
     if not tallies:
         raise ArgumentError("no sampler could be run: " + "; ".join(f"{o.name}: {o.reason}" for o in left_out), "samplers",
                             "budgets")
     rows = tuple(tally.row() for tally in tallies)
     recommendation = recommend(rows, names[0])
-    behind = examples_of(dataset, codec, BEHIND)
     extras = extras_of(of, rows, recommendation, dataset, codec, event, seed, device, likelihood)
+    compared = {"data": f"{dataset.name}, {reference.size:,} training and {len(dataset.test):,} held-out examples"}
+    compared |= {} if reference.features is None else {"features": reference.features.name}
     return Comparison(
-        rows, tuple(left_out), budgets, names, recommendation, n, seed, str(device), codec, dataset.shape, solution, behind,
-        extras, sampling, time.perf_counter() - began - sampling, title or f"Samplers on {dataset.name}",
-        {"data": f"{dataset.name}, {reference.size:,} training and {len(dataset.test):,} held-out examples",
-         **(facts or {})})
+        rows, tuple(left_out), budgets, names, recommendation, n, seed, str(device), codec, dataset.shape, solution,
+        examples_of(dataset, codec, BEHIND), extras, sampling, time.perf_counter() - began - sampling,
+        title or f"Samplers on {dataset.name}", compared | (facts or {}))
+
+
+def _reference(model: Model, dataset: Any, codec: Codec | None, features: Features | str | None,
+               label: int | Sequence[int] | str | None, cache: Path | None, device: torch.device | str
+               ) -> tuple[Reference, Model]:
+    """What the samples are compared with: all examples, or those of the classes that the samples have; and their model."""
+    if dataset is None:
+        raise ArgumentError("give the data set that the samples are to be compared with", "dataset")
+    data = dataset if isinstance(dataset, Dataset) else from_arrays(dataset)
+    network = features if isinstance(features, Features) else features_of(features, data)
+    codec = codec or make_codec(data.levels, standard=data.standard)
+    given, labels = given_labels(model, label, data, device)
+    if labels is not None and (asked := labels(range(data.classes or 1))) is not None:
+        data = of_classes(data, asked.unique().tolist())
+    return Reference(data, codec, network, cache, device=device), given
 
 
 def _checked(samplers: Sequence[str], budgets: Sequence[int], n: int) -> tuple[list[Asked], tuple[int, ...]]:
