@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 SUMMARY = "writes compare/index.html, a page of samplers side by side with a recommendation, and .csv, .json, .png, .svg"
 FLAGS = (
     CHECKPOINT,
-    Flag("samplers", str, "auto,unipc,ddim,euler_maruyama", "which samplers, each with options of its own after colons, such "
-                                                            "as ddim:eta=1"),
-    Flag("budgets", str, "5,10,20,50", "evaluations of the network that a sample may take; each sampler takes the most steps "
-                                       "that keep to it"),
+    Flag("samplers", str, "auto,unipc,ddim,euler_maruyama", "which samplers, each with options of its own after colons, "
+                                                            "such as ddim:eta=1"),
+    Flag("budgets", str, "5,10,20,50", "evaluations of the network that a sample may take; each sampler takes the most "
+                                       "steps that keep to it"),
     Flag("num_samples", int, 1000, "how many samples of each pair of a sampler and a budget"),
-    Flag("metrics", str, None, "which metrics, such as fid,kid, of which the first decides; by default those that fit the data"),
+    Flag("metrics", str, None, "which metrics, such as fid,kid, of which the first decides; by default those that "
+                               "fit the data"),
     Flag("features", str, None, "the feature network: inception, digits, fashion_mnist, or a TorchScript file; by default "
                                 "the project's own, where there is one for the data"),
     Flag("inception_weights", str, None, "a file with the Inception weights of the literature; by default downloaded"),
@@ -78,7 +79,8 @@ def _words(name: str, values: Any) -> list[str]:
 def _budgets(values: Any) -> list[int]:
     words = _words("budgets", values)
     if not all(word.isdecimal() and word.isascii() and 1 <= int(word) <= 10**6 for word in words):
-        raise ArgumentError(f"budgets must be whole numbers of evaluations such as 5,10,20, got {values['budgets']!r}", "budgets")
+        raise ArgumentError(f"budgets must be whole numbers of evaluations such as 5,10,20, got {values['budgets']!r}",
+                            "budgets")
     return [int(word) for word in words]
 
 

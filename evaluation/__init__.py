@@ -10,5 +10,5 @@ from scorefield.evaluation.preview import Preview, picture
 from scorefield.evaluation.sample_set import SampleSet
 from scorefield.evaluation.score import Score, auroc
 
-__all__ = ["Classification", "Comparison", "Evaluation", "Preview", "Quality", "SampleSet", "Samples", "Score", "auroc", "classify",
-           "compare", "draw", "evaluate", "generate", "measure", "picture", "score"]
+__all__ = ["Classification", "Comparison", "Evaluation", "Preview", "Quality", "SampleSet", "Samples", "Score", "auroc",
+           "classify", "compare", "draw", "evaluate", "generate", "measure", "picture", "score"]

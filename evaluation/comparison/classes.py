@@ -43,6 +43,7 @@ def of_classes(dataset: Dataset, classes: Sequence[int]) -> Dataset:
         places = torch.isin(known[LABEL], torch.tensor(chosen)).nonzero()[:, 0]
         if not len(places):
             words = ", ".join(dataset.class_names[y] for y in chosen)
-            raise ArgumentError(f"data set {dataset.name!r} has no {name} examples of class {words} to compare with", "label")
+            raise ArgumentError(f"data set {dataset.name!r} has no {name} examples of class {words} to compare with",
+                                "label")
         splits[name] = _Chosen(split, places, known[LABEL])
     return dataclasses.replace(dataset, **splits)

@@ -1,7 +1,7 @@
 """Samplers side by side: one model, every sampler at every budget of evaluations, from the same noise.
 
-Sample i of every pair starts from the same noise and, under a stochastic sampler, has the same stream of noise after it: it
-depends on (seed, i) alone. The batches are the outer loop and the pairs the inner one, so a machine that becomes slower for a
+Sample i of every pair starts from the same noise and, under a stochastic sampler, has the same stream of noise after it:
+it depends on (seed, i) alone. The batches are the outer loop and the pairs the inner one, so a machine that becomes slower for a
 while is slower for all pairs. Before the first batch the model is evaluated a few times untimed.
 """
 
@@ -154,7 +154,7 @@ def compare(model: Model | str | Path, dataset: Dataset | Any = None, samplers: 
         print(result.recommendation)
         result.write("runs/vp_digits/compare")      # index.html, results.csv, results.json and pictures
 
-    model       a score model; a function from the numbers of samples to theirs (as in `draw`), for guidance; or a run's folder
+    model       a score model; a function from the numbers of samples to theirs (as in `draw`), for guidance; or a run
     dataset     what the samples are compared with; by default the run's own
     samplers    words of SAMPLERS, each with options of its own after colons: "ddim:eta=1", "dpm_solver++:order=3"
     budgets     numbers of evaluations; each sampler takes the most steps that keep to it (budgets.py)
@@ -169,8 +169,8 @@ def compare(model: Model | str | Path, dataset: Dataset | Any = None, samplers: 
     likelihood  how many held-out and training examples are scored for the histogram; 0: none
     title, facts  for the page
 
-    Raises ArgumentError for names, options and budgets that do not exist, for too few samples for a metric, and where no pair
-    can be run. A pair that cannot be run is left out with the reason.
+    Raises ArgumentError for names, options and budgets that do not exist, for too few samples for a metric, and where no
+    pair can be run. A pair that cannot be run is left out with the reason.
     """
     began = time.perf_counter()
     asked, budgets = _checked(samplers, budgets, n)
@@ -223,7 +223,8 @@ def _reference(model: Model, dataset: Any, codec: Codec | None, features: Featur
 def _checked(samplers: Sequence[str], budgets: Sequence[int], n: int) -> tuple[list[Asked], tuple[int, ...]]:
     asked = [Asked.parse(text) for text in samplers]
     if not asked or len({one.text for one in asked}) < len(asked):
-        raise ArgumentError(f"samplers must be different names, at least one, got {', '.join(samplers) or 'none'}", "samplers")
+        raise ArgumentError(f"samplers must be different names, at least one, got {', '.join(samplers) or 'none'}",
+                            "samplers")
     if not budgets or any(int(b) != b or b < 1 for b in budgets):
         raise ArgumentError(f"budgets must be whole numbers of evaluations, 1 or more, got {tuple(budgets)}", "budgets")
     if n < 1:
@@ -248,7 +249,7 @@ def _pairs(asked: Sequence[Asked], budgets: Sequence[int], model: ScoreModel,
                 left_out.append(LeftOut(one.text, budget, str(error)))
                 continue
             if sampler in spent:
-                left_out.append(LeftOut(one.text, budget, f"takes the same {nfe} evaluations as with budget {spent[sampler]}"))
+                left_out.append(LeftOut(one.text, budget, f"takes the same {nfe} evaluations as with {spent[sampler]}"))
                 continue
             spent[sampler] = budget
             tallies.append(tally(one, sampler, budget))
@@ -256,7 +257,8 @@ def _pairs(asked: Sequence[Asked], budgets: Sequence[int], model: ScoreModel,
 
 
 def _run(tallies: list[_Tally], left_out: list[LeftOut], of: Callable[[range], ScoreModel], event: tuple[int, ...], n: int,
-         seed: int, batch_size: int, device: torch.device | str, codec: Codec, progress: bool) -> tuple[Tensor | None, float]:
+         seed: int, batch_size: int, device: torch.device | str, codec: Codec, progress: bool
+         ) -> tuple[Tensor | None, float]:
     """Draw all batches of all pairs into the tallies; pairs that fail move to `left_out`. The tight solution of the first
     samples, and the seconds of the sampling.
     """

@@ -31,7 +31,7 @@ FILMED, FRAMES, FILM_EVALUATIONS = 16, 24, 30
 DENSITY, FIELD, FIELD_TIMES, PATHS = 72, 19, 7, 48
 NEIGHBOURS, SEARCHED = 12, 20_000
 DENSITY_TOLERANCE = 1e-3      # adaptive: away from the data a fixed number of steps is not enough
-LIKELIHOOD_STEPS, EXACT = 30, 256      # evaluations, and dimensions up to which the divergence is exact
+LIKELIHOOD_STEPS, EXACT = 30, 64      # evaluations, and dimensions up to which the divergence is exact
 OF_POINTS = 1000      # points in the film of points
 
 

@@ -75,7 +75,8 @@ def describe(comparison: Comparison) -> dict[str, Any]:
         "device": comparison.device, "budgets": list(comparison.budgets), "metrics": list(comparison.metrics),
         "recommendation": {
             "sampler": recommended.row.name if recommended.row else None,
-            "nfe": recommended.row.nfe if recommended.row else None, "budget": recommended.row.budget if recommended.row else None,
+            "nfe": recommended.row.nfe if recommended.row else None,
+            "budget": recommended.row.budget if recommended.row else None,
             "at_floor": recommended.at_floor, "words": str(recommended)},
         "rows": [_row(row) for row in comparison.rows],
         "left_out": [vars(out) for out in comparison.left_out],

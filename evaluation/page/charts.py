@@ -15,8 +15,8 @@ from scorefield.numerics.text import short_number as short
 if TYPE_CHECKING:
     from scorefield.evaluation.comparison.compare import Comparison, Row
 
-TEXT = ("Bars are 95 % intervals over the samples. Marks of different samplers at one number of evaluations stand a little apart, "
-        "so that none hides another. Seconds were measured side by side in this comparison.")
+TEXT = ("Bars are 95 % intervals over the samples. Marks of different samplers at one number of evaluations stand a little "
+        "apart, so that none hides another. Seconds were measured side by side in this comparison.")
 ERROR = "error"
 ERROR_TITLE = "Distance to the exact flow"
 
@@ -88,7 +88,8 @@ def figures(charts: Sequence[Chart]) -> str:
     parts = []
     for i, chart in enumerate(charts):
         hidden = " hidden" if i else ""
-        parts += [f'<figure data-metric="{escape(chart.word)}"{hidden}>{picture}</figure>' for picture in chart.files.values()]
+        parts += [f'<figure data-metric="{escape(chart.word)}"{hidden}>{picture}</figure>'
+                  for picture in chart.files.values()]
     return "\n".join(parts)
 
 

@@ -165,25 +165,25 @@ def table(c: Comparison) -> str:
     if any(floor is not None for floor in floors):
         body.append('<tr><th scope="row">held-out examples: the floor</th><td></td><td></td><td></td><td></td>' + "".join(
             f"<td>{'' if floor is None else short(floor)}</td>" for floor in floors) + "</tr>")
-    return (f"<table><caption>Every sampler at every budget; in brackets 95 % intervals.</caption><thead><tr>{head}</tr></thead>"
-            f"<tbody>{''.join(body)}</tbody></table>")
+    return (f"<table><caption>Every sampler at every budget; in brackets 95 % intervals.</caption>"
+            f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>")
 
 
 def notes(c: Comparison, tiles: int) -> str:
     """Definitions, what was left out and why, and the times."""
     exact = next((row for row in c.rows if row.accuracy is not None), None)
     items = {
-        "Budget": "the most evaluations of the network that a sampler may take for a sample. It takes as many steps as keep to "
-                  "it; the column Evaluations says what it took.",
+        "Budget": "the most evaluations of the network that a sampler may take for a sample. It takes as many steps as keep "
+                  "to it; the column Evaluations says what it took.",
         "Floor": "the same metric of held-out examples against the training examples, of as many as there are samples if so "
                  "many are held out: as good as samples from the data.",
-        "Recommendation": "among the rows whose interval reaches the floor, or else among those that cannot be told from the "
-                          "best, the one with the fewest evaluations.",
+        "Recommendation": "the row with the fewest evaluations among those whose value lies within the interval of the best "
+                          "row, and whose interval reaches the floor, if there are such rows.",
     }
     if exact is not None:
-        items["Exact flow"] = ("the probability-flow ODE from the same noise by an exponential Adams method of order 5, its steps "
-                               "doubled until a doubling moves the median sample by less than 1e-6. The last one moved it by "
-                               f"{short(exact.accuracy or 0)}. The distance is RMS per dimension, the median over the samples.")
+        items["Exact flow"] = ("the probability-flow ODE from the same noise by an exponential Adams method of order 5, its "
+                               "steps doubled until a doubling moves the median sample by less than 1e-6. The last one moved "
+                               f"it by {short(exact.accuracy or 0)}. The distance is RMS per dimension, the median over the samples.")
     for metric in c.metrics:
         for text in {row.figures[metric].note for row in c.rows if metric in row.figures} - {""}:
             items[words(metric)] = text
@@ -222,7 +222,8 @@ def _player(word: str, label: str, frames: list[dict[str, Any]], kind: str, capt
                       for src, alt, text in zip(frames[-1]["src"], frames[-1]["alt"], captions, strict=True))
     pair = "pair" if len(captions) > 1 else "one"
     button = '<button type="button" hidden>Play</button>' if plays else ""
-    return (f'<div class="film" data-film="{word}"><div class="{pair}">{figures}</div><div class="bar{"" if plays else " alone"}">'
+    alone = "" if plays else " alone"
+    return (f'<div class="film" data-film="{word}"><div class="{pair}">{figures}</div><div class="bar{alone}">'
             f'<label for="{word}-at">{escape(label)}: <output for="{word}-at">{escape(frames[-1]["text"])}</output></label>'
             f'{button}<input id="{word}-at" type="range" min="0" max="{last}" step="1" value="{last}" '
             f'aria-valuetext="{escape(frames[-1]["text"])}"></div></div>')
@@ -244,8 +245,8 @@ def _film(c: Comparison, draw: Renderer, most: int, films: Films) -> str:
         frames.append({"src": [sheets.data_uri(encoded[2 * i]), sheets.data_uri(encoded[2 * i + 1])], "alt": alts,
                        "text": f"t = {t:.3g}"})
     films["film"] = frames
-    text = (f"From noise to data by {film.name} with {evaluations(film.evaluations)}: the state, and what the model expects the data "
-            "to be when it sees that state.")
+    text = (f"From noise to data by {film.name} with {evaluations(film.evaluations)}: the state, and what the model expects the "
+            "data to be when it sees that state.")
     captions = ["State x_t, relative to the spread that it has at that time", "Predicted data, E[x_0 given x_t]"]
     return section("film", "The denoising film", text,
                    _player("film", "Time", frames, "pixels" if draw.pixels else "drawn", captions, True))
@@ -275,10 +276,10 @@ def _neighbours(c: Comparison, draw: Renderer, most: int) -> str:
     pairs = [torch.stack([a, b]) for a, b in zip(samples, nearest, strict=True)]
     encoded, _ = sheets.fitting(lambda number, palette: [sheets.png(draw(x, 2, palette)) for x in pairs], most, 1)
     kind = "pixels" if draw.pixels else "drawn"
-    items = "".join(f'<li><img class="{kind}" src="{sheets.data_uri(file)}" alt="Sample {i + 1}, and its nearest training example.">'
-                    f"{short(float(d))}</li>" for i, (file, d) in enumerate(zip(encoded, distance, strict=True)))
+    items = "".join(f'<li><img class="{kind}" src="{sheets.data_uri(file)}" alt="Sample {i + 1}, and its nearest training '
+                    f'example.">{short(float(d))}</li>' for i, (file, d) in enumerate(zip(encoded, distance, strict=True)))
     row = c.recommendation.row
     assert row is not None
-    text = (f"Samples of {row.name} with {evaluations(row.nfe)}, each on the left, beside the training example that is nearest to it, "
-            "and their RMS distance per dimension. A sample that equals its neighbour was memorised.")
+    text = (f"Samples of {row.name} with {evaluations(row.nfe)}, each on the left, beside the training example that is nearest "
+            "to it, and their RMS distance per dimension. A sample that equals its neighbour was memorised.")
     return section("neighbours", "Nearest training examples", text, f'<ul class="neighbours">{items}</ul>')

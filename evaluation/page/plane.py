@@ -22,7 +22,8 @@ SIZE = 440      # of the picture of paths
 ENLARGED = 6    # pixels for a cell of the density
 
 
-def section(c: Comparison, films: dict[str, list[dict[str, Any]]], files: dict[str, bytes], player: Callable[..., str]) -> str:
+def section(c: Comparison, films: dict[str, list[dict[str, Any]]], files: dict[str, bytes], player: Callable[..., str]
+            ) -> str:
     """The markup of this section, "" if the data are not points; adds to the films and to the files behind the page."""
     from scorefield.evaluation.page.parts import section as framed
 
@@ -33,14 +34,14 @@ def section(c: Comparison, films: dict[str, list[dict[str, Any]]], files: dict[s
     if extras.density is not None:
         file = sheets.png(density(extras.density))
         files["density.png"] = file
-        bodies.append(f'<figure><div class="frame"><img class="drawn" src="{sheets.data_uri(file)}" alt="Density of the model '
-                      'in the plane."></div><figcaption>Density of the model\'s flow; full colour is its largest value in the '
-                      "picture.</figcaption></figure>")
+        bodies.append(f'<figure><div class="frame"><img class="drawn" src="{sheets.data_uri(file)}" alt="Density of the '
+                      "model in the plane.\"></div><figcaption>Density of the model's flow; full colour is its largest value "
+                      "in the picture.</figcaption></figure>")
         parts.append("the density of the model")
     picture = paths(c)
     files["paths.svg"] = svg.standing_alone(picture).encode()
-    bodies.append(f'<figure><div class="frame">{picture}</div><figcaption>Paths of {extras.paths.shape[1]} samples from noise to '
-                  "data; dots are their ends.</figcaption></figure>")
+    bodies.append(f'<figure><div class="frame">{picture}</div><figcaption>Paths of {extras.paths.shape[1]} samples from noise '
+                  "to data; dots are their ends.</figcaption></figure>")
     parts.append("the paths of samples")
     body = f'<div class="pair">{"".join(bodies)}</div>'
     if extras.fields:

@@ -58,8 +58,8 @@ def symbol(number: int, x: float, y: float, size: float = 4.6) -> str:
 
 def legend_mark(number: int) -> str:
     """The line and the symbol of a series, for a list of names."""
-    return (f'<svg viewBox="0 0 38 16" aria-hidden="true"><line class="line s{number % COLOURS}" x1="1" x2="37" y1="8" y2="8"'
-            f'{_dash(number)}/>{symbol(number, 19, 8)}</svg>')
+    return (f'<svg viewBox="0 0 38 16" aria-hidden="true"><line class="line s{number % COLOURS}" x1="1" x2="37" y1="8" '
+            f'y2="8"{_dash(number)}/>{symbol(number, 19, 8)}</svg>')
 
 
 def _dash(number: int) -> str:
@@ -104,7 +104,8 @@ def _nice(step: float) -> float:
 def drawing(width: float, height: float, title: str, text: str, body: str) -> str:
     """An SVG picture with its title and description, which a screen reader speaks."""
     return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" role="img" '
-            f'aria-label="{escape(title)}. {escape(text)}"><title>{escape(title)}</title><desc>{escape(text)}</desc>{body}</svg>')
+            f'aria-label="{escape(title)}. {escape(text)}"><title>{escape(title)}</title><desc>{escape(text)}</desc>{body}'
+            "</svg>")
 
 
 def standing_alone(svg: str) -> str:
