@@ -1,8 +1,8 @@
 """Samplers side by side: one model, every sampler at every budget of evaluations, from the same noise.
 
 Sample i of every pair starts from the same noise and, under a stochastic sampler, has the same stream of noise after it:
-it depends on (seed, i) alone. The batches are the outer loop and the pairs the inner one, so a machine that becomes slower for a
-while is slower for all pairs. Before the first batch the model is evaluated a few times untimed.
+it depends on (seed, i) alone. The batches are the outer loop and the pairs the inner one, so a machine that becomes slower
+for a while is slower for all pairs. Before the first batch the model is evaluated a few times untimed.
 """
 
 from __future__ import annotations

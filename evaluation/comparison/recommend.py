@@ -115,8 +115,8 @@ def _first(row: Row, metric: str, floored: bool) -> str:
         return f"{use}: {words(metric)} is at the floor, {told(figure)} against {short(figure.floor)} of held-out examples."
     if figure.floor is None:
         return f"{use}: {words(metric)} is {told(figure)}, and no row is measurably better."
-    return (f"No sampler reaches the floor, {short(figure.floor)} of held-out examples, so the model or its training limits the "
-            f"quality. {use}: {words(metric)} is {told(figure)}.")
+    return (f"No sampler reaches the floor, {short(figure.floor)} of held-out examples, so the model or its training limits "
+            f"the quality. {use}: {words(metric)} is {told(figure)}.")
 
 
 def _more(known: Sequence[Row], chosen: Row, best: Row, metric: str) -> str:
@@ -153,5 +153,5 @@ def _honest(figure: Figure, floored: bool, candidates: int) -> str:
     more = "a smaller distance to the floor" if floored else "smaller differences"
     many = f"{candidates} rows {'reach the floor' if floored else 'are as good as the best'} within" if candidates > 1 else \
         "The rows are judged by"
-    return (f"{many} 95 % intervals, which come from {figure.samples:,} samples each. That does not make them equal: more samples "
-            f"would show {more}.")
+    return (f"{many} 95 % intervals, which come from {figure.samples:,} samples each. That does not make them equal: more "
+            f"samples would show {more}.")

@@ -182,8 +182,9 @@ def notes(c: Comparison, tiles: int) -> str:
     }
     if exact is not None:
         items["Exact flow"] = ("the probability-flow ODE from the same noise by an exponential Adams method of order 5, its "
-                               "steps doubled until a doubling moves the median sample by less than 1e-6. The last one moved "
-                               f"it by {short(exact.accuracy or 0)}. The distance is RMS per dimension, the median over the samples.")
+                               "steps doubled until a doubling moves the median sample by less than 1e-6. The last one "
+                               f"moved it by {short(exact.accuracy or 0)}. The distance is RMS per dimension, the median "
+                               "over the samples.")
     for metric in c.metrics:
         for text in {row.figures[metric].note for row in c.rows if metric in row.figures} - {""}:
             items[words(metric)] = text
@@ -245,8 +246,8 @@ def _film(c: Comparison, draw: Renderer, most: int, films: Films) -> str:
         frames.append({"src": [sheets.data_uri(encoded[2 * i]), sheets.data_uri(encoded[2 * i + 1])], "alt": alts,
                        "text": f"t = {t:.3g}"})
     films["film"] = frames
-    text = (f"From noise to data by {film.name} with {evaluations(film.evaluations)}: the state, and what the model expects the "
-            "data to be when it sees that state.")
+    text = (f"From noise to data by {film.name} with {evaluations(film.evaluations)}: the state, and what the model expects "
+            "the data to be when it sees that state.")
     captions = ["State x_t, relative to the spread that it has at that time", "Predicted data, E[x_0 given x_t]"]
     return section("film", "The denoising film", text,
                    _player("film", "Time", frames, "pixels" if draw.pixels else "drawn", captions, True))
@@ -280,6 +281,6 @@ def _neighbours(c: Comparison, draw: Renderer, most: int) -> str:
                     f'example.">{short(float(d))}</li>' for i, (file, d) in enumerate(zip(encoded, distance, strict=True)))
     row = c.recommendation.row
     assert row is not None
-    text = (f"Samples of {row.name} with {evaluations(row.nfe)}, each on the left, beside the training example that is nearest "
-            "to it, and their RMS distance per dimension. A sample that equals its neighbour was memorised.")
+    text = (f"Samples of {row.name} with {evaluations(row.nfe)}, each on the left, beside the training example that is "
+            "nearest to it, and their RMS distance per dimension. A sample that equals its neighbour was memorised.")
     return section("neighbours", "Nearest training examples", text, f'<ul class="neighbours">{items}</ul>')

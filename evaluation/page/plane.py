@@ -34,14 +34,12 @@ def section(c: Comparison, films: dict[str, list[dict[str, Any]]], files: dict[s
     if extras.density is not None:
         file = sheets.png(density(extras.density))
         files["density.png"] = file
-        bodies.append(f'<figure><div class="frame"><img class="drawn" src="{sheets.data_uri(file)}" alt="Density of the '
-                      "model in the plane.\"></div><figcaption>Density of the model's flow; full colour is its largest value "
-                      "in the picture.</figcaption></figure>")
+        bodies.append(_framed(f'<img class="drawn" src="{sheets.data_uri(file)}" alt="Density of the model in the plane.">',
+                              "Density of the model's flow; full colour is its largest value in the picture."))
         parts.append("the density of the model")
     picture = paths(c)
     files["paths.svg"] = svg.standing_alone(picture).encode()
-    bodies.append(f'<figure><div class="frame">{picture}</div><figcaption>Paths of {extras.paths.shape[1]} samples from noise '
-                  "to data; dots are their ends.</figcaption></figure>")
+    bodies.append(_framed(picture, f"Paths of {extras.paths.shape[1]} samples from noise to data; dots are their ends."))
     parts.append("the paths of samples")
     body = f'<div class="pair">{"".join(bodies)}</div>'
     if extras.fields:
@@ -58,6 +56,10 @@ def section(c: Comparison, films: dict[str, list[dict[str, Any]]], files: dict[s
         parts.append("the score")
     text = ", ".join(parts[:-1]) + (" and " if len(parts) > 1 else "") + parts[-1] + "."
     return framed("plane", "In the plane", text[:1].upper() + text[1:], body)
+
+
+def _framed(picture: str, caption: str) -> str:
+    return f'<figure><div class="frame">{picture}</div><figcaption>{caption}</figcaption></figure>'
 
 
 def density(log_density: Tensor) -> Image.Image:
