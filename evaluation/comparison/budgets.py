@@ -111,7 +111,7 @@ def within(asked: Asked, model: ScoreModel, budget: int) -> tuple[Sampler, int]:
     steps, cost = budget, None      # a step takes an evaluation at least
     while steps > 0 and not ((cost := spent(steps)) is not None and cost <= budget):
         fewest = cost or fewest
-        steps = steps - 1 if cost is None else min(steps - 1, steps * budget // cost)
+        steps = steps - 1 if cost is None else min(steps - 1, steps * budget // cost + 1)
     if steps < 1 or cost is None:
         raise OverBudget(f"its fewest evaluations are {fewest}" if fewest else reason)
     while (more := spent(steps + 1)) is not None and more <= budget:
