@@ -34,6 +34,8 @@ def of_classes(dataset: Dataset, classes: Sequence[int]) -> Dataset:
     if dataset.classes is None:
         raise ArgumentError(f"data set {dataset.name!r} has no labels, so its examples of a class are not known", "label")
     chosen = sorted(set(classes))
+    if not chosen or not 0 <= chosen[0] <= chosen[-1] < dataset.classes:
+        raise ArgumentError(f"data set {dataset.name!r} has the classes 0 .. {dataset.classes - 1}, got label {chosen}", "label")
     if chosen == list(range(dataset.classes)):
         return dataset
     splits = {}
