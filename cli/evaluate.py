@@ -57,10 +57,11 @@ def run(command: Command) -> None:
         if world.first:
             _of_images(command)
         return
-    drawing, judge = drawing_of(command), judge_of(command, values["num_samples"])
+    steps, drawing = _steps(command), drawing_of(command)
+    judge = judge_of(command, values["num_samples"])
     command.write_imported()
     table = Table(command, drawing.stem.name, drawing.described, judge)
-    jobs = [Job(replace(drawing, step=step), judge, table, values) for step in _steps(command)]
+    jobs = [Job(replace(drawing, step=step), judge, table, values) for step in steps]
     open_jobs = [job for job in jobs if not job.done]
     meet(world, [folder for job in open_jobs for folder in job.folders], command.device)
     for job in open_jobs:
@@ -117,7 +118,7 @@ def _steps(command: Command) -> list[int | None]:
 
     there = sorted(int(path.stem.removeprefix("step_")) for path in (command.run / "checkpoints").glob("step_*.pt"))
     text = command.asked.values["checkpoints"]
-    if text == "newest":
+    if text == "newest" or (text == "all" and not there):      # of a --checkpoint that is no run yet, the only one
         return [None]
     try:
         asked = there if text == "all" else sorted({parse(word.strip(), int) for word in text.split(",")})
@@ -176,9 +177,9 @@ class Table:
 
     def log(self, step: int, row: Mapping[str, Any]) -> None:
         """Add the figures to the run's TensorBoard, at the checkpoint's step."""
-        from torch.utils.tensorboard import SummaryWriter  # slow to import
+        from scorefield.training.log import event_writer
 
-        with SummaryWriter(str(self.run / "tensorboard")) as writer:
+        with event_writer(self.run) as writer:
             for name, figure in row["metrics"].items():
                 writer.add_scalar(f"evaluation/{name}/{self.stem}", figure["value"], step)
             if "likelihood" in row:

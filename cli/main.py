@@ -149,6 +149,9 @@ def main(argv: Sequence[str]) -> None:
 def run() -> None:
     """The entry point. Exit code 0, 1 after an error of the user, 130 after Ctrl-C."""
     words = sys.argv[1:]
+    for stream in (sys.stdout, sys.stderr):      # a name of a file need not be UTF-8, and no message fails on one
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         if "--version" in words:
             print(f"scorefield {__version__}")

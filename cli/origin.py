@@ -16,6 +16,7 @@ from scorefield.configs.loading import apply
 from scorefield.configs.sections import SECTIONS, declared
 from scorefield.models.build import build_sde, complete
 from scorefield.numerics.errors import ArgumentError
+from scorefield.numerics.files import sha256_of
 from scorefield.numerics.text import parse
 
 
@@ -114,9 +115,7 @@ def _contents(path: Path) -> str:
         file for folder in ("", "unet/", "scheduler/") for pattern in patterns for file in path.glob(folder + pattern)]
     total = hashlib.sha256()
     for file in sorted(found):
-        with open(file, "rb") as content:
-            digest = hashlib.sha256_of(content, "sha256").hexdigest()
-        total.update(os.fsencode(f"{file.relative_to(path).as_posix()} {digest}\n"))
+        total.update(os.fsencode(f"{file.relative_to(path).as_posix()} {sha256_of(file)}\n"))
     return total.hexdigest()
 
 

@@ -1,6 +1,6 @@
 """Names of files that say with which settings their content was made, so that two settings never share a name.
 
-    auto.npz    auto_steps20.npz    dpm_solver++_steps20_order3_seed1.npz    ode_rtol0.001_bf16.npz
+    auto.npz    auto_steps50.npz    dpm_solver++_steps20_order3_seed1.npz    ode_rtol0.001_bf16.npz
 
 An option appears if it differs from its default, in the order of the class's fields. What a name may not hold (a path, a
 long list) is there by the first digits of its SHA-256.
@@ -13,6 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from scorefield.numerics.text import printable
 from scorefield.samplers import SAMPLERS, Sampler
 
 LONGEST = 40      # bytes of a value in a name
@@ -23,7 +24,7 @@ def stem_of_samples(name: str, sampler: Sampler, guide: str = "", *, seed: int =
                     precision: str = "fp32", step: int | None = None) -> str:
     """The name, without a suffix, of the files of samples that were drawn with these settings.
 
-        stem_of_samples("auto", make_sampler("auto", steps=20), seed=3)      # "auto_steps20_seed3"
+        stem_of_samples("auto", make_sampler("auto", steps=50), seed=3)      # "auto_steps50_seed3"
 
     name   of the sampler on the registry
     guide  what the labels and the guidance add (`Guide.suffix`)
@@ -62,7 +63,8 @@ def _number(value: Any) -> str:
 
 def short(text: str) -> str:
     """The text if a file's name can hold it, else the first digits of its SHA-256."""
-    fits = len(os.fsencode(text)) <= LONGEST and not {"/", "\0", "\\"} & set(text) and not text.startswith(".")
+    fits = (len(os.fsencode(text)) <= LONGEST and text == printable(text) and not {"/", "\0", "\\"} & set(text)
+            and not text.startswith("."))
     return text if fits else digits_of(text)
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from scorefield.numerics.files import write_atomically
+from scorefield.numerics.text import printable
 
 SMALLEST_TILE = 40      # pixels; smaller images are enlarged by a whole factor to at least this
 
@@ -67,7 +68,7 @@ def points_over_data(samples: Tensor, data: Tensor | None = None, label: Tensor 
         axes[0].scatter(*samples[:, :2].T, s=3, c="tab:red", label=f"samples ({len(samples)})", rasterized=True)
     for i, y in enumerate([] if label is None else label.unique().tolist()):
         own, name = samples[label == y], names[y] if y < len(names) else y
-        axes[0].scatter(*own[:, :2].T, s=3, c=f"C{i % 10}", label=f"class {name} ({len(own)})", rasterized=True)
+        axes[0].scatter(*own[:, :2].T, s=3, c=f"C{i % 10}", label=f"class {_text(name)} ({len(own)})", rasterized=True)
     axes[0].legend(loc="upper right", markerscale=3)
     axes[0].set_aspect("equal")
     return _render(figure)
@@ -95,7 +96,7 @@ def histogram(sets: Mapping[str, Tensor], xlabel: str) -> Tensor:
     everything = np.concatenate([values.numpy() for values in sets.values()])
     bins = np.histogram_bin_edges(everything, min(60, max(10, len(everything) // 8)))
     for i, (name, values) in enumerate(sets.items()):
-        axes[0].hist(values.numpy(), bins, alpha=0.6, color=f"C{i}", label=f"{name} ({len(values)})",
+        axes[0].hist(values.numpy(), bins, alpha=0.6, color=f"C{i}", label=f"{_text(name)} ({len(values)})",
                      weights=np.full(len(values), 1 / len(values)))
         axes[0].axvline(float(values.mean()), color=f"C{i}", ls="--")
     axes[0].set(xlabel=xlabel, ylabel="share of the examples")
@@ -113,11 +114,16 @@ def confusion(table: Tensor, names: Sequence[str]) -> Tensor:
             if count:
                 axes[0].text(column, row, int(count), ha="center", va="center", fontsize=7,
                              color="white" if share[row, column] > 0.5 else "black")
-        shown = [names[y] if y < len(names) else str(y) for y in range(len(table))]
+        shown = [_text(names[y]) if y < len(names) else str(y) for y in range(len(table))]
         axes[0].set_xticks(range(len(table)), shown, rotation=90 if max(map(len, shown)) > 3 else 0)
         axes[0].set_yticks(range(len(table)), shown)
     axes[0].set(xlabel="taken for", ylabel="class")
     return _render(figure)
+
+
+def _text(name: Any) -> str:
+    """A name as matplotlib shows it: it takes no text that is not UTF-8, and reads mathematics between dollars."""
+    return printable(str(name)).replace("$", r"\$")
 
 
 def _figure(panels: int) -> tuple[Any, Any]:

@@ -5,10 +5,12 @@ import math
 from pathlib import Path
 from typing import Any
 
+from scorefield.evaluation.evaluate import lines_of
+
 
 def report(run: Path) -> str:
     """One row for each result, with its figures and its file. Raises FileNotFoundError if there are no results."""
-    rows = [*_training(run), *_samples(run), *_likelihood(run)]
+    rows = [*_training(run), *_samples(run), *_evaluation(run), *_likelihood(run)]
     if not rows:
         raise FileNotFoundError(f"{run} holds no results yet")
     header = ("what", "figure", "evaluations", "seconds", "file")
@@ -40,16 +42,37 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
 def _samples(run: Path) -> list[tuple[str, ...]]:
     found: list[tuple[dict[str, Any], Path]] = [
         (_parse(path.read_text(), path), path) for path in sorted((run / "samples").glob("*.json"))]
-    return [(f"{s['sampler']}", f"{s['num_samples']} samples{_guidance(s)}", f"{s['nfe']:.4g}", f"{s['seconds']:.1f}",
-             str(path.with_suffix(".png"))) for s, path in found]
+    return [(_sampler(s), f"{s['num_samples']} samples{_guidance(s)}", f"{s['nfe']:.4g}", f"{s['seconds']:.1f}",
+             f"{str(path).removesuffix('.json')}.png") for s, path in found]
+
+
+def _sampler(s: dict[str, Any]) -> str:
+    """The sampler and its options that are not the default, in words."""
+    return " ".join([s["sampler"], *(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+                                     for name, value in s.get("options", {}).items())])
+
+
+def _evaluation(run: Path) -> list[tuple[str, ...]]:
+    """A row for each metric of each evaluated checkpoint."""
+    rows = []
+    for path in sorted((run / "evaluation").glob("*.json")):
+        told = _parse(path.read_text(), path)
+        what = f"examples of {told['images']}" if "images" in told else _sampler(told) + _guidance(told)
+        for step, row in told.get("results", {}).items():
+            of = f"{row['num_samples']} samples" + (f", step {step}" if step.isdecimal() else "")
+            cost = ("" if row["nfe"] is None else f"{row['nfe']:.4g}", f"{row['seconds']:.1f}", str(path))
+            rows += [(what, f"{line}, {of}", *cost) for line in lines_of(row)]
+    return rows
 
 
 def _guidance(s: dict[str, Any]) -> str:
-    """What the record of samples says of labels and guidance, in words."""
+    """What the record of samples says of labels, guidance, seed and weights, in words."""
     shown = {"guidance": "guidance", "guidance_interval": "in", "classifier": "by classifier", "classifier_scale": "scale",
              "threshold": "threshold", "quantile": "quantile"}
     label = s.get("label")
     words = [] if not label else [f"label {label[0]}" if len(label) == 1 else f"{len(label)} labels"]
+    words += [f"seed {s['seed']}"] * bool(s.get("seed")) + ["raw weights"] * (s.get("ema") is False)
+    words += [s["precision"]] * (s.get("precision", "fp32") != "fp32")
     words += [f"{word} {s[name]:g}" if isinstance(s[name], float) else f"{word} {s[name]}"
               for name, word in shown.items() if name in s]
     return "".join(f", {word}" for word in words)

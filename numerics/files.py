@@ -5,6 +5,7 @@ import json
 import math
 import os
 import shutil
+import tempfile
 import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -90,6 +91,20 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def told_of(path: Path, error: OSError) -> OSError:
     """The error of a temporary file, with the path that the caller asked for."""
     return error if error.errno is None else OSError(error.errno, error.strerror, str(path))
+
+
+@contextmanager
+def utf8_name(path: Path) -> Iterator[str]:
+    """A name of a file or folder for libraries that take UTF-8 alone: its own, or that of a link that exists meanwhile."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory() as folder:
+            link = os.path.join(folder, f"link{os.fsencode(path.suffix).decode('ascii', 'ignore')}")
+            os.symlink(path.resolve(), link)
+            yield link
+    else:
+        yield str(path)
 
 
 @contextmanager

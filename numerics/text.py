@@ -80,6 +80,11 @@ def _number(text: str) -> int | float:
     return float(text)
 
 
+def printable(text: str) -> str:
+    """The text with what is not UTF-8, as in names of files, written as escapes: "caf\\udce9"."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def nearest(word: str, words: Iterable[str]) -> str:
     """"; did you mean 'x'?" with the nearest of `words`, or "" if none is near."""
     near = difflib.get_close_matches(word, list(words), n=1)

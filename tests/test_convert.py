@@ -50,7 +50,7 @@ def config_file(name, parent, *lines):
 
 
 def samples(run):
-    with np.load(f"{run}/samples/auto.npz") as arrays:
+    with np.load(f"{run}/samples/auto_steps3.npz") as arrays:
         return arrays["x"]
 
 
@@ -256,7 +256,8 @@ def test_levels_come_from_the_data_set_that_is_said(command, tmp_path):
     for place in (["--workdir", "run"], ["--checkpoint", "x.pth", *flags]):
         code, _, err = command(*scored, *place, "--config.data.dequantize=true")
         assert code == 0, err
-    scores = [json.loads(Path(f"{run}/likelihood/summary.json").read_text()) for run in ("run", "runs/x")]
+    name = "likelihood/summary_method_exponential_steps8_num_images4.json"
+    scores = [json.loads((Path(run) / name).read_text()) for run in ("run", "runs/x")]
     assert scores[0]["bits_per_dim"] == scores[1]["bits_per_dim"] and scores[1]["levels"] == 17
 
 
@@ -321,7 +322,7 @@ def test_a_home_in_the_workdir_is_expanded(command, digits_run, tmp_path, monkey
         code, _, err = command(*SAMPLE, "--checkpoint", "~/d.safetensors", "--workdir=~/run")
         assert code == 0, err
     assert command(*SAMPLE, "--workdir=~/run")[0] == 0
-    assert (tmp_path / "home/run/samples/auto.npz").is_file() and not Path("~").exists()
+    assert (tmp_path / "home/run/samples/auto_steps3.npz").is_file() and not Path("~").exists()
 
 
 def test_what_cannot_be_written_is_told_by_its_own_name(command, digits_run):
@@ -413,7 +414,8 @@ def test_a_run_in_a_file_samples_scores_and_trains_as_the_run(command, digits_ru
         code, _, err = command("--mode", "likelihood", *place, "--method", "exponential", "--steps", 8, "--num_images", 8)
         assert code == 0, err
     assert np.array_equal(samples(digits_run), samples("runs/digits"))
-    scores = [json.loads((Path(run) / "likelihood/summary.json").read_text()) for run in (digits_run, "runs/digits")]
+    name = "likelihood/summary_method_exponential_steps8_num_images8.json"
+    scores = [json.loads((Path(run) / name).read_text()) for run in (digits_run, "runs/digits")]
     assert scores[0]["bits_per_dim"] == scores[1]["bits_per_dim"]
     code, out, err = command("--mode", "train", "--checkpoint", "digits.safetensors", "--config.training.steps=6")
     assert code == 0, err

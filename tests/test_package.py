@@ -39,6 +39,7 @@ def test_the_wheel_holds_one_package_with_every_module(built):
         if file.partition("/")[0] in folders:
             assert f"scorefield/{file}" in names
     assert "Project-URL" in metadata
+    assert "scorefield/evaluation/metrics/weights/digits.safetensors" in names
 
 
 def test_the_source_distribution_holds_docs_and_tests(built):

@@ -1,7 +1,9 @@
 """What training tells on its way: lines in stats.jsonl, figures in TensorBoard, and a bar or lines on the terminal."""
 
+import contextlib
 import json
 import time
+import weakref
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -9,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from scorefield.numerics.files import write_atomically
+from scorefield.numerics.files import utf8_name, write_atomically
 from scorefield.numerics.processes import World
 
 
@@ -20,12 +22,10 @@ class Log:
     """
 
     def __init__(self, run: Path, step: int, steps: int, world: World, progress: bool = True):
-        from torch.utils.tensorboard import SummaryWriter  # slow to import
-
         self.world, self.steps, self.progress = world, steps, progress
         run.mkdir(parents=True, exist_ok=True)
         self.stats = _reopen(run / "stats.jsonl", step) if world.first else None
-        self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=step) if world.first else None
+        self.writer = event_writer(run, purge_step=step) if world.first else None
         self.bar = tqdm(total=steps, initial=step, unit="step", disable=None if world.first and progress else True)
         self.restart(step)
 
@@ -69,6 +69,17 @@ class Log:
             self.bar.set_postfix_str(text)
         elif self.progress:
             print(f"step {step} of {self.steps}  {text}", flush=True)
+
+
+def event_writer(run: Path, purge_step: int | None = None) -> Any:
+    """TensorBoard's SummaryWriter of a run's folder. It takes names in UTF-8 alone; others are reached through a link."""
+    from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+    (run / "tensorboard").mkdir(parents=True, exist_ok=True)
+    names = contextlib.ExitStack()
+    writer = SummaryWriter(names.enter_context(utf8_name(run / "tensorboard")), purge_step=purge_step)
+    weakref.finalize(writer, names.close)
+    return writer
 
 
 def _reopen(path: Path, step: int) -> TextIO:

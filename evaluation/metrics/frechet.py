@@ -109,6 +109,9 @@ class FID(Metric):
                                for z in ((rows.double() - mean) for rows in x.split(ROWS))])
         return distance, influence - influence.mean()
 
+    def finish(self, value: float) -> float:
+        return max(value, 0.0)
+
     def note(self) -> str:
         features = len(self._train()[0])
         return f"fewer samples than the {features} features: strongly biased" if self.samples <= features else ""

@@ -67,6 +67,7 @@ def load(path: Path) -> tuple[Inception, str]:
         raise ArgumentError(f"{path} does not hold the Inception weights of the literature (its SHA-256 begins with "
                             f"{sha256[:8]}, theirs with {HASH}); give pt_inception-2015-12-05-{HASH}.pth, or "
                             "NVIDIA's TorchScript file inception-2015-12-05.pt", "weights")
+    torch.load(path, weights_only=True)      # before torch-fidelity loads it as a pickle that may hold anything
     extractor = _package().FeatureExtractorInceptionV3("inception-v3-compat", list(OUTPUTS),
                                                        feature_extractor_weights_path=str(path))
     return Inception(extractor).eval(), sha256

@@ -71,9 +71,10 @@ class Reference:
         they are the elements, of integer levels as shares k / (levels - 1). `first` is the number of the first of them, for
         messages.
         """
-        if self._last is None or self._last[0] is not x or self._last[1] != x._version:
+        version = -1 if x.is_inference() else x._version      # of a tensor of inference mode a change is not seen
+        if self._last is None or self._last[0] is not x or self._last[1] != version or version < 0:
             self._check(x, first)
-            self._last = x, x._version, {}      # a reference to x, so that no other tensor takes its place
+            self._last = x, version, {}      # a reference to x, so that no other tensor takes its place
         known = self._last[2]
         if self.features is None or space == "data":
             if "data" not in known:

@@ -1,0 +1,147 @@
+"""Mode evaluate, as a user meets it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from scorefield.evaluation import evaluate as evaluate_run
+from scorefield.samplers import make_sampler
+
+ROOT = Path(__file__).parents[2]
+EVALUATE = ["--mode", "evaluate", "--steps", 3, "--batch_size", 16, "--num_samples", 60, "--bootstrap", 50]
+NAME = "auto_steps3_num_samples60_bootstrap50"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    """One folder of statistics for all tests."""
+    monkeypatch.setenv("SCOREFIELD_DATA", str(tmp_path_factory.getbasetemp() / "statistics_of_tests"))
+
+
+@pytest.fixture
+def run(digits_run, tmp_path):
+    return shutil.copytree(digits_run, tmp_path / "run")
+
+
+def results(run, name=NAME):
+    return json.loads((run / f"evaluation/{name}.json").read_text())["results"]
+
+
+def figures(run, name=NAME):
+    """The results without what differs from run to run: seconds and folders."""
+    return {step: {"metrics": row["metrics"], "num_samples": row["num_samples"], "nfe": row["nfe"],
+                   "bits": row.get("likelihood", {}).get("bits_per_dim")} for step, row in results(run, name).items()}
+
+
+def refuse_to_draw(monkeypatch):
+    def draw_batch(*_, **__):
+        raise AssertionError("drew samples")
+
+    monkeypatch.setattr(sys.modules["scorefield.evaluation.generate"], "draw_batch", draw_batch)
+
+
+def test_every_checkpoint_has_its_figures_in_json_tensorboard_and_the_report(command, run, monkeypatch):
+    code, out, err = command("--workdir", run, *EVALUATE, "--metrics", "fid,energy", "--checkpoints", "all", "--likelihood")
+    assert code == 0, err
+    assert "step 2: 60 samples, 3 evaluations each" in out and "step 4: " in out and out.count("bits/dim") == 2
+    rows = results(run)
+    assert list(rows) == ["2", "4"] and set(rows["2"]["metrics"]) == {"fid", "energy"}
+    assert rows["2"]["metrics"]["fid"]["value"] != rows["4"]["metrics"]["fid"]["value"]
+    assert rows["4"]["metrics"]["fid"]["floor"] > 0 and rows["4"]["likelihood"]["num_images"] == 360
+    told = EventAccumulator(str(run / "tensorboard")).Reload()
+    for step in (2, 4):
+        logged = {scalar.step: scalar.value for scalar in told.Scalars(f"evaluation/fid/{NAME}")}
+        assert logged[step] == pytest.approx(rows[str(step)]["metrics"]["fid"]["value"])
+        assert step in {scalar.step for scalar in told.Scalars(f"evaluation/bits_per_dim/{NAME}")}
+    table = command("--workdir", run, "--mode", "report")[1]
+    assert table.count("fid ") == 2 and table.count("60 samples, step 4") == 3
+    refuse_to_draw(monkeypatch)
+    code, out, err = command("--workdir", run, *EVALUATE, "--metrics", "mmd", "--checkpoints", "2,4")      # one figure more
+    assert code == 0 and out.count("mmd") == 2, err
+    assert set(results(run)["2"]["metrics"]) == {"fid", "energy", "mmd"} and "likelihood" in results(run)["2"]
+    assert {path.name for path in (run / "samples").iterdir()} == {"auto_steps3.npz", "auto_steps3_step00000002.npz"}
+
+
+def test_two_processes_find_what_one_finds(command, run, tmp_path):
+    """The same samples to the bit, and so the same figures. A run of 10,000 samples is described in docs/evaluation.md."""
+    shutil.copytree(run, tmp_path / "two")
+    words = [*map(str, EVALUATE), "--checkpoints", "all", "--likelihood"]
+    for folder, launcher in ((run, []), (tmp_path / "two", ["-m", "torch.distributed.run", "--nproc_per_node=2",
+                                                            "--standalone"])):
+        subprocess.run([sys.executable, *launcher, "main.py", "--workdir", str(folder), *words], check=True, cwd=ROOT,
+                       capture_output=True, timeout=240, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert figures(run) == figures(tmp_path / "two") and len(figures(run)) == 2
+    assert not list((run / "samples").glob("*.parts")) and not (run / "likelihood").exists() or (
+        not (run / "likelihood/partial").exists())
+
+
+def test_the_function_finds_what_the_command_finds(command, run):
+    assert command("--workdir", run, *EVALUATE)[0] == 0
+    found = evaluate_run(run, n=60, sampler=make_sampler("auto", steps=3), batch_size=16, bootstrap=50, progress=False)
+    row = results(run)["4"]["metrics"]
+    assert {name: figure.value for name, figure in found.figures.items()} == pytest.approx(
+        {name: figure["value"] for name, figure in row.items()}, rel=1e-2)      # convolutions in another memory format
+
+
+def test_a_killed_evaluation_goes_on(command, run, monkeypatch):
+    module = sys.modules["scorefield.evaluation.evaluate"]
+    measure, done = module.measure, []
+
+    def kill(samples, metrics, codec):
+        if done:
+            raise KeyboardInterrupt
+        done.append(1)
+        return measure(samples, metrics, codec)
+
+    monkeypatch.setattr(module, "measure", kill)
+    words = ["--workdir", run, *EVALUATE, "--metrics", "energy", "--checkpoints", "all"]
+    assert command(*words)[0] == 130 and list(results(run)) == ["2"]
+    monkeypatch.setattr(module, "measure", measure)
+    refuse_to_draw(monkeypatch)
+    code, _, err = command(*words)
+    assert code == 0 and list(results(run)) == ["2", "4"], err
+
+
+def test_samples_in_a_file_get_the_figures_of_drawn_ones(command, run):
+    assert command("--workdir", run, *EVALUATE, "--metrics", "energy,fid")[0] == 0
+    code, out, err = command("--workdir", run, "--mode", "evaluate", "--images", run / "samples/auto_steps3.npz",
+                             "--metrics", "energy,fid", "--bootstrap", 50)
+    assert code == 0 and "nan" not in out, err
+    name = next((run / "evaluation").glob("images_auto_steps3_*.json")).stem
+    assert results(run, name)["images"]["metrics"] == results(run)["4"]["metrics"]
+    assert "examples of" in command("--workdir", run, "--mode", "report")[1]
+
+
+def test_another_number_of_samples_goes_on_and_has_results_of_its_own(command, run):
+    assert command("--workdir", run, *EVALUATE, "--metrics", "energy")[0] == 0
+    code, out, err = command("--workdir", run, *EVALUATE, "--metrics", "energy", "--num_samples", 70)
+    assert code == 0 and "continuing: 48 of 70" in out, err
+    with np.load(run / "samples/auto_steps3.npz") as arrays:
+        assert len(arrays["x"]) == 70
+    assert results(run, NAME.replace("60", "70"))["4"]["num_samples"] == 70 and results(run)["4"]["num_samples"] == 60
+
+
+@pytest.mark.parametrize("words, parts", [
+    (["--num_samples", 5], ["fid needs at least 50 samples, got 5", "--num_samples"]),
+    (["--metrics", "fid,fud"], ["'fud'", "did you mean 'fid'", "--metrics"]),
+    (["--features", "inception", "--inception_weights", "/nope"], ["'/nope'", "--inception_weights"]),
+    (["--features", "/nope.pt"], ["/nope.pt", "--features"]),
+    (["--features", "fashion_mnist"], ["(1, 28, 28)", "--features"]),
+    (["--checkpoints", "3"], ["no checkpoint of step 3; it has those of 2, 4", "--checkpoints"]),
+    (["--checkpoints", "some"], ["newest, all, or steps", "--checkpoints"]),
+    (["--images", "x.npz", "--steps", 3], ["leave out", "steps", "--images"]),
+    (["--images", "/nope.npz"], ["'/nope.npz'", "--images"]), (["--reference_samples", 1], ["--reference_samples"]),
+    (["--label", 3], ["takes no label"]), (["--likelyhood"], ["likelihood"]),
+])
+def test_a_mistake_is_one_line_and_writes_nothing(words, parts, command, digits_run):
+    before = sorted(digits_run.rglob("*"))
+    code, _, err = command("--workdir", digits_run, "--mode", "evaluate", *words)
+    assert code not in (0, None) and len(err.strip().splitlines()) == 1 and all(part in err for part in parts), err
+    assert sorted(digits_run.rglob("*")) == before

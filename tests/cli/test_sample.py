@@ -1,0 +1,152 @@
+"""Mode sample, as a user meets it: names, sharing, going on, folders of pictures."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from scorefield.checkpoints.formats.run import read_config
+from scorefield.data import codec_of, load_images
+from scorefield.evaluation.sample_set import SampleSet
+
+ROOT = Path(__file__).parents[2]
+FEW = ["--steps", 3, "--batch_size", 4]
+
+
+def sample(command, run, *words):
+    code, out, err = command("--workdir", run, "--mode", "sample", *FEW, *words)
+    assert code == 0, err
+    return out
+
+
+def x_of(run, name):
+    with np.load(run / f"samples/{name}.npz") as arrays:
+        return arrays["x"]
+
+
+@pytest.fixture
+def run(digits_run, tmp_path):
+    return shutil.copytree(digits_run, tmp_path / "run")
+
+
+def test_two_settings_of_one_sampler_lie_side_by_side(command, run):
+    for words in ([], ["--seed", 1], ["--noema"], ["--order", 1], ["--precision", "bf16"]):
+        out = sample(command, run, "--num_samples", 5, *words)
+        assert "wrote" in out
+    names = {path.name.removesuffix(".npz") for path in (run / "samples").glob("*.npz")}
+    assert names == {f"auto_steps3{end}" for end in ("", "_seed1", "_raw", "_order1", "_bf16")}
+    assert not list((run / "samples").glob("*.parts"))
+    table = command("--workdir", run, "--mode", "report")[1]
+    assert "| auto steps 3 order 1 " in table and "raw weights" in table and "seed 1" in table and "bf16" in table
+
+
+def test_samples_are_data_and_are_read_back_as_such(command, run):
+    sample(command, run, "--num_samples", 5)
+    x = x_of(run, "auto_steps3")
+    assert x.dtype == np.uint8 and x.shape == (5, 1, 8, 8) and x.max() <= 16
+    stored = read_config(run)
+    back, _ = load_images(str(run / "samples/auto_steps3.npz"), (1, 8, 8), codec_of(stored["data"], stored))
+    assert np.array_equal(back.train[torch.arange(5)][0].numpy(), x)
+
+
+def test_more_samples_go_on_and_fewer_take_nothing_away(command, run):
+    sample(command, run, "--num_samples", 6)
+    first = x_of(run, "auto_steps3")
+    out = sample(command, run, "--num_samples", 10)
+    more = x_of(run, "auto_steps3")
+    assert "continuing: 4 of 10" in out and "6 of them drawn before" in out and np.array_equal(more[:4], first[:4])
+    assert (more[4:6] == first[4:]).mean() > 0.99      # drawn again, in a whole batch
+    out = sample(command, run, "--num_samples", 3)
+    assert "10 samples of these settings were there and stay; the first 3 are those asked for" in out
+    assert np.array_equal(x_of(run, "auto_steps3"), more)
+
+
+def test_a_killed_command_goes_on_and_an_edited_checkpoint_starts_anew(command, run, monkeypatch):
+    add, done = SampleSet.add, []
+
+    def kill(self, unit, batch):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(unit)
+        add(self, unit, batch)
+
+    monkeypatch.setattr(SampleSet, "add", kill)
+    code, _, err = command("--workdir", run, "--mode", "sample", *FEW, "--num_samples", 12)
+    assert code == 130 and "interrupted: 8 of 12 samples are done and kept; the same command continues from there" in err
+    assert [path.name for path in (run / "samples").iterdir()] == ["auto_steps3.parts"]
+    monkeypatch.setattr(SampleSet, "add", add)
+    assert "continuing: 8 of 12" in sample(command, run, "--num_samples", 12)
+    other = torch.load(path := max((run / "checkpoints").iterdir()), weights_only=True)
+    other["ema"] = {name: weight * 1.5 for name, weight in other["ema"].items()}
+    from scorefield.numerics.files import DIGEST, digest
+    other.pop(DIGEST)
+    torch.save(other | {DIGEST: digest(other)}, path)
+    before = x_of(run, "auto_steps3")
+    out = sample(command, run, "--num_samples", 12)
+    assert "continuing" not in out and "before" not in out and not np.array_equal(x_of(run, "auto_steps3"), before)
+
+
+def test_two_processes_draw_what_one_draws_to_the_bit(command, run, tmp_path):
+    shutil.copytree(run, tmp_path / "two")
+    sample(command, run, "--num_samples", 18)
+    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "main.py",
+                    "--workdir", str(tmp_path / "two"), "--mode", "sample", *map(str, FEW), "--num_samples", "18"],
+                   check=True, cwd=ROOT, capture_output=True, timeout=180,
+                   env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())})
+    assert np.array_equal(x_of(run, "auto_steps3"), x_of(tmp_path / "two", "auto_steps3"))
+    assert not list((tmp_path / "two/samples").glob("*.parts"))
+
+
+def test_a_folder_of_pictures_holds_each_sample_and_other_data_has_none(command, run):
+    out = sample(command, run, "--num_samples", 5, "--png")
+    assert "auto_steps3{.npz,.png,.json,/}" in out
+    x = x_of(run, "auto_steps3")
+    for i in range(5):
+        picture = np.asarray(Image.open(run / f"samples/auto_steps3/{i:08d}.png"))
+        assert np.array_equal(picture, np.round(x[i, 0] * (255 / 16)).astype(np.uint8))
+    (run / "samples/auto_steps3/mine.txt").write_text("x")
+    code, _, err = command("--workdir", run, "--mode", "sample", *FEW, "--png", "--num_samples", 9)
+    assert code == 1 and "mine.txt" in err and len(x_of(run, "auto_steps3")) == 5
+
+
+def test_the_record_is_json_and_the_picture_shows_the_first_ones(command, run, monkeypatch):
+    from scorefield.evaluation import preview
+
+    monkeypatch.setattr(preview, "MOST_IMAGES", 4)
+    sample(command, run, "--num_samples", 9)
+    told = json.loads((run / "samples/auto_steps3.json").read_text())
+    assert told["options"] == {"steps": 3} and told["num_samples"] == 9 and told["batch_size"] == 4
+    assert Image.open(run / "samples/auto_steps3.png").size == (2 * 42 + 2, 2 * 42 + 2)
+
+
+@pytest.mark.machine
+def test_names_that_are_not_utf8_are_written_read_and_printed(run, tmp_path):
+    """A folder, a file of arrays and a checkpoint of such names, in every mode, with a strict stdout."""
+    odd = Path(os.fsdecode(b"\xff-run"))
+    shutil.copytree(run, tmp_path / odd)
+    array = tmp_path / os.fsdecode(b"no\xffise.npz")
+    np.savez(array, np.zeros((12, 8, 8), np.uint8))
+
+    def succeeds(*words):
+        done = subprocess.run([sys.executable, "main.py", *map(os.fsencode, map(str, words))], cwd=ROOT, capture_output=True,
+                              timeout=120, env=os.environ | {"PYTHONIOENCODING": "ascii:strict",
+                                                             "SCOREFIELD_DATA": str(tmp_path / "cache")})
+        assert done.returncode == 0, done.stderr
+        return done.stdout.decode("ascii")
+
+    where = ["--workdir", tmp_path / odd, "--mode"]
+    assert r"\udcff-run" in succeeds(*where, "sample", *FEW)
+    assert "noise" not in succeeds(*where, "likelihood", "--method", "exponential", "--steps", 8, "--images", array)
+    succeeds(*where, "evaluate", "--images", array, "--metrics", "energy", "--bootstrap", 20)
+    assert r"no\udcffise.npz" in succeeds(*where, "report")
+    succeeds(*where, "train", "--config.training.steps=5")
+    succeeds(*where, "convert", "--output", tmp_path / os.fsdecode(b"\xff.safetensors"))
+    succeeds("--checkpoint", tmp_path / os.fsdecode(b"\xff.safetensors"), "--workdir", tmp_path / os.fsdecode(b"\xfe"),
+             "--mode", "sample", *FEW)
