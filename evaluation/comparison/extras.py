@@ -31,7 +31,7 @@ FILMED, FRAMES, FILM_EVALUATIONS = 16, 24, 30
 DENSITY, FIELD, FIELD_TIMES, PATHS = 72, 19, 7, 48
 NEIGHBOURS, SEARCHED = 12, 20_000
 DENSITY_TOLERANCE = 1e-3      # adaptive: away from the data a fixed number of steps is not enough
-LIKELIHOOD_STEPS, EXACT = 30, 64      # evaluations, and dimensions up to which the divergence is exact
+LIKELIHOOD_STEPS = 30
 OF_POINTS = 1000      # points in the film of points
 
 
@@ -203,12 +203,11 @@ def _likelihood(model: ScoreModel, dataset: Dataset, codec: Codec, seed: int, de
         base = model.given(label=None) if free else model
     try:
         label = OWN if LABEL in model.takes.names and not model.takes.label_dropout else None
-        settings: dict[str, Any] = {"method": "exponential", "steps": LIKELIHOOD_STEPS}
+        settings: dict[str, Any] = {"method": "exponential", "steps": LIKELIHOOD_STEPS, "divergence": "hutchinson"}
         if len(dataset.shape) == 1:
-            settings = {"rtol": DENSITY_TOLERANCE, "atol": DENSITY_TOLERANCE}
-        divergence = "exact" if math.prod(dataset.shape) <= EXACT else "hutchinson"
+            settings = {"rtol": DENSITY_TOLERANCE, "atol": DENSITY_TOLERANCE, "divergence": "exact"}
         return {name: score(base, dataset, codec, split, n, seed, device=device, progress=False, label=label,
-                            divergence=divergence, **settings).bits_per_dim.tolist()
+                            **settings).bits_per_dim.tolist()
                 for split, name in (("test", "held-out examples"), ("train", "training examples"))}
     except (ArgumentError, ArithmeticError) as error:
         notes.append(f"No likelihood is shown: {error}.")

@@ -1,8 +1,8 @@
 """The error of deterministic samplers: their distance to a tight solution of the probability-flow ODE from the same noise.
 
 The solution is that of the exponential Adams method of order 5 with its corrector (samplers/adams.py), its state in float64,
-its steps doubled until the last doubling moves the median sample by less than TOLERANCE, or MOST steps are reached. That
-last move bounds the accuracy, and is reported with it: errors near it say no more than "as exact as can be told". A network
+its steps doubled until a doubling moves the median sample by less than TOLERANCE, or no less than half as far as the one
+before, which is rounding, or MOST steps are reached. That last move bounds the accuracy, and is reported with it: errors near it say no more than "as exact as can be told". A network
 in float32 answers with rounding errors of about 1e-7, which the solution inherits.
 
 A sampler is measured against what it converges to: the flow at its own last time; and for those that end by the predicted
@@ -43,14 +43,14 @@ def tight_solution(model: ScoreModel, x: Tensor, start: float, end: float, toler
                    most: int = MOST) -> TightSolution:
     """The flow from x (batch, *event) at time `start` to `end`, as above; on devices without float64 in float32."""
     x = x if x.device.type == "mps" else x.double()
-    steps = FIRST
+    steps, last = FIRST, math.inf
     before = _solved(model, x, start, end, steps // 2)
     while True:
         solution = _solved(model, x, start, end, steps)
         moved = float(rms(solution - before).median())
-        if moved <= tolerance or 2 * steps > most:
+        if moved <= tolerance or moved > last / 2 or 2 * steps > most:
             return TightSolution(solution, steps, moved)
-        before, steps = solution, 2 * steps
+        before, steps, last = solution, 2 * steps, moved
 
 
 def _solved(model: ScoreModel, x: Tensor, start: float, end: float, steps: int) -> Tensor:
