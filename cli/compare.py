@@ -92,6 +92,7 @@ def _reference(command: Command, guide: Guide) -> Reference:
     from scorefield.evaluation.metrics import Reference, features_of
 
     values, dataset = command.asked.values, own_data(command)
+    assert command.stored is not None
     with renamed(names={"weights": "inception_weights"}):
         network = features_of(values["features"], dataset, values["inception_weights"])
     if guide.labels is not None:

@@ -80,14 +80,14 @@ def _guidance(s: dict[str, Any]) -> str:
 
 def _comparison(run: Path) -> list[tuple[str, ...]]:
     """A row for each page of mode compare: what it recommends."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for path in sorted(run.glob("compare*/results.json")):
         s = _parse(path.read_text(), path)
         chosen, pairs = s["recommendation"], f"{len(s['rows'])} pairs of a sampler and a budget"
         told = f"{chosen['sampler']}, {'' if chosen['at_floor'] else 'not '}at the floor" if chosen["sampler"] else "none"
         nfe = f"{chosen['nfe']:.4g}" if chosen["nfe"] else ""
-        rows.append((path.parent.name.replace("compare", "comparison", 1), f"{told}; {pairs}, {s['num_samples']} samples each",
-                     nfe, f"{s['seconds']['sampling'] + s['seconds']['other']:.1f}", str(path.with_name("index.html"))))
+        rows.append((path.parent.name.replace("compare", "comparison", 1),
+                     f"{told}; {pairs}, {s['num_samples']} samples each", nfe, f"{s['seconds']['sampling'] + s['seconds']['other']:.1f}", str(path.with_name("index.html"))))
     return rows
 
 

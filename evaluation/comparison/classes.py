@@ -35,10 +35,11 @@ def of_classes(dataset: Dataset, classes: Sequence[int]) -> Dataset:
         raise ArgumentError(f"data set {dataset.name!r} has no labels, so its examples of a class are not known", "label")
     chosen = sorted(set(classes))
     if not chosen or not 0 <= chosen[0] <= chosen[-1] < dataset.classes:
-        raise ArgumentError(f"data set {dataset.name!r} has the classes 0 .. {dataset.classes - 1}, got label {chosen}", "label")
+        raise ArgumentError(f"data set {dataset.name!r} has the classes 0 .. {dataset.classes - 1}, got label {chosen}",
+                            "label")
     if chosen == list(range(dataset.classes)):
         return dataset
-    splits = {}
+    splits: dict[str, Split] = {}
     for name in ("train", "test"):
         split = getattr(dataset, name)
         known = getattr(split, "condition", None) or split[torch.arange(len(split))][1]
@@ -48,4 +49,4 @@ def of_classes(dataset: Dataset, classes: Sequence[int]) -> Dataset:
             raise ArgumentError(f"data set {dataset.name!r} has no {name} examples of class {words} to compare with",
                                 "label")
         splits[name] = _Chosen(split, places, known[LABEL])
-    return dataclasses.replace(dataset, **splits)
+    return dataclasses.replace(dataset, train=splits["train"], test=splits["test"])

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from scorefield.data import Codec, Dataset
 from scorefield.data.codec import Points
-from scorefield.evaluation.likelihood import OWN, score
+from scorefield.evaluation.evaluate import label_of
+from scorefield.evaluation.likelihood import score
 from scorefield.likelihood import log_prob
 from scorefield.models import ScoreModel
 from scorefield.models.conditions import LABEL
@@ -84,7 +85,8 @@ def extras_of(of: Callable[[range], ScoreModel], rows: Sequence[Row], recommenda
     notes: list[str] = []
     film, paths = _film(of, rows, recommendation, codec, event, seed, device)
     bits = _likelihood(of(range(1)), dataset, codec, seed, device, likelihood, notes) if likelihood else {}
-    density, fields = None, ()
+    density: Tensor | None = None
+    fields: tuple[Field, ...] = ()
     if event == (2,):
         model = of(range(1))
         density = _density(model, dataset, codec, device, notes)
@@ -197,12 +199,9 @@ def _likelihood(model: ScoreModel, dataset: Dataset, codec: Codec, seed: int, de
     """Bits/dim of n held-out and n training examples, by the exponential solver; given their labels where the model needs
     one.
     """
-    base = model
-    if LABEL in model.takes.names:
-        free = model.takes.label_dropout
-        base = model.given(label=None) if free else model
+    free = LABEL in model.takes.names and model.takes.label_dropout
+    base, label = model.given(label=None) if free else model, label_of(model, dataset)
     try:
-        label = OWN if LABEL in model.takes.names and not model.takes.label_dropout else None
         settings: dict[str, Any] = {"method": "exponential", "steps": LIKELIHOOD_STEPS, "divergence": "hutchinson"}
         if len(dataset.shape) == 1:
             settings = {"rtol": DENSITY_TOLERANCE, "atol": DENSITY_TOLERANCE, "divergence": "exact"}

@@ -11,7 +11,7 @@ import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -39,17 +39,12 @@ def data_uri(file: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(file).decode()
 
 
-class Renderer(Protocol):
-    """Makes one picture of samples (n, *event) as a model sees them; `pixels` says to enlarge it without smoothing."""
+def renderer(codec: Codec, shape: Sequence[int], data: Tensor) -> Tiles | Plane | Lines:
+    """The way to draw samples of data of this shape; `data` (n, *event) are training examples as the model sees them.
 
-    pixels: bool
-    text: str
-
-    def __call__(self, x: Tensor, tiles: int, palette: bool) -> Image.Image: ...
-
-
-def renderer(codec: Codec, shape: Sequence[int], data: Tensor) -> Renderer:
-    """The way to draw samples of data of this shape; `data` (n, *event) are training examples as the model sees them."""
+    What it returns makes one picture of samples (n, *event) as a model sees them. `pixels` says to enlarge it without
+    smoothing, and `text` is the word for several of what it shows.
+    """
     if len(shape) == 3:
         return Tiles(codec, *limits(codec, data))
     if len(shape) == 1:
@@ -73,11 +68,8 @@ class Tiles:
     codec: Codec
     low: float
     high: float
-    text: str = "samples"
-
-    @property
-    def pixels(self) -> bool:
-        return True
+    pixels: ClassVar[bool] = True
+    text: ClassVar[str] = "samples"
 
     def __call__(self, x: Tensor, tiles: int, palette: bool) -> Image.Image:
         from PIL import Image
@@ -105,8 +97,8 @@ class Plane:
     codec: Codec
     reach: tuple[float, float, float, float]
     behind: np.ndarray
-    text: str = "points"
-    pixels = False
+    pixels: ClassVar[bool] = False
+    text: ClassVar[str] = "points"
 
     @classmethod
     def around(cls, codec: Codec, data: Tensor) -> Plane:
@@ -157,8 +149,8 @@ class Lines:
     codec: Codec
     low: float
     high: float
-    text: str = "series"
-    pixels = False
+    pixels: ClassVar[bool] = False
+    text: ClassVar[str] = "series"
 
     def __call__(self, x: Tensor, tiles: int, palette: bool) -> Image.Image:
         from PIL import Image, ImageDraw
@@ -202,3 +194,6 @@ def heat(values: Tensor) -> Image.Image:
     picture.putpalette([c for _ in range(256) for c in BLUE])
     picture.info["transparency"] = bytes(range(256))
     return picture
+
+
+Renderer = Tiles | Plane | Lines

@@ -27,8 +27,8 @@ def test_it_writes_the_page_and_says_what_it_recommends(digits_run, command):
     assert "Samplers on vp_digits" in page and "step_00000004" in page and 'id="film-title"' in page
     code, out, _ = command("--workdir", digits_run, "--mode", "report")
     assert code == 0 and "| comparison" in out and str(folder / "index.html") in out
-    code, out, err = command("--workdir", digits_run, "--mode", "compare", "--samplers", "auto", "--budgets", "3", "--seed", 1,
-                             "--noema", *QUICK)
+    code, out, err = command("--workdir", digits_run, "--mode", "compare", "--samplers", "auto", "--budgets", "3",
+                             "--seed", 1, "--noema", *QUICK)
     assert code == 0 and (digits_run / "compare_seed1_raw/auto_3.png").exists() and (folder / "rk4_5.png").exists(), err
 
 

@@ -29,7 +29,8 @@ def points(oracle, n=2000):
     """The 2-D mixture of the oracles, with draws of it as data."""
     model = GaussianMixture(VPSDE(), oracle["mu"], oracle["var"], oracle["weights"])
     draw = torch.Generator().manual_seed(3)
-    return model, from_arrays(model.sample(n, generator=draw).float(), model.sample(n, generator=draw).float(), name="mixture")
+    train, test = (model.sample(n, generator=draw).float() for _ in range(2))
+    return model, from_arrays(train, test, name="mixture")
 
 
 @pytest.fixture(scope="package")

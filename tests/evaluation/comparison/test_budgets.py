@@ -8,7 +8,7 @@ from scorefield.guidance import classifier_free
 from scorefield.models import GaussianMixture
 from scorefield.numerics.errors import ArgumentError
 from scorefield.samplers import SAMPLERS, make_sampler, prior_sample
-from scorefield.sde_lib import FlowSDE, VPSDE
+from scorefield.sde_lib import VPSDE, FlowSDE
 
 MIXTURE = GaussianMixture(VPSDE(), torch.eye(2), torch.tensor([0.1, 0.2]), labels=[0, 1])
 FIXED = [name for name in SAMPLERS if not Asked(name).adaptive]

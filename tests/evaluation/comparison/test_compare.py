@@ -87,7 +87,7 @@ def test_a_sampler_that_fails_is_left_out_and_the_others_stay():
                    likelihood=0, progress=False)
     assert [row.name for row in made.rows] == ["auto"] and "more than 5 evaluations" in made.left_out[0].reason
     with pytest.raises(ArgumentError, match="no sampler could be run"):
-        compare(model, data, ("ode:max_evaluations=5",), (4,), codec=codec, n=20, metrics=("energy",), progress=False)
+        compare(model, data, ("ode:max_evaluations=5",), (4,), n=20, codec=codec, metrics=("energy",), progress=False)
 
 
 @pytest.mark.parametrize("change, words", [
