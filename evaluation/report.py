@@ -85,9 +85,10 @@ def _comparison(run: Path) -> list[tuple[str, ...]]:
         s = _parse(path.read_text(), path)
         chosen, pairs = s["recommendation"], f"{len(s['rows'])} pairs of a sampler and a budget"
         told = f"{chosen['sampler']}, {'' if chosen['at_floor'] else 'not '}at the floor" if chosen["sampler"] else "none"
-        nfe = f"{chosen['nfe']:.4g}" if chosen["nfe"] else ""
+        nfe, seconds = f"{chosen['nfe']:.4g}" if chosen["nfe"] else "", s["seconds"]["sampling"] + s["seconds"]["other"]
         rows.append((path.parent.name.replace("compare", "comparison", 1),
-                     f"{told}; {pairs}, {s['num_samples']} samples each", nfe, f"{s['seconds']['sampling'] + s['seconds']['other']:.1f}", str(path.with_name("index.html"))))
+                     f"{told}; {pairs}, {s['num_samples']} samples each", nfe, f"{seconds:.1f}",
+                     str(path.with_name("index.html"))))
     return rows
 
 

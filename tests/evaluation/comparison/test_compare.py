@@ -92,7 +92,8 @@ def test_a_sampler_that_fails_is_left_out_and_the_others_stay():
 
 @pytest.mark.parametrize("change, words", [
     ({"samplers": ("autoo",)}, "did you mean 'auto'"), ({"samplers": ()}, "at least one"),
-    ({"samplers": ("auto", "auto")}, "different names"), ({"budgets": (0,)}, "1 or more"), ({"budgets": ()}, "whole numbers"),
+    ({"samplers": ("auto", "auto")}, "different names"), ({"budgets": (0,)}, "1 or more"),
+    ({"budgets": ()}, "whole numbers"),
     ({"metrics": ("fidd",)}, "fid"), ({"n": 3}, "at least 10 samples"), ({"n": 0}, "at least"),
     ({"samplers": ("rk4",), "budgets": (2,)}, "fewest evaluations are 4"), ({"label": 5}, "label"),
 ])

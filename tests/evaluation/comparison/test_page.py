@@ -120,7 +120,8 @@ def test_the_metric_can_be_chosen_and_the_film_plays(browser, of_pictures, of_po
     browser.open(of_points)
     field = "document.querySelector('[data-film=field]')"
     a = browser.run(f"{field}.querySelector('img').src")
-    browser.run(f"{field}.querySelector('input').value = 1; {field}.querySelector('input').dispatchEvent(new Event('input'))")
+    slider = f"{field}.querySelector('input')"
+    browser.run(f"{slider}.value = 1; {slider}.dispatchEvent(new Event('input'))")
     assert browser.run(f"{field}.querySelector('img').src") != a and browser.errors == []
 
 
