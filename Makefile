@@ -40,7 +40,7 @@ demo: setup
 	@$(DEMO) --mode likelihood --method exponential
 	@$(DEMO) --mode likelihood --method exponential --label true
 	@echo "4/5 Which sampler, with how many evaluations? ..."
-	@$(DEMO) --mode compare --samplers auto,ddim,euler_maruyama --budgets 5,10,20,50 --num_samples 360
+	@$(DEMO) --mode compare --samplers auto,ddim,euler_maruyama --budgets 5,10,20,50 --num_samples 256
 	@echo "5/5 What $(RUN) now holds; open its comparison in a browser:"
 	@$(DEMO) --mode report
 

@@ -51,7 +51,7 @@ def run(command: Command) -> None:
     guide = guide_of(command, model)
     reference = _reference(command, guide)
     command.write_imported()
-    folder = command.run / f"compare{guide.suffix}{_changed(values)}"
+    folder = command.run / f"compare{guide.suffix}{_changed(command)}"
     with renamed(names={"n": "num_samples", "likelihood": "likelihood_examples"}):
         comparison = compare(
             guide.of(model, command.device) if guide.described else model, samplers=samplers, budgets=budgets,
@@ -101,10 +101,19 @@ def _reference(command: Command, guide: Guide) -> Reference:
                      values["reference_samples"], command.device)
 
 
-def _changed(values: Any) -> str:
+def _changed(command: Command) -> str:
     """What the folder's name says of settings that make other samples."""
-    seed = f"_seed{values['seed']}" if values["seed"] else ""
-    return seed + ("" if values["ema"] else "_raw") + ("" if values["precision"] == "fp32" else f"_{values['precision']}")
+    values, precision = command.asked.values, _precision(command)
+    words = [*([f"seed{values['seed']}"] if values["seed"] else []), *([] if values["ema"] else ["raw"]),
+             *([] if precision == "fp32" else [precision])]
+    return "".join(f"_{word}" for word in words)
+
+
+def _precision(command: Command) -> str:
+    """fp32 or bf16; what auto chose."""
+    from scorefield.numerics.devices import autocast_dtype
+
+    return "fp32" if autocast_dtype(command.asked.values["precision"], command.device) is None else "bf16"
 
 
 def _facts(command: Command, guide: Guide) -> dict[str, str]:
@@ -112,7 +121,8 @@ def _facts(command: Command, guide: Guide) -> dict[str, str]:
     from scorefield.checkpoints.formats.run import newest_checkpoint
 
     newest, values = newest_checkpoint(command.run), command.asked.values
-    facts = {"run": f"{command.run}, {newest.stem if newest else ''}{'' if values['ema'] else ', raw weights'}"}
+    facts = {"run": f"{command.run}, {newest.stem if newest else ''}{'' if values['ema'] else ', raw weights'}, "
+                    f"{_precision(command)}"}
     if guide.described:
         facts["guidance"] = ", ".join(
             f"{name} {'-'.join(map(str, value)) if isinstance(value, list | tuple) else value}"

@@ -1,10 +1,10 @@
 """The error of deterministic samplers: their distance to a tight solution of the probability-flow ODE from the same noise.
 
-The solution is that of the exponential Adams method of order 5 with its corrector (samplers/adams.py), its state in float64.
-Its steps double until a doubling moves the median sample by less than TOLERANCE, or by more than half of what the one
-before did, which is rounding or a field without derivatives, or MOST steps are reached. The last move bounds the accuracy, and is
-reported with it: errors near it say no more than "as exact as can be told". A network in float32 answers with rounding errors
-of about 1e-7, which the solution inherits.
+The solution is that of the exponential Adams method of order 5 with its corrector (samplers/adams.py), its state in
+float64. Its steps double until a doubling moves the median sample by less than TOLERANCE, or by more than half of what the
+one before did, which is rounding or a field without derivatives, or MOST steps are reached. The last move bounds the
+accuracy, and is reported with it: errors near it say no more than "as exact as can be told". A network in float32 answers
+with rounding errors of about 1e-7, which the solution inherits.
 
 A sampler is measured against what it converges to: the flow at its own last time; and for those that end by the predicted
 x_0 (EDM's, or with a final denoising), the prediction at the flow's state there.
