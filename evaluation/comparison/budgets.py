@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from scorefield.models.score_model import MeanGuidance, ScoreModel
-from scorefield.numerics.errors import ArgumentError
+from scorefield.numerics.errors import ArgumentError, renamed
 from scorefield.numerics.noise import NoiseStream
 from scorefield.numerics.text import parse
 from scorefield.samplers import Sampler, make_sampler, sampler_options
@@ -31,7 +31,8 @@ class Asked:
     def parse(cls, text: str) -> "Asked":
         """From NAME[:OPTION=VALUE ...], options joined by ":"; ArgumentError for names and values that do not exist."""
         name, *pairs = text.strip().split(":")
-        known, options = sampler_options(name), {}
+        with renamed(names={"sampler": "samplers"}):
+            known, options = sampler_options(name), {}
         for pair in pairs:
             option, equals, value = pair.partition("=")
             if option in ("steps", "points") or option not in known or not equals:

@@ -20,7 +20,7 @@ from scorefield.models.score_model import ScoreModel, evaluation_mode
 from scorefield.numerics.errors import ArgumentError
 from scorefield.samplers import ExponentialAdams, Sampler
 
-ORDER, FIRST, MOST, TOLERANCE = 5, 60, 960, 1e-6
+ORDER, FIRST, MOST, TOLERANCE = 5, 60, 480, 1e-6
 WIDTH = 0.8      # of the grid "sinh" (numerics/grids.py)
 
 
