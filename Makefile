@@ -11,7 +11,7 @@ DEMO := $(PY) main.py --config configs/vp_digits_labels.py --workdir $(RUN)
 .PHONY: help setup demo test lint bench docs clean
 
 help:
-	@echo "make demo   set up, train on scikit-learn's digits, sample, score, print the table (5 to 6 minutes on 2 cores)"
+	@echo "make demo   set up, train on scikit-learn's digits, sample, score, compare samplers, print the table (5 to 6 minutes on 2 cores)"
 	@echo "make test   set up and run the tests"
 	@echo "make lint   ruff and mypy"
 	@echo "make bench  measure against other ways, side by side; writes benchmarks/results/"
@@ -29,17 +29,19 @@ $(VENV)/installed: requirements.lock
 	@touch $@
 
 demo: setup
-	@echo "1/4 Training a U-Net on 1,437 digits, with and without their labels (goes on where it stopped) ..."
+	@echo "1/5 Training a U-Net on 1,437 digits, with and without their labels (goes on where it stopped) ..."
 	@$(DEMO) --mode train
-	@echo "2/4 Sampling any digit in 20 evaluations, by the SDE in 500, and by the adaptive ODE; then each digit, guided ..."
+	@echo "2/5 Sampling any digit in 20 evaluations, by the SDE in 500, and by the adaptive ODE; then each digit, guided ..."
 	@$(DEMO) --mode sample --sampler auto --steps 20 --num_samples 100
 	@$(DEMO) --mode sample --sampler euler_maruyama --steps 500 --num_samples 100
 	@$(DEMO) --mode sample --sampler ode --num_samples 100
 	@$(DEMO) --mode sample --sampler auto --steps 20 --num_samples 100 --label all --guidance 2
-	@echo "3/4 Bits/dim of the 360 held-out digits, without and with their labels ..."
+	@echo "3/5 Bits/dim of the 360 held-out digits, without and with their labels ..."
 	@$(DEMO) --mode likelihood --method exponential
 	@$(DEMO) --mode likelihood --method exponential --label true
-	@echo "4/4 What $(RUN) now holds:"
+	@echo "4/5 Which sampler, with how many evaluations? ..."
+	@$(DEMO) --mode compare --samplers auto,ddim,euler_maruyama --budgets 5,10,20,50 --num_samples 256
+	@echo "5/5 What $(RUN) now holds; open its comparison in a browser:"
 	@$(DEMO) --mode report
 
 test: setup

@@ -1,6 +1,7 @@
 """Samples, scores and pictures of a trained model."""
 
 from scorefield.evaluation.classify import Classification, classify
+from scorefield.evaluation.comparison.compare import Comparison, compare
 from scorefield.evaluation.draw import Samples, draw
 from scorefield.evaluation.evaluate import Quality, evaluate, measure
 from scorefield.evaluation.generate import generate
@@ -9,5 +10,5 @@ from scorefield.evaluation.preview import Preview, picture
 from scorefield.evaluation.sample_set import SampleSet
 from scorefield.evaluation.score import Score, auroc
 
-__all__ = ["Classification", "Evaluation", "Preview", "Quality", "SampleSet", "Samples", "Score", "auroc", "classify",
-           "draw", "evaluate", "generate", "measure", "picture", "score"]
+__all__ = ["Classification", "Comparison", "Evaluation", "Preview", "Quality", "SampleSet", "Samples", "Score", "auroc",
+           "classify", "compare", "draw", "evaluate", "generate", "measure", "picture", "score"]

@@ -139,7 +139,7 @@ def evaluate(model: ScoreModel | Callable[[range], ScoreModel] | str | Path, dat
     Raises ArgumentError for what does not fit together, before anything is drawn.
     """
     if isinstance(model, str | Path):
-        model, dataset, codec = _of_run(model, dataset, codec, device)
+        model, dataset, codec = of_run(model, dataset, codec, device)
     if dataset is None:
         raise ArgumentError("give the data set that the samples are to be compared with", "dataset")
     data = dataset if isinstance(dataset, Dataset) else from_arrays(dataset)
@@ -149,7 +149,7 @@ def evaluate(model: ScoreModel | Callable[[range], ScoreModel] | str | Path, dat
     own = make_metrics(default_metrics(data, network) if metrics is None else metrics, reference, seed, bootstrap)
     require_enough(own, n)
     rule = make_sampler(sampler) if isinstance(sampler, str) else sampler
-    given, labels = _given(model, label, data, device)
+    given, labels = given_labels(model, label, data, device)
     samples = generate(given, rule, codec.event(data.shape), codec, n, seed, batch_size, device, folder, label=labels,
                        identity=None if identity is None else [identity, label], progress=progress)
     figures, bits = measure(samples, own, codec), None
@@ -161,8 +161,8 @@ def evaluate(model: ScoreModel | Callable[[range], ScoreModel] | str | Path, dat
     return Quality(figures, bits, n, samples.nfe, samples.seconds, None if network is None else network.name)
 
 
-def _of_run(source: str | Path, dataset: Any, codec: Codec | None, device: torch.device | str
-            ) -> tuple[ScoreModel, Any, Codec]:
+def of_run(source: str | Path, dataset: Any, codec: Codec | None, device: torch.device | str
+           ) -> tuple[ScoreModel, Any, Codec]:
     """The model of a run, its data set unless another is given, and its codec."""
     from scorefield.checkpoints import read_checkpoint
 
@@ -175,8 +175,8 @@ def _of_run(source: str | Path, dataset: Any, codec: Codec | None, device: torch
     return (checkpoint.denoiser().to(device), data, codec or codec_of(checkpoint.config["data"], checkpoint.config))
 
 
-def _given(model: ScoreModel | Callable[[range], ScoreModel], label: int | Sequence[int] | str | None, dataset: Dataset,
-           device: torch.device | str) -> tuple[Any, Callable[[range], Tensor | None] | None]:
+def given_labels(model: ScoreModel | Callable[[range], ScoreModel], label: int | Sequence[int] | str | None,
+                 dataset: Dataset, device: torch.device | str) -> tuple[Any, Callable[[range], Tensor | None] | None]:
     """The model of each batch, and the labels of its samples."""
     if label is None:
         return model, None

@@ -10,7 +10,7 @@ from scorefield.evaluation.evaluate import lines_of
 
 def report(run: Path) -> str:
     """One row for each result, with its figures and its file. Raises FileNotFoundError if there are no results."""
-    rows = [*_training(run), *_samples(run), *_evaluation(run), *_likelihood(run)]
+    rows = [*_training(run), *_samples(run), *_evaluation(run), *_comparison(run), *_likelihood(run)]
     if not rows:
         raise FileNotFoundError(f"{run} holds no results yet")
     header = ("what", "figure", "evaluations", "seconds", "file")
@@ -76,6 +76,20 @@ def _guidance(s: dict[str, Any]) -> str:
     words += [f"{word} {s[name]:g}" if isinstance(s[name], float) else f"{word} {s[name]}"
               for name, word in shown.items() if name in s]
     return "".join(f", {word}" for word in words)
+
+
+def _comparison(run: Path) -> list[tuple[str, ...]]:
+    """A row for each page of mode compare: what it recommends."""
+    rows: list[tuple[str, ...]] = []
+    for path in sorted(run.glob("compare*/results.json")):
+        s = _parse(path.read_text(), path)
+        chosen, pairs = s["recommendation"], f"{len(s['rows'])} pairs of a sampler and a budget"
+        told = f"{chosen['sampler']}, {'' if chosen['at_floor'] else 'not '}at the floor" if chosen["sampler"] else "none"
+        nfe, seconds = f"{chosen['nfe']:.4g}" if chosen["nfe"] else "", s["seconds"]["sampling"] + s["seconds"]["other"]
+        rows.append((path.parent.name.replace("compare", "comparison", 1),
+                     f"{told}; {pairs}, {s['num_samples']} samples each", nfe, f"{seconds:.1f}",
+                     str(path.with_name("index.html"))))
+    return rows
 
 
 def _likelihood(run: Path) -> list[tuple[str, ...]]:

@@ -97,3 +97,14 @@ def choose(kind: str, registry: Any, word: Any, argument: str) -> Any:
         raise ArgumentError(f"unknown {kind} {word!r}; choose from {', '.join(registry)}{nearest(str(word), registry)}",
                             argument)
     return registry[word]
+
+
+def short_number(value: float) -> str:
+    """A number in three digits: 0.0312, 1280, 2.5e-7."""
+    if value == 0:
+        return "0"
+    if 1e-3 <= abs(value) < 1e5:
+        text = f"{value:.3g}"
+        return f"{value:.0f}" if "e" in text else text
+    mantissa, _, power = f"{value:.2g}".partition("e")
+    return f"{mantissa}e{int(power)}" if power else mantissa

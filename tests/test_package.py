@@ -39,6 +39,7 @@ def test_the_wheel_holds_one_package_with_every_module(built):
         if file.partition("/")[0] in folders:
             assert f"scorefield/{file}" in names
     assert "Project-URL" in metadata
+    assert {f"scorefield/evaluation/page/{name}" for name in ("page.html", "page.css", "page.js", "svg.css")} <= names
     assert "scorefield/evaluation/metrics/weights/digits.safetensors" in names
 
 

@@ -1,0 +1,52 @@
+"""A data set of some of its classes: what samples of these classes are compared with."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from scorefield.data import Dataset
+from scorefield.data.dataset import LABEL, Condition, Split
+from scorefield.numerics.errors import ArgumentError
+
+
+class _Chosen:
+    """The examples of a split at some places."""
+
+    def __init__(self, split: Split, places: Tensor, labels: Tensor):
+        self.split, self.places, self.condition = split, places, {LABEL: labels[places]}
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: Tensor, /) -> tuple[Tensor, Condition]:
+        return self.split[self.places[index]]
+
+
+def of_classes(dataset: Dataset, classes: Sequence[int]) -> Dataset:
+    """The examples of these classes, under the name of the data set; the data set itself if they are all of its classes.
+
+    ArgumentError for a data set without labels, or without an example of these classes in a split.
+    """
+    if dataset.classes is None:
+        raise ArgumentError(f"data set {dataset.name!r} has no labels, so its examples of a class are not known", "label")
+    chosen = sorted(set(classes))
+    if not chosen or not 0 <= chosen[0] <= chosen[-1] < dataset.classes:
+        raise ArgumentError(f"data set {dataset.name!r} has the classes 0 .. {dataset.classes - 1}, got label {chosen}",
+                            "label")
+    if chosen == list(range(dataset.classes)):
+        return dataset
+    splits: dict[str, Split] = {}
+    for name in ("train", "test"):
+        split = getattr(dataset, name)
+        known = getattr(split, "condition", None) or split[torch.arange(len(split))][1]
+        places = torch.isin(known[LABEL], torch.tensor(chosen)).nonzero()[:, 0]
+        if not len(places):
+            words = ", ".join(dataset.class_names[y] for y in chosen)
+            raise ArgumentError(f"data set {dataset.name!r} has no {name} examples of class {words} to compare with",
+                                "label")
+        splits[name] = _Chosen(split, places, known[LABEL])
+    return dataclasses.replace(dataset, train=splits["train"], test=splits["test"])

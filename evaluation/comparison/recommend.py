@@ -1,0 +1,157 @@
+"""Which sampler to use, in words, by a rule on one metric.
+
+The floor is the metric of held-out against training examples: as good as samples that come from the data. A row (a sampler
+at a budget) is *at the floor* if its 95 % interval reaches it. It is *as good as the best* if its value lies within the 95 %
+interval of the row with the best value: what it loses is less than the uncertainty of the best. A row is *measurably better*
+than another if it is better and their intervals do not overlap.
+
+1. The candidates are the rows at the floor that are as good as the best; where none is at the floor, the rows that are as
+   good as the best.
+2. The recommended row is the candidate with the fewest evaluations; among those of equal evaluations the one with the best
+   value.
+3. Each other sampler is said to need the evaluations of its first row that would be a candidate.
+4. More evaluations help if a row with more of them is measurably better than the recommended one.
+
+Intervals that overlap do not show that two rows are equal, only that so many samples cannot tell them apart; the words say
+so. The intervals are those of one row at a time. The samples share their noise, so a difference between two rows is surer
+than their intervals suggest, and the rule errs towards "not told apart".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from scorefield.numerics.text import short_number as short
+
+if TYPE_CHECKING:
+    from scorefield.evaluation.comparison.compare import Row
+    from scorefield.evaluation.metrics import Figure
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The row, None if there is none; sentences, the first of which says it all; whether it is at the floor."""
+
+    row: Row | None
+    sentences: tuple[str, ...]
+    at_floor: bool
+
+    def __str__(self) -> str:
+        return " ".join(self.sentences)
+
+
+def at_floor(figure: Figure) -> bool:
+    """Whether the interval reaches the floor."""
+    if figure.floor is None:
+        return False
+    return figure.low <= figure.floor if figure.better == "lower" else figure.high >= figure.floor
+
+
+def better(a: Figure, b: Figure) -> bool:
+    """Whether a is measurably better than b: their intervals do not overlap."""
+    return a.high < b.low if a.better == "lower" else a.low > b.high
+
+
+def as_good(figure: Figure, best: Figure) -> bool:
+    """Whether the value lies within the best row's interval, or is that row's value where it has no interval."""
+    if best.better == "lower":
+        return figure.value <= (best.high if math.isfinite(best.high) else best.value)
+    return figure.value >= (best.low if math.isfinite(best.low) else best.value)
+
+
+def recommend(rows: Sequence[Row], metric: str) -> Recommendation:
+    """The recommendation by the rule above, from the rows' figures of that metric.
+
+        print(recommend(rows, "sliced_wasserstein"))
+    """
+    known = [row for row in rows if metric in row.figures and math.isfinite(row.figures[metric].value)]
+    if not known:
+        return Recommendation(None, (f"No sampler has a figure of {words(metric)}, so none is recommended.",), False)
+    sign = 1 if known[0].figures[metric].better == "lower" else -1
+
+    def value(row: Row) -> float:
+        return sign * row.figures[metric].value
+
+    best = min(known, key=value)
+    good = [row for row in known if as_good(row.figures[metric], best.figures[metric])]
+    floored = [row for row in good if at_floor(row.figures[metric])]
+    candidates = floored or good
+    chosen = min(candidates, key=lambda row: (row.nfe, value(row)))
+    sentences = [_first(chosen, metric, bool(floored)), _more(known, chosen, best, metric)]
+    if chosen.figures[metric].floor is None:
+        sentences.append(f"There is no floor of {words(metric)}, so how much better samples could be is not known.")
+    sentences += [_other([row for row in known if row.name == name], candidates, metric, bool(floored))
+                  for name in dict.fromkeys(row.name for row in known) if name != chosen.name]
+    sentences.append(_honest(chosen.figures[metric], bool(floored), len(candidates)))
+    return Recommendation(chosen, tuple(sentences), bool(floored))
+
+
+def words(metric: str) -> str:
+    """A metric's name in a sentence."""
+    known = {"fid": "FID", "kid": "KID", "mmd": "MMD", "inception_score": "the Inception score",
+             "sliced_wasserstein": "the sliced Wasserstein distance", "energy": "the energy distance"}
+    return known.get(metric, metric.replace("_", " "))
+
+
+def told(figure: Figure) -> str:
+    """A figure with its interval: "0.031 [0.028, 0.034]"."""
+    if not (math.isfinite(figure.low) and math.isfinite(figure.high)):
+        return short(figure.value)
+    return f"{short(figure.value)} [{short(figure.low)}, {short(figure.high)}]"
+
+
+def evaluations(nfe: float) -> str:
+    return f"{nfe:.4g} evaluation{'' if nfe == 1 else 's'}"
+
+
+def _first(row: Row, metric: str, floored: bool) -> str:
+    """What is recommended, and its figure."""
+    figure, use = row.figures[metric], f"Use {row.name} with {evaluations(row.nfe)}"
+    if floored:
+        assert figure.floor is not None
+        return f"{use}: {words(metric)} is at the floor, {told(figure)} against {short(figure.floor)} of held-out examples."
+    if figure.floor is None:
+        return f"{use}: {words(metric)} is {told(figure)}, and no row is measurably better."
+    return (f"No sampler reaches the floor, {short(figure.floor)} of held-out examples, so the model or its training limits "
+            f"the quality. {use}: {words(metric)} is {told(figure)}.")
+
+
+def _more(known: Sequence[Row], chosen: Row, best: Row, metric: str) -> str:
+    """Whether more evaluations help."""
+    more = [row for row in known if row.nfe > chosen.nfe]
+    if not more:
+        return "No sampler was tried with more evaluations."
+    helped = [row for row in more if better(row.figures[metric], chosen.figures[metric])]
+    if helped:
+        row = min(helped, key=lambda row: row.nfe)
+        return f"More evaluations help still: {row.name} with {evaluations(row.nfe)} has {told(row.figures[metric])}."
+    if best is chosen:
+        return "More evaluations do not help."
+    return (f"More evaluations do not help measurably: the best figure is {told(best.figures[metric])}, of {best.name} with "
+            f"{evaluations(best.nfe)}.")
+
+
+def _other(own: Sequence[Row], candidates: Sequence[Row], metric: str, floored: bool) -> str:
+    """What another sampler needs to be as good."""
+    own = sorted(own, key=lambda row: row.nfe)
+    good, last = [row for row in own if any(row is other for other in candidates)], own[-1]
+    state = "at the floor" if floored else "as good"
+    if not good:
+        return f"{last.name} is not {state} by {evaluations(last.nfe)}: {told(last.figures[metric])}."
+    after = [row for row in own if row.nfe > good[0].nfe and not any(row is other for other in good)]
+    again = f", but is not with {' and '.join(f'{row.nfe:.4g}' for row in after)}" if after else ""
+    return f"{last.name} is {state} from {evaluations(good[0].nfe)} on: {told(good[0].figures[metric])}{again}."
+
+
+def _honest(figure: Figure, floored: bool, candidates: int) -> str:
+    """What the intervals do not say."""
+    if not (math.isfinite(figure.low) and math.isfinite(figure.high)):
+        return "There are no intervals, so it is not known which differences are chance."
+    more = "a smaller distance to the floor" if floored else "smaller differences"
+    many = f"{candidates} rows {'reach the floor' if floored else 'are as good as the best'} within" if candidates > 1 else \
+        "The rows are judged by"
+    return (f"{many} 95 % intervals, which come from {figure.samples:,} samples each. That does not make them equal: more "
+            f"samples would show {more}.")

@@ -1,0 +1,50 @@
+"""Mode compare, as a user meets it."""
+
+import json
+
+import pytest
+
+QUICK = ["--num_samples", 20, "--metrics", "sliced_wasserstein", "--likelihood_examples", 4, "--bootstrap", 50]
+pytestmark = pytest.mark.machine
+
+
+@pytest.fixture(autouse=True)
+def statistics(tmp_path, monkeypatch):
+    monkeypatch.setenv("SCOREFIELD_DATA", str(tmp_path / "data"))
+
+
+def test_it_writes_the_page_and_says_what_it_recommends(digits_run, command):
+    code, out, err = command("--workdir", digits_run, "--mode", "compare", "--samplers", "auto,ddim:eta=0.5,rk4",
+                             "--budgets", "3,5", *QUICK)
+    assert code == 0, err
+    folder = digits_run / "compare"
+    stored = json.loads((folder / "results.json").read_text())
+    assert [(row["sampler"], row["nfe"]) for row in stored["rows"]] == [
+        ("auto", 3), ("auto", 5), ("ddim:eta=0.5", 3), ("ddim:eta=0.5", 5), ("rk4", 4)]
+    assert "left out: rk4 with 3: its fewest evaluations are 4" in out and f"wrote {folder}/index.html" in out
+    assert stored["recommendation"]["words"].split(": ")[0] in out.replace("\n", " ")
+    page = (folder / "index.html").read_text()
+    assert "Samplers on vp_digits" in page and "step_00000004" in page and 'id="film-title"' in page
+    code, out, _ = command("--workdir", digits_run, "--mode", "report")
+    assert code == 0 and "| comparison" in out and str(folder / "index.html") in out
+    code, out, err = command("--workdir", digits_run, "--mode", "compare", "--samplers", "auto", "--budgets", "3",
+                             "--seed", 1, "--noema", *QUICK)
+    assert code == 0 and (digits_run / "compare_seed1_raw/auto_3.png").exists() and (folder / "rk4_5.png").exists(), err
+
+
+@pytest.mark.parametrize("words, parts", [
+    (["--samplers", "auto,,ddim"], ["--samplers"]), (["--samplers", "dim"], ["did you mean", "--samplers"]),
+    (["--budgets", "5,x"], ["whole numbers", "--budgets"]), (["--budgets", "0"], ["--budgets"]),
+    (["--budgets", "1", "--samplers", "rk4"], ["fewest evaluations are 4", "--budgets"]),
+    (["--metrics", "fidd"], ["fid", "--metrics"]), (["--num_samples", "5"], ["at least 10", "--num_samples"]),
+    (["--label", "3"], ["takes no label", "--label"]), (["--likelihood_examples", "-1"], ["--likelihood_examples"]),
+    (["--steps", "5"], ["takes no steps", "--steps"]), (["--sampler", "auto"], ["takes no sampler", "--sampler"]),
+])
+def test_what_does_not_fit_is_one_line_and_writes_nothing(digits_run, command, words, parts):
+    before = sorted(digits_run.rglob("*"))
+    quick = [word for i in range(0, len(QUICK), 2) if QUICK[i] not in words for word in QUICK[i:i + 2]]
+    code, _, err = command("--workdir", digits_run, "--mode", "compare", *quick, *words)
+    assert code == 1 and len(err.strip().splitlines()) == 1, err
+    for part in parts:
+        assert part in err, err
+    assert before == sorted(digits_run.rglob("*"))
