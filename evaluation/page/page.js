@@ -44,7 +44,6 @@ function update() {
     mark.classList.toggle("current", mark.dataset.pair === shown.pair);
   });
   document.querySelectorAll("[data-series]").forEach((line) => {
-    line.classList.toggle("faded", false);
     line.classList.toggle("chosen", Number(line.dataset.series) === sampler);
   });
 }
