@@ -127,26 +127,21 @@ def test_the_record_is_json_and_the_picture_shows_the_first_ones(command, run, m
 
 
 @pytest.mark.machine
-def test_names_that_are_not_utf8_are_written_read_and_printed(run, tmp_path):
-    """A folder, a file of arrays and a checkpoint of such names, in every mode, with a strict stdout."""
-    odd = Path(os.fsdecode(b"\xff-run"))
-    shutil.copytree(run, tmp_path / odd)
+def test_names_that_are_not_utf8_are_written_read_and_printed(command, run, tmp_path, monkeypatch):
+    """A folder, a file of arrays and a checkpoint of such names, in every mode."""
+    monkeypatch.setenv("SCOREFIELD_DATA", str(tmp_path / "cache"))
+    odd, file = tmp_path / os.fsdecode(b"\xff-run"), tmp_path / os.fsdecode(b"\xff.safetensors")
+    shutil.copytree(run, odd)
     array = tmp_path / os.fsdecode(b"no\xffise.npz")
     np.savez(array, np.zeros((12, 8, 8), np.uint8))
-
-    def succeeds(*words):
-        done = subprocess.run([sys.executable, "main.py", *map(os.fsencode, map(str, words))], cwd=ROOT, capture_output=True,
-                              timeout=120, env=os.environ | {"PYTHONIOENCODING": "ascii:strict",
-                                                             "SCOREFIELD_DATA": str(tmp_path / "cache")})
-        assert done.returncode == 0, done.stderr
-        return done.stdout.decode("ascii")
-
-    where = ["--workdir", tmp_path / odd, "--mode"]
-    assert r"\udcff-run" in succeeds(*where, "sample", *FEW)
-    assert "noise" not in succeeds(*where, "likelihood", "--method", "exponential", "--steps", 8, "--images", array)
-    succeeds(*where, "evaluate", "--images", array, "--metrics", "energy", "--bootstrap", 20)
-    assert r"no\udcffise.npz" in succeeds(*where, "report")
-    succeeds(*where, "train", "--config.training.steps=5")
-    succeeds(*where, "convert", "--output", tmp_path / os.fsdecode(b"\xff.safetensors"))
-    succeeds("--checkpoint", tmp_path / os.fsdecode(b"\xff.safetensors"), "--workdir", tmp_path / os.fsdecode(b"\xfe"),
-             "--mode", "sample", *FEW)
+    where = ["--workdir", odd, "--mode"]
+    for words in ([*where, "sample", *FEW],
+                  [*where, "likelihood", "--method", "exponential", "--steps", 8, "--images", array],
+                  [*where, "evaluate", "--images", array, "--metrics", "energy", "--bootstrap", 20],
+                  [*where, "train", "--config.training.steps=5"], [*where, "convert", "--output", file],
+                  ["--checkpoint", file, "--workdir", tmp_path / os.fsdecode(b"\xfe"), "--mode", "sample", *FEW]):
+        code, out, err = command(*words)
+        assert code == 0 and r"\udcf" in out, err
+    done = subprocess.run([sys.executable, "main.py", "--workdir", os.fsencode(odd), "--mode", "report"], cwd=ROOT,
+                          capture_output=True, timeout=120, env=os.environ | {"PYTHONIOENCODING": "ascii:strict"})
+    assert done.returncode == 0 and rb"no\udcffise.npz" in done.stdout, done.stderr
