@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from scorefield.evaluation.comparison.compare import Comparison
     from scorefield.evaluation.metrics import Reference
 
-SUMMARY = "writes compare/index.html, a page of samplers side by side with a recommendation, and the files behind it"
+SUMMARY = "writes compare/index.html, samplers side by side with a recommendation, and the files behind the page"
 FLAGS = (
     CHECKPOINT,
     Flag("samplers", str, "auto,unipc,ddim,euler_maruyama", "which samplers, each with options of its own after colons, "
