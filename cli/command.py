@@ -118,6 +118,8 @@ class Command:
             return self._of_imported(self.stored, given)
         if self.mode == "train" and given is not None:
             return given
+        if self.stored is None and self.mode == "train":
+            raise ArgumentError(f"{self.run} holds no run to go on with; give the config of a new one", "config", "workdir")
         if self.stored is None:
             raise FileNotFoundError(f"{self.run} holds no run; train first with --mode train, or give the run's --workdir")
         if self.name not in (None, self.stored["config"]):

@@ -96,9 +96,11 @@ def check_sizes(image_size: int | Sequence[int], width: int, multipliers: Sequen
     if bad := [side for side in sides if side % factor]:
         below, fewest = bad[0] - bad[0] % factor, min(_halvings(side) for side in sides) + 1
         near = f"{below} or {below + factor}" if below else f"{factor}"
-        raise ArgumentError(f"a U-Net of {levels} levels needs an image_size divisible by {factor}, got {shown}; instead of "
-                            f"{bad[0]} a side of {near} would do, and for these sides multipliers of "
-                            f"{fewest} {'levels' if fewest > 1 else 'level'} at most", "image_size", "multipliers")
+        what = "a length" if len(sides) == 1 else "sides"
+        raise ArgumentError(f"a U-Net of {levels} levels needs {what} divisible by {factor}, "
+                            f"got {shown}; instead of {bad[0]} it takes {near}, and with {shown} it can have at most "
+                            f"{fewest} {'levels' if fewest > 1 else 'level'}, such as multipliers of "
+                            f"{tuple(multipliers[:fewest])}", *(["image_size"] if len(sides) > 1 else []), "multipliers")
     if width < 4 or width % 4:
         raise ArgumentError(f"the U-Net's width must be a multiple of 4, got {width}", "width")
     if not 1 <= num_blocks <= 1000 or not multipliers or min(multipliers) < 1 or not 0 <= dropout < 1:

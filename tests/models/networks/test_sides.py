@@ -77,12 +77,13 @@ def test_attention_goes_by_the_longer_side():
 
 
 def test_sides_that_do_not_halve_are_refused_with_those_that_do():
-    for sides, parts in (((8, 18), ["8 x 18", "16 or 20", "2 levels at most"]), ((30,), ["got 30", "28 or 32", "2 levels"]),
-                         ((2, 8), ["instead of 2 a side of 4", "2 levels"]),
-                         ((7, 8), ["got 7 x 8", "4 or 8", "1 level at"])):
+    for sides, parts in (((8, 18), ["8 x 18", "16 or 20", "at most 2 levels"]), ((30,), ["got 30", "28 or 32", "2 levels"]),
+                         ((2, 8), ["instead of 2 it takes 4", "2 levels"]),
+                         ((7, 8), ["got 7 x 8", "4 or 8", "at most 1 level,"])):
         with pytest.raises(ArgumentError) as caught:
             check_sizes(sides, 8, (1, 2, 1), 1, 0.0, 1e-6, (1, 2))
-        assert all(part in str(caught.value) for part in parts) and "image_size" in caught.value.arguments
+        assert all(part in str(caught.value) for part in parts) and "multipliers" in caught.value.arguments
+        assert ("image_size" in caught.value.arguments) == (len(sides) == 2)
         best = (1, 2, 1)[:min(s & -s for s in sides).bit_length()]
         check_sizes(sides, 8, best, 1, 0.0, 1e-6, (1, 2))
 
