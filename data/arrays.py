@@ -106,13 +106,27 @@ def load(path: str, test_path: str, how: Reading, levels: int | None, standardis
         dataset = from_arrays(x, x_test, y, y_test, levels, flip, names, "array", standardise and not integers,
                               contents.columns)
     except ArgumentError as error:
-        raise ArgumentError(f"data.path: {file}: {error}", "data.path") from None
+        raise _of_files(error, file, Path(os.path.expanduser(test_path)) if test_path else None) from None
     notes = [_described(dataset, file, kind, layout, standardise), *contents.notes]
     if integers and levels == 256 and (top := int(max(a.max() for a in (x, x_test) if a is not None))) < 128:
         notes.append(f"the largest level in {file.name} is {top} of 255; if they have fewer, set data.levels={top + 1}")
     if kind == "table" and contents.x.dtype == np.uint8:
         notes.append(f"the bytes of {file.name} are numbers, as in every table; pictures have the shape (N, H, W)")
     return replace(dataset, notes=tuple(notes))
+
+
+def _of_files(error: ArgumentError, file: Path, test_file: Path | None) -> ArgumentError:
+    """An error of `from_arrays`, with the files and the settings in place of its arguments in Python."""
+    other, at_fault = test_file or f"{file} (x_test)", "data.path"
+    if test_file and error.arguments[:1] in (("x_test",), ("y_test",)):
+        at_fault = "data.test_path"
+    elif error.arguments == ("levels",):
+        at_fault = "data.levels"
+    named, words = {"x_train": f"{file}", "x_test": f"{other}", "y_train": f"labels of {file}", "y_test": f"labels of {other}",
+                    "levels must": "data.levels must"}, str(error)
+    for name, place in named.items():
+        words = words.replace(name, place)
+    return ArgumentError(f"{at_fault}: {words if words != str(error) else f'{file}: {words}'}", at_fault)
 
 
 # ---- files ---------------------------------------------------------------------------------------------------------

@@ -243,6 +243,25 @@ def test_what_is_no_table_and_no_array_is_refused_in_one_line(content, name, par
     assert "allow_pickle" not in message and caught.value.arguments[0].startswith("data.")
 
 
+DEEP = np.full((20, 4, 4), 4000, np.uint16)
+
+
+@pytest.mark.parametrize("content, settings, words", [
+    ({"x": DEEP}, {}, "data.path: {file} holds integers 4000 to 4000, and levels are 0 .. 255; scale them to these, as uint8, or"),
+    ({"x": DEEP // 100, "x_test": DEEP}, {}, "data.path: {file} (x_test) holds integers 4000"),
+    ({"x": DEEP // 100}, {"test_path": "test.npy"}, "data.test_path: test.npy holds integers 4000"),
+    ({"x": DEEP}, {"levels": 5000}, "data.levels: data.levels must lie between 2 and 256")])
+def test_integers_of_more_levels_are_refused_by_the_file_with_what_to_save(content, settings, words, read, tmp_path,
+                                                                           monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("test.npy", DEEP)
+    with pytest.raises(ArgumentError) as caught:
+        read(content, "x.npz", **settings)
+    message = str(caught.value)
+    assert message.startswith(words.format(file=tmp_path / "x.npz")) and "x_train" not in message
+    assert caught.value.arguments == (words.partition(":")[0],)
+
+
 class Hostile:
     def __reduce__(self):
         return exec, ("raise SystemExit('it ran')",)
