@@ -79,19 +79,20 @@ def _read(array: np.ndarray, name: str, shape: tuple[int, ...], codec: Codec) ->
                        f"floats must lie in the model's [{codec.low:g}, {codec.high:g}], as samples are written")
         return codec.decode(x), _unit_interval(x, name, codec)
     if isinstance(codec, Pixels):
-        require_within(x, 0, codec.levels - 1, name, f"its levels are 0 .. {codec.levels - 1}; save these as uint8, or floats "
-                                                     f"in the model's [{codec.low:g}, {codec.high:g}]")
-    codec.check(x, name)
+        require_within(x, 0, codec.levels - 1, name, f"its levels are 0 .. {codec.levels - 1}; save these as uint8, or floats"
+                                                     f" in the model's [{codec.low:g}, {codec.high:g}]")
+    else:
+        codec.check(x, name)
     return x.to(torch.uint8) if integer else x, ()
 
 
 def _unit_interval(x: Tensor, name: str, codec: Pixels) -> tuple[str, ...]:
-    """A line on floats in [0, 1] for a model whose data also lie below 0; ArgumentError if they fill that interval exactly."""
+    """A line on floats in [0, 1] for a model whose data go below 0; ArgumentError if they fill that interval exactly."""
     least, most = float(x.min()), float(x.max())
     if codec.low >= 0 or least < 0 or most > 1:
         return ()
-    said = (f"{name}: its floats go from {least:g} to {most:g}, and the model's data from {codec.low:g} to {codec.high:g}; if "
-            f"0 is black and 1 is white, save {codec.low:g} + {codec.high - codec.low:g} x, or uint8 levels "
+    said = (f"{name}: its floats go from {least:g} to {most:g}, and the model's data from {codec.low:g} to {codec.high:g}; "
+            f"if 0 is black and 1 is white, save {codec.low:g} + {codec.high - codec.low:g} x, or uint8 levels "
             f"0 .. {codec.levels - 1}")
     if (least, most) == (0, 1):
         raise ValueError(f"{said}; if not, save the levels")
