@@ -79,8 +79,8 @@ def _read(array: np.ndarray, name: str, shape: tuple[int, ...], codec: Codec) ->
                        f"floats must lie in the model's [{codec.low:g}, {codec.high:g}], as samples are written")
         return codec.decode(x), _unit_interval(x, name, codec)
     if isinstance(codec, Pixels):
-        require_within(x, 0, codec.levels - 1, name, f"its levels are 0 .. {codec.levels - 1}; save these as uint8, or floats"
-                                                     f" in the model's [{codec.low:g}, {codec.high:g}]")
+        require_within(x, 0, codec.levels - 1, name, f"its levels are 0 .. {codec.levels - 1}; save these as uint8, or "
+                                                     f"floats in the model's [{codec.low:g}, {codec.high:g}]")
     else:
         codec.check(x, name)
     return x.to(torch.uint8) if integer else x, ()

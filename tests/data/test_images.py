@@ -59,7 +59,7 @@ def test_a_folder_without_pictures_says_what_it_holds(tmp_path):
 def test_floats_from_0_to_1_for_a_model_about_0_are_refused_or_said(tmp_path, top):
     x = np.linspace(0, top, 96).reshape(2, 3, 4, 4)
     np.save(tmp_path / "x.npy", x)
-    words = f"its floats go from 0 to {top:g}, and the model's data from -1 to 1; if 0 is black and 1 is white, save -1 + 2 x"
+    words = f"floats go from 0 to {top:g}, and the model's data from -1 to 1; if 0 is black and 1 is white, save -1 + 2 x"
     if top == 1:
         assert words in refused(tmp_path / "x.npy")
     else:
