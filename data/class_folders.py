@@ -109,7 +109,7 @@ def _nested_splits(root: Path, files: Sequence[Path]) -> list[Path]:
     for folder in {folder for inner in {file.parent for file in files} for folder in (inner, *inner.parents)}:
         below.setdefault(folder.parent, set()).add(folder.name.lower())
     return sorted(place for place, names in below.items()
-                  if root in place.parents and names.intersection(_TRAIN) and names.intersection(_HELD_OUT) and _splits(place)[0])
+                  if root in place.parents and names & {*_TRAIN} and names & {*_HELD_OUT} and _splits(place)[0])
 
 
 def _classes_of_both(places: Sequence[Path], splits: Sequence[Found]) -> tuple[tuple[str, ...], str]:

@@ -46,8 +46,8 @@ def load_images(path: str, shape: tuple[int, ...], codec: Codec, argument: str =
         found, form = find_pictures(place, argument), pictures.Form(shape[1], shape[0], pictures.colour_of(background))
         if not found.files:
             raise MissingFileError(f"{argument}={path!r} holds no pictures: {found.said(path)}", argument)
-        opened, longer = pictures.open_pictures(found.files, form, argument)
-        notes = (found.said(f"{argument}={path}"), *pictures.said_of_frames(longer, found.formats))
+        opened, seen = pictures.open_pictures(found.files, form, argument)
+        notes = (found.said(f"{argument}={path}"), *pictures.said_of_files([seen], found.formats))
         return (Dataset(place.name, Examples(opened), Examples(opened), shape, codec.levels, notes=notes),
                 [str(file.relative_to(place)) for file in found.files])
     kind = kind_of(place)
