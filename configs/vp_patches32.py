@@ -1,6 +1,6 @@
 """32x32 colour patches of two photographs, without a download: a small U-Net, for about 7.5 minutes of two idle CPU cores.
 
-That time is extrapolated from its first steps; the quality of its samples was not measured.
+That time is extrapolated, and no run was timed to its end; the quality of its samples was not measured.
 """
 
 from scorefield.configs import vp_digits
