@@ -13,6 +13,7 @@ is decided without a word: it is refused with a line that says which setting dec
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -29,6 +30,7 @@ from scorefield.numerics.errors import ArgumentError, MissingFileError
 KINDS = ("auto", "table", "series", "pictures")
 LAYOUTS = ("auto", "channels_first", "channels_last")
 FEW = 4      # as many channels as pictures have, at most, where their place is found out
+_INTEGER = re.compile("-?[0-9]{1,18}")      # of int64
 X_NAMES, Y_NAMES = ("x", "x_train", "arr_0", "images"), ("y", "y_train", "label", "labels")
 
 
@@ -106,13 +108,27 @@ def load(path: str, test_path: str, how: Reading, levels: int | None, standardis
         dataset = from_arrays(x, x_test, y, y_test, levels, flip, names, "array", standardise and not integers,
                               contents.columns)
     except ArgumentError as error:
-        raise ArgumentError(f"data.path: {file}: {error}", "data.path") from None
+        raise _of_files(error, file, Path(os.path.expanduser(test_path)) if test_path else None) from None
     notes = [_described(dataset, file, kind, layout, standardise), *contents.notes]
     if integers and levels == 256 and (top := int(max(a.max() for a in (x, x_test) if a is not None))) < 128:
         notes.append(f"the largest level in {file.name} is {top} of 255; if they have fewer, set data.levels={top + 1}")
     if kind == "table" and contents.x.dtype == np.uint8:
         notes.append(f"the bytes of {file.name} are numbers, as in every table; pictures have the shape (N, H, W)")
     return replace(dataset, notes=tuple(notes))
+
+
+def _of_files(error: ArgumentError, file: Path, test_file: Path | None) -> ArgumentError:
+    """An error of `from_arrays`, with the files and the settings in place of its arguments in Python."""
+    other, at_fault = test_file or f"{file} (x_test)", "data.path"
+    if test_file and error.arguments[:1] in (("x_test",), ("y_test",)):
+        at_fault = "data.test_path"
+    elif error.arguments == ("levels",):
+        at_fault = "data.levels"
+    words = str(error)
+    for name, place in {"x_train": file, "x_test": other, "y_train": f"labels of {file}", "y_test": f"labels of {other}",
+                        "levels must": "data.levels must"}.items():
+        words = words.replace(name, str(place))
+    return ArgumentError(f"{at_fault}: {words if words != str(error) else f'{file}: {words}'}", at_fault)
 
 
 # ---- files ---------------------------------------------------------------------------------------------------------
@@ -301,7 +317,7 @@ def _label(labels: np.ndarray, name: str) -> np.ndarray:
     """Labels (N,): int64, or words."""
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    if labels.dtype.kind == "U" and all(word.lstrip("-").isdecimal() for word in labels):
+    if labels.dtype.kind == "U" and all(_INTEGER.fullmatch(word) for word in labels):
         return labels.astype(np.int64)
     whole = labels.dtype.kind in "iub" or (labels.dtype.kind == "f" and bool(np.all(labels == np.round(labels))))
     if labels.ndim != 1 or not (whole or labels.dtype.kind == "U"):

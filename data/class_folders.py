@@ -8,7 +8,9 @@ A class is a subfolder of the root, or of a split; deeper pictures belong to it.
 cannot be told without doubt keeps its pictures and their order, has no labels, and says why.
 
 Splits are a subfolder `train` or `training` and one of `test`, `testing`, `validation`, `valid`, `val` and `dev`, in
-capitals or not. What lies beside two splits is in neither, and is named.
+capitals or not. What lies beside two splits is in neither, and is named. Where all pictures lie in two splits of one folder
+below the root, such as root/images/train and root/images/val, these are the splits. Others below the root are mixed, and
+named.
 """
 
 from __future__ import annotations
@@ -61,12 +63,18 @@ def read_tree(root: Path) -> Tree:
     else:
         places, found = [root, root], [find_pictures(root)]
         files = found[0].files
+        nested = _nested_splits(root, files)
+        if len(nested) == 1 and all(file.is_relative_to(nested[0]) for file in files):
+            return read_tree(nested[0])
         train, test = [file for i, file in enumerate(files) if i % 10], files[::10]
         names, why = _classes(root, found[0])
         if names and {name.lower() for name in names} <= _SPLITS:
             names, why = (), (f"the only subfolders of {root} are {_listed(names)}, which look like splits and not like "
                               f"classes; splits are two subfolders, train and one of {', '.join(_HELD_OUT)}")
         notes = [f"{found[0].said(shown(root))}; every tenth is held out", *([shown(beside)] if beside else [])]
+        if nested:
+            notes.append(f"the splits in {_listed(list(map(shown, nested)))} are mixed; to keep them apart, make "
+                         f"{shown(root / 'train')} and {shown(root / 'test')}")
     number = {name: label for label, name in enumerate(names)}
     train_labels, test_labels = ([number[_first(file, place)] for file in files] if names else []
                                  for place, files in zip(places, (train, test), strict=True))
@@ -93,6 +101,15 @@ def _splits(root: Path) -> tuple[tuple[Path, Path] | None, str]:
     loose = sum(1 for path in root.iterdir() if path.is_file() and not is_hidden(path.name))
     said = [f"the folder {name} ({n:,} pictures)" for name, n in others.items()] + ([f"{loose:,} files"] if loose else [])
     return (train, test), (f"left out beside {train.name} and {test.name}: {', '.join(said)}" if said else "")
+
+
+def _nested_splits(root: Path, files: Sequence[Path]) -> list[Path]:
+    """The sorted folders below the root that hold pictures in two splits."""
+    below: dict[Path, set[str]] = {}
+    for folder in {folder for inner in {file.parent for file in files} for folder in (inner, *inner.parents)}:
+        below.setdefault(folder.parent, set()).add(folder.name.lower())
+    return sorted(place for place, names in below.items()
+                  if root in place.parents and names & {*_TRAIN} and names & {*_HELD_OUT} and _splits(place)[0])
 
 
 def _classes_of_both(places: Sequence[Path], splits: Sequence[Found]) -> tuple[tuple[str, ...], str]:

@@ -214,7 +214,8 @@ def _data(values: Any, name: str, levels: int | None, precise: bool = False) -> 
     if levels is not None and not 2 <= levels <= 256:
         raise ArgumentError(f"levels must lie between 2 and 256, got {levels}", "levels")
     if int(x.min()) < 0 or int(x.max()) > top:
-        raise ArgumentError(f"{name} must hold integers 0 .. {top}, got {int(x.min())} to {int(x.max())}", name)
+        raise ArgumentError(f"{name} holds integers {int(x.min())} to {int(x.max())}, and levels are 0 .. {top}; scale them "
+                            "to these, as uint8, or give floats, which are numbers without levels", name)
     return x.to(torch.uint8)
 
 

@@ -250,12 +250,11 @@ def folder(path: str = "", *, image_size: int, channels: int = 3, background: st
     tree = read_tree(root)
     found = f"got {len(tree.train)} to train on and {len(tree.test)} to hold out: {'; '.join(tree.notes)}"
     _require(bool(tree.train and tree.test), "path", path, f"a folder with pictures for both splits, {found}")
-    opened, longer = zip(*(pictures.open_pictures(files, form) for files in (tree.train, tree.test)), strict=True)
+    opened, seen = zip(*(pictures.open_pictures(files, form) for files in (tree.train, tree.test)), strict=True)
     train, test = (Examples(data, {"label": torch.tensor(labels)} if tree.class_names else {})
                    for data, labels in zip(opened, (tree.train_labels, tree.test_labels), strict=True))
-    frames = pictures.said_of_frames(None if None in longer else sum(longer), tree.formats)
     return Dataset("folder", train, test, (channels, image_size, image_size), 256, flip, tree.class_names, tree.unlabelled,
-                   (*tree.notes, *frames))
+                   (*tree.notes, *pictures.said_of_files(seen, tree.formats)))
 
 
 def array(path: str = "", test_path: str = "", kind: str = "auto", layout: str = "auto", columns: str = "", label: str = "",

@@ -37,7 +37,7 @@ from tqdm import tqdm
 from scorefield.data.damage import damage_named, one_line
 from scorefield.data.dataset import LABEL, Dataset, Examples
 from scorefield.data.download import once
-from scorefield.data.pictures import EAGER_BYTES, Form, colour_of, decode, is_grey, open_picture
+from scorefield.data.pictures import EAGER_BYTES, Form, Seen, colour_of, decode, is_deep, is_grey, open_picture
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.files import new_folder, read_json, write_json
 
@@ -253,7 +253,8 @@ def _write(folder: Path, reader: _Reader, splits: Sequence[str], rows: Sequence[
             + (f"labels from column {columns.label}" if numbers else "no labels"))
     write_json(folder / "content.json", {
         "wanted": asdict(wanted), "shape": list(reader.shape), "counts": {k: len(p.labels) for k, p in parts.items()},
-        "class_names": list(names), "unlabelled": columns.why_not, "sha256": digests, "notes": [said, *notes]})
+        "class_names": list(names), "unlabelled": columns.why_not, "sha256": digests,
+        "notes": [said, *notes, *Seen(deep=len(reader.deep), top=max(reader.deep, default=0)).said()]})
 
 
 class _Reader:
@@ -261,6 +262,7 @@ class _Reader:
 
     def __init__(self, wanted: Wanted, package: Any):
         self.wanted, self.package, self.shape = wanted, package, tuple[int, ...]()
+        self.deep: list[int] = []      # the largest level of each picture of 16 bits
         self.form = Form(wanted.image_size, wanted.channels or 3, colour_of(wanted.background))
 
     def rows(self, rows: Iterable[Mapping[str, Any]], split: str, columns: _Columns) -> Iterator[tuple[bytes, Any]]:
@@ -298,7 +300,9 @@ class _Reader:
 
     def _pixels(self, value: Any, place: str) -> bytes:
         with damage_named(Path(place), "data.dataset"), self._opened(value) as picture:
-            grey, pixels = is_grey(picture), decode(picture, self.form)
+            grey, deep, pixels = is_grey(picture), is_deep(picture), decode(picture, self.form)
+        if deep:
+            self.deep.append(int(pixels.max()))
         if tuple(pixels.shape) != self.shape:
             raise ArgumentError(f"{self.wanted.name}: the picture in {place} is {pixels.shape[2]}x{pixels.shape[1]}, the "
                                 f"first one {self.shape[2]}x{self.shape[1]}; set data.image_size", "data.image_size")

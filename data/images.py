@@ -27,8 +27,9 @@ def load_images(path: str, shape: tuple[int, ...], codec: Codec, argument: str =
                transparent; the names are their paths
     A file     .npy, .npz, .csv or .parquet, read as by data set "array". Of a model of levels, integers are levels 0 .. L-1
                of shape (N, C, H, W), (N, H, W, C) or, for one channel, (N, H, W); floats are pictures (N, *shape) in the
-               codec's [low, high], which are decoded, and may exceed that interval by a quarter of its length. Of other
-               models, numbers (N, *shape) in the units of the data; of a table with names, the columns that the run has
+               codec's [low, high], which are decoded, and may exceed that interval by a quarter of its length. Floats from
+               0 to 1 where low < 0 are refused, and said where they only lie between. Of other models, numbers (N, *shape)
+               in the units of the data; of a table with names, the columns that the run has
 
     `argument` names the path in messages. Raises FileNotFoundError if the path does not exist, and ValueError for a file
     that is damaged, of another shape, not finite or outside its levels. It names the file, the example and the value.
@@ -45,8 +46,8 @@ def load_images(path: str, shape: tuple[int, ...], codec: Codec, argument: str =
         found, form = find_pictures(place, argument), pictures.Form(shape[1], shape[0], pictures.colour_of(background))
         if not found.files:
             raise MissingFileError(f"{argument}={path!r} holds no pictures: {found.said(path)}", argument)
-        opened, longer = pictures.open_pictures(found.files, form, argument)
-        notes = (found.said(f"{argument}={path}"), *pictures.said_of_frames(longer, found.formats))
+        opened, seen = pictures.open_pictures(found.files, form, argument)
+        notes = (found.said(f"{argument}={path}"), *pictures.said_of_files([seen], found.formats))
         return (Dataset(place.name, Examples(opened), Examples(opened), shape, codec.levels, notes=notes),
                 [str(file.relative_to(place)) for file in found.files])
     kind = kind_of(place)
@@ -55,11 +56,13 @@ def load_images(path: str, shape: tuple[int, ...], codec: Codec, argument: str =
     standard = codec if isinstance(codec, Points) else None
     contents = read(place, Reading(), argument, standard.columns if standard else ())
     with named_argument(argument):
-        x = Examples(_read(contents.x, f"{argument}={path!r}", shape, codec))
-    return Dataset(place.stem, x, x, shape, codec.levels, standard=standard), None
+        x, notes = _read(contents.x, f"{argument}={path!r}", shape, codec)
+    return Dataset(place.stem, Examples(x), Examples(x), shape, codec.levels, notes=(*contents.notes, *notes),
+                   standard=standard), None
 
 
-def _read(array: np.ndarray, name: str, shape: tuple[int, ...], codec: Codec) -> Tensor:
+def _read(array: np.ndarray, name: str, shape: tuple[int, ...], codec: Codec) -> tuple[Tensor, tuple[str, ...]]:
+    """The examples of an array, and lines on how they were understood."""
     levels = codec.levels
     if array.dtype.kind not in "iuf":
         raise ValueError(f"{name} is an array of {array.dtype}; the model takes "
@@ -74,9 +77,26 @@ def _read(array: np.ndarray, name: str, shape: tuple[int, ...], codec: Codec) ->
         slack = (codec.high - codec.low) / 4      # a sampler's last noise exceeds the interval by less, bytes by more
         require_within(x, codec.low - slack, codec.high + slack, name,
                        f"floats must lie in the model's [{codec.low:g}, {codec.high:g}], as samples are written")
-        return codec.decode(x)
-    codec.check(x, name)
-    return x.to(torch.uint8) if integer else x
+        return codec.decode(x), _unit_interval(x, name, codec)
+    if isinstance(codec, Pixels):
+        require_within(x, 0, codec.levels - 1, name, f"its levels are 0 .. {codec.levels - 1}; save these as uint8, or "
+                                                     f"floats in the model's [{codec.low:g}, {codec.high:g}]")
+    else:
+        codec.check(x, name)
+    return x.to(torch.uint8) if integer else x, ()
+
+
+def _unit_interval(x: Tensor, name: str, codec: Pixels) -> tuple[str, ...]:
+    """A line on floats in [0, 1] for a model whose data go below 0; ArgumentError if they fill that interval exactly."""
+    least, most = float(x.min()), float(x.max())
+    if codec.low >= 0 or least < 0 or most > 1:
+        return ()
+    said = (f"{name}: its floats go from {least:g} to {most:g}, and the model's data from {codec.low:g} to {codec.high:g}; "
+            f"if 0 is black and 1 is white, save {codec.low:g} + {codec.high - codec.low:g} x, or uint8 levels "
+            f"0 .. {codec.levels - 1}")
+    if (least, most) == (0, 1):
+        raise ValueError(f"{said}; if not, save the levels")
+    return (said,)
 
 
 def _channels_first(array: np.ndarray, name: str, shape: tuple[int, ...], integer: bool) -> np.ndarray:

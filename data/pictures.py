@@ -3,7 +3,7 @@
     transparency   composited over a background before the picture is resized, so hidden colours show nowhere:
                    (a c + (255 - a) background) / 255, rounded, in the picture's own values; gamma is left alone
     16 bits        the high byte of each channel, within one level of v / 257. An 8-bit picture that was stored in 16 bits
-                   comes back as it was
+                   comes back as it was. Fewer bits stored in 16, such as the 12 of many cameras, come back dark: `Seen.said`
     CMYK           (1 - C)(1 - K); in a JPEG the four channels are inverted, as Adobe's programs write them
     frames, pages  the first one
 
@@ -62,16 +62,43 @@ class Form:
 
 
 def open_pictures(files: Sequence[Path], form: Form, argument: str = "data.path"
-                  ) -> tuple[Tensor | PictureFiles, int | None]:
+                  ) -> tuple[Tensor | PictureFiles, Seen | None]:
     """All pictures, decoded now, which also finds broken ones; decoded on access if they would fill the memory.
 
-    Returns how many of them have more frames or pages than the one that is read, too; None where that is not known yet.
+    Returns what was seen of their files, too; None where that is not known yet.
     """
     assert form.size is not None
     pictures = PictureFiles(files, form, argument)
     if len(files) * form.channels * form.size**2 > EAGER_BYTES:
         return pictures, None
-    return pictures[torch.arange(len(files))], len(pictures.longer)
+    return pictures[torch.arange(len(files))], Seen(len(pictures.longer), len(pictures.deep),
+                                                    max(pictures.deep.values(), default=0))
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What decoding found in the files of a set, and the pictures do not show.
+
+    longer  how many have more frames or pages than the one that is read
+    deep    how many have 16 bits a channel; `top` is the largest level, of 255, that these became
+    """
+
+    longer: int = 0
+    deep: int = 0
+    top: int = 0
+
+    def __add__(self, other: Seen) -> Seen:
+        return Seen(self.longer + other.longer, self.deep + other.deep, max(self.top, other.top))
+
+    def said(self) -> tuple[str, ...]:
+        """Lines for the user, if there is something to say."""
+        lines = []
+        if self.longer:
+            lines.append(f"of {self.longer:,} of the pictures, which have several frames or pages, the first is taken")
+        if self.deep and self.top < 128:
+            lines.append(f"the largest level of the {self.deep:,} pictures of 16 bits is {self.top} of 255; if they use "
+                         "fewer bits, such as 12, stretch them to 0 .. 65535 first")
+        return tuple(lines)
 
 
 class PictureFiles:
@@ -80,12 +107,14 @@ class PictureFiles:
     Each picture is turned upright (EXIF), made RGB or grey without transparency, cropped to its central square, and resized
     with Lanczos's filter, antialiased. A square of that size stays unchanged.
     Raises ArgumentError for a picture that is broken, larger than Pillow's limit, or in floats or 32-bit integers. It names
-    the file and `argument`, with which the user gave the path. `longer` are those with more frames, of what was decoded.
+    the file and `argument`, with which the user gave the path. Of what was decoded, `longer` are those with more frames,
+    and `deep` has the largest level of each with 16 bits.
     """
 
     def __init__(self, files: Sequence[Path], form: Form, argument: str = "data.path"):
         self.files, self.form, self.argument = files, form, argument
         self.longer: set[int] = set()
+        self.deep: dict[int, int] = {}
 
     def __len__(self) -> int:
         return len(self.files)
@@ -96,17 +125,20 @@ class PictureFiles:
         pictures = torch.empty(len(index), self.form.channels, size, size, dtype=torch.uint8)
 
         def fill(row: int, i: int) -> None:
-            pictures[row], longer = self._decode(self.files[i])
+            pictures[row], longer, deep = self._decode(self.files[i])
             if longer:
                 self.longer.add(i)
+            if deep:
+                self.deep[i] = int(pictures[row].max())
 
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # Pillow decodes outside Python's lock
             list(pool.map(fill, range(len(index)), index.tolist()))  # list: raises the first error
         return pictures
 
-    def _decode(self, file: Path) -> tuple[Tensor, bool]:
+    def _decode(self, file: Path) -> tuple[Tensor, bool, bool]:
         with damage_named(file, self.argument), open_picture(file) as opened:
-            return decode(opened, self.form), _has_more(opened)
+            deep = is_deep(opened)      # only the header says so
+            return decode(opened, self.form), _has_more(opened), deep
 
 
 def open_picture(file: Path | IO[bytes]) -> Image.Image:
@@ -125,21 +157,26 @@ def decode(opened: Image.Image, form: Form) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def said_of_frames(longer: int | None, formats: Mapping[str, int]) -> tuple[str, ...]:
-    """A line on pictures with more frames than the one that is read, if there are any, or may be (`longer` is None).
+def said_of_files(seen: Sequence[Seen | None], formats: Mapping[str, int]) -> tuple[str, ...]:
+    """Lines on what was seen of the files of each split, or may be in them where that is not known yet.
 
     formats  how many files have each format
     """
-    if longer:
-        return (f"of {longer:,} of the pictures, which have several frames or pages, the first is taken",)
+    known = [each for each in seen if each is not None]
+    if len(known) == len(seen):
+        return sum(known, Seen()).said()
     able = sum(formats.get(name, 0) for name in ("GIF", "TIFF"))
-    return (f"of the {able:,} GIF and TIFF files, which may have several frames, the first is taken",
-            ) if longer is None and able else ()
+    return (f"of the {able:,} GIF and TIFF files, which may have several frames, the first is taken",) if able else ()
 
 
 def is_grey(opened: Image.Image) -> bool:
     """Whether a picture has one channel of colour."""
     return opened.mode in ("1", "L", "LA", "La") or opened.mode.startswith("I")
+
+
+def is_deep(opened: Image.Image) -> bool:
+    """Whether a picture that is not decoded yet has 16 bits a channel."""
+    return _Facts.of(opened).bits == 16
 
 
 def _has_more(opened: Image.Image) -> bool:

@@ -2,8 +2,9 @@
 
 Text is UTF-8 (with a byte order mark or none) or UTF-16, with rows of equal length. Cells are separated by commas,
 semicolons, tabs or spaces, whichever splits the first rows into the most columns. The first row has the names of the
-columns if none of its cells is a number, or if a column has a name above and numbers below. Anything that could be read in
-two ways is refused with a line that names the row (counted from 1, without the names) and the column.
+columns if none of its cells is a number, or if a column has a name above and numbers below. A first row of numbers that look
+like names is taken as numbers, and a note says so. Anything else that could be read in two ways is refused with a line that
+names the row (counted from 1, without the names) and the column.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", " ": "spaces"}
 HEADERS = ("auto", "yes", "no")
 _ROWS = 20_000      # that are held as text at a time
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+(,\d+)+\s*")
+_INTEGER = re.compile(r"\s*[+-]?\d+\s*")
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +79,9 @@ def _table(text: str, file: Path, label: str, columns: Sequence[str], header: st
         notes.append(f"{file.name}: its cells are separated by {SEPARATORS[separator]}")
     if named and any(map(_is_number, first)):
         notes.append(f"{file.name}: its first row, {', '.join(first)[:60]}, has the names of the columns (data.header)")
+    if header == "auto" and not named and _may_be_names([first[i] for i in chosen], values):
+        notes.append(f"{file.name}: its first row, {', '.join(first)[:60]}, is taken as numbers; if it has the names of the "
+                     "columns, set data.header=yes, or remove that row")
     own = tuple(names[i] for i in chosen) if named else ()
     return Table(values, own, labels, (*notes, *counting(values, own)))
 
@@ -163,9 +168,30 @@ def _is_header(first: Sequence[str], second: Sequence[str] | None) -> bool:
                                       for cell, below in zip(first, second, strict=False))
 
 
+def _may_be_names(first: Sequence[str], values: np.ndarray) -> bool:
+    """Whether a first row of numbers, such as 2019,2020, may have names: distinct integers, and nothing below is like them.
+
+    Below, most numbers of each column are not whole; or the row goes up by one from column to column, and hardly any does.
+    """
+    below = values[1:]
+    if not len(below) or len(set(first)) < len(first) or not all(_INTEGER.fullmatch(cell) for cell in first):
+        return False
+    if bool(((below != np.round(below)).mean(0) > 0.5).all()):
+        return True
+    counts = (np.diff(values, axis=1) == 1).all(1)
+    return values.shape[1] > 2 and bool(counts[0]) and bool(counts[1:].mean() < 0.1)
+
+
+def _number(cell: str) -> float:
+    """The number in a cell; ValueError for what only Python takes for one: 1_0, and digits of other scripts."""
+    if "_" in cell or not cell.strip().isascii():
+        raise ValueError(cell)
+    return float(cell)
+
+
 def _is_number(cell: str) -> bool:
     try:
-        float(cell)
+        _number(cell)
     except ValueError:
         return False
     return True
@@ -226,7 +252,7 @@ class _Place:
             part = np.empty((len(chunk), len(chosen)))
             for j, i in enumerate(chosen):
                 try:
-                    part[:, j] = list(map(float, columns[i]))
+                    part[:, j] = list(map(_number, columns[i]))
                 except ValueError:
                     raise self.first_bad(begin, i, columns[i]) from None
             self.check_finite(part, chosen, begin)

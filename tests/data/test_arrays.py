@@ -144,6 +144,27 @@ def test_the_first_row_has_names_where_it_can_only_have_names(read):
     assert read("year,2019\n3,2\n2.5,3\n4,7\n5,5\n", "x.csv").standard.columns == ("year", "2019")
 
 
+@pytest.mark.parametrize("content, said", [
+    ("2019,2020\n1.5,2.25\n2.5,3.5\n4.1,5\n", True), ("2019,2020,2021\n7,5,8\n3,4,4\n1,1,5\n", True),
+    ("7\n1.5\n2.5\n3.5\n", True), ("34,170\n35,171.5\n36,180.5\n31,165.5\n", False), (lines(names=""), False),
+    ("20,45\n20.5,44\n21,43\n21.5,43.5\n", False), ("5,5\n1.5,2.5\n2.5,3.5\n4.5,1.5\n", False),
+    ("1,2,3\n2,3,4\n3,4,5\n4,5,7\n", False), ("3,9\n4,1\n5,2\n2,7\n", False), ("1.0,2.0\n1.5,2.5\n0.5,3.5\n", False)])
+def test_a_first_row_of_numbers_that_may_be_names_is_said(content, said, read):
+    word = "is taken as numbers; if it has the names of the columns, set data.header=yes"
+    assert any(word in note for note in read(content, "x.csv").notes) == said
+    assert not any(word in note for header in ("yes", "no") if header == "no" or said
+                   for note in read(content, "x.csv", header=header, standardise=False).notes)
+
+
+@pytest.mark.parametrize("cell", ["1_0", "\u0661\u0662", "\uff11"])
+def test_a_number_has_ascii_digits_and_nothing_between(cell, read):
+    with pytest.raises(ArgumentError, match="row 2, column 'b' holds .*: that is no number"):
+        read(f"a,b\n1,2\n3,{cell}\n4,5\n5,6\n", "x.csv")
+    assert len(read("a,b\n1,\u00a02\u00a0\n3,4\n4,5\n5,6\n", "x.csv").test) == 1      # a space that does not break
+    words = read(lines(names="a,b,c,k", label=[cell, "--5"] * 20), "x.csv", label="k")
+    assert words.class_names == tuple(sorted((cell, "--5")))
+
+
 def test_a_column_that_counts_the_rows_is_said(read):
     table = np.c_[np.arange(40.0) + 1, TABLE]
     assert "'id' counts the rows" in read(lines(table, "id,a,b,c"), "x.csv").notes[-1]
@@ -241,6 +262,25 @@ def test_what_is_no_table_and_no_array_is_refused_in_one_line(content, name, par
     message = str(caught.value)
     assert "\n" not in message and all(part in message for part in parts), message
     assert "allow_pickle" not in message and caught.value.arguments[0].startswith("data.")
+
+
+DEEP = np.full((20, 4, 4), 4000, np.uint16)
+
+
+@pytest.mark.parametrize("content, settings, words", [
+    ({"x": DEEP}, {}, "data.path: {file} holds integers 4000 to 4000, and levels are 0 .. 255; scale them to these"),
+    ({"x": DEEP // 100, "x_test": DEEP}, {}, "data.path: {file} (x_test) holds integers 4000"),
+    ({"x": DEEP // 100}, {"test_path": "test.npy"}, "data.test_path: test.npy holds integers 4000"),
+    ({"x": DEEP}, {"levels": 5000}, "data.levels: data.levels must lie between 2 and 256")])
+def test_integers_of_more_levels_are_refused_by_the_file_with_what_to_save(content, settings, words, read, tmp_path,
+                                                                           monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("test.npy", DEEP)
+    with pytest.raises(ArgumentError) as caught:
+        read(content, "x.npz", **settings)
+    message = str(caught.value)
+    assert message.startswith(words.format(file=tmp_path / "x.npz")) and "x_train" not in message
+    assert caught.value.arguments == (words.partition(":")[0],)
 
 
 class Hostile:

@@ -227,3 +227,26 @@ def test_a_second_link_to_a_class_is_no_class_of_its_own(tmp_path):
     dataset = load(tmp_path / "set")
     assert dataset.class_names == ("cat", "dog") and len(dataset.train) + len(dataset.test) == 5
     assert "folders that were read already 1" in dataset.notes[0]
+
+
+def test_splits_below_the_only_folder_with_pictures_are_the_splits(tmp_path):
+    for split, start in (("train", 0), ("val", 100)):
+        fill(tmp_path / "set/images" / split / "cat", range(start, start + 3))
+        fill(tmp_path / "set/images" / split / "dog", range(start + 50, start + 52))
+        (tmp_path / "set/labels" / split).mkdir(parents=True)
+        (tmp_path / "set/labels" / split / "000.txt").write_text("0 0.5 0.5 1 1")
+    dataset = load(tmp_path)
+    assert dataset.class_names == ("cat", "dog") and len(dataset.notes) == 2
+    assert pairs(dataset.train) == [(0, 0), (1, 0), (2, 0), (50, 1), (51, 1)]
+    assert pairs(dataset.test) == [(100, 0), (101, 0), (102, 0), (150, 1), (151, 1)]
+
+
+@pytest.mark.parametrize("others", [["b/train", "b/test"], ["b"], [""]])
+def test_splits_below_the_root_that_are_mixed_are_named(tmp_path, others):
+    for folder in ("a/train", "a/val", *others):
+        fill(tmp_path / folder, range(3))
+    places = f"{tmp_path}/a" + f", {tmp_path}/b" * (len(others) > 1)
+    assert load(tmp_path).notes[-1] == (f"the splits in {places} are mixed; to keep them apart, make {tmp_path}/train and "
+                                        f"{tmp_path}/test")
+    fill(tmp_path / "a/aeroplane", range(3))      # then train and val are no splits
+    assert f"{tmp_path}/a" not in load(tmp_path).notes[-1].partition(" are mixed")[0]

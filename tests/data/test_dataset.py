@@ -46,7 +46,7 @@ def test_conditions_of_any_name_can_be_given():
 @pytest.mark.parametrize("arguments, match", [
     ((torch.zeros(0, 2),), r"x_train must be .* got shape \(0, 2\)"), ((torch.zeros(5),), "x_train must be"),
     ((["a", "b"],), "array of numbers"), ((torch.tensor([[float("nan")]] * 3),), "x_train .* not finite"),
-    ((torch.full((3, 2), 300),), r"integers 0 .. 255, got 300"), ((torch.full((3, 2), -1),), "got -1"),
+    ((torch.full((3, 2), 300),), r"300 to 300, and levels are 0 .. 255; scale"), ((torch.full((3, 2), -1),), "integers -1"),
     ((torch.zeros(3, 2), torch.zeros(3, 4)), r"shape \(2,\), but x_test of shape \(4,\)"),
     ((torch.zeros(3, 2) > 0,), "bool"),
     ((torch.zeros(3, 2), None, torch.zeros(3)), "y_train must hold a whole number"),
@@ -62,7 +62,7 @@ def test_arrays_that_do_not_fit_are_refused_by_the_name_of_their_argument(argume
 
 def test_levels_can_be_said_and_bound_the_integers():
     assert from_arrays(torch.full((3, 2), 16), levels=17).levels == 17
-    with pytest.raises(ValueError, match="0 .. 16, got 17"):
+    with pytest.raises(ValueError, match="17 to 17, and levels are 0 .. 16"):
         from_arrays(torch.full((3, 2), 17), levels=17)
     with pytest.raises(ValueError, match="floats, which are points"):
         from_arrays(torch.zeros(3, 2), levels=17)

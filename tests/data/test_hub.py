@@ -165,6 +165,14 @@ def test_grey_pictures_keep_their_channel_and_their_pixels(fake):
     assert load(image_size=4).shape == (1, 4, 4)
 
 
+def test_12_bits_stored_in_16_are_said_from_the_cache_too(fake):
+    deep = GREY.astype(np.uint16) << 4
+    fake(train=columns(deep[:20]), test=columns(deep[20:]))
+    words = f"the largest level of the 25 pictures of 16 bits is {GREY.max() >> 4} of 255"
+    for _ in range(2):
+        assert any(note.startswith(words) for note in load().notes)
+
+
 def test_the_cache_serves_later_runs_without_the_package_and_depends_on_all_that_is_asked(fake, cache, monkeypatch):
     asked = fake(train=columns(GREY[:20]), test=columns(GREY[20:]))
     first = load()

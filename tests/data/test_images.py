@@ -53,3 +53,29 @@ def test_a_folder_says_what_it_took_and_lies_over_the_background(tmp_path):
 def test_a_folder_without_pictures_says_what_it_holds(tmp_path):
     (tmp_path / "a.csv").write_text("1,2")
     assert "holds no pictures: " in refused(tmp_path) and "left out 1 (.csv 1)" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("top", [1.0, 0.75])
+def test_floats_from_0_to_1_for_a_model_about_0_are_refused_or_said(tmp_path, top):
+    x = np.linspace(0, top, 96).reshape(2, 3, 4, 4)
+    np.save(tmp_path / "x.npy", x)
+    words = f"floats go from 0 to {top:g}, and the model's data from -1 to 1; if 0 is black and 1 is white, save -1 + 2 x"
+    if top == 1:
+        assert words in refused(tmp_path / "x.npy")
+    else:
+        (note,) = load_images(str(tmp_path / "x.npy"), (3, 4, 4), CODEC, "images")[0].notes
+        assert words in note
+    for array, codec in ((x, make_codec(256, 0.0, 1.0)), (2 * x - 1, CODEC), ((255 * x).astype(np.uint8), CODEC)):
+        np.save(tmp_path / "x.npy", array)
+        assert load_images(str(tmp_path / "x.npy"), (3, 4, 4), codec, "images")[0].notes == ()
+
+
+def test_integers_beyond_the_levels_are_refused_with_what_to_save(tmp_path):
+    np.save(tmp_path / "x.npy", np.full((2, 3, 4, 4), 4000, np.uint16))
+    assert "holds 4000; its levels are 0 .. 255; save these as uint8, or floats in the model's [-1, 1]" in refused(
+        tmp_path / "x.npy")
+
+
+def test_what_a_table_says_of_itself_is_said_of_images_too(tmp_path):
+    (tmp_path / "x.csv").write_text("1;2\n3;5\n")
+    assert "separated by semicolons" in load_images(str(tmp_path / "x.csv"), (2,), make_codec(None), "images")[0].notes[0]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from scorefield.data import load_dataset, pictures
+from scorefield.data import load_dataset, load_images, make_codec, pictures
 from scorefield.data.pictures import Form, colour_of, decode, open_picture
 
 BLACK = (0, 0, 0)
@@ -296,3 +296,18 @@ def test_another_parser_than_those_of_the_known_formats_never_runs(tmp_path):
     postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n"
     with pytest.raises(Image.UnidentifiedImageError):
         open_picture(io.BytesIO(postscript))
+
+
+@pytest.mark.parametrize("bits", [12, 14, 16])
+def test_fewer_bits_in_files_of_16_are_said_once_with_the_largest_level(tmp_path, bits):
+    values = np.linspace(0, 2**bits - 1, 64).astype(np.uint16).reshape(8, 8)
+    for i in range(2):
+        Image.fromarray(values >> i).save(tmp_path / f"{i}.png")      # one in each split
+    rows = [np.stack([row, row // 2, row // 3], 1).astype(">u2").tobytes() for row in values]
+    (tmp_path / "2.png").write_bytes(png(rows, 16, 2))
+    Image.new("L", (8, 8), 255).save(tmp_path / "3.png")      # of 8 bits
+    words = f"the largest level of the 3 pictures of 16 bits is {2**(bits - 8) - 1} of 255; if they use fewer bits"
+    notes = load_dataset({"dataset": "folder", "path": str(tmp_path), "image_size": 8}).notes
+    assert [note.startswith(words) for note in notes[1:]] == [True] * (bits < 16)
+    shown = load_images(str(tmp_path), (1, 8, 8), make_codec(256))[0].notes
+    assert shown[1:] == notes[1:]
