@@ -16,6 +16,8 @@ from scorefield.cli.drawing import Drawing, drawing_of
 from scorefield.cli.drawing import options as options
 from scorefield.cli.examples import examples_at, own_data
 from scorefield.cli.flags import BATCH_SIZE, CHECKPOINT, EMA, SEED, Flag
+from scorefield.cli.guide import NAMES
+from scorefield.cli.likelihood import NO_DENSITY
 from scorefield.numerics.errors import ArgumentError, renamed
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ def run(command: Command) -> None:
     Drawn samples stay in samples/, so further metrics and more samples go on from them. A killed command goes on where it
     stopped, and the processes of torchrun share the drawing and the likelihood.
     """
+    from scorefield.evaluation.evaluate import label_of
     from scorefield.numerics.processes import launched, meet
 
     values, world = command.asked.values, launched()
@@ -58,7 +61,12 @@ def run(command: Command) -> None:
             _of_images(command)
         return
     steps, drawing = _steps(command), drawing_of(command)
-    judge = judge_of(command, values["num_samples"])
+    if values["likelihood"] and drawing.guide.settings:
+        raise ArgumentError(NO_DENSITY.replace("leave it out", "leave out likelihood"), "likelihood",
+                            *(NAMES.get(name, name) for name in drawing.guide.settings if name not in ("low", "high")))
+    judge = judge_of(command, values["num_samples"], drawing.guide.labels, drawing.model.takes.classes)
+    if values["likelihood"]:
+        label_of(drawing.model, judge.reference.dataset, drawing.guide.labels is not None)      # refuses what has none
     command.write_imported()
     table = Table(command, drawing.stem.name, drawing.described, judge)
     jobs = [Job(replace(drawing, step=step), judge, table, values) for step in steps]
@@ -81,6 +89,7 @@ class Judge:
     seed: int
     bootstrap: int
     features: str | None
+    classes: Sequence[str] | None = None
 
     def metrics(self, names: Sequence[str]) -> dict[str, Metric]:
         from scorefield.evaluation.metrics import make_metrics
@@ -90,24 +99,29 @@ class Judge:
     @property
     def identity(self) -> list[Any]:
         """All that a figure depends on, beside the samples."""
-        return [self.reference.digest, self.reference.size, self.seed, self.bootstrap]
+        return [self.reference.digest, self.reference.size, self.seed, self.bootstrap, self.classes]
 
 
-def judge_of(command: Command, n: int) -> Judge:
-    """The metrics that a command line asks for; ArgumentError unless they suit the data and n samples."""
+def judge_of(command: Command, n: int, labels: Sequence[int] | None = None, classes: int | None = None) -> Judge:
+    """The metrics that a command line asks for; ArgumentError unless they suit the data and n samples.
+
+    labels  of the samples, among so many classes of the model: their examples are compared
+    """
     from scorefield.data import codec_of
-    from scorefield.evaluation.evaluate import require_enough, statistics_folder
+    from scorefield.evaluation.evaluate import classes_of, compared_with, require_enough, statistics_folder
     from scorefield.evaluation.metrics import Reference, default_metrics, features_of
 
     values, dataset = command.asked.values, own_data(command)
     name = values["features"]
     with renamed(names={"weights": "inception_weights"}):
         network = features_of(name, dataset, values["inception_weights"])
+    compared, dataset = classes_of(dataset, labels), compared_with(dataset, labels, classes)
     reference = Reference(dataset, codec_of(command.config.data, dataset), network, statistics_folder(),
                           values["reference_samples"], command.device)
     names = default_metrics(dataset, network) if values["metrics"] is None else tuple(
         word.strip() for word in values["metrics"].split(","))
-    judge = Judge(reference, names, values["seed"], values["bootstrap"], None if network is None else network.name)
+    judge = Judge(reference, names, values["seed"], values["bootstrap"], None if network is None else network.name,
+                  compared)
     require_enough(judge.metrics(names), n)
     return judge
 
@@ -145,7 +159,8 @@ class Table:
                     if (text := values[name]) is not None}
         self.run, self.stem = command.run, whole(stem + suffix_of(changed))
         self.path = with_suffix(command.run / "evaluation" / self.stem, ".json")
-        self.described = {**described, "features": judge.features, "bootstrap": judge.bootstrap}
+        self.described = {**described, "features": judge.features, "bootstrap": judge.bootstrap,
+                          "classes": judge.classes}
         try:
             self.rows: dict[str, Any] = dict(read_json(self.path)["results"])
         except (OSError, ValueError, KeyError, TypeError):      # there are none yet, or they are damaged
@@ -250,7 +265,7 @@ class Job:
         model = drawing.model if drawing.precision == "fp32" else drawing.weights()
         return Evaluation(model, reference.dataset, reference.codec, seed=values["seed"], batch_size=values["batch_size"],
                           device=drawing.command.device, folder=self._partial, world=world,
-                          label=label_of(model, reference.dataset), **LIKELIHOOD)
+                          label=label_of(model, reference.dataset, drawing.guide.labels is not None), **LIKELIHOOD)
 
 
 def _run(scoring: Evaluation) -> None:

@@ -41,8 +41,8 @@ FLAGS = (
     SEED, EMA, BATCH_SIZE,
 )
 # Flags of mode sample that have no place here, and why.
-_NO_DENSITY = "a guided or thresholded model is the score of no known density, so it has no likelihood; leave it out"
-REFUSED = dict.fromkeys((flag.name for flag in GUIDANCE if flag.name != "label"), _NO_DENSITY)
+NO_DENSITY = "a guided or thresholded model is the score of no known density, so it has no likelihood; leave it out"
+REFUSED = dict.fromkeys((flag.name for flag in GUIDANCE if flag.name != "label"), NO_DENSITY)
 RENAMED = {"draws": "bound_draws"}      # options of estimators that have the same name as a flag above
 
 

@@ -15,6 +15,7 @@ import torch
 from helpers import SMALL
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from scorefield.data import load_dataset
 from scorefield.evaluation import evaluate as evaluate_run
 from scorefield.samplers import make_sampler
 
@@ -184,3 +185,16 @@ def test_a_job_of_the_page_runs(line, command, labelled, tmp_path, monkeypatch):
 class Blocks(torch.nn.Module):
     def forward(self, x):
         return torch.nn.functional.avg_pool2d(x.float(), 2).flatten(1)
+
+
+def test_classes_are_compared_with_their_own_examples_and_a_guided_model_has_no_likelihood(command, labelled, tmp_path):
+    run = shutil.copytree(labelled, tmp_path / "run")
+    words = ["--workdir", run, *EVALUATE, "--metrics", "energy", "--likelihood"]
+    assert command(*words, "--label", "0,3")[0] == 0
+    told = json.loads(next((run / "evaluation").glob("*_label_0-3_*.json")).read_text())
+    row, data = told["results"]["4"], load_dataset({"dataset": "digits"})
+    own = [sum(int(y) in (0, 3) for y in split.condition["label"]) for split in (data.train, data.test)]
+    assert told["classes"] == ["0", "3"] and row["metrics"]["energy"]["reference"] == own[0]
+    assert row["likelihood"]["num_images"] == own[1]
+    code, _, err = command(*words, "--label", "all", "--guidance", 2)
+    assert code == 1 and "score of no known density" in err and "--guidance" in err and "--likelihood" in err
