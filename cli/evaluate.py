@@ -71,7 +71,8 @@ def run(command: Command) -> None:
     table = Table(command, drawing.stem.name, drawing.described, judge)
     jobs = [Job(replace(drawing, step=step), judge, table, values) for step in steps]
     open_jobs = [job for job in jobs if not job.done]
-    meet(world, [folder for job in open_jobs for folder in job.folders], command.device)
+    meet(world, [folder for job in open_jobs for folder in job.folders], command.device,
+         " ".join(job.identity for job in open_jobs))
     for job in open_jobs:
         job.run(world)
     if world.first:
@@ -130,7 +131,7 @@ def _steps(command: Command) -> list[int | None]:
     """The steps of the checkpoints to evaluate, in order; None is the newest. ArgumentError for one that is not there."""
     from scorefield.numerics.text import parse
 
-    there = sorted(int(path.stem.removeprefix("step_")) for path in (command.run / "checkpoints").glob("step_*.pt"))
+    there = sorted(map(step_of, (command.run / "checkpoints").glob("step_*.pt")))
     text = command.asked.values["checkpoints"]
     if text == "newest" or (text == "all" and not there):      # of a --checkpoint that is no run yet, the only one
         return [None]
@@ -140,9 +141,16 @@ def _steps(command: Command) -> list[int | None]:
         raise ArgumentError(f"checkpoints must be newest, all, or steps such as 10000,20000; got {text!r}",
                             "checkpoints") from None
     if missing := [step for step in asked if step not in there]:
+        keep = command.config.training.get("keep")
         raise ArgumentError(f"{command.run} has no checkpoint of step {missing[0]}; it has those of "
-                            f"{', '.join(map(str, there))}", "checkpoints")
-    return [None if step == there[-1] else step for step in asked]
+                            f"{', '.join(map(str, there))}; training keeps the newest {keep} "
+                            "(--config.training.keep)", "checkpoints")
+    return [None if step == step_of(command.newest) else step for step in asked]
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step of a run's checkpoint by its name."""
+    return int(checkpoint.stem.removeprefix("step_"))
 
 
 class Table:
@@ -209,13 +217,13 @@ class Job:
 
     def __init__(self, drawing: Drawing, judge: Judge, table: Table, values: Mapping[str, Any]):
         self.drawing, self.judge, self.table, self.n = drawing, judge, table, values["num_samples"]
-        self.step = str(int(drawing.checkpoint.stem.removeprefix("step_")))
+        self.step = str(step_of(drawing.checkpoint))
         text = json.dumps([drawing.key, self.n, judge.identity], sort_keys=True)
         self.identity = hashlib.sha256(text.encode()).hexdigest()[:16]
         self.row = table.row(self.step, self.identity)
         self.missing = [name for name in judge.names if name not in self.row.get("metrics", {})]
         self.bits = values["likelihood"] and "likelihood" not in self.row
-        self.stored = drawing.existing() if self.missing else None
+        self.begun = drawing.begun(self.n, drawing.existing()) if self.missing else None
 
     @property
     def done(self) -> bool:
@@ -235,7 +243,7 @@ class Job:
         from scorefield.evaluation.evaluate import Quality, measure
 
         drawing = self.drawing.with_weights()
-        samples = drawing.draw(self.n, world, self.stored) if self.missing else None
+        samples = None if self.begun is None else drawing.draw(self.begun, world)
         scoring = self._scoring(drawing, world) if self.bits else None
         if scoring is not None:
             _run(scoring)

@@ -21,7 +21,7 @@ from scorefield.samplers import make_sampler
 
 ROOT = Path(__file__).parents[2]
 EVALUATE = ["--mode", "evaluate", "--steps", 3, "--batch_size", 16, "--num_samples", 60, "--bootstrap", 50]
-NAME = "auto_steps3_num_samples60_bootstrap50"
+NAME = "auto_steps3_batch_size16_num_samples60_bootstrap50"
 
 
 @pytest.fixture(autouse=True)
@@ -68,11 +68,13 @@ def test_every_checkpoint_has_its_figures_in_json_tensorboard_and_the_report(com
         assert step in {scalar.step for scalar in told.Scalars(f"evaluation/bits_per_dim/{NAME}")}
     table = command("--workdir", run, "--mode", "report")[1]
     assert table.count("fid ") == 2 and table.count("60 samples, step 4") == 3
+    assert table.count("samples/auto_steps3_batch_size16") == 2      # the samples themselves, which have no picture
     refuse_to_draw(monkeypatch)
     code, out, err = command("--workdir", run, *EVALUATE, "--metrics", "mmd", "--checkpoints", "2,4")      # one figure more
     assert code == 0 and out.count("mmd") == 2, err
     assert set(results(run)["2"]["metrics"]) == {"fid", "energy", "mmd"} and "likelihood" in results(run)["2"]
-    assert {path.name for path in (run / "samples").iterdir()} == {"auto_steps3.npz", "auto_steps3_step00000002.npz"}
+    assert {path.name for path in (run / "samples").iterdir()} == {
+        f"auto_steps3_batch_size16{step}{suffix}" for step in ("", "_step00000002") for suffix in (".json", ".npz")}
 
 
 def test_two_processes_find_what_one_finds(command, run, tmp_path):
@@ -116,10 +118,10 @@ def test_a_killed_evaluation_goes_on(command, run, monkeypatch):
 
 def test_samples_in_a_file_get_the_figures_of_drawn_ones(command, run):
     assert command("--workdir", run, *EVALUATE, "--metrics", "energy,fid")[0] == 0
-    code, out, err = command("--workdir", run, "--mode", "evaluate", "--images", run / "samples/auto_steps3.npz",
-                             "--metrics", "energy,fid", "--bootstrap", 50)
+    code, out, err = command("--workdir", run, "--mode", "evaluate", "--images",
+                             run / "samples/auto_steps3_batch_size16.npz", "--metrics", "energy,fid", "--bootstrap", 50)
     assert code == 0 and "nan" not in out, err
-    name = next((run / "evaluation").glob("images_auto_steps3_*.json")).stem
+    name = next((run / "evaluation").glob("images_auto_steps3_batch_size16_*.json")).stem
     assert results(run, name)["images"]["metrics"] == results(run)["4"]["metrics"]
     assert "examples of" in command("--workdir", run, "--mode", "report")[1]
 
@@ -128,7 +130,7 @@ def test_another_number_of_samples_goes_on_and_has_results_of_its_own(command, r
     assert command("--workdir", run, *EVALUATE, "--metrics", "energy")[0] == 0
     code, out, err = command("--workdir", run, *EVALUATE, "--metrics", "energy", "--num_samples", 70)
     assert code == 0 and "continuing: 48 of 70" in out, err
-    with np.load(run / "samples/auto_steps3.npz") as arrays:
+    with np.load(run / "samples/auto_steps3_batch_size16.npz") as arrays:
         assert len(arrays["x"]) == 70
     assert results(run, NAME.replace("60", "70"))["4"]["num_samples"] == 70 and results(run)["4"]["num_samples"] == 60
 
@@ -139,7 +141,7 @@ def test_another_number_of_samples_goes_on_and_has_results_of_its_own(command, r
     (["--features", "inception", "--inception_weights", "/nope"], ["'/nope'", "--inception_weights"]),
     (["--features", "/nope.pt"], ["/nope.pt", "--features"]),
     (["--features", "fashion_mnist"], ["(1, 28, 28)", "--features"]),
-    (["--checkpoints", "3"], ["no checkpoint of step 3; it has those of 2, 4", "--checkpoints"]),
+    (["--checkpoints", "3"], ["no checkpoint of step 3; it has those of 2, 4", "--config.training.keep", "--checkpoints"]),
     (["--checkpoints", "some"], ["newest, all, or steps", "--checkpoints"]),
     (["--images", "x.npz", "--steps", 3], ["leave out", "steps", "--images"]),
     (["--images", "/nope.npz"], ["'/nope.npz'", "--images"]), (["--reference_samples", 1], ["--reference_samples"]),
