@@ -98,6 +98,13 @@ class Judge:
         return make_metrics(names, self.reference, self.seed, self.bootstrap)
 
     @property
+    def data(self) -> dict[str, Any]:
+        """What the samples are compared with, for the record."""
+        reference = self.reference
+        return {"name": reference.dataset.name, "train": reference.size, "test": reference.held_out,
+                "digest": reference.digest[:16]}
+
+    @property
     def identity(self) -> list[Any]:
         """All that a figure depends on, beside the samples."""
         return [self.reference.digest, self.reference.size, self.seed, self.bootstrap, self.classes]
@@ -109,7 +116,13 @@ def judge_of(command: Command, n: int, labels: Sequence[int] | None = None, clas
     labels  of the samples, among so many classes of the model: their examples are compared
     """
     from scorefield.data import codec_of
-    from scorefield.evaluation.evaluate import classes_of, compared_with, require_enough, statistics_folder
+    from scorefield.evaluation.evaluate import (
+        classes_of,
+        compared_with,
+        require_enough,
+        require_features,
+        statistics_folder,
+    )
     from scorefield.evaluation.metrics import Reference, default_metrics, features_of
 
     values, dataset = command.asked.values, own_data(command)
@@ -124,6 +137,7 @@ def judge_of(command: Command, n: int, labels: Sequence[int] | None = None, clas
     judge = Judge(reference, names, values["seed"], values["bootstrap"], None if network is None else network.name,
                   compared)
     require_enough(judge.metrics(names), n)
+    require_features(network, dataset, command.device)
     return judge
 
 
@@ -167,12 +181,18 @@ class Table:
                     if (text := values[name]) is not None}
         self.run, self.stem = command.run, whole(stem + suffix_of(changed))
         self.path = with_suffix(command.run / "evaluation" / self.stem, ".json")
-        self.described = {**described, "features": judge.features, "bootstrap": judge.bootstrap,
-                          "classes": judge.classes}
+        self.described: dict[str, Any] = {**described, "features": judge.features, "bootstrap": judge.bootstrap,
+                                          "classes": judge.classes, "data": judge.data}
+        self.described["identity"] = hashlib.sha256(json.dumps(self.described, sort_keys=True).encode()).hexdigest()[:16]
+        self.rows: dict[str, Any] = {}
+        self.replaced = False
         try:
-            self.rows: dict[str, Any] = dict(read_json(self.path)["results"])
+            there = read_json(self.path)
+            rows = dict(there["results"])
+            self.replaced = there.get("identity") != self.described["identity"]
+            self.rows = {} if self.replaced else rows      # those of other settings or data do not belong under these
         except (OSError, ValueError, KeyError, TypeError):      # there are none yet, or they are damaged
-            self.rows = {}
+            pass
 
     def row(self, key: str, identity: str) -> dict[str, Any]:
         """What is known of a step from the same samples, data and settings."""
@@ -183,6 +203,9 @@ class Table:
         """Keep the result of a step, and write them all."""
         from scorefield.numerics.files import write_json
 
+        if self.replaced:
+            print(f"{self.path} held figures of other settings or against other data; these have replaced them")
+            self.replaced = False
         self.rows[key] = dict(row)
         self.path.parent.mkdir(exist_ok=True)
         order = sorted(self.rows, key=lambda step: (not step.isdecimal(), step.zfill(12)))
@@ -303,12 +326,22 @@ def _of_images(command: Command) -> None:
                             *mixed)
     data, _ = examples_at(command, values["images"], "images")
     n = min(values["num_samples"], len(data.train)) if "num_samples" in command.asked.given else len(data.train)
-    judge = judge_of(command, n)
+    if n < values["num_samples"] and "num_samples" in command.asked.given:
+        print(f"{values['images']} holds {n} examples, fewer than num_samples {values['num_samples']}: all are evaluated")
+    with renamed(names={"num_samples": "images"} if n == len(data.train) else {}):
+        judge = judge_of(command, n)
     command.write_imported()
     table = Table(command, f"images_{name_of_place(values['images'])}", {"images": values["images"]}, judge)
-    batches = (data.train[torch.arange(begin, min(begin + values["batch_size"], n))][0]
-               for begin in range(0, n, values["batch_size"]))
-    found = Quality(measure(batches, judge.metrics(judge.names), judge.reference.codec), samples=n)
-    table.put("images", found.summary())
+    units = [torch.arange(begin, min(begin + values["batch_size"], n)) for begin in range(0, n, values["batch_size"])]
+    hasher = hashlib.sha256(json.dumps(judge.identity).encode())
+    for unit in units:
+        hasher.update((x := data.train[unit][0]).contiguous().numpy().tobytes() + f"{x.dtype} {tuple(x.shape[1:])}".encode())
+    identity = hasher.hexdigest()[:16]
+    row = table.row("images", identity)
+    known = row.get("metrics", {})
+    if missing := [name for name in judge.names if name not in known]:
+        batches = (data.train[unit][0] for unit in units)
+        found = Quality(measure(batches, judge.metrics(missing), judge.reference.codec), samples=n).summary()
+        table.put("images", {"identity": identity, **found, "metrics": {**known, **found["metrics"]}})
     table.show("images")
     print(f"wrote {table.path}")

@@ -106,6 +106,12 @@ def require_enough(metrics: Mapping[str, Metric], n: int) -> None:
             raise ArgumentError(f"{name} needs at least {metric.minimum} samples, got {n}", "num_samples")
 
 
+def require_features(network: Features | None, dataset: Dataset, device: torch.device | str) -> None:
+    """Raise ArgumentError unless the feature network takes the examples and gives features; before samples are drawn."""
+    if network is not None:
+        network.outputs(dataset.train[torch.arange(min(2, len(dataset.train)))][0].to(device), dataset.levels)
+
+
 def statistics_folder() -> Path:
     """Where statistics of data sets are kept, by their content: beside downloaded data, ~/.cache/scorefield by default."""
     return Path(os.path.expanduser(os.environ.get("SCOREFIELD_DATA") or "~/.cache/scorefield")) / "statistics"
@@ -178,6 +184,7 @@ def evaluate(model: ScoreModel | Callable[[range], ScoreModel] | str | Path, dat
     reference = Reference(data, codec, network, cache, device=device)
     own = make_metrics(default_metrics(data, network) if metrics is None else metrics, reference, seed, bootstrap)
     require_enough(own, n)
+    require_features(network, data, device)
     rule = make_sampler(sampler) if isinstance(sampler, str) else sampler
     samples = generate(given, rule, codec.event(data.shape), codec, n, seed, batch_size, device, folder, label=labels,
                        identity=None if identity is None else [identity, label], progress=progress)

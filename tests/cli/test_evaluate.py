@@ -139,6 +139,7 @@ def test_another_number_of_samples_goes_on_and_has_results_of_its_own(command, r
     (["--num_samples", 5], ["fid needs at least 50 samples, got 5", "--num_samples"]),
     (["--metrics", "fid,fud"], ["'fud'", "did you mean 'fid'", "--metrics"]),
     (["--features", "inception", "--inception_weights", "/nope"], ["'/nope'", "--inception_weights"]),
+    (["--inception_weights", "/nope"], ["so give features 'inception', too", "--inception_weights"]),
     (["--features", "/nope.pt"], ["/nope.pt", "--features"]),
     (["--features", "fashion_mnist"], ["(1, 28, 28)", "--features"]),
     (["--checkpoints", "3"], ["no checkpoint of step 3; it has those of 2, 4", "--config.training.keep", "--checkpoints"]),
@@ -200,3 +201,47 @@ def test_classes_are_compared_with_their_own_examples_and_a_guided_model_has_no_
     assert row["likelihood"]["num_images"] == own[1]
     code, _, err = command(*words, "--label", "all", "--guidance", 2)
     assert code == 1 and "score of no known density" in err and "--guidance" in err and "--likelihood" in err
+
+
+class Wide(torch.nn.Module):
+    def forward(self, x):
+        return x.float().flatten(1) @ torch.ones(7, 3)
+
+
+def test_a_feature_network_that_does_not_fit_is_found_before_anything_is_drawn(command, run, tmp_path, monkeypatch):
+    refuse_to_draw(monkeypatch)
+    torch.jit.save(torch.jit.script(Wide()), tmp_path / "wide.pt")
+    code, _, err = command("--workdir", run, *EVALUATE, "--features", tmp_path / "wide.pt")
+    assert code == 1 and len(err.strip().splitlines()) == 1, err
+    assert all(part in err for part in ("pictures of shape (1, 8, 8)", "(RuntimeError: mat1 and mat2", "--features"))
+
+
+def test_a_record_holds_figures_of_one_setting_and_data_alone(command, run):
+    words = ["--workdir", run, *EVALUATE, "--metrics", "energy"]
+    assert command(*words, "--checkpoints", "2,4")[0] == 0
+    path = run / f"evaluation/{NAME}.json"
+    told = json.loads(path.read_text())
+    assert told["data"]["name"] == "digits" and told["data"]["train"] == 1437 and len(told["results"]) == 2
+    code, out, _ = command(*words, "--checkpoints", "2")
+    assert code == 0 and "held figures" not in out and len(results(run)) == 2
+    path.write_text(json.dumps(told | {"identity": "of other data"}))
+    code, out, err = command(*words)
+    assert code == 0 and "held figures of other settings or against other data" in out, err
+    assert list(results(run)) == ["4"] and json.loads(path.read_text())["data"] == told["data"]
+
+
+def test_further_metrics_of_images_are_added_and_other_images_begin_anew(command, run, tmp_path):
+    array = tmp_path / "other.npz"
+    words = ["--workdir", run, "--mode", "evaluate", "--images", array, "--bootstrap", 20]
+    np.savez(array, pictures := np.random.default_rng(0).integers(0, 17, (60, 1, 8, 8), dtype=np.uint8))
+    assert command(*words, "--metrics", "energy")[0] == 0
+    code, out, err = command(*words, "--metrics", "mmd", "--num_samples", 100)
+    assert code == 0 and "holds 60 examples, fewer than num_samples 100" in out, err
+    code, out, err = command(*words, "--metrics", "mmd")
+    name = next((run / "evaluation").glob("images_other_*_bootstrap20.json")).stem
+    assert code == 0 and set(results(run, name)["images"]["metrics"]) == {"energy", "mmd"} and out.count("energy") == 1, err
+    np.savez(array, pictures[::-1])
+    assert command(*words, "--metrics", "mmd")[0] == 0 and set(results(run, name)["images"]["metrics"]) == {"mmd"}
+    np.savez(array, pictures[:5])
+    code, _, err = command(*words, "--metrics", "fid")
+    assert code == 1 and "at least 50 samples, got 5" in err and "--images" in err and "--num_samples" not in err
