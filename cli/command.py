@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -147,9 +148,20 @@ class Command:
             if f"data.{name}" not in said:
                 self.config.data[name] = size
 
+    @cached_property
+    def newest(self) -> Path:
+        """The run's newest checkpoint as this command first saw it: training may write others meanwhile.
+
+        FileNotFoundError if there is none.
+        """
+        found = run_format.newest_checkpoint(self.run)
+        if found is None:
+            raise FileNotFoundError(f"{self.run} has no checkpoint yet; train first")
+        return found
+
     def denoiser(self) -> Denoiser:
-        """The denoiser of --checkpoint if this command has read it, else that of the run."""
-        return (self.checkpoint or read_checkpoint(self.run)).denoiser(self.asked.values["ema"]).to(self.device)
+        """The denoiser of --checkpoint if this command has read it, else that of the run's checkpoint."""
+        return (self.checkpoint or read_checkpoint(self.newest)).denoiser(self.asked.values["ema"]).to(self.device)
 
     def write_imported(self) -> None:
         """Make the run's folder from --checkpoint, if this command has read it; before anything else is written there."""

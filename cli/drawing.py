@@ -77,12 +77,8 @@ class Drawing:
     @property
     def checkpoint(self) -> Path:
         """The file whose weights the model has; the run must have been written."""
-        from scorefield.checkpoints.formats.run import newest_checkpoint
-
         run = self.command.run
-        found = newest_checkpoint(run) if self.step is None else run / "checkpoints" / f"step_{self.step:08d}.pt"
-        assert found is not None
-        return found
+        return self.command.newest if self.step is None else run / "checkpoints" / f"step_{self.step:08d}.pt"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -112,7 +108,7 @@ class Drawing:
         values = self.command.asked.values
         return self.command.run / "samples" / stem_of_samples(
             values["sampler"], self.sampler, self.guide.suffix, seed=values["seed"], ema=values["ema"],
-            precision=self.precision, step=self.step)
+            precision=self.precision, step=self.step, batch_size=values["batch_size"])
 
     @property
     def folder(self) -> Path:
@@ -173,22 +169,61 @@ class Drawing:
 
         return find_stored(self.file(".npz"), self.key, self.command.asked.values["batch_size"])
 
-    def draw(self, n: int, world: World, stored: Stored | None, first: Callable[[Result], None] | None = None) -> SampleSet:
-        """The first n samples, of which those in `stored` and in the folder are not drawn again.
+    def begun(self, n: int, stored: Stored | None) -> SampleSet:
+        """The first n samples, with what is there of them in `stored` and in the folder.
 
-        Processes that share them must have met before (numerics.processes.meet).
+        Processes that share them must meet after this (numerics.processes.meet), before one of them draws: the first one
+        removes the batches once it has them all.
         """
+        from scorefield.evaluation.generate import begin
+
+        return begin(n, self.key, self.command.asked.values["batch_size"], self.folder, stored)
+
+    def draw(self, samples: SampleSet, world: World, first: Callable[[Result], None] | None = None) -> SampleSet:
+        """The set that has begun, with this process's share of what was missing; the first process waits for the rest."""
         from scorefield.evaluation.generate import generate
 
         values, device = self.command.asked.values, self.command.device
-        return generate(self.guide.of(self.model, device), self.sampler, self.codec.event(self.shape), self.codec, n,
-                        values["seed"], values["batch_size"], device, self.folder, world, self.guide.of_samples,
-                        self.identity, stored, first)
+        return generate(self.guide.of(self.model, device), self.sampler, self.codec.event(self.shape), self.codec,
+                        len(samples), values["seed"], values["batch_size"], device, self.folder, world,
+                        self.guide.of_samples, self.identity, first=first, begun=samples)
 
     def write(self, samples: SampleSet) -> None:
-        """Write the finished set as one .npz, unless one holds it already."""
-        if samples.stored is None or samples.stored.n < len(samples):
-            samples.write(self.file(".npz"))
+        """Write the finished set as one .npz, unless one holds it already, and its record; say what they replace."""
+        from scorefield.evaluation.generate import kept, saying
+        from scorefield.numerics.files import write_json
+
+        path, stored = self.file(".npz"), samples.stored
+        if stored is None or stored.n < len(samples):
+            lost = "" if stored is not None or not path.exists() else self._described_there()
+            try:
+                samples.write(path)
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(kept(samples)) from None
+            except OSError as error:
+                raise saying(error, kept(samples)) from error
+            if lost:
+                print(f"{path} held {lost}; these samples have replaced them")
+            n, nfe, seconds = len(samples), samples.nfe, samples.seconds
+        else:
+            n, nfe, seconds = stored.n, float(stored.nfe.mean()), float(stored.seconds.sum())
+        write_json(self.file(".json"), {**self.described, "num_samples": n, "nfe": nfe, "seconds": round(seconds, 3),
+                                        "checkpoint": str(self.checkpoint)})
+
+    def _described_there(self) -> str:
+        """What the file of samples of another identity holds, in words."""
+        from scorefield.evaluation.sample_set import Stored
+        from scorefield.numerics.files import read_json
+
+        try:
+            n = Stored(self.file(".npz"), 1).n
+        except Exception:      # the parsers of damaged files raise errors of every type
+            return "a damaged set of samples"
+        try:
+            of = f", drawn from {read_json(self.file('.json'))['checkpoint']} as it was then"
+        except (OSError, ValueError, KeyError, TypeError):
+            of = ""
+        return f"{n} samples of other weights or settings{of}"
 
     def clear(self) -> None:
         """Remove the batches; the .npz holds them now."""

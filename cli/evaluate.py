@@ -16,6 +16,8 @@ from scorefield.cli.drawing import Drawing, drawing_of
 from scorefield.cli.drawing import options as options
 from scorefield.cli.examples import examples_at, own_data
 from scorefield.cli.flags import BATCH_SIZE, CHECKPOINT, EMA, SEED, Flag
+from scorefield.cli.guide import NAMES
+from scorefield.cli.likelihood import NO_DENSITY
 from scorefield.numerics.errors import ArgumentError, renamed
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ def run(command: Command) -> None:
     Drawn samples stay in samples/, so further metrics and more samples go on from them. A killed command goes on where it
     stopped, and the processes of torchrun share the drawing and the likelihood.
     """
+    from scorefield.evaluation.evaluate import label_of
     from scorefield.numerics.processes import launched, meet
 
     values, world = command.asked.values, launched()
@@ -58,12 +61,18 @@ def run(command: Command) -> None:
             _of_images(command)
         return
     steps, drawing = _steps(command), drawing_of(command)
-    judge = judge_of(command, values["num_samples"])
+    if values["likelihood"] and drawing.guide.settings:
+        raise ArgumentError(NO_DENSITY.replace("leave it out", "leave out likelihood"), "likelihood",
+                            *(NAMES.get(name, name) for name in drawing.guide.settings if name not in ("low", "high")))
+    judge = judge_of(command, values["num_samples"], drawing.guide.labels, drawing.model.takes.classes)
+    if values["likelihood"]:
+        label_of(drawing.model, judge.reference.dataset, drawing.guide.labels is not None)      # refuses what has none
     command.write_imported()
     table = Table(command, drawing.stem.name, drawing.described, judge)
     jobs = [Job(replace(drawing, step=step), judge, table, values) for step in steps]
     open_jobs = [job for job in jobs if not job.done]
-    meet(world, [folder for job in open_jobs for folder in job.folders], command.device)
+    meet(world, [folder for job in open_jobs for folder in job.folders], command.device,
+         " ".join(job.identity for job in open_jobs))
     for job in open_jobs:
         job.run(world)
     if world.first:
@@ -81,6 +90,7 @@ class Judge:
     seed: int
     bootstrap: int
     features: str | None
+    classes: Sequence[str] | None = None
 
     def metrics(self, names: Sequence[str]) -> dict[str, Metric]:
         from scorefield.evaluation.metrics import make_metrics
@@ -88,27 +98,46 @@ class Judge:
         return make_metrics(names, self.reference, self.seed, self.bootstrap)
 
     @property
+    def data(self) -> dict[str, Any]:
+        """What the samples are compared with, for the record."""
+        reference = self.reference
+        return {"name": reference.dataset.name, "train": reference.size, "test": reference.held_out,
+                "digest": reference.digest[:16]}
+
+    @property
     def identity(self) -> list[Any]:
         """All that a figure depends on, beside the samples."""
-        return [self.reference.digest, self.reference.size, self.seed, self.bootstrap]
+        return [self.reference.digest, self.reference.size, self.seed, self.bootstrap, self.classes]
 
 
-def judge_of(command: Command, n: int) -> Judge:
-    """The metrics that a command line asks for; ArgumentError unless they suit the data and n samples."""
+def judge_of(command: Command, n: int, labels: Sequence[int] | None = None, classes: int | None = None) -> Judge:
+    """The metrics that a command line asks for; ArgumentError unless they suit the data and n samples.
+
+    labels  of the samples, among so many classes of the model: their examples are compared
+    """
     from scorefield.data import codec_of
-    from scorefield.evaluation.evaluate import require_enough, statistics_folder
+    from scorefield.evaluation.evaluate import (
+        classes_of,
+        compared_with,
+        require_enough,
+        require_features,
+        statistics_folder,
+    )
     from scorefield.evaluation.metrics import Reference, default_metrics, features_of
 
     values, dataset = command.asked.values, own_data(command)
     name = values["features"]
     with renamed(names={"weights": "inception_weights"}):
         network = features_of(name, dataset, values["inception_weights"])
+    compared, dataset = classes_of(dataset, labels), compared_with(dataset, labels, classes)
     reference = Reference(dataset, codec_of(command.config.data, dataset), network, statistics_folder(),
                           values["reference_samples"], command.device)
     names = default_metrics(dataset, network) if values["metrics"] is None else tuple(
         word.strip() for word in values["metrics"].split(","))
-    judge = Judge(reference, names, values["seed"], values["bootstrap"], None if network is None else network.name)
+    judge = Judge(reference, names, values["seed"], values["bootstrap"], None if network is None else network.name,
+                  compared)
     require_enough(judge.metrics(names), n)
+    require_features(network, dataset, command.device)
     return judge
 
 
@@ -116,7 +145,7 @@ def _steps(command: Command) -> list[int | None]:
     """The steps of the checkpoints to evaluate, in order; None is the newest. ArgumentError for one that is not there."""
     from scorefield.numerics.text import parse
 
-    there = sorted(int(path.stem.removeprefix("step_")) for path in (command.run / "checkpoints").glob("step_*.pt"))
+    there = sorted(map(step_of, (command.run / "checkpoints").glob("step_*.pt")))
     text = command.asked.values["checkpoints"]
     if text == "newest" or (text == "all" and not there):      # of a --checkpoint that is no run yet, the only one
         return [None]
@@ -126,9 +155,16 @@ def _steps(command: Command) -> list[int | None]:
         raise ArgumentError(f"checkpoints must be newest, all, or steps such as 10000,20000; got {text!r}",
                             "checkpoints") from None
     if missing := [step for step in asked if step not in there]:
+        keep = command.config.training.get("keep")
         raise ArgumentError(f"{command.run} has no checkpoint of step {missing[0]}; it has those of "
-                            f"{', '.join(map(str, there))}", "checkpoints")
-    return [None if step == there[-1] else step for step in asked]
+                            f"{', '.join(map(str, there))}; training keeps the newest {keep} "
+                            "(--config.training.keep)", "checkpoints")
+    return [None if step == step_of(command.newest) else step for step in asked]
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step of a run's checkpoint by its name."""
+    return int(checkpoint.stem.removeprefix("step_"))
 
 
 class Table:
@@ -145,11 +181,18 @@ class Table:
                     if (text := values[name]) is not None}
         self.run, self.stem = command.run, whole(stem + suffix_of(changed))
         self.path = with_suffix(command.run / "evaluation" / self.stem, ".json")
-        self.described = {**described, "features": judge.features, "bootstrap": judge.bootstrap}
+        self.described: dict[str, Any] = {**described, "features": judge.features, "bootstrap": judge.bootstrap,
+                                          "classes": judge.classes, "data": judge.data}
+        self.described["identity"] = hashlib.sha256(json.dumps(self.described, sort_keys=True).encode()).hexdigest()[:16]
+        self.rows: dict[str, Any] = {}
+        self.replaced = False
         try:
-            self.rows: dict[str, Any] = dict(read_json(self.path)["results"])
+            there = read_json(self.path)
+            rows = dict(there["results"])
+            self.replaced = there.get("identity") != self.described["identity"]
+            self.rows = {} if self.replaced else rows      # those of other settings or data do not belong under these
         except (OSError, ValueError, KeyError, TypeError):      # there are none yet, or they are damaged
-            self.rows = {}
+            pass
 
     def row(self, key: str, identity: str) -> dict[str, Any]:
         """What is known of a step from the same samples, data and settings."""
@@ -160,6 +203,9 @@ class Table:
         """Keep the result of a step, and write them all."""
         from scorefield.numerics.files import write_json
 
+        if self.replaced:
+            print(f"{self.path} held figures of other settings or against other data; these have replaced them")
+            self.replaced = False
         self.rows[key] = dict(row)
         self.path.parent.mkdir(exist_ok=True)
         order = sorted(self.rows, key=lambda step: (not step.isdecimal(), step.zfill(12)))
@@ -194,13 +240,13 @@ class Job:
 
     def __init__(self, drawing: Drawing, judge: Judge, table: Table, values: Mapping[str, Any]):
         self.drawing, self.judge, self.table, self.n = drawing, judge, table, values["num_samples"]
-        self.step = str(int(drawing.checkpoint.stem.removeprefix("step_")))
+        self.step = str(step_of(drawing.checkpoint))
         text = json.dumps([drawing.key, self.n, judge.identity], sort_keys=True)
         self.identity = hashlib.sha256(text.encode()).hexdigest()[:16]
         self.row = table.row(self.step, self.identity)
         self.missing = [name for name in judge.names if name not in self.row.get("metrics", {})]
         self.bits = values["likelihood"] and "likelihood" not in self.row
-        self.stored = drawing.existing() if self.missing else None
+        self.begun = drawing.begun(self.n, drawing.existing()) if self.missing else None
 
     @property
     def done(self) -> bool:
@@ -220,7 +266,7 @@ class Job:
         from scorefield.evaluation.evaluate import Quality, measure
 
         drawing = self.drawing.with_weights()
-        samples = drawing.draw(self.n, world, self.stored) if self.missing else None
+        samples = None if self.begun is None else drawing.draw(self.begun, world)
         scoring = self._scoring(drawing, world) if self.bits else None
         if scoring is not None:
             _run(scoring)
@@ -250,7 +296,7 @@ class Job:
         model = drawing.model if drawing.precision == "fp32" else drawing.weights()
         return Evaluation(model, reference.dataset, reference.codec, seed=values["seed"], batch_size=values["batch_size"],
                           device=drawing.command.device, folder=self._partial, world=world,
-                          label=label_of(model, reference.dataset), **LIKELIHOOD)
+                          label=label_of(model, reference.dataset, drawing.guide.labels is not None), **LIKELIHOOD)
 
 
 def _run(scoring: Evaluation) -> None:
@@ -280,12 +326,22 @@ def _of_images(command: Command) -> None:
                             *mixed)
     data, _ = examples_at(command, values["images"], "images")
     n = min(values["num_samples"], len(data.train)) if "num_samples" in command.asked.given else len(data.train)
-    judge = judge_of(command, n)
+    if n < values["num_samples"] and "num_samples" in command.asked.given:
+        print(f"{values['images']} holds {n} examples, fewer than num_samples {values['num_samples']}: all are evaluated")
+    with renamed(names={"num_samples": "images"} if n == len(data.train) else {}):
+        judge = judge_of(command, n)
     command.write_imported()
     table = Table(command, f"images_{name_of_place(values['images'])}", {"images": values["images"]}, judge)
-    batches = (data.train[torch.arange(begin, min(begin + values["batch_size"], n))][0]
-               for begin in range(0, n, values["batch_size"]))
-    found = Quality(measure(batches, judge.metrics(judge.names), judge.reference.codec), samples=n)
-    table.put("images", found.summary())
+    units = [torch.arange(begin, min(begin + values["batch_size"], n)) for begin in range(0, n, values["batch_size"])]
+    hasher = hashlib.sha256(json.dumps(judge.identity).encode())
+    for unit in units:
+        hasher.update((x := data.train[unit][0]).contiguous().numpy().tobytes() + f"{x.dtype} {tuple(x.shape[1:])}".encode())
+    identity = hasher.hexdigest()[:16]
+    row = table.row("images", identity)
+    known = row.get("metrics", {})
+    if missing := [name for name in judge.names if name not in known]:
+        batches = (data.train[unit][0] for unit in units)
+        found = Quality(measure(batches, judge.metrics(missing), judge.reference.codec), samples=n).summary()
+        table.put("images", {"identity": identity, **found, "metrics": {**known, **found["metrics"]}})
     table.show("images")
     print(f"wrote {table.path}")

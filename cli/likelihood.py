@@ -41,8 +41,8 @@ FLAGS = (
     SEED, EMA, BATCH_SIZE,
 )
 # Flags of mode sample that have no place here, and why.
-_NO_DENSITY = "a guided or thresholded model is the score of no known density, so it has no likelihood; leave it out"
-REFUSED = dict.fromkeys((flag.name for flag in GUIDANCE if flag.name != "label"), _NO_DENSITY)
+NO_DENSITY = "a guided or thresholded model is the score of no known density, so it has no likelihood; leave it out"
+REFUSED = dict.fromkeys((flag.name for flag in GUIDANCE if flag.name != "label"), NO_DENSITY)
 RENAMED = {"draws": "bound_draws"}      # options of estimators that have the same name as a flag above
 
 
@@ -89,7 +89,6 @@ def run(command: Command) -> None:
     Finished batches stay in likelihood/partial until all are done. So a killed evaluation continues where it stopped, and
     the processes of torchrun share their results there.
     """
-    from scorefield.checkpoints.formats.run import newest_checkpoint
     from scorefield.cli.classification import write_classification
     from scorefield.data import codec_of
     from scorefield.evaluation.likelihood import OWN, Evaluation
@@ -98,10 +97,9 @@ def run(command: Command) -> None:
 
     values, settings = command.asked.values, settings_of(command)
     command.write_imported()
-    checkpoint, denoiser = newest_checkpoint(command.run), command.denoiser()
+    checkpoint, denoiser = command.newest, command.denoiser()
     if settings.get("divergence") != "exact":      # whose products PyTorch cannot batch in channels_last on CPUs
         set_memory_format(denoiser, command.device, denoiser.autocast)
-    assert checkpoint is not None
     identity = _identity(command, settings, checkpoint)
     world = launched()
     sources = [values["images"] or values["split"], *([values["compare"]] if values["compare"] else [])]

@@ -47,8 +47,9 @@ def run(command: Command) -> None:
     command.write_imported()
     stored = drawing.existing()
     have = 0 if stored is None else stored.n
-    meet(world, [drawing.folder], command.device)
-    samples = drawing.draw(max(values["num_samples"], have), world, stored, _plot_trajectory(drawing, have))
+    begun = drawing.begun(max(values["num_samples"], have), stored)
+    meet(world, [drawing.folder], command.device, drawing.key)
+    samples = drawing.draw(begun, world, _plot_trajectory(drawing, have))
     if world.first:
         _write(drawing, samples, have)
 
@@ -85,7 +86,6 @@ def _write(drawing: Drawing, samples: SampleSet, have: int) -> None:
     from scorefield.evaluation.pictures import write_pictures
     from scorefield.evaluation.plots import save_png
     from scorefield.evaluation.preview import picture_of_data, shown
-    from scorefield.numerics.files import write_json
 
     values, guide, n = drawing.command.asked.values, drawing.guide, len(samples)
     drawing.write(samples)
@@ -98,10 +98,6 @@ def _write(drawing: Drawing, samples: SampleSet, have: int) -> None:
         assert drawing.codec.levels is not None
         write_pictures(drawing.stem, samples, drawing.codec.levels, guide.names)
         written.append("/")
-    write_json(drawing.file(".json"), {
-        **drawing.described, "num_samples": n, "nfe": samples.nfe, "seconds": round(samples.seconds, 3),
-        "checkpoint": str(drawing.checkpoint),
-    })
     drawing.clear()
     before = f", {have} of them drawn before" if 0 < have < n else ", drawn before" if have else ""
     print(f"{n} samples by {values['sampler']}{before}: {samples.nfe:g} evaluations each, {samples.seconds:.1f} s; "

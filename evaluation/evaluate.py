@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from scorefield.data import Codec, Dataset, codec_of, from_arrays, in_units_of, load_dataset, make_codec
+from scorefield.evaluation.comparison.classes import of_classes
 from scorefield.evaluation.generate import generate
 from scorefield.evaluation.likelihood import OWN, score
 from scorefield.evaluation.metrics import Features, Figure, Metric, Reference, default_metrics, features_of, make_metrics
@@ -44,6 +45,7 @@ class Quality:
     likelihood  of held-out examples, if asked for; `likelihood.mean` is their bits/dim
     samples     how many, with `nfe` evaluations each and `seconds` to draw them
     features    the name of the feature network, or None
+    classes     the names of those whose examples the samples are compared with, or None: all examples
     """
 
     figures: Mapping[str, Figure]
@@ -52,6 +54,7 @@ class Quality:
     nfe: float = math.nan
     seconds: float = 0.0
     features: str | None = None
+    classes: Sequence[str] | None = None
 
     def summary(self) -> dict[str, Any]:
         """For JSON."""
@@ -103,15 +106,40 @@ def require_enough(metrics: Mapping[str, Metric], n: int) -> None:
             raise ArgumentError(f"{name} needs at least {metric.minimum} samples, got {n}", "num_samples")
 
 
+def require_features(network: Features | None, dataset: Dataset, device: torch.device | str) -> None:
+    """Raise ArgumentError unless the feature network takes the examples and gives features; before samples are drawn."""
+    if network is not None:
+        network.outputs(dataset.train[torch.arange(min(2, len(dataset.train)))][0].to(device), dataset.levels)
+
+
 def statistics_folder() -> Path:
     """Where statistics of data sets are kept, by their content: beside downloaded data, ~/.cache/scorefield by default."""
     return Path(os.path.expanduser(os.environ.get("SCOREFIELD_DATA") or "~/.cache/scorefield")) / "statistics"
 
 
-def label_of(model: ScoreModel, dataset: Dataset) -> str | None:
-    """The label with which held-out examples are scored: their own, where the model cannot do without."""
+def label_of(model: ScoreModel, dataset: Dataset, labelled: bool = False) -> str | None:
+    """The label with which held-out examples are scored: their own, if samples have labels or the model needs them."""
     needs = LABEL in model.takes.names and not model.takes.label_dropout
-    return OWN if needs and dataset.classes is not None else None
+    if labelled and dataset.classes is None:
+        raise ArgumentError(f"the examples of data set {dataset.name!r} have no labels, given which to be scored; "
+                            "leave out likelihood", "likelihood")
+    return OWN if labelled or (needs and dataset.classes is not None) else None
+
+
+def compared_with(dataset: Dataset, labels: Sequence[int] | None, classes: int | None) -> Dataset:
+    """What samples with these labels of a model's classes are compared with: the examples of the same classes.
+
+    ArgumentError if the data set does not say which those are.
+    """
+    if labels is None or (dataset.classes is None and len(set(labels)) == classes):
+        return dataset
+    return of_classes(dataset, labels)
+
+
+def classes_of(dataset: Dataset, labels: Sequence[int] | None) -> list[str] | None:
+    """The names of the classes whose examples are compared; None if it is all examples."""
+    chosen = [] if labels is None or dataset.classes is None else sorted(set(labels))
+    return [dataset.class_names[y] for y in chosen] if 0 < len(chosen) < (dataset.classes or 0) else None
 
 
 def evaluate(model: ScoreModel | Callable[[range], ScoreModel] | str | Path, dataset: Dataset | Any = None,
@@ -131,8 +159,9 @@ def evaluate(model: ScoreModel | Callable[[range], ScoreModel] | str | Path, dat
     codec       of the model; by default the run's own, or `make_codec(dataset.levels)`
     metrics     names from METRICS; by default those that fit the data
     features    a feature network, or its name; by default the project's own for its data sets
-    label       of the samples: a class, several in turn, or "all", which gives every class the same share
-    likelihood  also score the held-out examples, by the exponential method
+    label       of the samples: a class, several in turn, or "all", which gives every class the same share. They are compared
+                with the examples of these classes
+    likelihood  also score the held-out examples, by the exponential method; given their own labels, if the samples have some
     folder      where drawn batches are kept, so that a second call goes on; it needs the `identity` of the model
     cache       a folder for statistics of the data
 
@@ -145,20 +174,26 @@ def evaluate(model: ScoreModel | Callable[[range], ScoreModel] | str | Path, dat
     data = dataset if isinstance(dataset, Dataset) else from_arrays(dataset)
     codec = codec or make_codec(data.levels, standard=data.standard)
     network = features if isinstance(features, Features) else features_of(features, data)
+    given, labels = given_labels(model, label, data, device)
+    asked = None if label is None else _asked(model, label, data)
+    if likelihood:
+        if not isinstance(model, ScoreModel):
+            raise ArgumentError("a model that depends on the sample has no likelihood; leave out likelihood", "likelihood")
+        own_label = label_of(model, data, label is not None)
+    names, data = classes_of(data, asked), compared_with(data, asked, _classes(model, data))
     reference = Reference(data, codec, network, cache, device=device)
     own = make_metrics(default_metrics(data, network) if metrics is None else metrics, reference, seed, bootstrap)
     require_enough(own, n)
+    require_features(network, data, device)
     rule = make_sampler(sampler) if isinstance(sampler, str) else sampler
-    given, labels = given_labels(model, label, data, device)
     samples = generate(given, rule, codec.event(data.shape), codec, n, seed, batch_size, device, folder, label=labels,
                        identity=None if identity is None else [identity, label], progress=progress)
     figures, bits = measure(samples, own, codec), None
     if likelihood:
-        if not isinstance(model, ScoreModel):
-            raise ArgumentError("a model that depends on the sample has no likelihood; leave out likelihood", "likelihood")
+        assert isinstance(model, ScoreModel)
         bits = score(model, data, codec, seed=seed, batch_size=batch_size, device=device, progress=progress,
-                     label=label_of(model, data), **LIKELIHOOD)
-    return Quality(figures, bits, n, samples.nfe, samples.seconds, None if network is None else network.name)
+                     label=own_label, **LIKELIHOOD)
+    return Quality(figures, bits, n, samples.nfe, samples.seconds, None if network is None else network.name, names)
 
 
 def of_run(source: str | Path, dataset: Any, codec: Codec | None, device: torch.device | str
@@ -182,14 +217,23 @@ def given_labels(model: ScoreModel | Callable[[range], ScoreModel], label: int |
         return model, None
     if not isinstance(model, ScoreModel):
         raise ArgumentError("a model that depends on the sample has its labels already; leave out label", "label")
-    known, classes = model, model.takes.classes if model.takes.classes is not None else dataset.classes
-    if isinstance(label, str) and (label != ALL or classes is None):
-        raise ArgumentError(f"label must be a class, several, or 'all' of a model with classes, got {label!r}", "label")
-    asked = range(classes or 0) if isinstance(label, str) else [label] if isinstance(label, int) else list(label)
-    every = torch.tensor(asked)
+    known, every = model, torch.tensor(_asked(model, label, dataset))
 
     def labels(batch: range) -> Tensor:
         return every[torch.tensor(batch) % len(every)]
 
     return (lambda batch: known.given(label=labels(batch).to(device))), labels
 
+
+def _classes(model: Any, dataset: Dataset) -> int | None:
+    """How many classes labels are of: the model's, or the data set's if it does not say."""
+    own = model.takes.classes if isinstance(model, ScoreModel) else None
+    return dataset.classes if own is None else own
+
+
+def _asked(model: Any, label: int | Sequence[int] | str, dataset: Dataset) -> list[int]:
+    """The classes that `label` names."""
+    classes = _classes(model, dataset)
+    if isinstance(label, str) and (label != ALL or classes is None):
+        raise ArgumentError(f"label must be a class, several, or 'all' of a model with classes, got {label!r}", "label")
+    return list(range(classes or 0)) if isinstance(label, str) else [label] if isinstance(label, int) else list(label)

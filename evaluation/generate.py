@@ -30,8 +30,8 @@ from scorefield.samplers import Result, Sampler
 def generate(model: ScoreModel | Callable[[range], ScoreModel], sampler: Sampler, shape: tuple[int, ...], codec: Codec,
              n: int, seed: int = 0, batch_size: int = 128, device: torch.device | str = "cpu", folder: Path | None = None,
              world: World | None = None, label: Callable[[range], Tensor | None] | None = None, identity: Any = None,
-             stored: Stored | None = None, first: Callable[[Result], None] | None = None, progress: bool = True
-             ) -> SampleSet:
+             stored: Stored | None = None, first: Callable[[Result], None] | None = None, progress: bool = True,
+             begun: SampleSet | None = None) -> SampleSet:
     """n samples as data, in batches.
 
         samples = generate(model, make_sampler("auto", steps=20), (1, 8, 8), codec, n=10_000, folder=Path("samples"),
@@ -47,6 +47,8 @@ def generate(model: ScoreModel | Callable[[range], ScoreModel], sampler: Sampler
     identity  of the model and all else that the samples depend on, beside the arguments here; plain values. It is needed
               with a folder: what other models or settings have left there is never taken, but replaced
     stored    a finished set (`find_stored`), whose batches are taken if they are the same
+    begun     the set as `begin` found it, in place of `stored`. Processes that share a folder need it: they must look for
+              what is there before any of them works
     first     called with the result of the first batch, with its trajectory, if this process draws it now
 
     Raises ArithmeticError if samples are not finite, OSError if the disk is full, KeyboardInterrupt: each says what is kept.
@@ -58,11 +60,8 @@ def generate(model: ScoreModel | Callable[[range], ScoreModel], sampler: Sampler
         raise ArgumentError("samples in a folder need the identity of their model, so that those of another model are never "
                             "taken for them; give identity", "identity")
     world, key = world or World(), identity_of(sampler, shape, codec, seed, batch_size, device, identity)
-    units = [(begin, min(begin + batch_size, n)) for begin in range(0, n, batch_size)]
-    samples = SampleSet(units, key, folder, stored if stored is not None and stored.identity == key else None)
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-    done = sum(end - begin for begin, end in units if samples.has((begin, end)))
+    samples = begin(n, key, batch_size, folder, stored) if begun is None else begun
+    done = sum(stop - start for start, stop in samples.known)
     if done and world.first and progress and done < n:
         print(f"continuing: {done} of {n} samples are drawn already", flush=True)
     try:
@@ -71,8 +70,17 @@ def generate(model: ScoreModel | Callable[[range], ScoreModel], sampler: Sampler
         raise KeyboardInterrupt(kept(samples)) from None
     except (ArithmeticError, OSError) as error:
         if said := kept(samples):
-            raise _saying(error, said) from error
+            raise saying(error, said) from error
         raise
+    return samples
+
+
+def begin(n: int, key: str, batch_size: int, folder: Path | None, stored: Stored | None) -> SampleSet:
+    """A set of n samples of an identity (`identity_of`), with the batches that are there already."""
+    units = [(start, min(start + batch_size, n)) for start in range(0, n, batch_size)]
+    samples = SampleSet(units, key, folder, stored if stored is not None and stored.identity == key else None)
+    for unit in units:
+        samples.has(unit)
     return samples
 
 
@@ -96,9 +104,11 @@ def _draw_missing(model: ScoreModel | Callable[[range], ScoreModel], sampler: Sa
                   label: Callable[[range], Tensor | None] | None, first: Callable[[Result], None] | None,
                   progress: bool) -> None:
     """Draw this process's share of the missing batches; the first process then waits for the rest."""
-    missing = [unit for unit in samples.units if not samples.has(unit)]
+    missing = [unit for unit in samples.units if unit not in samples.known]
     if not missing:
         return
+    if samples.folder is not None:
+        samples.folder.mkdir(parents=True, exist_ok=True)
 
     def of_batch(batch: range) -> ScoreModel:
         return model if isinstance(model, ScoreModel) else model(batch)
@@ -127,7 +137,7 @@ def _rows(samples: SampleSet) -> int:
                if (begin, end) in samples.known or (samples.folder is not None and samples.path((begin, end)).exists()))
 
 
-def _saying(error: Exception, said: str) -> Exception:
+def saying(error: Exception, said: str) -> Exception:
     """The error with what is kept added to its message."""
     if isinstance(error, OSError) and error.errno is not None:
         return OSError(error.errno, f"{error.strerror}; {said}", error.filename)

@@ -16,12 +16,13 @@ from typing import Any
 from scorefield.numerics.text import printable
 from scorefield.samplers import SAMPLERS, Sampler
 
+BATCH_SIZE = 128  # the default, which a name does not say
 LONGEST = 40      # bytes of a value in a name
 MOST = 200        # bytes of a whole name; systems of files take 255, of which a temporary file needs some
 
 
 def stem_of_samples(name: str, sampler: Sampler, guide: str = "", *, seed: int = 0, ema: bool = True,
-                    precision: str = "fp32", step: int | None = None) -> str:
+                    precision: str = "fp32", step: int | None = None, batch_size: int = BATCH_SIZE) -> str:
     """The name, without a suffix, of the files of samples that were drawn with these settings.
 
         stem_of_samples("auto", make_sampler("auto", steps=50), seed=3)      # "auto_steps50_seed3"
@@ -29,9 +30,10 @@ def stem_of_samples(name: str, sampler: Sampler, guide: str = "", *, seed: int =
     name   of the sampler on the registry
     guide  what the labels and the guidance add (`Guide.suffix`)
     step   of the checkpoint, where it is not the newest of its run
+    batch_size  in which they are drawn, which goes on only in the same; adaptive solvers choose their steps by it
     """
     options = {} if name not in SAMPLERS else changed(sampler, without=("points",))
-    rest = {"seed": seed} if seed else {}
+    rest = ({"seed": seed} if seed else {}) | ({"batch_size": batch_size} if batch_size != BATCH_SIZE else {})
     words = [*([] if ema else ["raw"]), *([] if precision == "fp32" else [precision]),
              *([] if step is None else [f"step{step:08d}"])]
     return whole(name + suffix_of(options) + guide + suffix_of(rest) + "".join(f"_{word}" for word in words))

@@ -43,7 +43,13 @@ def _samples(run: Path) -> list[tuple[str, ...]]:
     found: list[tuple[dict[str, Any], Path]] = [
         (_parse(path.read_text(), path), path) for path in sorted((run / "samples").glob("*.json"))]
     return [(_sampler(s), f"{s['num_samples']} samples{_guidance(s)}", f"{s['nfe']:.4g}", f"{s['seconds']:.1f}",
-             f"{str(path).removesuffix('.json')}.png") for s, path in found]
+             _shown(path)) for s, path in found]
+
+
+def _shown(record: Path) -> str:
+    """The picture of the samples of a record; of those that mode evaluate drew, which have none, the samples."""
+    stem = str(record).removesuffix(".json")
+    return f"{stem}.png" if Path(f"{stem}.png").exists() else f"{stem}.npz"
 
 
 def _sampler(s: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Data-parallel work under torchrun: the rank of this process, and how the processes agree. Without torchrun, one."""
 
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +32,15 @@ class World:
         dist.all_reduce(total)
         return bool(total > 0)
 
+    def agree(self, text: str, device: torch.device) -> bool:
+        """Whether the text is the same in all processes."""
+        if self.size == 1:
+            return True
+        number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:7])
+        ends = torch.tensor([number, -number], device=device)
+        dist.all_reduce(ends, dist.ReduceOp.MAX)
+        return int(ends[0]) == -int(ends[1])
+
     def mean(self, value: torch.Tensor) -> torch.Tensor:
         """The mean of a tensor over all processes."""
         if self.size > 1:
@@ -52,10 +62,11 @@ class World:
             dist.destroy_process_group()
 
 
-def meet(world: World, folders: Sequence[Path], device: torch.device) -> None:
+def meet(world: World, folders: Sequence[Path], device: torch.device, key: str = "") -> None:
     """Under torchrun, make the folders, and wait until every process has read what is in them, before any adds to it.
 
-    Raises ArgumentError if the processes see different folders. The group is left at once, because one process may work far
+    Raises ArgumentError if the processes see different folders, or their keys, which say what each is about to do, differ:
+    one would wait for ever for what the other does not do. The group is left at once, because one process may work far
     longer than another, and a group stops waiting after minutes.
     """
     if world.size == 1:
@@ -65,7 +76,7 @@ def meet(world: World, folders: Sequence[Path], device: torch.device) -> None:
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
     group.any(False, device)
-    apart = group.any(not all(folder.is_dir() for folder in folders), device)
+    apart = group.any(not all(folder.is_dir() for folder in folders), device) or not group.agree(key, device)
     group.leave()
     if apart:
         raise ArgumentError("the processes of torchrun must share the run's folder and see the same newest checkpoint",

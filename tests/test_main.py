@@ -74,7 +74,8 @@ def test_samples_do_not_depend_on_the_batch_size(command, digits_run):
     for batch_size in (2, 6):
         assert command("--workdir", digits_run, "--mode", "sample", "--num_samples", 6, "--steps", 4, "--seed", 3,
                        "--batch_size", batch_size, "--sampler", "euler_maruyama")[0] == 0
-        drawn.append(np.load(digits_run / "samples/euler_maruyama_steps4_seed3.npz")["x"].astype(int))
+        name = f"euler_maruyama_steps4_seed3_batch_size{batch_size}.npz"
+        drawn.append(np.load(digits_run / "samples" / name)["x"].astype(int))
     np.testing.assert_allclose(*drawn, atol=1)      # a level where the last bits differ on its edge
     assert (drawn[0] == drawn[1]).mean() > 0.99
 

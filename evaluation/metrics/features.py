@@ -78,7 +78,8 @@ class Features:
             if isinstance(error, torch.OutOfMemoryError):
                 raise
             raise ArgumentError(f"the feature network {self.name!r} does not take pictures of shape {tuple(x.shape[1:])} "
-                                f"({textwrap.shorten(str(error), 200)})", "features") from error
+                                f"({textwrap.shorten((str(error).strip().splitlines() or [''])[-1], 200)})",
+                                "features") from error      # of a TorchScript's lines the last one says what is wrong
         parts = y if isinstance(y, tuple) and self.classes is not None else (y,)
         found = {}
         for part, name, wanted in zip(parts, ("features", "logits"), ("D", self.classes), strict=False):
@@ -106,7 +107,8 @@ def features_of(name: str | None, dataset: Dataset, weights: str | Path | None =
     ArgumentError for another name, a network that does not take the data, and a file or package that is missing.
     """
     if weights is not None and name != "inception":
-        raise ArgumentError(f"weights are those of the feature network 'inception', not of {name!r}", "weights", "features")
+        raise ArgumentError("weights are those of the feature network 'inception', "
+                            + (f"not of {name!r}" if name else "so give features 'inception', too"), "weights", "features")
     if name is None:
         name = dataset.name
         if name not in networks.DESIGNS or dataset.shape != networks.DESIGNS[name].shape or dataset.levels is None:

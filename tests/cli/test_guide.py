@@ -72,7 +72,7 @@ def test_a_sample_depends_on_its_number_its_seed_and_its_label_alone(runs, comma
     model = load_denoiser(runs["free"])
     for batch_size in (6, 4):
         arrays, _, _ = sampled(command, runs["free"], "--label", "3,1", "--guidance", 2, "--batch_size", batch_size,
-                               name="auto_steps3_label_3-1_guidance_2")
+                               name=f"auto_steps3_label_3-1_guidance_2_batch_size{batch_size}")
         for i, label in ((0, 3), (5, 1)):
             seeds = sample_seeds(0, i, i + 1)
             alone = make_sampler("auto", steps=3)(guided(model, label=label, scale=2.0),

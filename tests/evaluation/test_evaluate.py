@@ -48,7 +48,11 @@ def test_all_labels_have_the_same_share_and_reach_the_model():
     data = from_arrays(POINTS[:2000] + torch.tensor([2.0, 0.0]) * (1 - 2 * y)[:, None], y_train=y)
     figures = [evaluate(labelled, data, n=200, sampler=AUTO, metrics=["sliced_wasserstein"], label=label, progress=False
                         ).figures["sliced_wasserstein"].value for label in ("all", [0, 1], 0)]
-    assert figures[0] == figures[1] < 0.1 and figures[2] > 1
+    assert figures[0] == figures[1] < 0.1 and figures[2] < 0.1      # a class is compared with its own examples
+    one = evaluate(labelled, data, n=200, sampler=AUTO, metrics=["energy"], label=0, likelihood=True, progress=False)
+    assert one.classes == [data.class_names[0]] and one.figures["energy"].reference == 900
+    entropy = math.log2(STD * math.sqrt(2 * math.pi * math.e))
+    assert one.likelihood.mean == pytest.approx(entropy, abs=4 * one.likelihood.standard_error + 0.01)
     with pytest.raises(ValueError, match="label must be a class"):
         evaluate(labelled, data, n=200, label="every")
 

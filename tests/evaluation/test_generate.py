@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from dataclasses import fields
@@ -14,6 +15,7 @@ from PIL import Image
 
 from scorefield.data import make_codec
 from scorefield.evaluation import generate
+from scorefield.evaluation.generate import begin
 from scorefield.evaluation.names import name_of_place, stem_of_samples, whole
 from scorefield.evaluation.pictures import write_pictures
 from scorefield.evaluation.sample_set import find_stored
@@ -84,6 +86,15 @@ def test_a_damaged_batch_is_drawn_again(tmp_path, damage):
     assert set(drawn) == {range(4, 8)} and torch.equal(x_of(again), before)
 
 
+def test_a_process_that_comes_late_draws_nothing_that_was_there(tmp_path):
+    """The first process is done, and has removed the batches, before the second one begins to draw."""
+    whole_set = draw(folder=tmp_path / "parts")
+    late = begin(10, whole_set.identity, 4, tmp_path / "parts", None)      # what it saw when the processes met
+    shutil.rmtree(tmp_path / "parts")
+    draw(folder=tmp_path / "parts", model=no_model, world=World(1, 2), begun=late)
+    assert not (tmp_path / "parts").exists()
+
+
 def test_a_finished_set_is_one_file_from_which_more_samples_go_on(tmp_path):
     few = draw(folder=tmp_path / "parts")
     few.write(tmp_path / "all.npz")
@@ -143,7 +154,8 @@ def test_samples_that_are_not_finite_say_what_is_kept(tmp_path):
 def test_names_say_each_setting_and_never_collide():
     assert stem_of_samples("auto", make_sampler("auto")) == "auto"
     assert stem_of_samples("auto", make_sampler("auto", steps=30), "_label_all_guidance_2.5", seed=3, ema=False,
-                           precision="bf16", step=400) == "auto_steps30_label_all_guidance_2.5_seed3_raw_bf16_step00000400"
+                           precision="bf16", step=400, batch_size=16) == (
+                               "auto_steps30_label_all_guidance_2.5_seed3_batch_size16_raw_bf16_step00000400")
     assert stem_of_samples("dpm_solver++", make_sampler("dpm_solver++", order=3, lower_order_final=False)
                            ) == "dpm_solver++_order3_nolower_order_final"
     stems = {}
