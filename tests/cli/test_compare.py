@@ -1,6 +1,8 @@
 """Mode compare, as a user meets it."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +37,13 @@ def test_it_writes_the_page_and_says_what_it_recommends(digits_run, command):
     code, out, err = command("--workdir", digits_run, "--mode", "compare", "--samplers", "auto", "--budgets", "3",
                              "--seed", 1, "--noema", *QUICK)
     assert code == 0 and (digits_run / "compare_seed1_raw/auto_3.png").exists() and (folder / "rk4_5.png").exists(), err
+
+
+def test_a_run_whose_path_is_not_utf8_has_its_page(digits_run, command, tmp_path):
+    run = shutil.copytree(digits_run, tmp_path / os.fsdecode(b"caf\xe9"), ignore=shutil.ignore_patterns("compare*"))
+    code, out, err = command("--workdir", run, "--mode", "compare", "--samplers", "auto", "--budgets", "3", *QUICK)
+    assert code == 0, err
+    assert "caf\\udce9" in (run / "compare" / "index.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("words, parts", [
