@@ -146,9 +146,10 @@ class _Tally:
         self.n, self.evaluations, self.seconds = self.n + len(x), self.evaluations + nfe * len(x), self.seconds + seconds
 
     def row(self) -> Row:
+        figures, matched = ({name: metric.result() for name, metric in metrics.items()}
+                            for metrics in (self.metrics, self.matched))
         return Row(self.name, self.sampler, self.budget, self.evaluations / self.n, self.seconds / self.n, self.error,
-                   self.accuracy, *({name: metric.result() for name, metric in metrics.items()}
-                                    for metrics in (self.metrics, self.matched)), torch.cat(self.shown))
+                   self.accuracy, figures, matched, torch.cat(self.shown))
 
 
 def compare(model: Model | str | Path, dataset: Dataset | Any = None, samplers: Sequence[str] = SAMPLERS,

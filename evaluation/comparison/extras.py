@@ -155,8 +155,8 @@ def grid_of(window: tuple[float, float, float, float], side: int) -> Tensor:
 def _of_any_batch(of: Callable[[range], ScoreModel], n: int, dataset: Dataset, notes: list[str]
                   ) -> tuple[ScoreModel | None, str]:
     """The model of the first n samples for batches of any size, and the name of their class; None if there are several."""
-    bound = [part.condition[LABEL] for part in of(range(n)).modules()
-             if isinstance(part, Given) and part.condition.get(LABEL) is not None]
+    bound = [label for part in of(range(n)).modules()
+             if isinstance(part, Given) and (label := part.condition.get(LABEL)) is not None]
     classes = sorted({y for label in bound for y in label.reshape(-1).tolist()})
     if len(classes) > 1:
         notes.append(f"No density and no score are shown: the samples are of {len(classes)} classes, and each has its own.")
