@@ -65,7 +65,9 @@ def _plot_trajectory(drawing: Drawing, have: int) -> Any:
 
     def plot(first: Result) -> None:
         assert first.trajectory is not None
-        plots.save_png(path, plots.trajectory_panels(first.trajectory.cpu(), first.times.tolist()))
+        states = first.trajectory.cpu()
+        states = drawing.codec.decode(states.flatten(0, 1)).reshape(states.shape)
+        plots.save_png(path, plots.trajectory_panels(states, first.times.tolist()))
 
     return plot
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from scorefield.numerics.files import write_atomically
 from scorefield.numerics.text import printable
 
+ALIKE = 3.0             # ratio of widths up to which both axes have equal units
 SMALLEST_TILE = 40      # pixels; smaller images are enlarged by a whole factor to at least this
 
 
@@ -81,24 +82,35 @@ def points_over_data(samples: Tensor, data: Tensor | None = None, label: Tensor 
         own, name = samples[label == y], names[y] if y < len(names) else y
         axes[0].scatter(*own[:, :2].T, s=3, c=f"C{i % 10}", label=f"class {_text(name)} ({len(own)})", rasterized=True)
     axes[0].legend(loc="upper right", markerscale=3)
-    axes[0].set_aspect("equal")
+    shown = samples if data is None else data
+    _equal(axes[0], float(shown[:, 0].max() - shown[:, 0].min()), float(shown[:, 1].max() - shown[:, 1].min()))
     return render(figure)
 
 
 def trajectory_panels(trajectory: Tensor, times: Sequence[float], panels: int = 5, paths: int = 12) -> Tensor:
-    """Points (n, N, D) at `times` (n,): panels from noise to data, and the paths of a few points in the last one."""
+    """Points (n, N, D), in any units, at `times` (n,): panels from noise to data, and a few paths in the last one."""
     figure, axes = _figure(panels + 1)
     wanted = [*np.geomspace(times[0], max(times[-1], 0.05), panels - 1), times[-1]]      # structure appears late
     chosen = [int(np.abs(np.asarray(times) - t).argmin()) for t in wanted]
-    reach = float(trajectory[..., :2].abs().max())
+    low, high = (np.asarray(end) for end in zip(*((float(z.min()), float(z.max())) for z in trajectory[..., :2].unbind(-1)),
+                                                strict=True))
+    margin = np.where(high > low, 0.03 * (high - low), 1.0)
+    (left, bottom), (right, top) = low - margin, high + margin
     for axis, i in zip(axes, chosen, strict=False):
         axis.scatter(*trajectory[i, :, :2].T, s=2, c="tab:red")
         axis.set_title(f"t = {times[i]:.3g}")
     axes[-1].plot(trajectory[:, :paths, 0], trajectory[:, :paths, 1], lw=0.6)
     axes[-1].set_title(f"{min(paths, trajectory.shape[1])} paths")
     for axis in axes:
-        axis.set(aspect="equal", xlim=(-reach, reach), ylim=(-reach, reach))
+        axis.set(xlim=(left, right), ylim=(bottom, top))
+        _equal(axis, right - left, top - bottom)
     return render(figure)
+
+
+def _equal(axis: Any, width: float, height: float) -> None:
+    """Equal units on both axes, unless one of them would then be a line."""
+    if max(width, height) <= ALIKE * min(width, height):
+        axis.set_aspect("equal")
 
 
 def histogram(sets: Mapping[str, Tensor], xlabel: str) -> Tensor:

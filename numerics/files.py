@@ -83,9 +83,11 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     def known(value: Any) -> Any:
         if isinstance(value, Mapping):
             return {k: known(v) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return [known(v) for v in value]
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
-    write_atomically(path, lambda file: file.write((json.dumps(known(content), indent=2) + "\n").encode()))
+    write_atomically(path, lambda file: file.write((json.dumps(known(content), indent=2, allow_nan=False) + "\n").encode()))
 
 
 def told_of(path: Path, error: OSError) -> OSError:

@@ -52,6 +52,8 @@ class Row:
     error    RMS distance per dimension to the tight solution, the median over samples; None for a stochastic sampler
     accuracy  how exact that solution is, in the same units
     figures  of each metric
+    matched  figures of the first samples, as many as the floor has examples: of the metrics with a bias that goes by that
+             number, where it differs
     shown    the first samples (n, *event), as the model draws them
     """
 
@@ -63,6 +65,7 @@ class Row:
     error: float | None
     accuracy: float | None
     figures: dict[str, Figure]
+    matched: dict[str, Figure]
     shown: Tensor = field(repr=False)
 
 
@@ -123,8 +126,10 @@ class Comparison:
 class _Tally:
     """What the batches of one pair add up to."""
 
-    def __init__(self, asked: Asked, sampler: Sampler, budget: int | None, metrics: dict[str, Metric], shown: int):
+    def __init__(self, asked: Asked, sampler: Sampler, budget: int | None, metrics: dict[str, Metric],
+                 matched: dict[str, Metric], held_out: int, shown: int):
         self.name, self.sampler, self.budget, self.metrics, self.most = asked.text, sampler, budget, metrics, shown
+        self.matched, self.held_out = matched, held_out
         self.n, self.evaluations, self.seconds = 0, 0.0, 0.0
         self.error: float | None = None
         self.accuracy: float | None = None
@@ -133,13 +138,18 @@ class _Tally:
     def add(self, x: Tensor, data: Tensor, nfe: int, seconds: float) -> None:
         if (missing := self.most - self.n) > 0:
             self.shown.append(x[:missing])
+        first = max(0, self.held_out - self.n) if self.matched else len(data)
+        for part, own in ((data[:first], [*self.metrics.values(), *self.matched.values()]),
+                          (data[first:], self.metrics.values())):
+            for metric in own if len(part) else ():      # one tensor for all: they share its features
+                metric.update(part)
         self.n, self.evaluations, self.seconds = self.n + len(x), self.evaluations + nfe * len(x), self.seconds + seconds
-        for metric in self.metrics.values():
-            metric.update(data)
 
     def row(self) -> Row:
+        figures, matched = ({name: metric.result() for name, metric in metrics.items()}
+                            for metrics in (self.metrics, self.matched))
         return Row(self.name, self.sampler, self.budget, self.evaluations / self.n, self.seconds / self.n, self.error,
-                   self.accuracy, {name: metric.result() for name, metric in self.metrics.items()}, torch.cat(self.shown))
+                   self.accuracy, figures, matched, torch.cat(self.shown))
 
 
 def compare(model: Model | str | Path, dataset: Dataset | Any = None, samplers: Sequence[str] = SAMPLERS,
@@ -188,8 +198,14 @@ def compare(model: Model | str | Path, dataset: Dataset | Any = None, samplers: 
 
     event = codec.event(dataset.shape)
     shown = SHOWN if len(event) > 1 else SHOWN_POINTS
-    tallies, left_out = _pairs(asked, budgets, of(range(1)), lambda one, sampler, budget: _Tally(
-        one, sampler, budget, make_metrics(names, reference, seed, bootstrap), shown))
+    held_out = reference.held_out
+
+    def tally(one: Asked, sampler: Sampler, budget: int | None) -> _Tally:
+        own, again = (make_metrics(names, reference, seed, bootstrap) for _ in range(2))
+        matched = {k: metric for k, metric in again.items() if metric.biased and metric.minimum <= held_out < n}
+        return _Tally(one, sampler, budget, own, matched, held_out, shown)
+
+    tallies, left_out = _pairs(asked, budgets, of(range(1)), tally)
     solution, sampling = _run(tallies, left_out, of, event, n, seed, batch_size, device, codec, progress)
     if not tallies:
         raise ArgumentError("no sampler could be run: " + "; ".join(f"{o.name}: {o.reason}" for o in left_out), "samplers",

@@ -18,7 +18,7 @@ from scorefield.evaluation.likelihood import score
 from scorefield.likelihood import log_prob
 from scorefield.models import ScoreModel
 from scorefield.models.conditions import LABEL
-from scorefield.models.score_model import evaluation_mode
+from scorefield.models.score_model import Given, evaluation_mode
 from scorefield.numerics.errors import ArgumentError
 from scorefield.samplers import make_sampler, prior_sample, sample_seeds
 from scorefield.sde_lib.sde import SDE
@@ -63,9 +63,11 @@ class Field:
 class Extras:
     """Each None, or empty, where it does not apply; `notes` say why.
 
-    density      log p of the model's flow on a grid of the plane (DENSITY, DENSITY), rows from the top; with `window`
+    density      log p of the model's flow, as it sees the data, on a grid of the window of Plane.around (DENSITY, DENSITY),
+                 rows from the top
     fields       the score at several times
     paths        (times, n, 2), of the first samples
+    of_class     the class whose density and score these are; "" if the model has none
     likelihood   bits/dim of examples by the name of their split
     neighbours   samples and their nearest training examples (n, *event), with the RMS distance per dimension
     """
@@ -74,6 +76,7 @@ class Extras:
     density: Tensor | None = None
     fields: tuple[Field, ...] = ()
     paths: Tensor | None = None
+    of_class: str = ""
     likelihood: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     neighbours: tuple[Tensor, Tensor, Tensor] | None = None
     notes: tuple[str, ...] = ()
@@ -87,14 +90,16 @@ def extras_of(of: Callable[[range], ScoreModel], rows: Sequence[Row], recommenda
     bits = _likelihood(of(range(1)), dataset, codec, seed, device, likelihood, notes) if likelihood else {}
     density: Tensor | None = None
     fields: tuple[Field, ...] = ()
+    of_class = ""
     if event == (2,):
-        model = of(range(1))
-        density = _density(model, dataset, codec, device, notes)
-        fields = _fields(model, dataset, codec, device, notes)
+        model, of_class = _of_any_batch(of, len(rows[0].shown), dataset, notes)
+        if model is not None:
+            density = _density(model, dataset, codec, device, notes)
+            fields = _fields(model, dataset, codec, device, notes)
     near = None
     if len(event) > 1 and recommendation.row is not None:
         near = _neighbours(recommendation.row.shown[:NEIGHBOURS], dataset, codec)
-    return Extras(film, density, fields, paths, bits, near, tuple(notes))
+    return Extras(film, density, fields, paths, of_class, bits, near, tuple(notes))
 
 
 # ---- film --------------------------------------------------------------------------------------------------------------
@@ -111,7 +116,7 @@ def _film(of: Callable[[range], ScoreModel], rows: Sequence[Row], recommendation
         sampler = dataclasses.replace(sampler, points=FRAMES)      # type: ignore[call-arg]
     elif row.budget is None:
         sampler = make_sampler("auto", steps=FRAMES)
-    n = FILMED if len(event) > 1 else OF_POINTS
+    n = min(FILMED if len(event) > 1 else OF_POINTS, len(first.shown))
     model, seeds = of(range(n)), sample_seeds(seed, 0, n)
     result = sampler(model, prior_sample(model.sde, event, seeds, device), seeds, trajectory=True)
     assert result.trajectory is not None
@@ -147,6 +152,22 @@ def grid_of(window: tuple[float, float, float, float], side: int) -> Tensor:
     return torch.stack([x.repeat(side), y.repeat_interleave(side)], 1)
 
 
+def _of_any_batch(of: Callable[[range], ScoreModel], n: int, dataset: Dataset, notes: list[str]
+                  ) -> tuple[ScoreModel | None, str]:
+    """The model of the first n samples for batches of any size, and the name of their class; None if there are several."""
+    bound = [label for part in of(range(n)).modules()
+             if isinstance(part, Given) and (label := part.condition.get(LABEL)) is not None]
+    classes = sorted({y for label in bound for y in label.reshape(-1).tolist()})
+    if len(classes) > 1:
+        notes.append(f"No density and no score are shown: the samples are of {len(classes)} classes, and each has its own.")
+        return None, ""
+    model = of(range(1))
+    if not classes:
+        return model, ""
+    names = dataset.class_names
+    return model.given(label=classes[0]), names[classes[0]] if classes[0] < len(names) else str(classes[0])
+
+
 def _density(model: ScoreModel, dataset: Dataset, codec: Codec, device: torch.device | str, notes: list[str]
              ) -> Tensor | None:
     from scorefield.evaluation.page.sheets import Plane
@@ -155,7 +176,7 @@ def _density(model: ScoreModel, dataset: Dataset, codec: Codec, device: torch.de
         notes.append(f"No density is shown: {model.density_problem}.")
         return None
     window = Plane.around(codec, examples_of(dataset, codec, 2000)).reach
-    points = codec.encode(grid_of(window, DENSITY)).float().to(device)
+    points = grid_of(window, DENSITY).float().to(device)
     try:
         values = log_prob(model, points, rtol=DENSITY_TOLERANCE, atol=DENSITY_TOLERANCE).value
     except (ArgumentError, ArithmeticError) as error:
@@ -178,8 +199,12 @@ def _fields(model: ScoreModel, dataset: Dataset, codec: Codec, device: torch.dev
         moved = sde.perturb(data, t, noise)
         window = Plane.around(AS_IT_IS, moved).reach
         places = grid_of(window, FIELD)
-        with evaluation_mode(model), torch.no_grad():
-            arrows = model.score(places.to(device), t).cpu()
+        try:
+            with evaluation_mode(model), torch.no_grad():
+                arrows = model.score(places.to(device), t).cpu()
+        except ArgumentError as error:      # as of a classifier, bound to the label of one sample
+            notes.append(f"No score is shown: {error}.")
+            return ()
         fields.append(Field(t, places, arrows, moved))
     return tuple(fields)
 

@@ -1,7 +1,9 @@
 """Which sampler to use, in words, by a rule on one metric.
 
 The floor is the metric of held-out against training examples: as good as samples that come from the data. A row (a sampler
-at a budget) is *at the floor* if its 95 % interval reaches it. It is *as good as the best* if its value lies within the 95 %
+at a budget) is *at the floor* if its 95 % interval reaches it, or without intervals its value. Metrics such as FID have a
+bias that goes by the number of examples; there the floor and what is judged by it, the row's first samples, are of equal
+numbers. A row is *as good as the best* if its value lies within the 95 %
 interval of the row with the best value: what it loses is less than the uncertainty of the best. A row is *measurably better*
 than another if it is better and their intervals do not overlap.
 
@@ -43,11 +45,23 @@ class Recommendation:
         return " ".join(self.sentences)
 
 
+def judged(row: Row, metric: str) -> Figure:
+    """The figure that may be compared with the floor: of as many samples, where the number matters."""
+    return row.matched.get(metric, row.figures[metric])
+
+
 def at_floor(figure: Figure) -> bool:
-    """Whether the interval reaches the floor."""
+    """Whether the interval reaches the floor; without an interval, the value."""
     if figure.floor is None:
         return False
-    return figure.low <= figure.floor if figure.better == "lower" else figure.high >= figure.floor
+    nearest = figure.low if figure.better == "lower" else figure.high
+    nearest = nearest if math.isfinite(nearest) else figure.value
+    return nearest <= figure.floor if figure.better == "lower" else nearest >= figure.floor
+
+
+def bounded(figure: Figure) -> bool:
+    """Whether it has an interval."""
+    return math.isfinite(figure.low) and math.isfinite(figure.high)
 
 
 def better(a: Figure, b: Figure) -> bool:
@@ -77,7 +91,7 @@ def recommend(rows: Sequence[Row], metric: str) -> Recommendation:
 
     best = min(known, key=value)
     good = [row for row in known if as_good(row.figures[metric], best.figures[metric])]
-    floored = [row for row in good if at_floor(row.figures[metric])]
+    floored = [row for row in good if at_floor(judged(row, metric))]
     candidates = floored or good
     chosen = min(candidates, key=lambda row: (row.nfe, value(row)))
     sentences = [_first(chosen, metric, bool(floored)), _more(known, chosen, best, metric)]
@@ -98,7 +112,7 @@ def words(metric: str) -> str:
 
 def told(figure: Figure) -> str:
     """A figure with its interval: "0.031 [0.028, 0.034]"."""
-    if not (math.isfinite(figure.low) and math.isfinite(figure.high)):
+    if not bounded(figure):
         return short(figure.value)
     return f"{short(figure.value)} [{short(figure.low)}, {short(figure.high)}]"
 
@@ -109,14 +123,23 @@ def evaluations(nfe: float) -> str:
 
 def _first(row: Row, metric: str, floored: bool) -> str:
     """What is recommended, and its figure."""
-    figure, use = row.figures[metric], f"Use {row.name} with {evaluations(row.nfe)}"
-    if floored:
-        assert figure.floor is not None
-        return f"{use}: {words(metric)} is at the floor, {told(figure)} against {short(figure.floor)} of held-out examples."
+    figure, even, use = row.figures[metric], judged(row, metric), f"Use {row.name} with {evaluations(row.nfe)}"
     if figure.floor is None:
-        return f"{use}: {words(metric)} is {told(figure)}, and no row is measurably better."
-    return (f"No sampler reaches the floor, {short(figure.floor)} of held-out examples, so the model or its training limits "
-            f"the quality. {use}: {words(metric)} is {told(figure)}.")
+        most = "no row is measurably better" if bounded(figure) else "no row has a better value"
+        return f"{use}: {words(metric)} is {told(figure)}, and {most}."
+    floor = f"{short(figure.floor)} of {figure.floor_samples:,} held-out examples"
+    of = f"{told(even)} of {'' if even is figure else 'the first '}{even.samples:,} samples"
+    if floored:
+        where = "at the floor" if bounded(figure) else "no worse than the floor (values alone, without intervals)"
+        return f"{use}: {words(metric)} is {where}, {of} against {floor}{_all(figure, even)}."
+    reaches = "reaches" if bounded(figure) else "has a value that reaches"
+    return (f"No sampler {reaches} the floor, {floor}, so the model or its training limits the quality. {use}: "
+            f"{words(metric)} is {of}{_all(figure, even)}.")
+
+
+def _all(figure: Figure, even: Figure) -> str:
+    """The figure of all samples, where another one is judged."""
+    return "" if figure is even else f"; of all {figure.samples:,} samples it is {told(figure)}"
 
 
 def _more(known: Sequence[Row], chosen: Row, best: Row, metric: str) -> str:
@@ -130,6 +153,8 @@ def _more(known: Sequence[Row], chosen: Row, best: Row, metric: str) -> str:
         return f"More evaluations help still: {row.name} with {evaluations(row.nfe)} has {told(row.figures[metric])}."
     if best is chosen:
         return "More evaluations do not help."
+    if not bounded(best.figures[metric]):
+        return (f"The best value is {told(best.figures[metric])}, of {best.name} with {evaluations(best.nfe)}.")
     return (f"More evaluations do not help measurably: the best figure is {told(best.figures[metric])}, of {best.name} with "
             f"{evaluations(best.nfe)}.")
 
@@ -148,7 +173,7 @@ def _other(own: Sequence[Row], candidates: Sequence[Row], metric: str, floored: 
 
 def _honest(figure: Figure, floored: bool, candidates: int) -> str:
     """What the intervals do not say."""
-    if not (math.isfinite(figure.low) and math.isfinite(figure.high)):
+    if not bounded(figure):
         return "There are no intervals, so it is not known which differences are chance."
     more = "a smaller distance to the floor" if floored else "smaller differences"
     many = f"{candidates} rows {'reach the floor' if floored else 'are as good as the best'} within" if candidates > 1 else \

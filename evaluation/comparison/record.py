@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from scorefield.evaluation.page import build
 from scorefield.numerics.files import write_atomically, write_json
+from scorefield.numerics.text import printable
 
 if TYPE_CHECKING:
     from scorefield.evaluation.comparison.compare import Comparison, Row
@@ -33,7 +34,7 @@ PAGE, RESULTS = "index.html", "results.json"
 def write(comparison: Comparison, folder: Path) -> Path:
     """Write all of it; returns the path of the page. OSError with the folder's path if that cannot be done."""
     page = build(comparison)
-    files = page.files | {"results.csv": table(comparison).encode(), PAGE: page.html.encode()}
+    files = page.files | {"results.csv": printable(table(comparison)).encode(), PAGE: page.html.encode()}
     if comparison.extras.likelihood:
         files["likelihood.csv"] = _likelihoods(comparison).encode()
     described = describe(comparison) | {"files": sorted([*files, RESULTS])}
@@ -87,20 +88,24 @@ def describe(comparison: Comparison) -> dict[str, Any]:
 def _row(row: Row) -> dict[str, Any]:
     settings = {name: value for name, value in vars(row.sampler).items() if name != "points"}
     return {"sampler": row.name, "budget": row.budget, "nfe": row.nfe, "seconds": row.seconds, "error": row.error,
-            "accuracy": row.accuracy, "settings": settings, "figures": {k: vars(v) for k, v in row.figures.items()}}
+            "accuracy": row.accuracy, "settings": settings, "figures": {k: vars(v) for k, v in row.figures.items()},
+            "figures_of_as_many_as_held_out": {k: vars(v) for k, v in row.matched.items()}}
 
 
 def table(comparison: Comparison) -> str:
     """The rows as CSV; empty where a number does not exist."""
     fields = ("value", "low", "high", "floor", "samples", "reference", "floor_samples")
+    matched = [metric for metric in comparison.metrics if metric in comparison.rows[0].matched]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["sampler", "budget", "nfe", "seconds", "error", "accuracy", "recommended",
-                     *(f"{metric}_{field}".removesuffix("_value") for metric in comparison.metrics for field in fields)])
+                     *(f"{metric}_{field}".removesuffix("_value") for metric in comparison.metrics for field in fields),
+                     *(f"{metric}_of_first{field}" for metric in matched for field in ("", "_low", "_high", "_samples"))])
     for row in comparison.rows:
         figures = [getattr(row.figures[metric], field) if metric in row.figures else None
                    for metric in comparison.metrics for field in fields]
-        writer.writerow(["" if cell is None else cell for cell in (
+        figures += [getattr(row.matched[metric], field) for metric in matched for field in fields[:3] + fields[4:5]]
+        writer.writerow(["" if cell is None or cell != cell else cell for cell in (      # no number, or NaN
             row.name, row.budget, row.nfe, row.seconds, row.error, row.accuracy,
             int(row is comparison.recommendation.row), *figures)])
     return text.getvalue()

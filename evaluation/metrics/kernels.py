@@ -43,6 +43,8 @@ MEDIAN_OF = 2000
 class PairMetric(Metric):
     """A metric d(P, Q) of a kernel."""
 
+    biased = False
+
     @abstractmethod
     def kernel(self, a: Tensor, b: Tensor) -> Tensor:
         """k of each pair of a (n, D) and b (m, D): (n, m)."""
@@ -89,7 +91,7 @@ class PairMetric(Metric):
 
 
 class Energy(PairMetric):
-    """The energy distance, in units of the data."""
+    """The energy distance, in the units of what is compared (see `SlicedWasserstein`)."""
 
     name = "energy"
 

@@ -75,12 +75,14 @@ class Metric(ABC):
     minimum  the fewest samples that it takes
     better   "lower" or "higher"
     space    in which it compares: "features" or "logits", the network's, or "data", the examples themselves
+    biased   whether its mean depends on the number of samples, so that only figures of equal numbers can be compared
     """
 
     name: ClassVar[str]
     minimum: ClassVar[int] = 10
     better: ClassVar[str] = "lower"
     space: ClassVar[str] = "data"
+    biased: ClassVar[bool] = True
     whole: ClassVar[bool] = True      # whether it needs all vectors of the training examples at once
 
     def __init__(self, reference: Reference, seed: int = 0, bootstrap: int = BOOTSTRAP):
@@ -160,6 +162,8 @@ class ShareMetric(Metric):
     The bootstrap of such a share draws from a binomial distribution, so no replicates are needed. It fails at 0 and at 1,
     where all replicates are equal; the interval of Wilson (1927) does not.
     """
+
+    biased = False
 
     def interval(self, value: float, influence: Tensor) -> tuple[float, float]:
         return wilson(value, len(influence))

@@ -3,9 +3,10 @@
     SW_2(P, Q)^2 = E W_2(<theta, P>, <theta, Q>)^2,      theta uniform on the sphere
 
 where W_2 of two sets of numbers is that of their quantile functions, exactly, also for sets of unequal sizes. The
-directions: one in one dimension; 200 equally spaced angles in the plane, where the integrand is periodic; else whole random
-orthonormal bases, at least 200 directions, so that the part of differing means has no error (the sum of <theta, m>^2 over a
-basis is |m|^2).
+directions: one in one dimension; 200 equally spaced angles in the plane, where the integrand is periodic; up to 200
+dimensions whole random orthonormal bases, at least 200 directions, so that the part of differing means has no error (the sum
+of <theta, m>^2 over a basis is |m|^2); in more dimensions 200 random orthonormal directions, whose time and memory are
+linear in D.
 
 The influence of a sample is the Kantorovich potential of its projection (del Barrio et al. 2019, "A central limit theorem
 for Lp transportation cost on the real line"), less its mean, over the directions.
@@ -32,7 +33,7 @@ def directions(dimensions: int, seed: int) -> Tensor:
         angles = (torch.arange(DIRECTIONS, dtype=torch.float64) + 0.5) * (math.pi / DIRECTIONS)
         return torch.stack([angles.cos(), angles.sin()], 1)
     generator = torch.Generator().manual_seed(seed)
-    shape = math.ceil(DIRECTIONS / dimensions), dimensions, dimensions
+    shape = math.ceil(DIRECTIONS / dimensions), dimensions, min(dimensions, DIRECTIONS)
     normal = torch.randn(shape, generator=generator, dtype=torch.float64)
     q, r = torch.linalg.qr(normal)
     return (q * r.diagonal(dim1=1, dim2=2).sign()[:, None]).mT.flatten(0, 1)      # Haar distributed (Mezzadri 2007)
@@ -56,7 +57,10 @@ def squared_w2(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class SlicedWasserstein(Metric):
-    """SW_2, in units of the data."""
+    """SW_2, in the units of what is compared: of points, tables and series in those of the model, which are standard
+    deviations of each column or channel where the data are standardised; of pictures in shares of their range; of features
+    in the network's.
+    """
 
     name = "sliced_wasserstein"
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from scorefield.evaluation.page import charts, parts, sheets
 from scorefield.evaluation.page.svg import standing_alone
+from scorefield.numerics.text import printable
 
 if TYPE_CHECKING:
     from scorefield.evaluation.comparison.compare import Comparison
@@ -56,7 +57,7 @@ def build(comparison: Comparison) -> Page:
         "metric_choice": charts.choice(drawn), "charts": charts.figures(drawn), "legend": charts.legend(comparison),
         "quality_text": charts.TEXT, **viewer.fields(),
     }
-    html = filled((HERE / "page.html").read_text(), values)
+    html = printable(filled((HERE / "page.html").read_text(), values))
     files |= viewer.files | {f"{name}.svg": standing_alone(svg).encode()
                              for chart in drawn for name, svg in chart.files.items()}
     return Page(html, files)

@@ -51,7 +51,7 @@ def of(c: Comparison) -> list[Chart]:
 
 
 def _charts(c: Comparison, rows: Sequence[Row], word: str, title: str, floor: float | None, better: str) -> Chart:
-    floor_text = "" if floor is None else "accuracy of the exact flow" if word == ERROR else "floor: held-out examples"
+    floor_text = "" if floor is None else "accuracy of the exact flow" if word == ERROR else _floor_text(rows[0], word)
     if word == ERROR and floor is not None and floor < min(row.error or math.inf for row in rows) / 30:
         floor, floor_text = None, ""      # far below all errors: of no interest, and would flatten the chart
     files = {}
@@ -62,6 +62,13 @@ def _charts(c: Comparison, rows: Sequence[Row], word: str, title: str, floor: fl
         files[f"{word}_over_{over}"] = svg.line_chart(
             series, f"{title} over {over}", xlabel, f"{title}, {better} is better", True, floor, floor_text)
     return Chart(word, title, files, better)
+
+
+def _floor_text(row: Row, metric: str) -> str:
+    """What the floor is of, and that the marks are of another number where that matters."""
+    figure = row.figures[metric]
+    other = f" (marks: {figure.samples:,} samples)" if metric in row.matched else ""
+    return f"floor: {figure.floor_samples:,} held-out examples{other}"
 
 
 def _point(c: Comparison, row: Row, word: str, over: str) -> svg.Point:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from scorefield.data.codec import Points
 from scorefield.evaluation.comparison.recommend import evaluations, told, words
 from scorefield.evaluation.page import plane, sheets, svg
 from scorefield.evaluation.page.charts import pair_key
@@ -157,14 +158,18 @@ def table(c: Comparison) -> str:
         for metric in c.metrics:
             figure = row.figures.get(metric)
             value, _, interval = ("", "", "") if figure is None else told(figure).partition(" ")
-            cells.append(f"{value}<small>{interval}</small>")
+            even = row.matched.get(metric)
+            first = "" if even is None else f"<small>first {even.samples:,}: {told(even)}</small>"
+            cells.append(f"{value}<small>{interval}</small>{first}")
         best = ' class="recommended"' if row is c.recommendation.row else ""
         body.append(f'<tr data-pair="{escape(pair_key(c, row))}"{best}><th scope="row">{broken(row.name)}</th>'
                     + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    floors = [c.rows[0].figures[metric].floor for metric in c.metrics if metric in c.rows[0].figures]
-    if any(floor is not None for floor in floors):
+    floors = [c.rows[0].figures[metric] for metric in c.metrics if metric in c.rows[0].figures]
+    if any(figure.floor is not None for figure in floors):
         body.append('<tr><th scope="row">held-out examples: the floor</th><td></td><td></td><td></td><td></td>' + "".join(
-            f"<td>{'' if floor is None else short(floor)}</td>" for floor in floors) + "</tr>")
+            "<td></td>" if figure.floor is None else
+            f"<td>{short(figure.floor)}<small>of {figure.floor_samples:,}</small></td>"
+            for figure in floors) + "</tr>")
     return (f"<table><caption>Every sampler at every budget; in brackets 95 % intervals.</caption>"
             f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>")
 
@@ -176,7 +181,8 @@ def notes(c: Comparison, tiles: int) -> str:
         "Budget": "the most evaluations of the network that a sampler may take for a sample. It takes as many steps as keep "
                   "to it; the column Evaluations says what it took.",
         "Floor": "the same metric of held-out examples against the training examples, of as many as there are samples if so "
-                 "many are held out: as good as samples from the data.",
+                 "many are held out: as good as samples from the data. Where fewer are held out, a metric whose mean goes "
+                 "by the number of examples is judged by the first samples of each row, as many as are held out.",
         "Recommendation": "the row with the fewest evaluations among those whose value lies within the interval of the best "
                           "row, and whose interval reaches the floor, if there are such rows.",
     }
@@ -185,6 +191,11 @@ def notes(c: Comparison, tiles: int) -> str:
                                "steps doubled until a doubling moves the median sample by less than 1e-6. The last one "
                                f"moved it by {short(exact.accuracy or 0)}. The distance is RMS per dimension, the median "
                                "over the samples.")
+    distances = [words(metric) for metric in ("sliced_wasserstein", "energy") if metric in c.metrics]
+    if distances and c.codec.levels is None:
+        standard = isinstance(c.codec, Points) and (c.codec.mean, c.codec.std) != (0.0, 1.0)
+        items["Units"] = f"{' and '.join(distances)} are in " + (
+            "standard deviations of each column or channel of the data." if standard else "the units of the data.")
     for metric in c.metrics:
         for text in {row.figures[metric].note for row in c.rows if metric in row.figures} - {""}:
             items[words(metric)] = text

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,15 +33,18 @@ def section(c: Comparison, films: dict[str, list[dict[str, Any]]], files: dict[s
     if extras.paths is None:
         return ""
     parts, bodies = [], []
+    which = f" given class {extras.of_class}" if extras.of_class else ""
     if extras.density is not None:
-        file = sheets.png(density(extras.density))
+        picture = density(extras.density)
+        sheets.Plane.around(c.codec, c.behind).mark(picture, 255)
+        file = sheets.png(picture)
         files["density.png"] = file
         bodies.append(_framed(f'<img class="drawn" src="{sheets.data_uri(file)}" alt="Density of the model in the plane.">',
-                              "Density of the model's flow; full colour is its largest value in the picture."))
+                              f"Density of the model's flow{which}; full colour is its largest value in the picture."))
         parts.append("the density of the model")
-    picture = paths(c)
-    files["paths.svg"] = svg.standing_alone(picture).encode()
-    bodies.append(_framed(picture, f"Paths of {extras.paths.shape[1]} samples from noise to data; dots are their ends."))
+    drawn = paths(c)
+    files["paths.svg"] = svg.standing_alone(drawn).encode()
+    bodies.append(_framed(drawn, f"Paths of {extras.paths.shape[1]} samples from noise to data; dots are their ends."))
     parts.append("the paths of samples")
     body = f'<div class="pair">{"".join(bodies)}</div>'
     if extras.fields:
@@ -50,7 +55,7 @@ def section(c: Comparison, films: dict[str, list[dict[str, Any]]], files: dict[s
             frames.append({"src": [sheets.data_uri(file)], "alt": [f"Arrows of the score at t = {field.t:.3g}."],
                            "text": f"t = {field.t:.3g}"})
         films["field"] = frames
-        body += "<h3>The score at several times</h3>" + player(
+        body += f"<h3>The score at several times{escape(which)}</h3>" + player(
             "field", "Time", frames, "drawn", ["Arrows point where noisy data (grey) become denser, grad log p_t; their "
                                                "lengths are relative to the longest ones at that time"], False)
         parts.append("the score")
@@ -59,7 +64,7 @@ def section(c: Comparison, films: dict[str, list[dict[str, Any]]], files: dict[s
 
 
 def _framed(picture: str, caption: str) -> str:
-    return f'<figure><div class="frame">{picture}</div><figcaption>{caption}</figcaption></figure>'
+    return f'<figure><div class="frame">{picture}</div><figcaption>{escape(caption)}</figcaption></figure>'
 
 
 def density(log_density: Tensor) -> Image.Image:
@@ -71,16 +76,15 @@ def density(log_density: Tensor) -> Image.Image:
 def paths(c: Comparison) -> str:
     """The paths, in the window that holds them."""
     assert c.extras.paths is not None
-    states = c.codec.decode(c.extras.paths.flatten(0, 1)).reshape(c.extras.paths.shape).double()
-    xy = states[..., :2] if states.shape[-1] > 1 else torch.stack([states[..., 0], torch.linspace(
+    states, d = c.extras.paths.double(), c.extras.paths.shape[-1]
+    xy = states[..., :2] if d > 1 else torch.stack([states[..., 0], torch.linspace(
         0, 1, len(states), dtype=torch.float64)[:, None].expand(states.shape[:2])], -1)
-    low, high = xy.flatten(0, 1).min(0).values, xy.flatten(0, 1).max(0).values
-    middle, half = (low + high) / 2, float((high - low).max()) * 0.53 or 1.0
-    reach = (float(middle[0]) - half, float(middle[0]) + half, float(middle[1]) - half, float(middle[1]) + half)
+    reach = sheets.window(xy.flatten(0, 1).amin(0).numpy(), xy.flatten(0, 1).amax(0).numpy(), 0.03)
     lines = [[(float(a), float(b)) for a, b in xy[:, i]] for i in range(xy.shape[1])]
     film = c.extras.film
     by = "" if film is None else f" by {film.name}"
-    return svg.paths(lines, reach, SIZE, "Paths of samples", f"{len(lines)} paths{by} from noise to data")
+    return svg.paths(lines, reach, SIZE, "Paths of samples", f"{len(lines)} paths{by} from noise to data",
+                     sheets.scales(c.codec, reach, d))
 
 
 def arrows(field: Field) -> Image.Image:
@@ -90,11 +94,9 @@ def arrows(field: Field) -> Image.Image:
     from scorefield.evaluation.comparison.extras import AS_IT_IS
     from scorefield.evaluation.page.sheets import PLANE, Plane
 
-    window: Plane = Plane.around(AS_IT_IS, field.data)
+    window: Plane = dataclasses.replace(Plane.around(AS_IT_IS, field.data), ticks=((), ()))
     left, right, bottom, top = window.reach
     picture = window(field.data[:0])
-    picture.putpalette([*(0, 0, 0), *sheets.GREY, *sheets.BLUE, *sheets.RED])
-    picture.info["transparency"] = bytes([0, 120, 255, 255])
     draw, cell = ImageDraw.Draw(picture), PLANE / math.sqrt(len(field.places))
     lengths = field.arrows.norm(dim=1)
     longest = float(lengths.quantile(0.9)) or 1.0
@@ -103,7 +105,8 @@ def arrows(field: Field) -> Image.Image:
             continue
         size = 0.85 * cell * max(0.25, min(1.0, length / longest))
         a, b = (x - left) / (right - left) * PLANE, (top - y) / (top - bottom) * PLANE
-        du, dv = u / length, -v / length
+        du, dv = u / (right - left), -v / (top - bottom)      # as directions of the picture
+        du, dv = du / math.hypot(du, dv), dv / math.hypot(du, dv)
         tip = (a + du * size / 2, b + dv * size / 2)
         draw.line([(a - du * size / 2, b - dv * size / 2), tip], fill=3, width=2)
         for turn in (2.6, -2.6):

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from scorefield.data import Codec
+from scorefield.evaluation.page import svg
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 LARGEST_SIDE = 96                                    # pixels; larger images are shown smaller
 TILES = (64, 49, 36, 25, 16, 9, 4, 1)
 PLANE, DOT = 560, 1.7                                # sides of a picture of points, and the radius of one, in pixels
-GREY, BLUE, RED = (128, 132, 138), (40, 108, 214), (196, 78, 20)      # seen on white and on black
+TEXT = 15                                            # size of their numbers
+ALIKE = 3.0                                          # ratio of widths up to which both axes have equal units
+GREY, BLUE, RED, INK = (128, 132, 138), (40, 108, 214), (196, 78, 20), (110, 114, 120)      # seen on white and on black
 
 
 def png(picture: Image.Image) -> bytes:
@@ -90,27 +93,58 @@ class Tiles:
         return sheet.quantize(256) if palette and mode == "RGB" else sheet
 
 
+Reach = tuple[float, float, float, float]      # left, right, bottom, top
+
+
+def window(low: np.ndarray, high: np.ndarray, share: float) -> Reach:
+    """A window about what lies between low and high (2,), wider by `share` on each side.
+
+    The units of both axes are equal unless the widths differ by more than ALIKE; then each axis has its own.
+    """
+    middle, half = (low + high) / 2, (high - low) / 2
+    if half.max() <= ALIKE * half.min():
+        half = np.full(2, half.max())
+    half = np.where(half > 0, half * (1 + 2 * share), 1.0)
+    left, bottom = (middle - half).tolist()
+    right, top = (middle + half).tolist()
+    return left, right, bottom, top
+
+
+def scales(codec: Codec, reach: Reach, dimensions: int) -> tuple[Sequence[svg.Tick], Sequence[svg.Tick]]:
+    """The ticks of both axes of a window on points as a model sees them, in the units of the data; none for one axis that
+    does not exist.
+    """
+    ends = torch.zeros(2, dimensions, dtype=torch.float64)
+    for axis in range(min(2, dimensions)):
+        ends[:, axis] = torch.tensor(reach[2 * axis:2 * axis + 2], dtype=torch.float64)
+    values = codec.decode(ends).double()
+    x, y = (svg.ticks_of(*values[:, axis].tolist()) if axis < dimensions else [] for axis in (0, 1))
+    return x, y
+
+
 @dataclass(frozen=True)
 class Plane:
-    """The first two coordinates of points: in colour, over the data's in grey. reach: left, right, bottom, top."""
+    """The first two coordinates of points: in colour, over the data's in grey. All are as the model sees them, so columns of
+    any scale have room; the ticks at the edges are in the units of the data.
+    """
 
     codec: Codec
-    reach: tuple[float, float, float, float]
+    reach: Reach
     behind: np.ndarray
+    ticks: tuple[Sequence[svg.Tick], Sequence[svg.Tick]] = ((), ())
     pixels: ClassVar[bool] = False
     text: ClassVar[str] = "points"
 
     @classmethod
     def around(cls, codec: Codec, data: Tensor) -> Plane:
-        """The window that holds nearly all of the data, a square."""
-        points = _in_plane(codec.decode(data))
-        low, high = np.quantile(points, 0.002, axis=0), np.quantile(points, 0.998, axis=0)
-        middle, half = (low + high) / 2, float((high - low).max()) * 0.62 or 1.0
-        return cls(codec, (middle[0] - half, middle[0] + half, middle[1] - half, middle[1] + half), points)
+        """The window that holds nearly all of the data."""
+        points = _in_plane(data)
+        reach = window(np.quantile(points, 0.002, axis=0), np.quantile(points, 0.998, axis=0), 0.12)
+        return cls(codec, reach, points, scales(codec, reach, data[0].numel()))
 
     def outside(self, x: Tensor) -> int:
         """How many points the window does not show."""
-        p, (left, right, bottom, top) = _in_plane(self.codec.decode(x)), self.reach
+        p, (left, right, bottom, top) = _in_plane(x), self.reach
         return int(((p[:, 0] < left) | (p[:, 0] > right) | (p[:, 1] < bottom) | (p[:, 1] > top)).sum())
 
     def __call__(self, x: Tensor, tiles: int = 0, palette: bool = True) -> Image.Image:
@@ -118,11 +152,26 @@ class Plane:
 
         canvas = np.zeros((PLANE, PLANE), np.uint8)
         self._dots(canvas, self.behind, 1)
-        self._dots(canvas, _in_plane(self.codec.decode(x)), 2)
+        self._dots(canvas, _in_plane(x), 2)
         picture = Image.fromarray(canvas)
-        picture.putpalette([*(0, 0, 0), *GREY, *BLUE])
-        picture.info["transparency"] = bytes([0, 120, 255])
+        picture.putpalette([*(0, 0, 0), *GREY, *BLUE, *RED, *INK])
+        picture.info["transparency"] = bytes([0, 120, 255, 255, 255])
+        self.mark(picture, 4)
         return picture
+
+    def mark(self, picture: Image.Image, colour: int) -> None:
+        """Draw the ticks at the left and the lower edge of a picture of the window."""
+        from PIL import ImageDraw, ImageFont
+
+        draw, (width, height) = ImageDraw.Draw(picture), picture.size
+        draw.fontmode = "1"      # a palette has no shades
+        font = ImageFont.load_default(TEXT)
+        for share, text in self.ticks[0]:
+            draw.line([(share * width, height), (share * width, height - 5)], fill=colour)
+            draw.text((share * width, height - 6), text, fill=colour, font=font, anchor="md")
+        for share, text in self.ticks[1]:
+            draw.line([(0, (1 - share) * height), (5, (1 - share) * height)], fill=colour)
+            draw.text((7, (1 - share) * height), text, fill=colour, font=font, anchor="lm")
 
     def _dots(self, canvas: np.ndarray, points: np.ndarray, value: int) -> None:
         left, right, bottom, top = self.reach

@@ -86,14 +86,34 @@ class Axis:
 
     def ticks(self, most: int = 6) -> list[float]:
         if not self.log:
-            step = _nice((self.high - self.low) / most)
-            return [i * step for i in range(math.ceil(self.low / step), math.floor(self.high / step) + 1)]
+            return _even(self.low, self.high, most)
         decades = range(math.floor(self.low), math.ceil(self.high) + 1)
         for digits in ((1, 2, 5), (1, 3), (1,)):
             found = [d * 10.0**k for k in decades for d in digits if self.low <= math.log10(d * 10.0**k) <= self.high]
             if len(found) <= most + 1:
                 return found
         return found[::math.ceil(len(found) / most)]
+
+
+Tick = tuple[float, str]      # its share of the way from the lower end, and its number
+
+
+def ticks_of(low: float, high: float, most: int = 6) -> list[Tick]:
+    """Round numbers inside of an axis, with as many digits as tell them apart; none too near to its ends for a text."""
+    if not high > low or not math.isfinite(high - low):
+        return []
+    values = _even(low, high, most)
+    largest = max(abs(low), abs(high))
+    digits = max(3, 1 + math.ceil(math.log10(largest / (high - low) * most)))
+    if 1 <= largest < 1e6:
+        digits = max(digits, len(str(int(largest))))      # 4000, not 4e+03
+    shares = [(value - low) / (high - low) for value in values]
+    return [(share, f"{value:.{digits}g}") for share, value in zip(shares, values, strict=True) if 0.06 < share < 0.94]
+
+
+def _even(low: float, high: float, most: int) -> list[float]:
+    step = _nice((high - low) / most)
+    return [i * step for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def _nice(step: float) -> float:
@@ -202,16 +222,23 @@ def histogram(sets: Sequence[tuple[str, Sequence[float]]], title: str, xlabel: s
 
 
 def paths(lines: Sequence[Sequence[tuple[float, float]]], reach: tuple[float, float, float, float], size: int, title: str,
-          text: str, kind: str = "thin s0", ends: bool = True) -> str:
-    """Lines in the plane, within reach = (left, right, bottom, top): each a path, its end a dot if `ends`."""
+          text: str, ticks: tuple[Sequence[Tick], Sequence[Tick]] = ((), ())) -> str:
+    """Lines in the plane, within reach = (left, right, bottom, top): each a path, its end a dot; ticks at the edges."""
     left, right, bottom, top = reach
 
     def at(point: tuple[float, float]) -> str:
         return f"{(point[0] - left) / (right - left) * size:.1f} {(top - point[1]) / (top - bottom) * size:.1f}"
 
-    body = [f'<path class="{kind}" d="M{"L".join(at(p) for p in line)}"/>' for line in lines]
-    if ends:
-        for line in lines:
-            cx, cy = at(line[-1]).split()
-            body.append(f'<circle class="f1" cx="{cx}" cy="{cy}" r="2.6"/>')
+    body = [f'<path class="thin s0" d="M{"L".join(at(p) for p in line)}"/>' for line in lines]
+    for line in lines:
+        cx, cy = at(line[-1]).split()
+        body.append(f'<circle class="f1" cx="{cx}" cy="{cy}" r="2.6"/>')
+    for share, number in ticks[0]:
+        x = share * size
+        body.append(f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{size}" y2="{size - 5}"/><text class="label halo" '
+                    f'x="{x:.1f}" y="{size - 8}" text-anchor="middle">{number}</text>')
+    for share, number in ticks[1]:
+        y = (1 - share) * size
+        body.append(f'<line class="axis" x1="0" x2="5" y1="{y:.1f}" y2="{y:.1f}"/><text class="label halo" x="8" '
+                    f'y="{y + 4.5:.1f}">{number}</text>')
     return drawing(size, size, title, text, "".join(body))

@@ -1,9 +1,16 @@
 """Mode compare, as a user meets it."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+ROOT = Path(__file__).parents[2]
 QUICK = ["--num_samples", 20, "--metrics", "sliced_wasserstein", "--likelihood_examples", 4, "--bootstrap", 50]
 pytestmark = pytest.mark.machine
 
@@ -32,6 +39,13 @@ def test_it_writes_the_page_and_says_what_it_recommends(digits_run, command):
     assert code == 0 and (digits_run / "compare_seed1_raw/auto_3.png").exists() and (folder / "rk4_5.png").exists(), err
 
 
+def test_a_run_whose_path_is_not_utf8_has_its_page(digits_run, command, tmp_path):
+    run = shutil.copytree(digits_run, tmp_path / os.fsdecode(b"caf\xe9"), ignore=shutil.ignore_patterns("compare*"))
+    code, out, err = command("--workdir", run, "--mode", "compare", "--samplers", "auto", "--budgets", "3", *QUICK)
+    assert code == 0, err
+    assert "caf\\udce9" in (run / "compare" / "index.html").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("words, parts", [
     (["--samplers", "auto,,ddim"], ["--samplers"]), (["--samplers", "dim"], ["did you mean", "--samplers"]),
     (["--budgets", "5,x"], ["whole numbers", "--budgets"]), (["--budgets", "0"], ["--budgets"]),
@@ -48,3 +62,39 @@ def test_what_does_not_fit_is_one_line_and_writes_nothing(digits_run, command, w
     for part in parts:
         assert part in err, err
     assert before == sorted(digits_run.rglob("*"))
+
+
+@pytest.fixture(scope="module")
+def labelled_table(tmp_path_factory):
+    """A run of two steps on a table of two columns whose scales differ by 1e5, with classes."""
+    folder = tmp_path_factory.mktemp("table")
+    rng = np.random.default_rng(0)
+    kind = rng.integers(2, size=120)
+    income, rate = 5000 + 2000 * kind + 300 * rng.normal(size=120), 0.02 + 0.01 * kind + 0.003 * rng.normal(size=120)
+    lines = [f"{a:.9g},{b:.9g},{'rich' if k else 'poor'}" for a, b, k in zip(income, rate, kind, strict=True)]
+    (folder / "x.csv").write_text("\n".join(["income,rate,kind", *lines]) + "\n")
+    subprocess.run([sys.executable, "main.py", "--config", "configs/vp_table.py", "--mode", "train", "--workdir",
+                    str(folder / "run"), f"--config.data.path={folder / 'x.csv'}", "--config.data.label=kind",
+                    "--config.model.classes=2", "--config.training.label_dropout=0.2", "--config.training.steps=2",
+                    "--config.training.warmup=0", "--config.training.batch_size=16", "--config.training.sample_every=1",
+                    "--config.training.sample_steps=2", "--config.training.precision=fp32"],
+                   check=True, cwd=ROOT, capture_output=True, timeout=120)
+    return folder / "run"
+
+
+def test_points_of_a_class_have_its_density_and_score_and_those_of_several_classes_have_none(labelled_table, command):
+    table = ["--workdir", labelled_table, "--mode", "compare", "--samplers", "auto", "--budgets", "3", *QUICK]
+    code, _, err = command(*table, "--label", "rich")
+    assert code == 0, err
+    folder = labelled_table / "compare_label_1"
+    page = (folder / "index.html").read_text()
+    assert "Density of the model&#x27;s flow given class rich" in page and (folder / "score_0.png").exists()
+    code, _, err = command(*table, "--label", "all")
+    assert code == 0, err
+    folder = labelled_table / "compare_label_all"
+    assert "No density and no score are shown: the samples are of 2 classes" in (folder / "index.html").read_text()
+    assert not (folder / "density.png").exists() and (folder / "paths.svg").exists()
+    code, _, err = command(*table)
+    assert code == 0 and "given class" not in (labelled_table / "compare" / "index.html").read_text(), err
+    code, _, err = command(*table, "--label", "0", "--guidance", 2, "--budgets", "6")
+    assert code == 0 and (labelled_table / "compare_label_0_guidance_2" / "score_0.png").exists(), err

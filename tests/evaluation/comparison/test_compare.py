@@ -3,6 +3,7 @@
 import csv
 import errno
 import json
+import math
 import os
 import re
 
@@ -15,6 +16,7 @@ from scorefield.data import from_arrays
 from scorefield.evaluation import compare
 from scorefield.evaluation.comparison import record
 from scorefield.evaluation.comparison.classes import of_classes
+from scorefield.evaluation.metrics import Reference, make_metrics
 from scorefield.guidance import classifier_free
 from scorefield.models import GaussianMixture
 from scorefield.numerics.errors import ArgumentError
@@ -232,3 +234,46 @@ def test_names_of_files_are_the_settings():
 
     assert stem("ddim:eta=0.5", 10) == "ddim_eta0.5_10" and stem("dpm_solver++:order=3", 5) == "dpm_solver++_order3_5"
     assert stem("ode", None) == "ode" and re.fullmatch(r"[\w+.-]+", stem("heun:grid=../x", 3))
+
+
+def test_what_is_judged_by_the_floor_are_as_many_samples_as_are_held_out(of_pictures):
+    made, folder = of_pictures
+    _, data, codec = pictures()
+    reference = Reference(data, codec)
+    assert 10 <= reference.held_out < 50 < made.n
+    row = made.rows[0]
+    assert set(row.matched) == {"sliced_wasserstein"}      # the energy distance has no bias
+    metric = make_metrics(["sliced_wasserstein"], reference, 0, 50)["sliced_wasserstein"]
+    metric.update(codec.decode(row.shown[:reference.held_out]))
+    alone, matched = metric.result(), row.matched["sliced_wasserstein"]
+    assert matched == alone and matched.samples == matched.floor_samples == reference.held_out
+    assert row.figures["sliced_wasserstein"].samples == 70 and matched.floor == row.figures["sliced_wasserstein"].floor
+    line = next(csv.DictReader((folder / "results.csv").open()))
+    assert float(line["sliced_wasserstein_of_first"]) == matched.value
+    assert int(line["sliced_wasserstein_of_first_samples"]) == reference.held_out
+    assert f"first {reference.held_out}: " in (folder / "index.html").read_text()
+
+
+def test_first_samples_are_the_same_whatever_the_batches():
+    model, data, codec = pictures()
+    one, many = (compare(model, data, ("auto",), (3,), codec=codec, n=70, batch_size=size, metrics=("sliced_wasserstein",),
+                         bootstrap=0, likelihood=0, progress=False).rows[0].matched for size in (7, 70))
+    assert one["sliced_wasserstein"].value == pytest.approx(many["sliced_wasserstein"].value, rel=1e-5)
+
+
+def test_without_intervals_and_with_a_path_that_is_not_utf8_the_files_are_whole(tmp_path):
+    model, data, codec = pictures()
+    name = os.fsdecode(b"caf\xe9")
+    made = compare(model, data, ("auto",), (3,), codec=codec, n=20, metrics=("energy",), bootstrap=0, likelihood=0,
+                   progress=False, title=f"Samplers on {name}",
+                   facts={"run": f"runs/{name}", "odd": [math.nan, (math.inf,)]})
+    folder = made.write(tmp_path / name).parent
+    assert "runs/caf\\udce9" in (folder / "index.html").read_text(encoding="utf-8")
+
+    def refuse(word):
+        raise AssertionError(f"JSON has no {word}")
+
+    stored = json.loads((folder / "results.json").read_text(), parse_constant=refuse)
+    assert stored["facts"]["odd"] == [None, [None]] and stored["rows"][0]["figures"]["energy"]["low"] is None
+    line = next(csv.DictReader((folder / "results.csv").open()))
+    assert line["energy_low"] == line["energy_high"] == "" and float(line["energy"]) == made.rows[0].figures["energy"].value

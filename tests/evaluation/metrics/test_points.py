@@ -53,6 +53,13 @@ def test_sliced_wasserstein_of_two_gaussians_is_the_closed_form(dimensions):
     assert figure.low < math.sqrt(0.5) < figure.high and figure.high - figure.low < 0.06
 
 
+def test_in_many_dimensions_there_are_200_orthonormal_directions_and_no_square_matrix():
+    theta = directions(20_000, 0)      # a basis would take 3.2 GB
+    assert theta.shape == (200, 20_000)
+    torch.testing.assert_close(theta @ theta.T, torch.eye(200, dtype=torch.float64))
+    assert directions(200, 0).shape == (200, 200) and directions(199, 0).shape == (398, 199)
+
+
 @pytest.mark.parametrize("dimensions", [1, 2, 5, 7])
 def test_the_directions_are_exact_for_means(dimensions):
     theta, mean = directions(dimensions, 3), normal(1, dimensions, 4)[0]
