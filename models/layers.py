@@ -96,7 +96,7 @@ def check_sizes(image_size: int | Sequence[int], width: int, multipliers: Sequen
     if bad := [side for side in sides if side % factor]:
         below, fewest = bad[0] - bad[0] % factor, min(_halvings(side) for side in sides) + 1
         near = f"{below} or {below + factor}" if below else f"{factor}"
-        what = "a length" if len(sides) == 1 else "sides"
+        what = "a length" if len(sides) == 1 else "an image_size"
         raise ArgumentError(f"a U-Net of {levels} levels needs {what} divisible by {factor}, "
                             f"got {shown}; instead of {bad[0]} it takes {near}, and with {shown} it can have at most "
                             f"{fewest} {'levels' if fewest > 1 else 'level'}, such as multipliers of "
