@@ -216,7 +216,7 @@ def test_data_that_were_guessed_may_be_said_later(command, digits_run, tmp_path)
                              "--config.training.steps=5")
     assert code == 0, err
     code, _, err = command("--mode", "likelihood", "--workdir", "runs/d", "--config.data.dataset=folder")
-    assert code == 1 and "holds another experiment: data.dataset is 'digits' there and 'folder' here" in err
+    assert code == 1 and "data.dataset is 'digits' there and 'folder' here" in err
 
 
 @pytest.mark.parametrize("words", [["--mode", "sample", "--num_samples", 4, "--steps", 3], ["--mode", "report"],

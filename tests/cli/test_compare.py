@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 QUICK = ["--num_samples", 20, "--metrics", "sliced_wasserstein", "--likelihood_examples", 4, "--bootstrap", 50]
-pytestmark = pytest.mark.machine
+pytestmark = pytest.mark.one_machine
 
 
 @pytest.fixture(autouse=True)

@@ -171,7 +171,7 @@ def labelled(tmp_path_factory):
     return run
 
 
-@pytest.mark.machine
+@pytest.mark.one_machine
 @pytest.mark.parametrize("line", jobs())
 def test_a_job_of_the_page_runs(line, command, labelled, tmp_path, monkeypatch):
     """On a small run and few samples; the TorchScript of a mean stands for Inception's weights."""

@@ -27,7 +27,7 @@ def fill(folder, classes=("cat", "dog"), n=8):
     (folder / "notes.txt").write_text("text")
 
 
-@pytest.mark.machine
+@pytest.mark.one_machine
 def test_what_was_taken_and_left_out_is_said_once_by_every_command_that_reads_the_data(command, tmp_path):
     fill(tmp_path / "pictures")
     where = ["--workdir", tmp_path / "run"]
@@ -106,7 +106,7 @@ def documented():
     return [shlex.split(line) for line in lines if re.search(r"folder|hf:|--images|cifar10|patches32", line)]
 
 
-@pytest.mark.machine
+@pytest.mark.one_machine
 def test_every_command_on_pictures_in_the_documentation_runs_as_shown(command, world, monkeypatch):
     """With a small network. All but the run that is scored afterwards are set up and stop before their first step."""
     lines, train = documented(), Trainer.train

@@ -165,7 +165,7 @@ def test_the_record_is_json_and_the_picture_shows_the_first_ones(command, run, m
     assert Image.open(run / "samples/auto_steps3_batch_size4.png").size == (2 * 42 + 2, 2 * 42 + 2)
 
 
-@pytest.mark.machine
+@pytest.mark.one_machine
 def test_names_that_are_not_utf8_are_written_read_and_printed(command, run, tmp_path, monkeypatch):
     """A folder, a file of arrays and a checkpoint of such names, in every mode."""
     monkeypatch.setenv("SCOREFIELD_DATA", str(tmp_path / "cache"))
