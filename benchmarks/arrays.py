@@ -70,18 +70,24 @@ def write_series(file: Path, n: int = 4000) -> np.ndarray:
     return x
 
 
+def trained(config: str, data: Path, where: Path, run: Callable[..., None], samples: int, *flags: str) -> np.ndarray:
+    """Train a config on a file and sample it, both by the command line: the samples (samples, ...)."""
+    run("--config", f"configs/{config}.py", "--mode", "train", "--workdir", where, f"--config.data.path={data}", *flags)
+    run("--workdir", where, "--mode", "sample", "--num_samples", samples, "--batch_size", samples)
+    (drawn,) = (where / "samples").glob("*.npz")
+    return np.load(drawn)["x"]
+
+
 def table(folder: Path, run: Callable[..., None] = command_line, samples: int = 4000, rows: int = 10_000, *flags: str
           ) -> dict[str, Recovered]:
     """Train on the table, sample and score it; `flags` are for training."""
     held_out, where = write_table(folder / "table.csv", rows), folder / "table"
-    run("--config", "configs/vp_table.py", "--mode", "train", "--workdir", where,
-        f"--config.data.path={folder / 'table.csv'}", *flags)
-    run("--workdir", where, "--mode", "sample", "--num_samples", samples, "--batch_size", samples)
+    drawn = trained("vp_table", folder / "table.csv", where, run, samples, *flags)
     run("--workdir", where, "--mode", "likelihood", "--divergence", "exact", "--batch_size", 1000)
-    (drawn,), (scored,) = (where / "samples").glob("*.npz"), (where / "likelihood").glob("*.csv")
+    (scored,) = (where / "likelihood").glob("*.csv")
     covariance = (MIXING * UNITS[:, None]) @ (MIXING * UNITS[:, None]).T
     std = np.sqrt(np.diag(covariance))
-    z = (np.load(drawn)["x"].astype(float) - CENTRE) / std
+    z = (drawn.astype(float) - CENTRE) / std
     spread = np.abs(np.cov(z.T) - covariance / np.outer(std, std)).max()
     with open(scored, newline="") as file:
         model = np.array([float(row["log_prob_nats"]) for row in csv.DictReader(file)])
@@ -96,12 +102,9 @@ def table(folder: Path, run: Callable[..., None] = command_line, samples: int = 
 def series(folder: Path, run: Callable[..., None] = command_line, samples: int = 500, n: int = 4000, *flags: str
            ) -> dict[str, Recovered]:
     """Train on the sine waves and sample; `flags` are for training."""
-    data, where = write_series(folder / "series.npy", n), folder / "series"
-    run("--config", "configs/vp_series.py", "--mode", "train", "--workdir", where,
-        f"--config.data.path={folder / 'series.npy'}", *flags)
-    run("--workdir", where, "--mode", "sample", "--num_samples", samples, "--batch_size", samples)
-    (drawn,) = (where / "samples").glob("*.npz")
-    powers = [np.abs(np.fft.rfft(x)[:, 1:]) ** 2 for x in (np.load(drawn)["x"][:, 0], data)]
+    data = write_series(folder / "series.npy", n)
+    drawn = trained("vp_series", folder / "series.npy", folder / "series", run, samples, *flags)
+    powers = [np.abs(np.fft.rfft(x)[:, 1:]) ** 2 for x in (drawn[:, 0], data)]
     at = [power[:, FREQUENCY - 1] for power in powers]
     shares = [first / power.sum(1) for first, power in zip(at, powers, strict=True)]
     scale = at[1].mean()

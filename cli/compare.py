@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from scorefield.cli.drawing import PRECISION
-from scorefield.cli.examples import own_data
-from scorefield.cli.flags import BATCH_SIZE, CHECKPOINT, EMA, SEED, Flag
+from scorefield.cli.drawing import PRECISION, precision_of
+from scorefield.cli.flags import BATCH_SIZE, CHECKPOINT, EMA, SEED, Flag, words
 from scorefield.cli.guide import FLAGS as GUIDANCE
+from scorefield.cli.reference import FLAGS as REFERENCE
+from scorefield.cli.reference import reference_of
 from scorefield.numerics.errors import ArgumentError, renamed
 
 if TYPE_CHECKING:
     from scorefield.cli.command import Command
     from scorefield.cli.guide import Guide
-    from scorefield.evaluation.comparison.compare import Comparison
-    from scorefield.evaluation.metrics import Reference
 
 SUMMARY = "writes compare/index.html, samplers side by side with a recommendation, and the files behind the page"
 FLAGS = (
@@ -26,11 +25,7 @@ FLAGS = (
     Flag("num_samples", int, 1000, "how many samples of each pair of a sampler and a budget"),
     Flag("metrics", str, None, "which metrics, such as fid,kid, of which the first decides; by default those that "
                                "fit the data"),
-    Flag("features", str, None, "the feature network: inception, digits, fashion_mnist, or a TorchScript file; by default "
-                                "the project's own, where there is one for the data"),
-    Flag("inception_weights", str, None, "a file with the Inception weights of the literature; by default downloaded"),
-    Flag("reference_samples", int, None, "compare with so many training examples; by default with all"),
-    Flag("bootstrap", int, 1000, "replicates of the 95 % intervals; 0: no intervals"),
+    *REFERENCE,
     Flag("likelihood_examples", int, 64, "held-out and training examples in the histogram of likelihoods; 0: none"),
     PRECISION,
     *GUIDANCE,
@@ -42,93 +37,47 @@ def run(command: Command) -> None:
     """Compare samplers and write the page and the files behind it to compare/ in the run's folder."""
     from scorefield.cli.guide import guide_of
     from scorefield.evaluation.comparison.compare import compare
+    from scorefield.evaluation.names import suffix_of_drawing
     from scorefield.numerics.devices import prepare_sampling
 
     values = command.asked.values
-    samplers, budgets, metrics = _words("samplers", values), _budgets(values), _words("metrics", values)
+    samplers, budgets = words("samplers", values["samplers"]), _budgets(values["budgets"])
+    metrics = None if values["metrics"] is None else words("metrics", values["metrics"])
+    precision = precision_of(command)
     model = command.denoiser()
     prepare_sampling(model.network, values["precision"], command.device)
     guide = guide_of(command, model)
-    reference = _reference(command, guide)
+    reference = reference_of(command, guide.labels, model.takes.classes)
     command.write_imported()
-    folder = command.run / f"compare{guide.suffix}{_changed(command)}"
+    folder = command.run / f"compare{guide.suffix}{suffix_of_drawing(values['seed'], values['ema'], precision)}"
     with renamed(names={"n": "num_samples", "likelihood": "likelihood_examples"}):
         comparison = compare(
             guide.of(model, command.device) if guide.described else model, samplers=samplers, budgets=budgets,
-            metrics=metrics or None, n=values["num_samples"], seed=values["seed"], batch_size=values["batch_size"],
+            metrics=metrics, n=values["num_samples"], seed=values["seed"], batch_size=values["batch_size"],
             device=command.device, reference=reference, bootstrap=values["bootstrap"],
             likelihood=values["likelihood_examples"], title=f"Samplers on {command.name or command.run.name}",
-            facts=_facts(command, guide))
+            facts=_facts(command, guide, precision))
     path = comparison.write(folder)
     for out in comparison.left_out:
         print(f"left out: {out.name}{'' if out.budget is None else f' with {out.budget}'}: {out.reason}")
-    print(_told(comparison))
+    print("\n".join(comparison.recommendation.sentences))
     print(f"wrote {path} and the files behind it; {comparison.sampling_seconds:.1f} s of sampling, "
           f"{comparison.other_seconds:.1f} s of all else")
 
 
-def _words(name: str, values: Any) -> list[str]:
-    """The words of a flag that holds several."""
-    text = values[name]
-    words = [] if text is None else [word.strip() for word in text.split(",")]
-    if text is not None and not all(words):
-        raise ArgumentError(f"{name} must be words with commas between them, got {text!r}", name)
-    return words
+def _budgets(text: str) -> list[int]:
+    numbers = words("budgets", text)
+    if not all(number.isdecimal() and number.isascii() and 1 <= int(number) <= 10**6 for number in numbers):
+        raise ArgumentError(f"budgets must be whole numbers of evaluations such as 5,10,20, got {text!r}", "budgets")
+    return [int(number) for number in numbers]
 
 
-def _budgets(values: Any) -> list[int]:
-    words = _words("budgets", values)
-    if not all(word.isdecimal() and word.isascii() and 1 <= int(word) <= 10**6 for word in words):
-        raise ArgumentError(f"budgets must be whole numbers of evaluations such as 5,10,20, got {values['budgets']!r}",
-                            "budgets")
-    return [int(word) for word in words]
-
-
-def _reference(command: Command, guide: Guide) -> Reference:
-    """The run's data, or their examples of the classes that are asked for."""
-    from scorefield.data import codec_of
-    from scorefield.evaluation.comparison.classes import of_classes
-    from scorefield.evaluation.evaluate import statistics_folder
-    from scorefield.evaluation.metrics import Reference, features_of
-
-    values, dataset = command.asked.values, own_data(command)
-    assert command.stored is not None
-    with renamed(names={"weights": "inception_weights"}):
-        network = features_of(values["features"], dataset, values["inception_weights"])
-    if guide.labels is not None:
-        dataset = of_classes(dataset, guide.labels)
-    return Reference(dataset, codec_of(command.config.data, command.stored), network, statistics_folder(),
-                     values["reference_samples"], command.device)
-
-
-def _changed(command: Command) -> str:
-    """What the folder's name says of settings that make other samples."""
-    values, precision = command.asked.values, _precision(command)
-    words = [*([f"seed{values['seed']}"] if values["seed"] else []), *([] if values["ema"] else ["raw"]),
-             *([] if precision == "fp32" else [precision])]
-    return "".join(f"_{word}" for word in words)
-
-
-def _precision(command: Command) -> str:
-    """fp32 or bf16; what auto chose."""
-    from scorefield.numerics.devices import autocast_dtype
-
-    return "fp32" if autocast_dtype(command.asked.values["precision"], command.device) is None else "bf16"
-
-
-def _facts(command: Command, guide: Guide) -> dict[str, str]:
+def _facts(command: Command, guide: Guide, precision: str) -> dict[str, str]:
     """What the page says of the model."""
-    from scorefield.checkpoints.formats.run import newest_checkpoint
-
-    newest, values = newest_checkpoint(command.run), command.asked.values
-    facts = {"run": f"{command.run}, {newest.stem if newest else ''}{'' if values['ema'] else ', raw weights'}, "
-                    f"{_precision(command)}"}
+    raw = "" if command.asked.values["ema"] else ", raw weights"
+    facts = {"run": f"{command.run}, {command.newest.stem}{raw}, {precision}"}
     if guide.described:
         facts["guidance"] = ", ".join(
             f"{name} {'-'.join(map(str, value)) if isinstance(value, list | tuple) else value}"
             for name, value in guide.described.items())
     return facts
-
-
-def _told(comparison: Comparison) -> str:
-    return "\n".join(comparison.recommendation.sentences)

@@ -60,6 +60,13 @@ def settings_of(command: Command) -> dict[str, Any]:
     return settings
 
 
+def precision_of(command: Command) -> str:
+    """fp32 or bf16; what auto chose."""
+    from scorefield.numerics.devices import autocast_dtype
+
+    return "fp32" if autocast_dtype(command.asked.values["precision"], command.device) is None else "bf16"
+
+
 @dataclass(frozen=True, eq=False)
 class Drawing:
     """Samples as a command line asks for them, from one model of its run.
@@ -95,10 +102,8 @@ class Drawing:
 
     @property
     def precision(self) -> str:
-        """fp32 or bf16; what auto chose."""
-        from scorefield.numerics.devices import autocast_dtype
-
-        return "fp32" if autocast_dtype(self.command.asked.values["precision"], self.command.device) is None else "bf16"
+        """fp32 or bf16."""
+        return precision_of(self.command)
 
     @property
     def stem(self) -> Path:

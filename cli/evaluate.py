@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 from scorefield.cli.drawing import FLAGS as DRAWING
 from scorefield.cli.drawing import Drawing, drawing_of
 from scorefield.cli.drawing import options as options
-from scorefield.cli.examples import examples_at, own_data
-from scorefield.cli.flags import BATCH_SIZE, CHECKPOINT, EMA, SEED, Flag
+from scorefield.cli.examples import examples_at
+from scorefield.cli.flags import BATCH_SIZE, CHECKPOINT, EMA, SEED, Flag, words
 from scorefield.cli.guide import NAMES
 from scorefield.cli.likelihood import NO_DENSITY
+from scorefield.cli.reference import BOOTSTRAP, reference_of
+from scorefield.cli.reference import FLAGS as REFERENCE
 from scorefield.numerics.errors import ArgumentError, renamed
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from scorefield.evaluation.metrics import Metric, Reference
     from scorefield.numerics.processes import World
 
-DEFAULT, BOOTSTRAP = 10_000, 1000      # samples, replicates
+DEFAULT = 10_000      # samples
 SUMMARY = "writes evaluation/NAME.json: FID and other metrics of samples, over the run's checkpoints if asked"
 FLAGS = (
     CHECKPOINT,
@@ -34,11 +36,7 @@ FLAGS = (
     Flag("num_samples", int, DEFAULT, "how many samples; those that are there are not drawn again"),
     Flag("images", str, None, "evaluate these instead of drawing: a folder of pictures, or a file with an array"),
     Flag("metrics", str, None, "which metrics, such as fid,kid; by default those that fit the data"),
-    Flag("features", str, None, "the feature network: inception, digits, fashion_mnist, or a TorchScript file; by default "
-                                "the project's own, where there is one for the data"),
-    Flag("inception_weights", str, None, "a file with the Inception weights of the literature; by default downloaded"),
-    Flag("reference_samples", int, None, "compare with so many training examples; by default with all"),
-    Flag("bootstrap", int, BOOTSTRAP, "replicates of the 95 % intervals; 0: no intervals"),
+    *REFERENCE,
     Flag("likelihood", bool, False, "also bits/dim of the held-out examples, by the exponential method"),
     *DRAWING,
     SEED, EMA, BATCH_SIZE,
@@ -89,8 +87,13 @@ class Judge:
     names: Sequence[str]
     seed: int
     bootstrap: int
-    features: str | None
     classes: Sequence[str] | None = None
+
+    @property
+    def features(self) -> str | None:
+        """The name of the feature network."""
+        network = self.reference.features
+        return None if network is None else network.name
 
     def metrics(self, names: Sequence[str]) -> dict[str, Metric]:
         from scorefield.evaluation.metrics import make_metrics
@@ -115,29 +118,15 @@ def judge_of(command: Command, n: int, labels: Sequence[int] | None = None, clas
 
     labels  of the samples, among so many classes of the model: their examples are compared
     """
-    from scorefield.data import codec_of
-    from scorefield.evaluation.evaluate import (
-        classes_of,
-        compared_with,
-        require_enough,
-        require_features,
-        statistics_folder,
-    )
-    from scorefield.evaluation.metrics import Reference, default_metrics, features_of
+    from scorefield.evaluation.classes import classes_of
+    from scorefield.evaluation.evaluate import require_enough
+    from scorefield.evaluation.metrics import default_metrics
 
-    values, dataset = command.asked.values, own_data(command)
-    name = values["features"]
-    with renamed(names={"weights": "inception_weights"}):
-        network = features_of(name, dataset, values["inception_weights"])
-    compared, dataset = classes_of(dataset, labels), compared_with(dataset, labels, classes)
-    reference = Reference(dataset, codec_of(command.config.data, dataset), network, statistics_folder(),
-                          values["reference_samples"], command.device)
-    names = default_metrics(dataset, network) if values["metrics"] is None else tuple(
-        word.strip() for word in values["metrics"].split(","))
-    judge = Judge(reference, names, values["seed"], values["bootstrap"], None if network is None else network.name,
-                  compared)
+    values, reference = command.asked.values, reference_of(command, labels, classes)
+    names = (default_metrics(reference.dataset, reference.features) if values["metrics"] is None
+             else words("metrics", values["metrics"]))
+    judge = Judge(reference, names, values["seed"], values["bootstrap"], classes_of(reference.dataset, labels))
     require_enough(judge.metrics(names), n)
-    require_features(network, dataset, command.device)
     return judge
 
 
@@ -172,7 +161,7 @@ class Table:
 
     def __init__(self, command: Command, stem: str, described: Mapping[str, Any], judge: Judge):
         from scorefield.evaluation.names import suffix_of, whole, with_suffix
-        from scorefield.numerics.files import read_json
+        from scorefield.numerics.files import json_digest, read_json
 
         values = command.asked.values
         changed = {name: value for name, default in (("num_samples", DEFAULT), ("reference_samples", None),
@@ -183,7 +172,7 @@ class Table:
         self.path = with_suffix(command.run / "evaluation" / self.stem, ".json")
         self.described: dict[str, Any] = {**described, "features": judge.features, "bootstrap": judge.bootstrap,
                                           "classes": judge.classes, "data": judge.data}
-        self.described["identity"] = hashlib.sha256(json.dumps(self.described, sort_keys=True).encode()).hexdigest()[:16]
+        self.described["identity"] = json_digest(self.described)[:16]
         self.rows: dict[str, Any] = {}
         self.replaced = False
         try:
@@ -239,10 +228,11 @@ class Job:
     """The evaluation of one checkpoint: what is known, and what is still to be done."""
 
     def __init__(self, drawing: Drawing, judge: Judge, table: Table, values: Mapping[str, Any]):
+        from scorefield.numerics.files import json_digest
+
         self.drawing, self.judge, self.table, self.n = drawing, judge, table, values["num_samples"]
         self.step = str(step_of(drawing.checkpoint))
-        text = json.dumps([drawing.key, self.n, judge.identity], sort_keys=True)
-        self.identity = hashlib.sha256(text.encode()).hexdigest()[:16]
+        self.identity = json_digest([drawing.key, self.n, judge.identity])[:16]
         self.row = table.row(self.step, self.identity)
         self.missing = [name for name in judge.names if name not in self.row.get("metrics", {})]
         self.bits = values["likelihood"] and "likelihood" not in self.row

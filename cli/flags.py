@@ -45,6 +45,14 @@ SEED = Flag("seed", int, 0, "seed of all random numbers; example i depends only 
 BATCH_SIZE = Flag("batch_size", int, 128, "examples in one batch; adaptive solvers choose their steps for a whole batch")
 
 
+def words(name: str, text: str) -> list[str]:
+    """The words of a flag that holds several, such as fid,kid; ArgumentError for an empty one."""
+    found = [word.strip() for word in text.split(",")]
+    if not all(found):
+        raise ArgumentError(f"{name} must be words with commas between them, got {text!r}", name)
+    return found
+
+
 def flags_of(settings: type, without: Sequence[str] = ()) -> dict[str, Flag]:
     """The options of a dataclass as flags, with the type, default and help that its fields declare."""
     return {name: Flag(name, field.type, field.default, field.metadata["help"])

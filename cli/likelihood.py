@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -93,6 +91,7 @@ def run(command: Command) -> None:
     from scorefield.data import codec_of
     from scorefield.evaluation.likelihood import OWN, Evaluation
     from scorefield.numerics.devices import set_memory_format
+    from scorefield.numerics.files import json_digest
     from scorefield.numerics.processes import launched, meet
 
     values, settings = command.asked.values, settings_of(command)
@@ -108,7 +107,7 @@ def run(command: Command) -> None:
     for source, label in [(source, label) for source in sources for label in labels]:
         dataset, files = _scored_data(command, source)
         identified = [identity, _place(source), *([label] if label is not None else [])]
-        key = hashlib.sha256(json.dumps(identified, sort_keys=True).encode()).hexdigest()[:16]
+        key = json_digest(identified)[:16]
         evaluations.append(Evaluation(
             denoiser, dataset, codec_of(command.config.data, dataset), split="train" if source == "train" else "test",
             n=values["num_images"], seed=values["seed"],

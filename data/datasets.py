@@ -136,9 +136,13 @@ def _require_sizes(dataset: Dataset, sizes: Mapping[str, int]) -> None:
                                 f"data.{field}={sizes[field]} does not fit", f"data.{field}")
 
 
+def cache_folder() -> Path:
+    """Where data are kept that were fetched or computed: $SCOREFIELD_DATA, by default ~/.cache/scorefield."""
+    return Path(os.path.expanduser(os.environ.get("SCOREFIELD_DATA") or "~/.cache/scorefield"))
+
+
 def _place(path: str, default: str) -> Path:
-    cache = os.environ.get("SCOREFIELD_DATA") or "~/.cache/scorefield"
-    return Path(os.path.expanduser(path or os.path.join(cache, default)))
+    return Path(os.path.expanduser(path)) if path else cache_folder() / default
 
 
 def digits(flip: bool = False) -> Dataset:
@@ -302,7 +306,7 @@ def hugging_face(name: str) -> Callable[..., Dataset]:
         _require(channels in (None, 1, 3), "channels", channels, "1 (grey) or 3 (RGB)")
         wanted = hub.Wanted(name, subset, revision, train_split, test_split, image_column, label_column, image_size,
                             channels, background)
-        return hub.load(wanted, _place("", "hub"), streaming, flip)
+        return hub.load(wanted, cache_folder() / "hub", streaming, flip)
 
     return load
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import math
 import re
 import sys
@@ -39,7 +38,7 @@ from scorefield.data.dataset import LABEL, Dataset, Examples
 from scorefield.data.download import once
 from scorefield.data.pictures import EAGER_BYTES, Form, Seen, colour_of, decode, is_deep, is_grey, open_picture
 from scorefield.numerics.errors import ArgumentError
-from scorefield.numerics.files import new_folder, read_json, write_json
+from scorefield.numerics.files import json_digest, new_folder, read_json, sha256_of, write_json
 
 PREFIX = "hf:"
 _TRAIN, _TEST = "train", ("test", "validation", "valid", "val", "dev")
@@ -70,7 +69,7 @@ def load(wanted: Wanted, place: Path, streaming: bool, flip: bool) -> Dataset:
     """
     colour_of(wanted.background)      # refused before anything is fetched
     asked = asdict(wanted)
-    key = hashlib.sha256(json.dumps([_VERSION, asked], sort_keys=True).encode()).hexdigest()[:12]
+    key = json_digest([_VERSION, asked])[:12]
     cache = place / f"{re.sub(r'[^A-Za-z0-9._-]+', '_', wanted.name.removeprefix(PREFIX))}-{key}"
     once(cache / "content.json", lambda: _fetch(wanted, streaming, cache))
     content = read_json(cache / "content.json", "; remove that folder to fetch it again")
@@ -90,7 +89,7 @@ def _read(cache: Path, part: str, shape: tuple[int, ...], content: Mapping[str, 
         stored = StoredPictures(file, (count, *shape))
         small = size <= EAGER_BYTES
         for each in ([file] if small else []) + ([label] if label.name in digests else []):
-            if _digest(each) != digests[each.name]:
+            if sha256_of(each) != digests[each.name]:
                 raise ValueError(f"the SHA-256 of {each.name} is wrong; {again}")
         data = stored[torch.arange(count)] if small else stored
         return Examples(data, {LABEL: torch.from_numpy(np.load(label))} if label.name in digests else {})
@@ -107,11 +106,6 @@ class StoredPictures:
 
     def __getitem__(self, index: Tensor, /) -> Tensor:
         return torch.from_numpy(self._pixels[index.numpy()])
-
-
-def _digest(file: Path) -> str:
-    with open(file, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 # From the hub to the cache
@@ -246,7 +240,7 @@ def _write(folder: Path, reader: _Reader, splits: Sequence[str], rows: Sequence[
     digests = {f"{name}.bin": part.hasher.hexdigest() for name, part in parts.items()}
     for name, values in numbers.items():
         np.save(folder / f"{name}.npy", values)
-        digests[f"{name}.npy"] = _digest(folder / f"{name}.npy")
+        digests[f"{name}.npy"] = sha256_of(folder / f"{name}.npy")
     said = (f"{wanted.name}: {len(parts['train'].labels):,} training examples of split {splits[0]} and "
             f"{len(parts['test'].labels):,} held-out ones of split {splits[-1]}"
             f"{', every tenth' * (len(splits) == 1)}; pictures from column {columns.image}, "

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,8 @@ import torch
 from torch import Tensor
 
 from scorefield.data import Codec, Dataset, codec_of, from_arrays, in_units_of, load_dataset, make_codec
-from scorefield.evaluation.comparison.classes import of_classes
+from scorefield.data.datasets import cache_folder
+from scorefield.evaluation.classes import classes_of, compared_with
 from scorefield.evaluation.generate import generate
 from scorefield.evaluation.likelihood import OWN, score
 from scorefield.evaluation.metrics import Features, Figure, Metric, Reference, default_metrics, features_of, make_metrics
@@ -114,7 +114,7 @@ def require_features(network: Features | None, dataset: Dataset, device: torch.d
 
 def statistics_folder() -> Path:
     """Where statistics of data sets are kept, by their content: beside downloaded data, ~/.cache/scorefield by default."""
-    return Path(os.path.expanduser(os.environ.get("SCOREFIELD_DATA") or "~/.cache/scorefield")) / "statistics"
+    return cache_folder() / "statistics"
 
 
 def label_of(model: ScoreModel, dataset: Dataset, labelled: bool = False) -> str | None:
@@ -124,22 +124,6 @@ def label_of(model: ScoreModel, dataset: Dataset, labelled: bool = False) -> str
         raise ArgumentError(f"the examples of data set {dataset.name!r} have no labels, given which to be scored; "
                             "leave out likelihood", "likelihood")
     return OWN if labelled or (needs and dataset.classes is not None) else None
-
-
-def compared_with(dataset: Dataset, labels: Sequence[int] | None, classes: int | None) -> Dataset:
-    """What samples with these labels of a model's classes are compared with: the examples of the same classes.
-
-    ArgumentError if the data set does not say which those are.
-    """
-    if labels is None or (dataset.classes is None and len(set(labels)) == classes):
-        return dataset
-    return of_classes(dataset, labels)
-
-
-def classes_of(dataset: Dataset, labels: Sequence[int] | None) -> list[str] | None:
-    """The names of the classes whose examples are compared; None if it is all examples."""
-    chosen = [] if labels is None or dataset.classes is None else sorted(set(labels))
-    return [dataset.class_names[y] for y in chosen] if 0 < len(chosen) < (dataset.classes or 0) else None
 
 
 def evaluate(model: ScoreModel | Callable[[range], ScoreModel] | str | Path, dataset: Dataset | Any = None,
@@ -169,19 +153,12 @@ def evaluate(model: ScoreModel | Callable[[range], ScoreModel] | str | Path, dat
     """
     if isinstance(model, str | Path):
         model, dataset, codec = of_run(model, dataset, codec, device)
-    if dataset is None:
-        raise ArgumentError("give the data set that the samples are to be compared with", "dataset")
-    data = dataset if isinstance(dataset, Dataset) else from_arrays(dataset)
-    codec = codec or make_codec(data.levels, standard=data.standard)
-    network = features if isinstance(features, Features) else features_of(features, data)
-    given, labels = given_labels(model, label, data, device)
-    asked = None if label is None else _asked(model, label, data)
+    given, labels, reference, names = against(model, dataset, codec, features, label, cache, device)
+    data, codec, network = reference.dataset, reference.codec, reference.features
     if likelihood:
         if not isinstance(model, ScoreModel):
             raise ArgumentError("a model that depends on the sample has no likelihood; leave out likelihood", "likelihood")
         own_label = label_of(model, data, label is not None)
-    names, data = classes_of(data, asked), compared_with(data, asked, _classes(model, data))
-    reference = Reference(data, codec, network, cache, device=device)
     own = make_metrics(default_metrics(data, network) if metrics is None else metrics, reference, seed, bootstrap)
     require_enough(own, n)
     require_features(network, data, device)
@@ -210,14 +187,30 @@ def of_run(source: str | Path, dataset: Any, codec: Codec | None, device: torch.
     return (checkpoint.denoiser().to(device), data, codec or codec_of(checkpoint.config["data"], checkpoint.config))
 
 
-def given_labels(model: ScoreModel | Callable[[range], ScoreModel], label: int | Sequence[int] | str | None,
-                 dataset: Dataset, device: torch.device | str) -> tuple[Any, Callable[[range], Tensor | None] | None]:
-    """The model of each batch, and the labels of its samples."""
-    if label is None:
-        return model, None
+def against(model: ScoreModel | Callable[[range], ScoreModel], dataset: Any, codec: Codec | None,
+            features: Features | str | None, label: int | Sequence[int] | str | None, cache: Path | None,
+            device: torch.device | str
+            ) -> tuple[Any, Callable[[range], Tensor] | None, Reference, list[str] | None]:
+    """The model of each batch with its labels bound, the labels of samples, what these are compared with, and the names of
+    the classes that this is of (None: all examples).
+    """
+    if dataset is None:
+        raise ArgumentError("give the data set that the samples are to be compared with", "dataset")
+    data = dataset if isinstance(dataset, Dataset) else from_arrays(dataset)
+    network = features if isinstance(features, Features) else features_of(features, data)
+    asked = None if label is None else _asked(model, label, data)
+    given, labels = (model, None) if asked is None else _given_labels(model, asked, device)
+    compared = compared_with(data, asked, _classes(model, data))
+    reference = Reference(compared, codec or make_codec(data.levels, standard=data.standard), network, cache, device=device)
+    return given, labels, reference, classes_of(data, asked)
+
+
+def _given_labels(model: ScoreModel | Callable[[range], ScoreModel], asked: Sequence[int], device: torch.device | str
+                  ) -> tuple[Callable[[range], ScoreModel], Callable[[range], Tensor]]:
+    """The model of each batch, of which sample i is of class asked[i mod their number], and the labels of its samples."""
     if not isinstance(model, ScoreModel):
         raise ArgumentError("a model that depends on the sample has its labels already; leave out label", "label")
-    known, every = model, torch.tensor(_asked(model, label, dataset))
+    known, every = model, torch.tensor(asked)
 
     def labels(batch: range) -> Tensor:
         return every[torch.tensor(batch) % len(every)]

@@ -7,8 +7,6 @@ the same settings go on where the last whole batch ended.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +21,7 @@ from scorefield.evaluation.progress import Progress
 from scorefield.evaluation.sample_set import Batch, SampleSet, Stored
 from scorefield.models import ScoreModel
 from scorefield.numerics.errors import ArgumentError
+from scorefield.numerics.files import json_digest
 from scorefield.numerics.processes import World
 from scorefield.samplers import Result, Sampler
 
@@ -89,7 +88,7 @@ def identity_of(sampler: Sampler, shape: tuple[int, ...], codec: Codec, seed: in
     """The identity of a set of samples: digits that change with anything that the samples depend on but their number."""
     of = [type(sampler).__name__, vars(sampler), list(shape), type(codec).__name__, vars(codec), seed, batch_size,
           torch.device(device).type, identity]
-    return hashlib.sha256(json.dumps(of, sort_keys=True, default=repr).encode()).hexdigest()[:16]
+    return json_digest(of, repr)[:16]
 
 
 def kept(samples: SampleSet) -> str:

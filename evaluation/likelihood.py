@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from scorefield.data import Codec, Dataset
 from scorefield.evaluation.estimators import ESTIMATORS, Task
+from scorefield.evaluation.progress import Progress
 from scorefield.evaluation.score import Score
 from scorefield.models import ScoreModel
 from scorefield.models.conditions import LABEL
@@ -39,7 +39,6 @@ from scorefield.samplers import sample_seeds
 
 GOLDEN = 0x9E3779B97F4A7C15      # odd, so that the draws of one example have 2^64 different seeds
 OWN = "true"                     # as a label: that of each example
-LOG_EVERY = 30                   # seconds between the lines of progress in a log
 
 
 @dataclass(frozen=True)
@@ -106,14 +105,11 @@ class Evaluation:
         Raises ValueError for data that are not finite or outside their levels, ArithmeticError where the likelihood cannot
         be computed. What is done stays in the folder.
         """
-        shown = time.monotonic()
-        with tqdm(total=self.total * self.draws, unit="example", disable=None if self.progress else True) as bar:
+        total = self.total * self.draws
+        with Progress(total, "example", self.progress, "examples scored", total) as bar:
             def show() -> None:
-                nonlocal shown
-                bar.update(self._rows_done() - bar.n)
-                if self.progress and bar.disable and time.monotonic() - shown > LOG_EVERY:
-                    print(f"{self._rows_done()} of {self.total * self.draws} examples scored", flush=True)
-                    shown = time.monotonic()
+                bar.at(self._rows_done())
+                bar.show(self._rows_done)
 
             show()
             for unit in self.units[self.world.rank :: self.world.size]:

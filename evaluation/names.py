@@ -33,10 +33,15 @@ def stem_of_samples(name: str, sampler: Sampler, guide: str = "", *, seed: int =
     batch_size  in which they are drawn, which goes on only in the same; adaptive solvers choose their steps by it
     """
     options = {} if name not in SAMPLERS else changed(sampler, without=("points",))
+    return whole(name + suffix_of(options) + guide + suffix_of_drawing(seed, ema, precision, step, batch_size))
+
+
+def suffix_of_drawing(seed: int, ema: bool, precision: str, step: int | None = None, batch_size: int = BATCH_SIZE) -> str:
+    """What a name says of how samples are drawn, beside the sampler and the guide: _seed3_raw_bf16."""
     rest = ({"seed": seed} if seed else {}) | ({"batch_size": batch_size} if batch_size != BATCH_SIZE else {})
     words = [*([] if ema else ["raw"]), *([] if precision == "fp32" else [precision]),
              *([] if step is None else [f"step{step:08d}"])]
-    return whole(name + suffix_of(options) + guide + suffix_of(rest) + "".join(f"_{word}" for word in words))
+    return suffix_of(rest) + "".join(f"_{word}" for word in words)
 
 
 def changed(settings: Any, without: tuple[str, ...] = ()) -> dict[str, Any]:

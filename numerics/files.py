@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,11 @@ def digest(state: Any) -> str:
 
     add(state)
     return hasher.hexdigest()
+
+
+def json_digest(value: Any, default: Callable[[Any], Any] | None = None) -> str:
+    """SHA-256 of a plain value as JSON; `default` makes plain what JSON does not have."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=default).encode()).hexdigest()
 
 
 def sha256_of(path: Path) -> str:

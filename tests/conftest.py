@@ -7,7 +7,6 @@ with some (machines/sitecustomize.py). A test whose outcome may depend on the ma
 import os
 import runpy
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -22,7 +21,7 @@ if "SCOREFIELD_MACHINE" in os.environ:      # before torch is imported, and agai
 import numpy as np
 import pytest
 import torch
-from helpers import SMALL
+from helpers import train_briefly
 
 from scorefield.cli import main
 from scorefield.models import GaussianMixture
@@ -101,10 +100,7 @@ def command(monkeypatch, capsys):
 @pytest.fixture(scope="session")
 def trained_digits(tmp_path_factory):
     """A run of four steps on the digits, made by the command line in a process of its own."""
-    run = tmp_path_factory.mktemp("trained") / "vp_digits"
-    subprocess.run([sys.executable, "main.py", "--config", "configs/vp_digits.py", "--mode", "train", "--workdir",
-                    str(run), *SMALL], check=True, cwd=ROOT, capture_output=True, timeout=120)
-    return run
+    return train_briefly("vp_digits", tmp_path_factory.mktemp("trained") / "vp_digits")
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ for a while is slower for all pairs. Before the first batch the model is evaluat
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,14 +17,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from scorefield.data import Codec, Dataset, from_arrays, make_codec
+from scorefield.data import Codec, Dataset
 from scorefield.evaluation.comparison.budgets import Asked, OverBudget, within
-from scorefield.evaluation.comparison.classes import of_classes
 from scorefield.evaluation.comparison.extras import Extras, examples_of, extras_of
 from scorefield.evaluation.comparison.flow import Limits, rms
 from scorefield.evaluation.comparison.recommend import Recommendation, recommend
-from scorefield.evaluation.evaluate import given_labels, of_run, require_enough
-from scorefield.evaluation.metrics import Features, Figure, Metric, Reference, default_metrics, features_of, make_metrics
+from scorefield.evaluation.evaluate import against, of_run, require_enough
+from scorefield.evaluation.metrics import Features, Figure, Metric, Reference, default_metrics, make_metrics
 from scorefield.evaluation.metrics.metric import BOOTSTRAP
 from scorefield.models import ScoreModel
 from scorefield.models.score_model import evaluation_mode
@@ -187,11 +185,11 @@ def compare(model: Model | str | Path, dataset: Dataset | Any = None, samplers: 
     if isinstance(model, str | Path):
         model, dataset, codec = of_run(model, dataset, codec, device)
     if reference is None:
-        reference, model = _reference(model, dataset, codec, features, label, cache, device)
+        model, _, reference, _ = against(model, dataset, codec, features, label, cache, device)
     dataset, codec = reference.dataset, reference.codec
     names = tuple(metrics) if metrics is not None else default_metrics(dataset, reference.features)
     require_enough(make_metrics(names, reference), n)
-    known = model
+    known: Any = model
 
     def of(numbers: range) -> ScoreModel:
         return known if isinstance(known, ScoreModel) else known(numbers)
@@ -219,21 +217,6 @@ def compare(model: Model | str | Path, dataset: Dataset | Any = None, samplers: 
         rows, tuple(left_out), budgets, names, recommendation, n, seed, str(device), codec, dataset.shape, solution,
         examples_of(dataset, codec, BEHIND), extras, sampling, time.perf_counter() - began - sampling,
         title or f"Samplers on {dataset.name}", compared | (facts or {}))
-
-
-def _reference(model: Model, dataset: Any, codec: Codec | None, features: Features | str | None,
-               label: int | Sequence[int] | str | None, cache: Path | None, device: torch.device | str
-               ) -> tuple[Reference, Model]:
-    """What the samples are compared with: all examples, or those of the classes that the samples have; and their model."""
-    if dataset is None:
-        raise ArgumentError("give the data set that the samples are to be compared with", "dataset")
-    data = dataset if isinstance(dataset, Dataset) else from_arrays(dataset)
-    network = features if isinstance(features, Features) else features_of(features, data)
-    codec = codec or make_codec(data.levels, standard=data.standard)
-    given, labels = given_labels(model, label, data, device)
-    if labels is not None and (asked := labels(range(data.classes or 1))) is not None:
-        data = of_classes(data, asked.unique().tolist())
-    return Reference(data, codec, network, cache, device=device), given
 
 
 def _checked(samplers: Sequence[str], budgets: Sequence[int], n: int) -> tuple[list[Asked], tuple[int, ...]]:
@@ -315,8 +298,3 @@ def _warm_up(of: Callable[[range], ScoreModel], batches: Any, event: tuple[int, 
         with evaluation_mode(own), torch.no_grad():
             for _ in range(WARM_UP):
                 float(own.eps(x, own.sde.t_max).flatten()[0])      # waits for a device
-
-
-def finite(value: float | None) -> bool:
-    """Whether there is a number that can be drawn."""
-    return value is not None and math.isfinite(value)

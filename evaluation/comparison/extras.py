@@ -6,15 +6,16 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from scorefield.data import Codec, Dataset
 from scorefield.data.codec import Points
-from scorefield.evaluation.evaluate import label_of
+from scorefield.evaluation.evaluate import LIKELIHOOD, label_of
 from scorefield.evaluation.likelihood import score
+from scorefield.evaluation.metrics.distances import nearest
 from scorefield.likelihood import log_prob
 from scorefield.models import ScoreModel
 from scorefield.models.conditions import LABEL
@@ -32,7 +33,6 @@ FILMED, FRAMES, FILM_EVALUATIONS = 16, 24, 30
 DENSITY, FIELD, FIELD_TIMES, PATHS = 72, 19, 7, 48
 NEIGHBOURS, SEARCHED = 12, 20_000
 DENSITY_TOLERANCE = 1e-3      # adaptive: away from the data a fixed number of steps is not enough
-LIKELIHOOD_STEPS = 30
 OF_POINTS = 1000      # points in the film of points
 
 
@@ -227,7 +227,7 @@ def _likelihood(model: ScoreModel, dataset: Dataset, codec: Codec, seed: int, de
     free = LABEL in model.takes.names and model.takes.label_dropout
     base, label = model.given(label=None) if free else model, label_of(model, dataset)
     try:
-        settings: dict[str, Any] = {"method": "exponential", "steps": LIKELIHOOD_STEPS, "divergence": "hutchinson"}
+        settings = LIKELIHOOD
         if len(dataset.shape) == 1:
             settings = {"rtol": DENSITY_TOLERANCE, "atol": DENSITY_TOLERANCE, "divergence": "exact"}
         return {name: score(base, dataset, codec, split, n, seed, device=device, progress=False, label=label,
@@ -241,6 +241,5 @@ def _likelihood(model: ScoreModel, dataset: Dataset, codec: Codec, seed: int, de
 def _neighbours(samples: Tensor, dataset: Dataset, codec: Codec) -> tuple[Tensor, Tensor, Tensor]:
     """Each sample's nearest training example, by the RMS distance per dimension."""
     data = examples_of(dataset, codec, SEARCHED)
-    distance = torch.cdist(samples.flatten(1).double(), data.flatten(1).double()) / math.sqrt(samples[0].numel())
-    nearest = distance.min(1)
-    return samples, data[nearest.indices], nearest.values
+    distance, index = nearest(samples.flatten(1), data.flatten(1), 1, torch.device("cpu"))
+    return samples, data[index[:, 0]], distance[:, 0] / math.sqrt(samples[0].numel())

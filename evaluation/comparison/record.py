@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scorefield.evaluation.page import build
-from scorefield.numerics.files import write_atomically, write_json
+from scorefield.numerics.files import told_of, write_atomically, write_json
 from scorefield.numerics.text import printable
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def write(comparison: Comparison, folder: Path) -> Path:
     except OSError as error:
         if not any(folder.iterdir() if folder.is_dir() else ()):
             shutil.rmtree(folder, ignore_errors=True)
-        raise error if error.errno is None else OSError(error.errno, error.strerror, str(folder)) from None
+        raise told_of(folder, error) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder / PAGE

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
-from scorefield.evaluation.comparison.recommend import evaluations, told, words
+from scorefield.evaluation.comparison.recommend import bounded, evaluations, told, words
 from scorefield.evaluation.page import svg
 from scorefield.numerics.text import short_number as short
 
@@ -78,8 +78,7 @@ def _point(c: Comparison, row: Row, word: str, over: str) -> svg.Point:
         assert row.error is not None
         return svg.Point(x, row.error, None, None, f"{cost}: {short(row.error)}", pair_key(c, row))
     figure = row.figures[word]
-    bounded = math.isfinite(figure.low) and math.isfinite(figure.high)
-    low, high = (figure.low, figure.high) if bounded else (None, None)
+    low, high = (figure.low, figure.high) if bounded(figure) else (None, None)
     return svg.Point(x, figure.value, low, high, f"{cost}: {told(figure)}", pair_key(c, row))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import SMALL
+from helpers import train_briefly
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from scorefield.data import load_dataset
@@ -165,10 +165,7 @@ def jobs():
 
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory):
-    run = tmp_path_factory.mktemp("jobs") / "run"
-    subprocess.run([sys.executable, "main.py", "--config", "configs/vp_digits_labels.py", "--mode", "train", "--workdir",
-                    str(run), *SMALL], check=True, cwd=ROOT, capture_output=True, timeout=120)
-    return run
+    return train_briefly("vp_digits_labels", tmp_path_factory.mktemp("jobs") / "run")
 
 
 @pytest.mark.one_machine

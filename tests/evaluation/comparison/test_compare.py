@@ -14,8 +14,8 @@ from PIL import Image
 
 from scorefield.data import from_arrays
 from scorefield.evaluation import compare
+from scorefield.evaluation.classes import of_classes
 from scorefield.evaluation.comparison import record
-from scorefield.evaluation.comparison.classes import of_classes
 from scorefield.evaluation.metrics import Reference, make_metrics
 from scorefield.guidance import classifier_free
 from scorefield.models import GaussianMixture

@@ -2,18 +2,11 @@
 
 import pytest
 import torch
+from helpers import randomised
 
 from scorefield.models import MLP
 from scorefield.models.layers import timestep_embedding
 from scorefield.numerics.errors import ArgumentError
-
-
-def randomised(network):
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
-    return network
 
 
 @pytest.mark.parametrize("event", [(2,), (5,), (1, 3, 2)], ids=str)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers import randomised
 
 from scorefield.models import NCSNpp, UNet
 from scorefield.models.build import build_denoiser
@@ -11,15 +12,6 @@ from scorefield.numerics.errors import ArgumentError
 
 SMALL = {"channels": 2, "width": 8, "multipliers": (1, 2, 1), "num_blocks": 1, "attention_resolutions": (8,), "dropout": 0.0}
 TIME = torch.tensor([3.0, 700.0])
-
-
-def randomised(network):
-    """The same network with weights that let everything through, the layers that start at zero too."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
-    return network
 
 
 def flat(network, other):

@@ -50,3 +50,19 @@ def of_classes(dataset: Dataset, classes: Sequence[int]) -> Dataset:
                                 "label")
         splits[name] = _Chosen(split, places, known[LABEL])
     return dataclasses.replace(dataset, train=splits["train"], test=splits["test"])
+
+
+def compared_with(dataset: Dataset, labels: Sequence[int] | None, classes: int | None) -> Dataset:
+    """What samples with these labels of a model's classes are compared with: the examples of the same classes.
+
+    ArgumentError if the data set does not say which those are.
+    """
+    if labels is None or (dataset.classes is None and len(set(labels)) == classes):
+        return dataset
+    return of_classes(dataset, labels)
+
+
+def classes_of(dataset: Dataset, labels: Sequence[int] | None) -> list[str] | None:
+    """The names of the classes whose examples are compared; None if it is all examples."""
+    chosen = [] if labels is None or dataset.classes is None else sorted(set(labels))
+    return [dataset.class_names[y] for y in chosen] if 0 < len(chosen) < (dataset.classes or 0) else None
