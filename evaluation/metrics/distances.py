@@ -7,7 +7,7 @@ many; distances to nearest neighbours are then computed again as they are define
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -16,14 +16,32 @@ from scorefield.numerics.errors import ArgumentError
 
 FEW = 64           # dimensions
 PAIRS = 2**22      # in memory at a time; on a GPU, 16 times as many
+ELEMENTS = 2**26   # of one block of vectors as reals
 SPARE = 6          # nearest neighbours that are computed again beyond those wanted: float32 may change their order
+
+
+def mean_of(y: Tensor, reals: Callable[[Tensor], Tensor] = lambda rows: rows) -> Tensor:
+    """The mean (D,) of rows y (m, D), float64."""
+    blocks = y.split(max(1, ELEMENTS // y.shape[1]))
+    return sum((reals(rows).sum(0, dtype=torch.float64) for rows in blocks), y.new_zeros((), dtype=torch.float64)) / len(y)
+
+
+def precision_of(y: Tensor) -> torch.dtype:
+    """Of the products of rows."""
+    return torch.float64 if y.shape[1] <= FEW else torch.float32
+
+
+def less_mean(x: Tensor, mean: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """x - mean, rounded to dtype only then if either is finer, on the device."""
+    if torch.float64 in (dtype, x.dtype):
+        return (x.double() - mean).to(dtype).to(device)
+    return (x - mean.float()).to(device)
 
 
 def centred(x: Tensor, y: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
     """x and y less the mean of y, in the precision of their products, on the device."""
-    mean, dtype = y.mean(0, dtype=torch.float64), torch.float64 if y.shape[1] <= FEW else torch.float32
-    return tuple((z.double() - mean).to(dtype).to(device) if dtype == torch.float64 or z.dtype == torch.float64
-                 else (z - mean.float()).to(device) for z in (x, y))      # type: ignore[return-value]
+    mean, dtype = mean_of(y), precision_of(y)
+    return less_mean(x, mean, dtype, device), less_mean(y, mean, dtype, device)
 
 
 def squared_distances(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
@@ -32,39 +50,46 @@ def squared_distances(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor
     return squares.add_(a.square().sum(1)[:, None]).clamp_min_(0)
 
 
-def by_rows(x: Tensor, y: Tensor, width: int = 1) -> Iterator[tuple[slice, Tensor]]:
+def by_rows(x: Tensor, y: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """The squared distances of rows of x to all of y, block by block, with the place of the rows. Each block overwrites the
     one before.
-
-    width  numbers that the caller needs for each row beside them
     """
     pairs = PAIRS if x.device.type == "cpu" else 16 * PAIRS
-    rows = min(len(x), max(1, pairs // max(len(y), width)))
+    rows = min(len(x), max(1, pairs // len(y)))
     buffer = x.new_empty(rows, len(y))
     for begin in range(0, len(x), rows):
         block = x[begin:begin + rows]
         yield slice(begin, begin + len(block)), squared_distances(block, y, buffer[:len(block)])
 
 
-def nearest(x: Tensor, y: Tensor, k: int, device: torch.device, same: bool = False) -> tuple[Tensor, Tensor]:
+def nearest(x: Tensor, y: Tensor, k: int, device: torch.device, same: bool = False,
+            reals: Callable[[Tensor], Tensor] = lambda rows: rows) -> tuple[Tensor, Tensor]:
     """The distances (n, k), float64 and ascending, from each x (n, D) to its k nearest of y (m, D), and their indices.
 
-    same  x is y, and no row is its own neighbour
+    same   x is y, and no row is its own neighbour
+    reals  what makes reals of rows: y as bytes takes a quarter of the memory, and only a block of it at a time more
 
     ArgumentError if there are fewer than k others.
     """
     if len(y) - same < k:
         raise ArgumentError(f"{k} nearest neighbours need at least {k + same} training examples, got {len(y)}",
                             "reference_samples")
-    a, b = centred(x, y, device)
-    wanted = min(k + SPARE, len(y) - same)
-    found = []
-    for place, squares in by_rows(a, b, wanted * x.shape[1]):
-        if same:
-            own = torch.arange(len(squares), device=device)
-            squares[own, own + place.start] = torch.inf
-        candidates = squares.topk(wanted, largest=False).indices.cpu()
-        exact = (x[place].double()[:, None] - y[candidates].double()).square().sum(2).sqrt()
-        distances, order = exact.sort(dim=1, stable=True)
-        found.append((distances[:, :k], candidates.gather(1, order)[:, :k]))
-    return torch.cat([distances for distances, _ in found]), torch.cat([index for _, index in found])
+    mean, dtype, wanted = mean_of(y, reals), precision_of(y), min(k + SPARE, len(y) - same)
+    a, blocks = less_mean(reals(x), mean, dtype, device), y.split(max(1, ELEMENTS // y.shape[1]))
+    squares, candidates = a.new_full((len(x), wanted), torch.inf), torch.zeros(len(x), wanted, dtype=torch.int64)
+    for begin, block in zip(range(0, len(y), len(blocks[0])), blocks, strict=True):
+        for place, found in by_rows(a, less_mean(reals(block), mean, dtype, device)):
+            if same:
+                own = torch.arange(place.start, place.stop, device=device) - begin
+                inside = (own >= 0) & (own < len(block))
+                found[inside.nonzero()[:, 0], own[inside]] = torch.inf
+            near = found.topk(min(wanted, len(block)), largest=False)
+            both = torch.cat([squares[place], near.values], 1).topk(wanted, largest=False)
+            squares[place] = both.values
+            candidates[place] = torch.cat([candidates[place], near.indices.cpu() + begin], 1).gather(1, both.indices.cpu())
+    distances, index = torch.empty(len(x), k, dtype=torch.float64), torch.empty(len(x), k, dtype=torch.int64)
+    for place in torch.arange(len(x)).split(max(1, PAIRS // (wanted * x.shape[1]))):
+        exact = reals(x[place]).double()[:, None] - reals(y[candidates[place]]).double()
+        ascending, order = exact.square().sum(2).sqrt().cpu().sort(dim=1, stable=True)
+        distances[place], index[place] = ascending[:, :k], candidates[place].gather(1, order)[:, :k]
+    return distances, index

@@ -31,7 +31,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from scorefield.evaluation.metrics.distances import squared_distances
+from scorefield.evaluation.metrics.distances import mean_of, squared_distances
 from scorefield.evaluation.metrics.metric import Metric
 from scorefield.numerics.errors import ArgumentError
 
@@ -51,37 +51,45 @@ class PairMetric(Metric):
 
     def measure(self, x: Tensor) -> tuple[float, Tensor]:
         device, y = self.reference.arithmetic, self.reference.vectors("train", self.space)
-        origin = self.origin(y)
+        self._origin = self.origin(y)
         parts = min(math.ceil(max(len(x), len(y)) / GROUP), min(len(x), len(y)) // 2)      # a group has pairs
 
-        def group(z: Tensor, i: int) -> Tensor:
-            return (z[i::parts].double() - origin).to(device)
-
         own = self.reference.number(f"{self.key}_train_{parts}", lambda: sum(
-            float(self._within(group(y, i)).mean()) for i in range(parts)) / parts)
+            float(self._within(y[i::parts].to(device)).mean()) for i in range(parts)) / parts)
         value, influence = own, torch.empty(len(x), dtype=torch.float64)
         for i in range(parts):
-            samples = group(x, i)
-            within, between = self._within(samples), self._between(samples, group(y, i))
+            samples = x[i::parts].to(device)
+            within, between = self._within(samples), self._between(samples, y[i::parts].to(device))
             value += float(within.mean() - 2 * between.mean()) / parts
             influence[i::parts] = 2 * ((within - between) - (within - between).mean()).cpu()
         return value, influence
 
-    def origin(self, y: Tensor) -> Tensor | float:
-        """What is subtracted from all vectors, if the kernel does not change by that."""
-        return y.mean(0, dtype=torch.float64)      # so that distances, from products, lose no digits
+    def origin(self, y: Tensor) -> Tensor:
+        """What is subtracted from all vectors, if the kernel does not change by that: the mean of y, so that distances,
+        from products, lose no digits.
+        """
+        return mean_of(y, self.reference.reals)
+
+    def _block(self, rows: Tensor) -> Tensor:
+        """What the kernel takes of some vectors."""
+        return self.reference.reals(rows).double() - self._origin.to(rows.device)
 
     def _between(self, x: Tensor, y: Tensor) -> Tensor:
         """The mean of k(x_i, y_j) over j, (n,)."""
-        return torch.cat([sum((self.kernel(a, b).sum(1) for b in y.split(BLOCK)), x.new_zeros(len(a)))
-                          for a in x.split(BLOCK)]) / len(y)
+        total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        for i, rows in enumerate(x.split(BLOCK)):
+            a = self._block(rows)
+            for others in y.split(BLOCK):
+                total[i * BLOCK:][:BLOCK] += self.kernel(a, self._block(others)).sum(1)
+        return total / len(y)
 
     def _within(self, x: Tensor) -> Tensor:
         """The mean of k(x_i, x_j) over j other than i, (n,). Each pair is computed once."""
-        total, blocks = x.new_zeros(len(x)), x.split(BLOCK)
-        for i, a in enumerate(blocks):
+        total, blocks = torch.zeros(len(x), dtype=torch.float64, device=x.device), x.split(BLOCK)
+        for i, rows in enumerate(blocks):
+            a = self._block(rows)
             for j in range(i, len(blocks)):
-                k = self.kernel(a, blocks[j])
+                k = self.kernel(a, self._block(blocks[j]))
                 if i == j:
                     k.fill_diagonal_(0)
                 else:
@@ -109,8 +117,8 @@ class MMD(PairMetric):
         """h: the median distance of two training examples."""
         def median() -> float:
             some = min(MEDIAN_OF, self.reference.size)
-            y = self.reference.vectors("train", self.space)[torch.arange(some) * self.reference.size // some].double()
-            return float(torch.pdist(y).median())
+            y = self.reference.vectors("train", self.space)[torch.arange(some) * self.reference.size // some]
+            return float(torch.pdist(self.reference.reals(y).double()).median())
 
         h = self.reference.number(f"median_{self.space}", median)
         if not h:
@@ -127,8 +135,8 @@ class KID(PairMetric):
 
     name, space, minimum = "kid", "features", 50
 
-    def origin(self, y: Tensor) -> float:
-        return 0.0
+    def origin(self, y: Tensor) -> Tensor:
+        return torch.zeros((), dtype=torch.float64)
 
     def kernel(self, a: Tensor, b: Tensor) -> Tensor:
         return torch.addmm(a.new_ones(()), a, b.T, alpha=1 / a.shape[1]).pow_(3)

@@ -50,7 +50,7 @@ class Neighbours(ShareMetric):
         return distances, self.reference.numbers("train")[index]
 
     def _nearest(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return nearest(x, self.reference.vectors("train", "data"), 2, self.reference.arithmetic)
+        return nearest(x, self.reference.vectors("train", "data"), 2, self.reference.arithmetic, reals=self.reference.reals)
 
     @staticmethod
     def _share(distances: Tensor) -> tuple[float, Tensor]:

@@ -69,8 +69,8 @@ class Reference:
         """What metrics compare: examples (B, *shape) as vectors (B, D) on the CPU.
 
         In the spaces "features" and "logits" these are what the network gives, float32. In "data", and without a network,
-        they are the elements, of integer levels as shares k / (levels - 1). `first` is the number of the first of them, for
-        messages.
+        they are the elements: reals, or integer levels, of which `reals` makes shares of the range. `first` is the number of
+        the first of them, for messages.
         """
         version = -1 if x.is_inference() else x._version      # of a tensor of inference mode a change is not seen
         if self._last is None or self._last[0] is not x or self._last[1] != version or version < 0:
@@ -79,7 +79,7 @@ class Reference:
         known = self._last[2]
         if self.features is None or space == "data":
             if "data" not in known:
-                known["data"] = self._elements(x)
+                known["data"] = x.detach().cpu().flatten(1)
             return known["data"]
         if space not in known:
             known.update(self._outputs(x))
@@ -87,20 +87,19 @@ class Reference:
 
     def vectors(self, split: str, space: str, n: int | None = None) -> Tensor:
         """The vectors (N, D) of a split, or of n of its examples, evenly spaced."""
-        network = self.features is not None and space != "data"
-
-        def compute() -> Arrays:
-            take = self._outputs if network else lambda x: {"data": self._elements(x)}
-            parts = [take(self._read(split, index)) for index in self._batches(split)]
-            return {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
-
-        if network:
-            x = torch.from_numpy(self.arrays(f"network_{split}", compute)[space])
+        if self.features is not None and space != "data":
+            x = torch.from_numpy(self.arrays(f"network_{split}", lambda: self._network_outputs(split))[space])
         else:
             if f"data_{split}" not in self._known:      # as quick to read as what a cache would hold
-                self._known[f"data_{split}"] = compute()
+                self._known[f"data_{split}"] = self._elements(split)
             x = torch.from_numpy(self._known[f"data_{split}"]["data"])
         return x if n is None or n == len(x) else x[torch.arange(n) * len(x) // n]
+
+    def reals(self, x: Tensor) -> Tensor:
+        """Vectors as reals: integer levels as shares k / (levels - 1) of their range, float32. Metrics call it for a block
+        at a time, since pictures as reals take four times the memory.
+        """
+        return x if self.dataset.levels is None or x.is_floating_point() else x.float() / (self.dataset.levels - 1)
 
     def keep(self, space: str) -> None:
         """Say that all vectors of the training examples in this space will be needed at once."""
@@ -200,9 +199,18 @@ class Reference:
             bad = int((~x.flatten(1).isfinite().all(1)).nonzero()[0])
             raise ArgumentError(f"sample {first + bad} is not finite", "samples")
 
-    def _elements(self, x: Tensor) -> Tensor:
-        x = x.detach().cpu().flatten(1)
-        return x if self.dataset.levels is None else x.float() / (self.dataset.levels - 1)
+    def _elements(self, split: str) -> Arrays:
+        out: Tensor | None = None
+        for place, index in zip(torch.arange(len(self._index[split])).split(BATCH), self._batches(split), strict=True):
+            x = self._read(split, index).cpu().flatten(1)
+            out = x.new_empty(len(self._index[split]), x.shape[1]) if out is None else out
+            out[place] = x
+        assert out is not None
+        return {"data": out.numpy()}
+
+    def _network_outputs(self, split: str) -> Arrays:
+        parts = [self._outputs(self._read(split, index)) for index in self._batches(split)]
+        return {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
 
     def _outputs(self, x: Tensor) -> dict[str, Tensor]:
         assert self.features is not None

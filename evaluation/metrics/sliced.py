@@ -65,16 +65,19 @@ class SlicedWasserstein(Metric):
     name = "sliced_wasserstein"
 
     def measure(self, x: Tensor) -> tuple[float, Tensor]:
-        device = self.reference.arithmetic
-        x, y = x.to(device, torch.float64), self.reference.vectors("train", self.space).to(device, torch.float64)
+        device, y = self.reference.arithmetic, self.reference.vectors("train", self.space)
         theta = directions(x.shape[1], self.seed).to(device)
-        total, influence = 0.0, x.new_zeros(len(x))
+        total, influence = 0.0, theta.new_zeros(len(x))
         for part in theta.split(max(1, ELEMENTS // (len(x) + len(y)))):
-            projected, order = (part @ x.T).sort(1)
-            distance, potential = squared_w2(projected, (part @ y.T).sort(1).values)
+            projected, order = self._project(part, x).sort(1)
+            distance, potential = squared_w2(projected, self._project(part, y).sort(1).values)
             total += float(distance.sum())
             influence.scatter_add_(0, order.flatten(), potential.sub_(potential.mean(1, keepdim=True)).flatten())
         return total / len(theta), influence / len(theta)
+
+    def _project(self, theta: Tensor, x: Tensor) -> Tensor:
+        return torch.cat([theta @ self.reference.reals(rows).to(theta).T
+                          for rows in x.split(max(1, ELEMENTS // x.shape[1]))], 1)
 
     def finish(self, value: float) -> float:
         return math.sqrt(max(value, 0.0))

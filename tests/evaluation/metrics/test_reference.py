@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from scorefield.data import Points, from_arrays, make_codec
-from scorefield.evaluation.metrics import Features, Reference, make_metrics
+from scorefield.evaluation.metrics import Features, Reference, distances, kernels, make_metrics, sliced
 from scorefield.numerics.errors import ArgumentError
 
 
@@ -146,3 +146,35 @@ def test_a_reference_needs_two_examples(n):
         Reference(from_arrays(TRAIN, TEST), make_codec(256), n=n)
 
 
+
+
+@pytest.mark.parametrize("dimensions", [16, 192])
+@pytest.mark.parametrize("same", [False, True])
+def test_nearest_neighbours_do_not_depend_on_the_blocks(monkeypatch, dimensions, same):
+    y = torch.randint(0, 256, (70, dimensions), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    x = y if same else y[:9].roll(1, 1)
+    known = torch.cdist(x.double() / 255, y.double() / 255)
+    if same:
+        known.fill_diagonal_(math.inf)
+    for elements in (2**26, 23 * dimensions, dimensions):
+        monkeypatch.setattr(distances, "ELEMENTS", elements)
+        found, index = distances.nearest(x, y, 3, torch.device("cpu"), same, reals=lambda rows: rows.double() / 255)
+        wanted = known.topk(3, largest=False)
+        assert torch.allclose(found, wanted.values, rtol=1e-12) and index.equal(wanted.indices)
+
+
+def test_metrics_of_pictures_keep_bytes_and_do_not_depend_on_the_blocks(monkeypatch):
+    def found():
+        reference = Reference(from_arrays(TRAIN, TEST), make_codec(256))
+        metrics = make_metrics(["sliced_wasserstein", "energy", "mmd", "neighbours"], reference, bootstrap=20)
+        for metric in metrics.values():
+            metric.update(SAMPLES)
+        assert reference.vectors("train", "data").dtype == torch.uint8
+        assert all(rows.dtype == torch.uint8 for metric in metrics.values() for rows in metric._rows)
+        return {name: metric.result().value for name, metric in metrics.items()}
+
+    whole = found()
+    for module in (distances, sliced):
+        monkeypatch.setattr(module, "ELEMENTS", 7 * 16)
+    monkeypatch.setattr(kernels, "BLOCK", 11)
+    assert found() == pytest.approx(whole, rel=1e-9)
