@@ -59,7 +59,7 @@ def step_of(trainer: Trainer, log: Log) -> Callable[[], None]:
     trainer.model.train()
 
     def step() -> None:
-        log.add(*trainer._update(*trainer.batches(trainer.step)))
+        log.add(*trainer.update(*trainer.batches(trainer.step), trainer.step))
         trainer.step += 1
         trainer._report(log, False)
 

@@ -31,6 +31,9 @@ FLAGS = (
     *GUIDANCE,
     SEED, EMA, BATCH_SIZE,
 )
+# Flags of mode sample that have no place here, and what has theirs.
+REFUSED = {"steps": "mode compare takes budgets of evaluations in place of steps, such as budgets 5,10,20",
+           "sampler": "mode compare takes several samplers: give samplers, such as samplers auto,ddim"}
 
 
 def run(command: Command) -> None:

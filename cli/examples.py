@@ -41,5 +41,6 @@ def examples_at(command: Command, path: str, flag: str) -> tuple[Dataset, list[s
     stored = command.stored
     assert stored is not None
     data = command.config.data
-    dataset, names = load_images(path, tuple(stored["shape"]), codec_of(data, stored), flag, data.get("background", "white"))
+    dataset, names = load_images(path, tuple(stored["shape"]), codec_of(data, stored), flag, data.get("background", "white"),
+                                 data.get("label", ""), stored.get("class_names") or ())
     return command.told(dataset), names

@@ -115,7 +115,7 @@ def run(command: Command) -> None:
             float64=values["float64"], folder=command.run / "likelihood" / "partial" / key, world=world, label=label,
             **settings))
         names.append(files)
-    truth = _truth(evaluations[0], len(labels)) if values["classify"] else None
+    truth = _truth(command, evaluations[0], len(labels)) if values["classify"] else None
     meet(world, [e.folder for e in evaluations if e.folder], command.device)
     for e in evaluations:
         if world.first and e.resumed:
@@ -157,12 +157,16 @@ def _labels(command: Command, model: Denoiser) -> list[str | int | None]:
     return [class_of(values["label"], takes.classes, command.stored.get("class_names") or ())]
 
 
-def _truth(evaluation: Evaluation, classes: int) -> tuple[torch.Tensor, torch.Tensor, Sequence[str]]:
-    """The labels of the scored examples, the frequencies of the classes, and their names; ArgumentError without labels."""
+def _truth(command: Command, evaluation: Evaluation, classes: int) -> tuple[torch.Tensor, torch.Tensor, Sequence[str]]:
+    """The labels of the scored examples, the frequencies of the classes in the run's training examples, and their names;
+    ArgumentError without labels.
+    """
     from scorefield.evaluation.classify import frequencies, labels_of
 
-    data = evaluation.dataset
-    return (labels_of(evaluation.examples, data.name)[:evaluation.total], frequencies(data, classes), data.class_names)
+    data, images = evaluation.dataset, command.asked.values["images"]
+    label = labels_of(evaluation.examples, data.name, "images" if images else "data.dataset", data.unlabelled)
+    own = own_data(command, "classify counts the classes among the run's examples") if images else data
+    return label[:evaluation.total], frequencies(own, classes), data.class_names
 
 
 def _note(steps: int | None, estimator: str, t_min: float | None) -> str | None:

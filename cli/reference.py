@@ -29,14 +29,17 @@ def reference_of(command: Command, labels: Sequence[int] | None = None, classes:
     labels  of the samples, among so many classes of the model
     """
     from scorefield.data import codec_of
-    from scorefield.evaluation.classes import compared_with
+    from scorefield.evaluation.classes import compared_with, uneven
     from scorefield.evaluation.evaluate import require_features, statistics_folder
     from scorefield.evaluation.metrics import Reference, features_of
+    from scorefield.numerics.processes import launched
 
     values, dataset = command.asked.values, own_data(command)
     with renamed(names={"weights": "inception_weights"}):
         network = features_of(values["features"], dataset, values["inception_weights"])
     dataset = compared_with(dataset, labels, classes)
+    if labels is not None and (note := uneven(dataset, labels)) and launched().first:
+        print(note)
     require_features(network, dataset, command.device)
     return Reference(dataset, codec_of(command.config.data, dataset), network, statistics_folder(),
                      values["reference_samples"], command.device)

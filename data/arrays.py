@@ -140,7 +140,9 @@ def opened(path: str, how: Reading, argument: str, columns: Sequence[str] = ()) 
     columns  names of columns that a table must have, and their order
     """
     file = Path(os.path.expanduser(path))
-    if not path or file.is_dir():
+    if not path:
+        raise ArgumentError(f"data set 'array' needs {argument}, a file: .npy, .npz, .csv or .parquet", argument)
+    if file.is_dir():
         raise ArgumentError(f"{argument}={path!r} must be a file: .npy, .npz, .csv or .parquet; for a folder of pictures, "
                             "choose data.dataset=folder", argument)
     if not file.exists():
@@ -148,21 +150,27 @@ def opened(path: str, how: Reading, argument: str, columns: Sequence[str] = ()) 
     return file, read(file, how, argument, columns)
 
 
-def read(file: Path, how: Reading, argument: str, columns: Sequence[str] = ()) -> Contents:
-    """What a file holds; ArgumentError of one line if it is damaged, would run code or holds something else."""
+def read(file: Path, how: Reading, argument: str, columns: Sequence[str] = (), optional: bool = False) -> Contents:
+    """What a file holds; ArgumentError of one line if it is damaged, would run code or holds something else.
+
+    columns   that a table must have, beside that of the labels; in place of those of `how`
+    optional  a file without the column of the labels has none
+    """
     kind = kind_of(file)
+    wanted = tables.Wanted(tuple(columns or how.names), how.label, argument if columns else "data.columns", optional)
     if kind == "parquet":
         how.refuse(("kind", "columns", "label"), "a .parquet")
-        table = tables.read_parquet(file, how.label, columns or how.names, argument)
+        table = tables.read_parquet(file, wanted, argument)
     elif kind in ("npy", "npz"):
-        how.refuse(("kind", "layout"), "an .npy or an .npz")
+        if not optional:
+            how.refuse(("kind", "layout"), "an .npy or an .npz")
         return _numpy(file, argument)
     elif kind.startswith("one picture"):
         raise ArgumentError(f"{argument}: {file} is {kind}; give an .npy, .npz, .csv or .parquet, or a folder of pictures "
                             "with data.dataset=folder", argument)
     else:
         how.refuse(("kind", "columns", "label", "header"), "a table")
-        table = tables.read_text(file, how.label, columns or how.names, how.header, argument)
+        table = tables.read_text(file, wanted, how.header, argument)
     return Contents(table.values, table.label, columns=table.columns, notes=table.notes)
 
 
@@ -291,7 +299,7 @@ def _examples(x: np.ndarray, kind: str, layout: str, integers: bool, name: str, 
 
 def _labels(contents: Contents, file: Path) -> tuple[np.ndarray | None, np.ndarray | None, tuple[str, ...]]:
     """Labels of x and of x_test, int64, and the names of the classes, () for numbers."""
-    given = {name: _label(labels, name) for name in ("y", "y_test") if (labels := getattr(contents, name)) is not None}
+    given = {name: labels_in(labels, name) for name in ("y", "y_test") if (labels := getattr(contents, name)) is not None}
     if contents.x_test is not None and len(given) == 1:
         raise ArgumentError(f"data.path: {file}: of the training examples and those to hold out, only one part has labels "
                             f"({next(iter(given))}); give both or neither", "data.path")
@@ -313,16 +321,17 @@ def _labels(contents: Contents, file: Path) -> tuple[np.ndarray | None, np.ndarr
     return number, test, tuple(map(str, known))
 
 
-def _label(labels: np.ndarray, name: str) -> np.ndarray:
-    """Labels (N,): int64, or words."""
+def labels_in(labels: np.ndarray | None, name: str, argument: str = "data.path") -> np.ndarray:
+    """The labels (N,) that a file holds: int64, or words."""
+    assert labels is not None
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.dtype.kind == "U" and all(_INTEGER.fullmatch(word) for word in labels):
         return labels.astype(np.int64)
     whole = labels.dtype.kind in "iub" or (labels.dtype.kind == "f" and bool(np.all(labels == np.round(labels))))
     if labels.ndim != 1 or not (whole or labels.dtype.kind == "U"):
-        raise ArgumentError(f"data.path: {name} must hold a whole number or a word for each example, got {labels.dtype} of "
-                            f"shape {labels.shape}", "data.path")
+        raise ArgumentError(f"{argument}: {name} must hold a whole number or a word for each example, got {labels.dtype} of "
+                            f"shape {labels.shape}", argument)
     return labels if labels.dtype.kind == "U" else labels.astype(np.int64)
 
 

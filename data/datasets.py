@@ -113,8 +113,9 @@ def _apart(kept: Points, own: Points, n: int) -> str | None:
 
 def source_of(name: str) -> Source:
     """The data set of that name; ArgumentError with all names and the nearest one for an unknown name."""
-    nearest = difflib.get_close_matches(str(name).lower(), DATASETS, n=1, cutoff=0.0)[0]
-    _require(name in DATASETS, "dataset", name, f"one of {', '.join(DATASETS)} (nearest: {nearest!r})")
+    known = [word for word in DATASETS if word != GIVEN]      # nobody can choose that by name
+    nearest = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.0)[0]
+    _require(name in DATASETS, "dataset", name, f"one of {', '.join(known)} (nearest: {nearest!r})")
     return DATASETS[name]
 
 
@@ -244,11 +245,15 @@ def folder(path: str = "", *, image_size: int, channels: int = 3, background: st
     held out: those whose index in sorted order is divisible by 10. A subfolder for each class gives the labels
     (class_folders.py). Transparent pictures lie over the colour `background`: white, black or #rrggbb.
     """
-    _require(bool(path), "path", path, "a folder of pictures")
+    if not path:
+        raise ArgumentError("data set 'folder' needs data.path, a folder of pictures", "data.path")
     root = Path(os.path.expanduser(path))
     if not root.is_dir():
-        raise MissingFileError(f"data.path={path!r} is not a folder; give a folder of pictures", "data.path")
-    _require(image_size is not None and image_size >= 1, "image_size", image_size, "1 or more")
+        what = "is a file" if root.exists() else "does not exist"
+        raise MissingFileError(f"data.path={path!r} {what}; give a folder of pictures", "data.path")
+    if image_size is None:
+        raise ArgumentError("data set 'folder' needs data.image_size, the number of pixels of a side", "data.image_size")
+    _require(image_size >= 1, "image_size", image_size, "1 or more")
     _require(channels in (1, 3), "channels", channels, "1 (grey) or 3 (RGB)")
     form = pictures.Form(image_size, channels, pictures.colour_of(background))
     tree = read_tree(root)
@@ -324,6 +329,7 @@ class _Datasets(dict[str, Source]):
         return Source(hugging_face(name), 256)
 
 
+GIVEN = "arrays"      # the name of data given in Python
 DATASETS: dict[str, Source] = _Datasets({
     "digits": Source(digits, 17),
     "patches32": Source(patches32, 256),
@@ -336,5 +342,5 @@ DATASETS: dict[str, Source] = _Datasets({
     "folder": Source(folder, 256),
     "array": Source(array, 256),        # or numbers, which have none
     "hf:OWNER/NAME": Source(hugging_face("hf:OWNER/NAME"), 256),
-    "arrays": Source(arrays, 256),      # or points: a run stores the levels of its data
+    GIVEN: Source(arrays, 256),      # or points: a run stores the levels of its data
 })

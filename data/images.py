@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,17 +11,18 @@ import torch
 from torch import Tensor
 
 from scorefield.data import pictures
-from scorefield.data.arrays import Reading, kind_of, read
+from scorefield.data.arrays import Contents, Reading, kind_of, labels_in, read
 from scorefield.data.codec import Codec, Pixels, Points
 from scorefield.data.damage import named_argument
-from scorefield.data.dataset import Dataset, Examples
+from scorefield.data.dataset import LABEL, Dataset, Examples, require_classes
 from scorefield.data.picture_files import find_pictures
 from scorefield.data.transforms import require_within
 from scorefield.numerics.errors import ArgumentError, MissingFileError
+from scorefield.numerics.text import nearest
 
 
-def load_images(path: str, shape: tuple[int, ...], codec: Codec, argument: str = "path", background: str = "white"
-                ) -> tuple[Dataset, list[str] | None]:
+def load_images(path: str, shape: tuple[int, ...], codec: Codec, argument: str = "path", background: str = "white",
+                label: str = "", class_names: Sequence[str] = ()) -> tuple[Dataset, list[str] | None]:
     """Examples of `shape` from a user's path, as a data set whose two splits are the same, and the names of the examples.
 
     A folder   every picture below it, cropped and resized as in data set "folder", over the colour `background` where it is
@@ -29,7 +31,8 @@ def load_images(path: str, shape: tuple[int, ...], codec: Codec, argument: str =
                of shape (N, C, H, W), (N, H, W, C) or, for one channel, (N, H, W); floats are pictures (N, *shape) in the
                codec's [low, high], which are decoded, and may exceed that interval by a quarter of its length. Floats from
                0 to 1 where low < 0 are refused, and said where they only lie between. Of other models, numbers (N, *shape)
-               in the units of the data; of a table with names, the columns that the run has
+               in the units of the data; of a table with names, the columns that the run has. They have labels if
+               `class_names` are given and the file has y, or a column `label`: numbers of the classes, or their names
 
     `argument` names the path in messages. Raises FileNotFoundError if the path does not exist, and ValueError for a file
     that is damaged, of another shape, not finite or outside its levels. It names the file, the example and the value.
@@ -54,11 +57,33 @@ def load_images(path: str, shape: tuple[int, ...], codec: Codec, argument: str =
     if codec.levels is not None and kind not in ("npy", "npz"):
         raise ArgumentError(f"{argument}: {place} is {kind}; give an .npy, an .npz or a folder of pictures", argument)
     standard = codec if isinstance(codec, Points) else None
-    contents = read(place, Reading(), argument, standard.columns if standard else ())
+    contents = read(place, Reading(label=label), argument, standard.columns if standard else (), optional=True)
     with named_argument(argument):
         x, notes = _read(contents.x, f"{argument}={path!r}", shape, codec)
-    return Dataset(place.stem, Examples(x), Examples(x), shape, codec.levels, notes=(*contents.notes, *notes),
-                   standard=standard), None
+    examples, known = Examples(x), contents.y is not None and bool(class_names)
+    if known:
+        examples = Examples(x, {LABEL: _classes_of(contents, class_names, f"{argument}={path!r}", argument)})
+    return Dataset(place.stem, examples, examples, shape, codec.levels, class_names=tuple(class_names) if known else (),
+                   unlabelled="" if known else f"{place.name} has no {f'column {label!r}' if label else 'y'}",
+                   notes=(*contents.notes, *notes), standard=standard), None
+
+
+def _classes_of(contents: Contents, names: Sequence[str], name: str, argument: str) -> Tensor:
+    """The labels (N,) of examples, of classes with these names."""
+    labels = labels_in(contents.y, "y", argument)
+    if len(labels) != len(contents.x):
+        raise ArgumentError(f"{name} has {len(contents.x)} examples and {len(labels)} labels", argument)
+    if labels.dtype.kind == "U":
+        numbers = {word: i for i, word in enumerate(names)}
+        if (unknown := next((i for i, word in enumerate(labels) if word not in numbers), None)) is not None:
+            word = str(labels[unknown])
+            raise ArgumentError(f"{name}: example {unknown} has the label {word!r}, which is none of the run's classes"
+                                f"{nearest(word, names)}; they are {', '.join(names[:12])}{', ...' * (len(names) > 12)}",
+                                argument)
+        return torch.tensor([numbers[word] for word in labels])
+    found = torch.from_numpy(labels)
+    require_classes(found, len(names), name, argument, ", as the run's")
+    return found
 
 
 def _read(array: np.ndarray, name: str, shape: tuple[int, ...], codec: Codec) -> tuple[Tensor, tuple[str, ...]]:

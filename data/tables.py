@@ -43,13 +43,26 @@ class Table:
     notes: tuple[str, ...] = ()
 
 
-def read_text(file: Path, label: str = "", columns: Sequence[str] = (), header: str = "auto", argument: str = "data.path"
-              ) -> Table:
+@dataclass(frozen=True)
+class Wanted:
+    """Which columns of a table to take.
+
+    columns   by their names or their numbers from 0, in this order; () for all but the labels
+    label     the column of the labels; "" for none
+    argument  that says the columns, for messages
+    optional  a table without the column of the labels has no labels
+    """
+
+    columns: tuple[str, ...] = ()
+    label: str = ""
+    argument: str = "data.columns"
+    optional: bool = False
+
+
+def read_text(file: Path, wanted: Wanted = Wanted(), header: str = "auto", argument: str = "data.path") -> Table:
     """The table in a text file.
 
-    label    the column of the labels, by its name or its number from 0; "": none
-    columns  which others to take, and in which order; all others unless given
-    header   "yes" or "no" says whether the first row has the names of the columns; "auto" finds out
+    header  "yes" or "no" says whether the first row has the names of the columns; "auto" finds out
 
     Raises ArgumentError of one line if this is no table of finite numbers.
     """
@@ -58,12 +71,12 @@ def read_text(file: Path, label: str = "", columns: Sequence[str] = (), header: 
     if not text.strip():
         raise ArgumentError(f"{argument}: {file} is empty", argument)
     try:
-        return _table(text, file, label, columns, header, argument)
+        return _table(text, file, wanted, header, argument)
     except csv.Error as error:
         raise ArgumentError(f"{argument}: {file} is no table ({error})", argument) from None
 
 
-def _table(text: str, file: Path, label: str, columns: Sequence[str], header: str, argument: str) -> Table:
+def _table(text: str, file: Path, wanted: Wanted, header: str, argument: str) -> Table:
     separator = _separator(text)
     first, second = (list(itertools.islice(_rows(text, separator), 2)) + [None])[:2]
     assert first is not None
@@ -72,7 +85,7 @@ def _table(text: str, file: Path, label: str, columns: Sequence[str], header: st
     place = _Place(file, argument, names, named, separator)
     if named:
         place.check_names(second)
-    chosen, of_label = place.chosen(columns, label)
+    chosen, of_label = place.chosen(wanted)
     values, labels = place.read(itertools.islice(_rows(text, separator), int(named), None), chosen, of_label)
     notes = []
     if separator != ",":
@@ -86,7 +99,7 @@ def _table(text: str, file: Path, label: str, columns: Sequence[str], header: st
     return Table(values, own, labels, (*notes, *counting(values, own)))
 
 
-def read_parquet(file: Path, label: str = "", columns: Sequence[str] = (), argument: str = "data.path") -> Table:
+def read_parquet(file: Path, wanted: Wanted = Wanted(), argument: str = "data.path") -> Table:
     """The table in a .parquet; see `read_text`. ArgumentError if pandas, or what it reads these with, is not installed."""
     try:
         pandas: Any = import_module("pandas")      # an extra: heavy, and only this format needs it
@@ -100,7 +113,7 @@ def read_parquet(file: Path, label: str = "", columns: Sequence[str] = (), argum
     if len(frame) < 1:
         raise ArgumentError(f"{argument}: {file} has no rows", argument)
     place.check_names(None)
-    chosen, of_label = place.chosen(columns, label)
+    chosen, of_label = place.chosen(wanted)
     values = np.empty((len(frame), len(chosen)))
     for j, i in enumerate(chosen):
         column = frame.iloc[:, i]
@@ -130,8 +143,9 @@ def _decoded(raw: bytes, file: Path, argument: str) -> str:
     try:
         return raw.decode(encoding)
     except UnicodeDecodeError as error:
-        raise ArgumentError(f"{argument}: {file} is neither text in UTF-8 nor an .npy, .npz or .parquet (byte "
-                            f"{error.start})", argument) from None
+        raise ArgumentError(f"{argument}: {file} is neither text in UTF-8 (byte {error.start}) nor an .npy, .npz or "
+                            ".parquet; a table in another encoding, such as Latin-1, must be saved as UTF-8", argument
+                            ) from None
 
 
 def _rows(text: str, separator: str) -> Iterator[list[str]]:
@@ -221,10 +235,11 @@ class _Place:
             raise ArgumentError(f"{self.argument}: {self.file} has two columns of the name {twice[0]!r}; rename one",
                                 self.argument)
 
-    def chosen(self, columns: Sequence[str], label: str) -> tuple[list[int], int | None]:
+    def chosen(self, wanted: Wanted) -> tuple[list[int], int | None]:
         """The numbers of the columns of numbers and of that of the labels."""
+        columns, label = wanted.columns, wanted.label if wanted.label in self.names or not wanted.optional else ""
         of_label = self.number(label, "data.label") if label else None
-        chosen = [self.number(word, "data.columns") for word in columns] if columns else [
+        chosen = [self.number(word, wanted.argument) for word in columns] if columns else [
             i for i in range(len(self.names)) if i != of_label]
         if of_label in chosen:
             raise ArgumentError(f"column {label!r} holds the labels, so it cannot be one of the numbers, too; leave it out "
@@ -291,5 +306,6 @@ class _Place:
     def check_finite(self, values: np.ndarray, chosen: Sequence[int], begin: int) -> None:
         if not np.isfinite(values).all():
             row, j = (int(i[0]) for i in np.nonzero(~np.isfinite(values)))
-            raise self.at(begin + row, chosen[j], repr(float(values[row, j])),
-                          "numbers must be finite; fill it in or remove the row")
+            missing = np.isnan(values[row, j])
+            raise self.at(begin + row, chosen[j], repr(float(values[row, j])), "numbers must be finite; "
+                          + ("fill it in" if missing else "write a finite number") + " or remove the row")

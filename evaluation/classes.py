@@ -62,6 +62,25 @@ def compared_with(dataset: Dataset, labels: Sequence[int] | None, classes: int |
     return of_classes(dataset, labels)
 
 
+def uneven(dataset: Dataset, labels: Sequence[int]) -> str | None:
+    """A line that says so where samples with these labels in turn have the classes in other shares than the training
+    examples of these classes: figures then include that difference. None where the shares agree to a twentieth in all.
+    """
+    condition = getattr(dataset.train, "condition", None)      # what is read from disk is not read for this
+    if dataset.classes is None or not condition or LABEL not in condition:
+        return None
+    chosen = sorted(set(labels))
+    there = torch.bincount(condition[LABEL], minlength=dataset.classes)[chosen].double()
+    drawn = torch.tensor([list(labels).count(y) for y in chosen]).double()
+    there, drawn = there / there.sum(), drawn / drawn.sum()
+    if float((there - drawn).abs().sum()) / 2 <= 0.05:
+        return None
+    most = int((there - drawn).abs().argmax())
+    name, share = dataset.class_names[chosen[most]], f"{100 * drawn[most]:.0f} % and {100 * there[most]:.0f} %"
+    return (f"the samples have the classes in other shares than the training examples, of {name} {share}; the figures "
+            "include that difference")
+
+
 def classes_of(dataset: Dataset, labels: Sequence[int] | None) -> list[str] | None:
     """The names of the classes whose examples are compared; None if it is all examples."""
     chosen = [] if labels is None or dataset.classes is None else sorted(set(labels))

@@ -159,13 +159,14 @@ def frequencies(dataset: Dataset, classes: int) -> Tensor:
     return torch.bincount(label, minlength=classes).double() / len(label)
 
 
-def labels_of(split: Any, name: str) -> Tensor:
-    """The labels (n,) of a split; ArgumentError if it has none."""
+def labels_of(split: Any, name: str, argument: str = "data.dataset", why: str = "") -> Tensor:
+    """The labels (n,) of a split; ArgumentError if it has none, with the argument that gave the split, and the reason."""
     condition = getattr(split, "condition", None)      # without reading the pictures, if it knows them apart
     if condition is None:
         condition = split[torch.arange(len(split))][1]
     if "label" not in condition:
-        raise ArgumentError(f"the examples of data set {name!r} have no labels, which this needs", "data.dataset")
+        raise ArgumentError(f"the examples of data set {name!r} have no labels, which this needs{why and f' ({why})'}",
+                            argument)
     return condition["label"]
 
 

@@ -84,7 +84,7 @@ class Evaluation:
         self.model, self.dataset, self.codec, self.label = model, dataset, codec.dense, label
         self.examples = dataset.test if split == "test" else dataset.train
         check_density(model)
-        _check_label(model, self.examples, dataset.name, label)
+        _check_label(model, self.examples, dataset.name, label, dataset.unlabelled)
         self.total = len(self.examples) if n is None else min(n, len(self.examples))
         if self.total < 1:
             raise ArgumentError(f"data set {dataset.name!r} has no {split} examples", "split")
@@ -266,7 +266,7 @@ def score(model: ScoreModel, dataset: Dataset, codec: Codec, split: str = "test"
                       label=label, **settings).run().result()
 
 
-def _check_label(model: ScoreModel, examples: Any, name: str, label: str | int | None) -> None:
+def _check_label(model: ScoreModel, examples: Any, name: str, label: str | int | None, why: str = "") -> None:
     """ArgumentError unless the model can score with this label and the examples have what that takes."""
     takes = model.takes
     if label is None:
@@ -280,5 +280,6 @@ def _check_label(model: ScoreModel, examples: Any, name: str, label: str | int |
         raise ArgumentError(f"label must be 'true', the number of a class or None, got {label!r}", "label")
     own = getattr(examples, "condition", None) or examples[torch.arange(1)][1]      # of what is read from disk, the first
     if label == OWN and LABEL not in own:
-        raise ArgumentError(f"the examples of data set {name!r} have no labels; leave out label, or give a class", LABEL)
+        raise ArgumentError(f"the examples of data set {name!r} have no labels{why and f' ({why})'}; leave out label, or "
+                            "give a class", LABEL)
     model.given(label=own[LABEL] if label == OWN else label)

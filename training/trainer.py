@@ -1,8 +1,7 @@
-"""The training loop: batches, steps of Adam, the average of the weights, the log, evaluations, checkpoints, going on.
+"""The training loop: batches, updates of the weights, the log, evaluations, checkpoints, going on.
 
     repeat  batch, draw of this step
-            step on grad  mean of objective.loss(model, batch, draw)
-            average <- decay average + (1 - decay) weights
+            update of the weights and of their average (update.py)
 
 What is trained and on what comes from outside: a model, an objective, batches. Whatever step n draws depends on (seed, n)
 alone. So a resumed run continues exactly as if it had not stopped, and a run shared by several processes sees the batches
@@ -21,12 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from scorefield.checkpoints.formats.run import newest_checkpoint, read_state, write_checkpoint
-from scorefield.models.ema import EMA
 from scorefield.models.layers import recompute_activations
 from scorefield.numerics.processes import World
 from scorefield.sde_lib.sde import SDE
 from scorefield.training.log import Log
 from scorefield.training.objectives.objective import Batch, Objective
+from scorefield.training.update import Update, learning_rate
 
 
 class Interrupted(Exception):
@@ -46,15 +45,6 @@ class Model(Protocol):
     def with_network(self, network: nn.Module) -> Any: ...
 
     def train(self, mode: bool = True) -> Any: ...
-
-
-def learning_rate(settings: Any, step: int) -> float:
-    """Linear warm-up over `warmup` steps, then constant, or a half cosine that reaches 0 after the last step."""
-    rate = settings.learning_rate * min(1.0, (step + 1) / max(settings.warmup, 1))
-    if settings.decay == "cosine":
-        progress = max(0, step - settings.warmup) / max(1, settings.steps - settings.warmup)
-        rate *= 0.5 * (1 + math.cos(math.pi * progress))
-    return rate
 
 
 @contextmanager
@@ -109,11 +99,8 @@ class Trainer:
         if settings.compile:
             self.network.compile()
         model.network = self.world.wrap(self.network, device)
-        self.parameters = list(self.network.parameters())
-        self.optimizer = torch.optim.Adam(self.parameters, lr=0.0, betas=(settings.beta1, settings.beta2),
-                                          eps=settings.adam_eps, fused=device.type != "mps")
-        self.ema = EMA(self.network, settings.ema_decay)
-        self.averaged = model.with_network(self.ema.module)
+        self.update = Update(model, self.network, objective, settings, device)
+        self.averaged = model.with_network(self.update.ema.module)
         self.step, self.seconds = 0, 0.0
         self.checkpoint = newest_checkpoint(run)
         if self.checkpoint is not None:
@@ -127,7 +114,7 @@ class Trainer:
         self.model.train()
         with _signals_noted() as signals, Log(self.run, self.step, self.settings.steps, self.world, self.progress) as log:
             while self.step < self.settings.steps:
-                loss, norm = self._update(*self.batches(self.step))
+                loss, norm = self.update(*self.batches(self.step), self.step)
                 self.step += 1
                 log.add(loss, norm)
                 stop = (self.world.size == 1 or self.step % 10 == 0) and self.world.any(bool(signals), self.device)
@@ -136,18 +123,6 @@ class Trainer:
                     raise Interrupted(self.step)
         self.world.leave()
         return self.checkpoint
-
-    def _update(self, batch: Batch, draw: Any) -> tuple[Tensor, Tensor]:
-        """One step of the optimiser and of the average; the loss and the gradient's norm, still on the device."""
-        loss = self.objective.loss(self.model, batch, draw).mean()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.grad_clip)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.settings, self.step)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.ema.update(self.network)
-        return loss.detach(), norm
 
     def _report(self, log: Log, stop: bool) -> None:
         """Log, evaluate, preview and save if one of them is due after this step; else return at once."""
@@ -175,17 +150,8 @@ class Trainer:
         log.restart(self.step)
 
     def _state(self) -> dict[str, Any]:
-        return {"step": self.step, "seconds": self.seconds, "network": self.network.state_dict(),
-                "ema": self.ema.module.state_dict(), "ema_updates": self.ema.updates,
-                "optimizer": self.optimizer.state_dict()}
+        return {"step": self.step, "seconds": self.seconds, **self.update.state()}
 
     def _restore(self, state: dict[str, Any]) -> None:
-        self.step, self.seconds, self.ema.updates = state["step"], state["seconds"], state["ema_updates"]
-        self.network.load_state_dict(state["network"])
-        self.ema.module.load_state_dict(state["ema"])
-        if state["optimizer"] is not None:      # an imported checkpoint may have none; what Adam is told is the config's
-            groups = self.optimizer.state_dict()["param_groups"]
-            self.optimizer.load_state_dict(state["optimizer"] | {"param_groups": groups})
-            for parameter, entry in self.optimizer.state.items():      # fused Adam goes by memory, whatever the strides
-                for moment in ("exp_avg", "exp_avg_sq"):
-                    entry[moment] = torch.empty_like(parameter).copy_(entry[moment])
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.update.restore(state)

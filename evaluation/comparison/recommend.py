@@ -99,7 +99,7 @@ def recommend(rows: Sequence[Row], metric: str) -> Recommendation:
         sentences.append(f"There is no floor of {words(metric)}, so how much better samples could be is not known.")
     sentences += [_other([row for row in known if row.name == name], candidates, metric, bool(floored))
                   for name in dict.fromkeys(row.name for row in known) if name != chosen.name]
-    sentences.append(_honest(chosen.figures[metric], bool(floored), len(candidates)))
+    sentences.append(_honest(chosen.figures[metric], bool(floored), len(candidates), len(known)))
     return Recommendation(chosen, tuple(sentences), bool(floored))
 
 
@@ -146,7 +146,7 @@ def _more(known: Sequence[Row], chosen: Row, best: Row, metric: str) -> str:
     """Whether more evaluations help."""
     more = [row for row in known if row.nfe > chosen.nfe]
     if not more:
-        return "No sampler was tried with more evaluations."
+        return "More evaluations were not tried, so they may help."
     helped = [row for row in more if better(row.figures[metric], chosen.figures[metric])]
     if helped:
         row = min(helped, key=lambda row: row.nfe)
@@ -165,18 +165,21 @@ def _other(own: Sequence[Row], candidates: Sequence[Row], metric: str, floored: 
     good, last = [row for row in own if any(row is other for other in candidates)], own[-1]
     state = "at the floor" if floored else "as good"
     if not good:
-        return f"{last.name} is not {state} by {evaluations(last.nfe)}: {told(last.figures[metric])}."
+        most = f"{'by' if len(own) > 1 else 'with'} {evaluations(last.nfe)}"
+        return f"{last.name} is not {state} {most}: {told(last.figures[metric])}."
     after = [row for row in own if row.nfe > good[0].nfe and not any(row is other for other in good)]
     again = f", but is not with {' and '.join(f'{row.nfe:.4g}' for row in after)}" if after else ""
     return f"{last.name} is {state} from {evaluations(good[0].nfe)} on: {told(good[0].figures[metric])}{again}."
 
 
-def _honest(figure: Figure, floored: bool, candidates: int) -> str:
+def _honest(figure: Figure, floored: bool, candidates: int, rows: int) -> str:
     """What the intervals do not say."""
+    if rows == 1:
+        return f"Only one row was measured, of {figure.samples:,} samples; nothing is compared."
     if not bounded(figure):
         return "There are no intervals, so it is not known which differences are chance."
     more = "a smaller distance to the floor" if floored else "smaller differences"
-    many = f"{candidates} rows {'reach the floor' if floored else 'are as good as the best'} within" if candidates > 1 else \
-        "The rows are judged by"
-    return (f"{many} 95 % intervals, which come from {figure.samples:,} samples each. That does not make them equal: more "
-            f"samples would show {more}.")
+    if candidates == 1:
+        return f"The rows are judged by 95 % intervals, which come from {figure.samples:,} samples each."
+    return (f"{candidates} rows {'reach the floor' if floored else 'are as good as the best'} within 95 % intervals, which "
+            f"come from {figure.samples:,} samples each. That does not make them equal: more samples would show {more}.")

@@ -52,7 +52,7 @@ def test_a_run_whose_path_is_not_utf8_has_its_page(digits_run, command, tmp_path
     (["--budgets", "1", "--samplers", "rk4"], ["fewest evaluations are 4", "--budgets"]),
     (["--metrics", "fidd"], ["fid", "--metrics"]), (["--num_samples", "5"], ["at least 10", "--num_samples"]),
     (["--label", "3"], ["takes no label", "--label"]), (["--likelihood_examples", "-1"], ["--likelihood_examples"]),
-    (["--steps", "5"], ["takes no steps", "--steps"]), (["--sampler", "auto"], ["takes no sampler", "--sampler"]),
+    (["--steps", "5"], ["budgets 5,10,20", "--steps"]), (["--sampler", "auto"], ["samplers auto,ddim", "--sampler"]),
 ])
 def test_what_does_not_fit_is_one_line_and_writes_nothing(digits_run, command, words, parts):
     before = sorted(digits_run.rglob("*"))

@@ -373,8 +373,38 @@ def test_images_of_a_table_are_read_by_the_names_of_the_runs_columns(tmp_path):
         np.testing.assert_array_equal(every(data.test), TABLE[:, 1::-1].astype(np.float32))
         assert data.standard == codec
     (tmp_path / "other.csv").write_text(lines(names="x,b,c"))
-    with pytest.raises(ArgumentError, match="has no column 'a'"):
+    with pytest.raises(ArgumentError, match="has no column 'a'") as error:
         load_images(str(tmp_path / "other.csv"), (2,), codec, "images")
+    assert error.value.arguments == ("images",)
+
+
+@pytest.mark.parametrize("file", ["t.csv", "words.npz", "numbers.npz"])
+def test_images_have_the_labels_of_their_file_as_numbers_of_the_runs_classes(file, tmp_path):
+    words = np.array(["oak", "ash", "elm", "ash"] * 10)
+    known, number = np.unique(words, return_inverse=True)
+    rows = ["kind,a,b", *(f"{word},{x},{y}" for word, (x, y) in zip(words, TABLE[:, :2].tolist(), strict=True))]
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    np.savez(tmp_path / "words.npz", x=TABLE[:, :2], y=words)
+    np.savez(tmp_path / "numbers.npz", x=TABLE[:, :2], y=number)
+
+    def load(names, label="kind"):
+        codec = Points(columns=("a", "b"))
+        return load_images(str(tmp_path / file), (2,), codec, "images", label=label, class_names=names)[0]
+
+    assert load(known.tolist()).test.condition["label"].tolist() == number.tolist()
+    assert load(["x", *known]).class_names == ("x", "ash", "elm", "oak")
+    word = "label 2; labels are 0 .. 1" if file == "numbers.npz" else "'elm', which is none of"
+    with pytest.raises(ArgumentError, match=word):
+        load(["ash", "oak"])
+    without = load((), "")
+    assert not without.test.condition and not without.classes
+
+
+def test_images_without_the_column_of_labels_have_none_and_say_so(tmp_path):
+    (tmp_path / "t.csv").write_text(lines(names="a,b,c"))
+    data, _ = load_images(str(tmp_path / "t.csv"), (3,), Points(columns=("a", "b", "c")), "images", label="kind",
+                          class_names=("ash", "oak"))
+    assert not data.test.condition and data.unlabelled == "t.csv has no column 'kind'"
 
 
 def test_images_of_series_and_float_pictures_have_the_shape_of_the_run(tmp_path):

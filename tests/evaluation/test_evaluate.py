@@ -7,6 +7,7 @@ import torch
 
 from scorefield.data import from_arrays, make_codec
 from scorefield.evaluation import Quality, evaluate, generate, measure
+from scorefield.evaluation.classes import uneven
 from scorefield.evaluation.metrics import Reference, make_metrics
 from scorefield.models import GaussianMixture
 from scorefield.samplers import make_sampler
@@ -78,3 +79,11 @@ def test_a_quality_prints_a_line_for_each_figure_and_is_json():
     told = found.summary()
     assert told["metrics"]["energy"]["samples"] == 60 and told["num_samples"] == 60 and "likelihood" not in told
     assert str(Quality({})) == ""
+
+
+def test_classes_in_other_shares_than_the_data_are_said():
+    label = torch.tensor([0] * 30 + [1] * 10)
+    data = from_arrays(torch.randn(40, 2), y_train=label, class_names=("ash", "oak"))
+    assert uneven(data, [0, 0, 0, 1]) is None and uneven(data, [1]) is None
+    assert "of ash 50 % and 7" in uneven(data, [0, 1])
+    assert uneven(from_arrays(torch.randn(40, 2)), [0, 1]) is None

@@ -21,7 +21,7 @@ from scorefield.numerics.processes import World
 from scorefield.samplers import make_sampler
 from scorefield.sde_lib import VPSDE
 from scorefield.training import Batches, Interrupted, Objective, ScoreMatching, set_up
-from scorefield.training.trainer import learning_rate
+from scorefield.training.update import learning_rate
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -81,7 +81,7 @@ def test_a_run_goes_on_in_another_memory_format_with_the_same_steps(tmp_path, di
 
 def test_a_resumed_run_takes_adams_settings_from_its_config(tmp_path, digits):
     set_up(small_config(steps=3), digits, tmp_path, CPU).train()
-    group, = set_up(small_config(beta2=0.5, adam_eps=1e-6), digits, tmp_path, CPU).optimizer.param_groups
+    group, = set_up(small_config(beta2=0.5, adam_eps=1e-6), digits, tmp_path, CPU).update.optimizer.param_groups
     assert group["betas"] == (0.9, 0.5) and group["eps"] == 1e-6
 
 
@@ -217,14 +217,14 @@ def test_a_loss_that_is_not_finite_stops_training_and_saves_nothing(tmp_path, di
 def test_a_signal_saves_a_checkpoint_and_the_run_goes_on_from_there(tmp_path, digits):
     config = small_config(steps=8)
     trainer = set_up(config, digits, tmp_path / "stopped", CPU)
-    update = trainer._update
+    batches = trainer.batches
 
-    def interrupt(*batch):
-        if trainer.step == 3:
+    def interrupt(step):
+        if step == 3:
             os.kill(os.getpid(), signal.SIGINT)
-        return update(*batch)
+        return batches(step)
 
-    trainer._update = interrupt
+    trainer.batches = interrupt
     (tmp_path / "stopped").mkdir(), (tmp_path / "whole").mkdir()
     with pytest.raises(Interrupted) as stopped:
         trainer.train()

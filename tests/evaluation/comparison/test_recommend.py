@@ -22,7 +22,7 @@ def test_the_fewest_evaluations_that_reach_the_floor_are_recommended():
                                           "against 1 of 500 held-out examples.")
     assert result.sentences[1].startswith("More evaluations do not help measurably")
     assert "ddim is at the floor from 20 evaluations on" in str(result)
-    assert "sde is not at the floor by 100 evaluations" in str(result)
+    assert "sde is not at the floor with 100 evaluations" in str(result)
     assert "500 samples" in result.sentences[-1] and "does not make them equal" in result.sentences[-1]
 
 
@@ -31,7 +31,7 @@ def test_without_a_row_at_the_floor_it_takes_what_loses_less_than_the_best_is_un
     result = recommend(made, "fid")
     assert (result.row.nfe, result.at_floor) == (10, False)      # 2.45 lies outside [1.7, 2.3], though intervals overlap
     assert result.sentences[0].startswith("No sampler reaches the floor, 1 of 500 held-out examples")
-    assert "sde is not as good by 100 evaluations: 3 [2.9, 3.1]" in str(result)
+    assert "sde is not as good with 100 evaluations: 3 [2.9, 3.1]" in str(result)
 
 
 def test_more_evaluations_that_help_are_said_to():
