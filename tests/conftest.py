@@ -21,7 +21,7 @@ if "SCOREFIELD_MACHINE" in os.environ:      # before torch is imported, and agai
 import numpy as np
 import pytest
 import torch
-from helpers import train_briefly
+from helpers import made_once, train_briefly
 
 from scorefield.cli import main
 from scorefield.models import GaussianMixture
@@ -99,8 +99,9 @@ def command(monkeypatch, capsys):
 
 @pytest.fixture(scope="session")
 def trained_digits(tmp_path_factory):
-    """A run of four steps on the digits, made by the command line in a process of its own."""
-    return train_briefly("vp_digits", tmp_path_factory.mktemp("trained") / "vp_digits")
+    """A run of four steps on the digits, made by the command line."""
+    folder = made_once(tmp_path_factory, "digits", lambda folder: train_briefly("vp_digits", folder / "vp_digits"))
+    return folder / "vp_digits"
 
 
 @pytest.fixture(scope="module")

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import pickle
-import subprocess
-import sys
+import shutil
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
+from filelock import FileLock
 from ml_collections import ConfigDict
 from torch import nn
 
 from scorefield.checkpoints import Checkpoint
+from scorefield.cli.main import main
 from scorefield.models import build_denoiser
 
+ROOT = Path(__file__).parents[1]
 # A U-Net of the digits and four steps of training that take seconds.
 SMALL = ["--config.model.width=8", "--config.model.multipliers=(1,2)", "--config.model.num_blocks=1",
          "--config.model.attention_resolutions=()", "--config.training.steps=4", "--config.training.batch_size=8",
@@ -23,11 +29,22 @@ SMALL = ["--config.model.width=8", "--config.model.multipliers=(1,2)", "--config
          "--config.training.sample_steps=3", "--config.training.checkpoint_every=2"]
 
 
-def train_briefly(config: str, run: Path) -> Path:
-    """Four steps of configs/<config>.py on a small U-Net, by the command line in a process of its own; returns the run."""
-    subprocess.run([sys.executable, "main.py", "--config", f"configs/{config}.py", "--mode", "train", "--workdir", str(run),
-                    *SMALL], check=True, cwd=Path(__file__).parents[1], capture_output=True, timeout=120)
+def train_briefly(config: str, run: Path, *more: str) -> Path:
+    """Four steps of configs/<config>.py on a small U-Net, by the command line; returns the run."""
+    main(["--config", str(ROOT / "configs" / f"{config}.py"), "--mode", "train", "--workdir", str(run), *SMALL, *more])
     return run
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], Any]) -> Path:
+    """A folder of this worker with what `make` puts into a folder: the first worker that needs it does, the others copy."""
+    shared = factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in os.environ else factory.getbasetemp()
+    place, made = shared / f"shared_{name}", shared / f"shared_{name}.made"
+    with FileLock(f"{place}.lock"):
+        if not made.exists():
+            place.mkdir()
+            make(place)
+            made.touch()
+    return Path(shutil.copytree(place, factory.mktemp(name), dirs_exist_ok=True))
 
 
 def randomised(network: nn.Module) -> nn.Module:

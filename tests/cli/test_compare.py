@@ -3,12 +3,13 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import made_once
+
+from scorefield.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 QUICK = ["--num_samples", 20, "--metrics", "sliced_wasserstein", "--likelihood_examples", 4, "--bootstrap", 50]
@@ -67,19 +68,20 @@ def test_what_does_not_fit_is_one_line_and_writes_nothing(digits_run, command, w
 @pytest.fixture(scope="module")
 def labelled_table(tmp_path_factory):
     """A run of two steps on a table of two columns whose scales differ by 1e5, with classes."""
-    folder = tmp_path_factory.mktemp("table")
+    return made_once(tmp_path_factory, "labelled_table", train_on_a_table) / "run"
+
+
+def train_on_a_table(folder):
     rng = np.random.default_rng(0)
     kind = rng.integers(2, size=120)
     income, rate = 5000 + 2000 * kind + 300 * rng.normal(size=120), 0.02 + 0.01 * kind + 0.003 * rng.normal(size=120)
     lines = [f"{a:.9g},{b:.9g},{'rich' if k else 'poor'}" for a, b, k in zip(income, rate, kind, strict=True)]
     (folder / "x.csv").write_text("\n".join(["income,rate,kind", *lines]) + "\n")
-    subprocess.run([sys.executable, "main.py", "--config", "configs/vp_table.py", "--mode", "train", "--workdir",
-                    str(folder / "run"), f"--config.data.path={folder / 'x.csv'}", "--config.data.label=kind",
-                    "--config.model.classes=2", "--config.training.label_dropout=0.2", "--config.training.steps=2",
-                    "--config.training.warmup=0", "--config.training.batch_size=16", "--config.training.sample_every=1",
-                    "--config.training.sample_steps=2", "--config.training.precision=fp32"],
-                   check=True, cwd=ROOT, capture_output=True, timeout=120)
-    return folder / "run"
+    main(["--config", str(ROOT / "configs/vp_table.py"), "--mode", "train", "--workdir", str(folder / "run"),
+          f"--config.data.path={folder / 'x.csv'}", "--config.data.label=kind", "--config.model.classes=2",
+          "--config.training.label_dropout=0.2", "--config.training.steps=2", "--config.training.warmup=0",
+          "--config.training.batch_size=16", "--config.training.sample_every=1", "--config.training.sample_steps=2",
+          "--config.training.precision=fp32"])
 
 
 def test_points_of_a_class_have_its_density_and_score_and_those_of_several_classes_have_none(labelled_table, command):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import train_briefly
+from helpers import made_once, train_briefly
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from scorefield.data import load_dataset
@@ -165,7 +165,7 @@ def jobs():
 
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory):
-    return train_briefly("vp_digits_labels", tmp_path_factory.mktemp("jobs") / "run")
+    return made_once(tmp_path_factory, "jobs", lambda folder: train_briefly("vp_digits_labels", folder / "run")) / "run"
 
 
 @pytest.mark.one_machine

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import SMALL
+from helpers import made_once, train_briefly
 from PIL import Image
 
 from scorefield.checkpoints import load_denoiser
@@ -19,27 +19,23 @@ from scorefield.guidance import guided
 from scorefield.samplers import SAMPLERS, make_sampler, prior_sample, sample_seeds
 
 ROOT = Path(__file__).parents[2]
-QUICK = [*SMALL, "--config.training.learning_rate=1e-2", "--config.training.warmup=0", "--config.training.precision=fp32"]
+QUICK = ["--config.training.learning_rate=1e-2", "--config.training.warmup=0", "--config.training.precision=fp32"]
 UNSHOWN = ["--config.training.sample_every=0"]
 FEW = ["--num_samples", 6, "--steps", 3]
-
-
-def trained(config, run, *more):
-    words = [sys.executable, "main.py", "--config", f"configs/{config}.py", "--mode", "train", "--workdir", run, *QUICK,
-             *more]
-    done = subprocess.run(list(map(str, words)), cwd=ROOT, capture_output=True, text=True, timeout=180)
-    assert done.returncode == 0, done.stderr
-    return run
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """A model with label dropout, one with labels only, one without labels, and a classifier."""
-    folder = tmp_path_factory.mktemp("labelled")
-    without = ["--config.training.label_dropout=0"]
-    return {"free": trained("vp_digits_labels", folder / "free"), "plain": trained("vp_digits", folder / "plain"),
-            "only": trained("vp_digits_labels", folder / "only", *without),
-            "classifier": trained("digits_classifier", folder / "classifier", *UNSHOWN)}
+    wanted = {"free": ("vp_digits_labels",), "plain": ("vp_digits",), "classifier": ("digits_classifier", *UNSHOWN),
+              "only": ("vp_digits_labels", "--config.training.label_dropout=0")}
+
+    def train(folder):
+        for name, (config, *more) in wanted.items():
+            train_briefly(config, folder / name, *QUICK, *more)
+
+    folder = made_once(tmp_path_factory, "labelled", train)
+    return {name: folder / name for name in wanted}
 
 
 def sampled(command, run, *words, name="auto_steps3"):
@@ -177,8 +173,8 @@ def test_what_does_not_fit_together_is_one_line_and_writes_nothing(runs, command
     (["--config.data.dequantize=false"], "data.dequantize"),
 ])
 def test_a_classifier_of_another_process_or_other_data_is_refused(runs, command, tmp_path, settings, part):
-    other = trained("digits_classifier", tmp_path / "other", *settings, "--config.training.steps=1",
-                    "--config.training.eval_every=0", *UNSHOWN)
+    other = train_briefly("digits_classifier", tmp_path / "other", *settings, "--config.training.steps=1",
+                          "--config.training.eval_every=0", *QUICK, *UNSHOWN)
     refused(command("--workdir", runs["free"], "--mode", "sample", *FEW, "--label", "3", "--classifier", other), part,
             "--classifier")
 
