@@ -79,6 +79,8 @@ def _facts(command: Command, guide: Guide, precision: str) -> dict[str, str]:
     """What the page says of the model."""
     raw = "" if command.asked.values["ema"] else ", raw weights"
     facts = {"run": f"{command.run}, {command.newest.stem}{raw}, {precision}"}
+    if path := command.config.data.get("path"):
+        facts["path of the data"] = path
     if guide.described:
         facts["guidance"] = ", ".join(
             f"{name} {'-'.join(map(str, value)) if isinstance(value, list | tuple) else value}"

@@ -44,6 +44,7 @@ def usage(only: str | None = None) -> str:
     """The text of --help: a line for each flag and option, of all modes or only of mode `only`."""
     from scorefield.configs.loading import config_names
     from scorefield.configs.sections import SECTIONS
+    from scorefield.data.datasets import GIVEN  # which nobody can choose by name
 
     every = table()
     lines = [f"Scorefield {__version__}: score-based generative models, trained, sampled and scored.", "",
@@ -55,7 +56,8 @@ def usage(only: str | None = None) -> str:
              *wrapped("--config.FIELD=VALUE", "any field of the config, such as --config.training.batch_size=64; these "
                       "fields choose a class, and its settings become fields:")]
     for section in SECTIONS.values():
-        lines += wrapped("", f"{section.name}.{section.word}: {', '.join(section.registry)}")
+        choices = ", ".join(word for word in section.registry if word != GIVEN)
+        lines += wrapped("", f"{section.name}.{section.word}: {choices}")
     for mode, module in MODES.items():
         if only in (None, mode):
             lines += ["", f"Mode {mode}: {module.SUMMARY}", *describe(module.FLAGS)]
