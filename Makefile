@@ -11,7 +11,7 @@ DEMO := $(PY) main.py --config configs/vp_digits_labels.py --workdir $(RUN)
 .PHONY: help setup demo test lint bench docs clean
 
 help:
-	@echo "make demo   set up, train on scikit-learn's digits, sample, score, compare samplers, print the table (5 to 6 minutes on 2 cores)"
+	@echo "make demo   set up, train on scikit-learn's digits, sample, score, compare samplers, print the table (6 to 15 minutes on 2 cores)"
 	@echo "make test   set up and run the tests"
 	@echo "make lint   ruff and mypy"
 	@echo "make bench  measure against other ways, side by side; writes benchmarks/results/"
