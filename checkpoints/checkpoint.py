@@ -37,6 +37,7 @@ class Checkpoint:
     optimizer    the state of torch.optim.Adam over network.parameters(), or None
     source       where the checkpoint comes from, for messages
     note         what was assumed when it was read, for the user
+    passed_over  newer checkpoints of its run that are damaged, a line each
     """
 
     config: dict[str, Any]
@@ -47,6 +48,7 @@ class Checkpoint:
     optimizer: dict[str, Any] | None = None
     source: str = "the checkpoint"
     note: str = ""
+    passed_over: tuple[str, ...] = ()
 
     def weights(self, ema: bool = True) -> Weights:
         """The averaged weights; the raw ones if `ema` is False and the checkpoint has them."""

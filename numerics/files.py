@@ -82,17 +82,19 @@ def write_atomically(path: Path, write: Any) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def known_to_json(value: Any) -> Any:
+    """A nested value as JSON returns it: sequences are lists. Numbers that are not finite become None."""
+    if isinstance(value, Mapping):
+        return {k: known_to_json(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [known_to_json(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a mapping. Numbers that are not finite become null, since JSON does not have them."""
-
-    def known(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {k: known(v) for k, v in value.items()}
-        if isinstance(value, list | tuple):
-            return [known(v) for v in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    write_atomically(path, lambda file: file.write((json.dumps(known(content), indent=2, allow_nan=False) + "\n").encode()))
+    text = json.dumps(known_to_json(content), indent=2, allow_nan=False) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def told_of(path: Path, error: OSError) -> OSError:

@@ -13,7 +13,7 @@ import torch
 from ml_collections import ConfigDict
 from torch import Tensor
 
-from scorefield.checkpoints.formats.run import OF_THE_DATA, compared_names, differences, read_config
+from scorefield.checkpoints.formats.run import OF_THE_DATA, Sound, compared_names, differences, read_config
 from scorefield.configs.loading import all_fields, apply, from_stored, load_config
 from scorefield.configs.sections import data, require_sections
 from scorefield.data.codec import Codec
@@ -84,7 +84,8 @@ def train_run(config: ConfigDict, dataset: Dataset, run: Path, device: torch.dev
                             "number of processes", "training.batch_size")
     say = partial(print, flush=True) if progress and world.first else _silence
     # Setting up reads the newest checkpoint and raises every error before anything is written.
-    trainer = set_up(config, dataset, run, device, preview, progress)
+    stored = described(config, dataset, name) | dict(kept or {})
+    trainer = set_up(config, dataset, run, device, preview, progress, stored)
     if trainer.step >= steps:
         message = f"{trainer.checkpoint} is at step {trainer.step} already; to train further, raise training.steps"
         if trainer.step > steps:
@@ -93,7 +94,7 @@ def train_run(config: ConfigDict, dataset: Dataset, run: Path, device: torch.dev
         return None
     if world.first:
         run.mkdir(parents=True, exist_ok=True)
-        write_json(run / "config.json", described(config, dataset, name) | dict(kept or {}))
+        write_json(run / "config.json", stored)
     parameters = sum(p.numel() for p in trainer.update.parameters)
     for note in doubts(config, dataset, trainer.model, codec_of(config.data, dataset)):
         say(note)
@@ -107,8 +108,9 @@ def train_run(config: ConfigDict, dataset: Dataset, run: Path, device: torch.dev
 
 
 def set_up(config: ConfigDict, dataset: Dataset, run: Path, device: torch.device, preview: Preview | None = None,
-           progress: bool = False) -> Trainer:
-    """The trainer of a config: builds the model, the objective and the batches, and reads the newest checkpoint of `run`.
+           progress: bool = False, stored: Mapping[str, Any] | None = None, start: Sound | None = None) -> Trainer:
+    """The trainer of a config: builds the model, the objective and the batches, and goes on at `start`, or at the newest sound
+    checkpoint of `run`. `stored` is what config.json is to hold.
 
     Raises ArgumentError if the data lack what the model is told, such as labels, or have other classes.
     """
@@ -125,7 +127,8 @@ def set_up(config: ConfigDict, dataset: Dataset, run: Path, device: torch.device
     evaluate = partial(held_out, objective=objective, dataset=dataset, codec=codec, batch_size=settings.batch_size,
                        device=device)
     shown = None if preview is None else lambda model: preview(model, dataset, codec)
-    return Trainer(model, objective, batches, settings, run, device, world, evaluate, shown, progress)
+    return Trainer(model, objective, batches, settings, run, device, world, evaluate, shown, progress,
+                   stored, start)
 
 
 def described(config: ConfigDict, dataset: Dataset, name: str) -> dict[str, Any]:
