@@ -151,7 +151,8 @@ class Trainer:
             log.write(line, preview(self.averaged) if preview else None)
             if saving:
                 self.checkpoint = write_checkpoint(self.run, self.step, self._state(), self.config)
-                for _, old in checkpoints_of(self.run)[:-settings.keep]:
+                before = [path for step, path in checkpoints_of(self.run) if step <= self.step]
+                for old in before[:-settings.keep]:
                     old.unlink()
         log.restart(self.step)
 

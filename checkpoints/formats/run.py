@@ -150,21 +150,21 @@ def config_differences(inside: Config, beside: Config, place: str | Path) -> lis
     first, second = known_to_json(inside), known_to_json(beside)
     if first == second:
         return []
-    one, other = _filled(first, place), _filled(second, place)
+    try:
+        one, other = _filled(first, place), _filled(second, place)
+    except ValueError:      # that of an imported checkpoint may have no data or training
+        one, other = all_fields(first), all_fields(second)
     free = ("training.", f"{FINGERPRINT}.")
     names = [name for name in dict.fromkeys([*one, *other]) if not name.startswith(free)
              and name not in (*OF_THE_DATA, FINGERPRINT, "training")]
-    if not (first.get("class_names") and second.get("class_names")):      # older runs stored none
+    if not first.get("class_names") or not second.get("class_names") or first["model"].get("classes") is None:
         names = [name for name in names if name != "class_names"]
     return [(name, one.get(name), other.get(name)) for name in names if one.get(name) != other.get(name)]
 
 
 def _filled(config: dict[str, Any], place: str | Path) -> dict[str, Any]:
-    """The fields of a config by their dotted names, with defaults for those that it lacks, if it is one that can be trained."""
-    try:
-        return known_to_json(all_fields(config) | all_fields(from_stored(config, place).to_dict()))
-    except ValueError:      # that of an imported checkpoint may have no data or training
-        return all_fields(config)
+    """The fields of a config by their dotted names, with defaults for those that it lacks."""
+    return known_to_json(all_fields(config) | all_fields(from_stored(config, place).to_dict()))
 
 
 def require_same_config(inside: Config, beside: Config, checkpoint: Path, place: Path) -> None:
@@ -233,13 +233,13 @@ def write_checkpoint(run: Path, step: int, state: Mapping[str, Any], config: Con
     return path
 
 
-def read(path: Path, config: Config | None = None) -> Checkpoint:
-    """A run's newest sound checkpoint, or the one at `path`; ValueError if the run contradicts `config`, or if config.json
-    contradicts the checkpoint.
+def read(path: Path, config: Config | None = None, strict: bool = False) -> Checkpoint:
+    """A run's newest sound checkpoint, or the one at `path`; ValueError if the run contradicts `config`, if config.json
+    contradicts the checkpoint, or if the newest is damaged and `strict` is True.
     """
     run = _run_of(path) or path
     stored = read_config(run)
-    found = newest_sound(run) if path == run else Sound(step_of(path) or 0, path, read_state(path))
+    found = newest_sound(run, strict) if path == run else Sound(step_of(path) or 0, path, read_state(path))
     if found is None:
         raise FileNotFoundError(f"{run} has no checkpoint yet; train first")
     inside = stored if found.config is None else found.config
@@ -253,7 +253,7 @@ def read(path: Path, config: Config | None = None) -> Checkpoint:
         if optimizer is not None and not ({"state", "param_groups"} <= set(optimizer) and optimizer["param_groups"]):
             raise ValueError("not a state of Adam")
         return Checkpoint(told, state["ema"], state["network"], int(state["step"]), int(state["ema_updates"]),
-                          optimizer, source=place, passed_over=found.passed_over)
+                          optimizer, source=place, passed_over=found.passed_over, file=found.path)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{place} is damaged: it lacks a part of a checkpoint ({type(error).__name__}: {error})") from None
 
