@@ -3,9 +3,9 @@
     {"train": {"examples": 1437, "shape": [1, 8, 8], "type": "uint8", "digest": "5f1c...", "of": "all"}, "test": {...}}
 
 The digest is SHA-256 of examples and their conditions in their order: of all that lie in memory; else of SAMPLED examples,
-evenly spaced from the first to the last, and, where each example is a file, of the names of all files and the sizes of up to
-SIZED of them. Paths of folders and times of files do not count, so data may be moved and copied. What it does not see: a file
-on disk whose content changes while its size stays, unless it is among those that are read.
+evenly spaced from the first to the last, and, where each example is a file, of the names of all files and the sizes of up
+to SIZED of them. Paths of folders and times of files do not count, so data may be moved and copied. What it does not see: a
+file on disk whose content changes while its size stays, unless it is among those that are read.
 """
 
 import hashlib
@@ -46,7 +46,10 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
 
 
 def _of(split: Split) -> dict[str, Any]:
-    n, hasher, first = len(split), hashlib.sha256(), split[torch.arange(1)][0]
+    n, hasher = len(split), hashlib.sha256()
+    if n == 0:
+        return {"examples": 0}
+    first = split[torch.arange(1)][0]
     described = {"examples": n, "shape": list(first.shape[1:]), "type": str(first.dtype).removeprefix("torch.")}
     if getattr(split, "in_memory", False):
         rows = max(1, _CHUNK // max(1, first.nbytes))

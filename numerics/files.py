@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,6 +49,16 @@ def digest(state: Any) -> str:
             note(repr(value))
 
     add(state)
+    return hasher.hexdigest()
+
+
+def seal(arrays: Mapping[str, Any]) -> str:
+    """SHA-256 of named arrays, to be kept beside them in a file: NumPy's own checksums are renewed by whoever edits one."""
+    hasher = hashlib.sha256()
+    for name, value in sorted(arrays.items()):
+        array = np.ascontiguousarray(value)
+        hasher.update(f"{name} {array.dtype.str} {np.shape(value)} ".encode())
+        hasher.update(array.data if array.dtype.kind in "biufc" and array.size else str(value).encode())
     return hasher.hexdigest()
 
 

@@ -102,6 +102,9 @@ def _acquire(path: Path, say: Callable[[str], None]) -> int:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, (content + "\n").encode(), 0)
             return descriptor
+        except OSError as error:
+            os.close(descriptor)
+            raise OSError(error.errno, error.strerror, str(path)) from None
         except BaseException:
             os.close(descriptor)
             raise

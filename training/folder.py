@@ -30,7 +30,7 @@ from scorefield.numerics.files import known_to_json, remove_leftovers
 from scorefield.numerics.locks import LOCK, Locked, locked
 from scorefield.training.stats import read_stats
 
-# Settings that change no weight. A run that is resumed with another value of any other setting is not equal to one that never
+# Settings that change no weight. A run that is resumed with another value of any other one is not equal to one that never
 # stopped.
 NEUTRAL = frozenset({"log_every", "eval_every", "sample_every", "sample_steps", "checkpoint_every", "keep"})
 OWN = r"config\.json|stats\.jsonl|history\.jsonl|step_.*\.pt"      # files that training alone writes
@@ -101,8 +101,8 @@ def _new(run: Path, restart: bool) -> Callable[[], None]:
     """What to call before a run starts at step 0; ArgumentError if it has lost its checkpoints."""
     lost = _has_lost(run)
     if lost and not restart:
-        raise ArgumentError(f"{run} has been trained, but its checkpoints are gone: bring them back to {run / 'checkpoints'}, "
-                            "or say restart to train it anew from step 0", "restart")
+        raise ArgumentError(f"{run} has been trained, but its checkpoints are gone: bring them back to "
+                            f"{run / 'checkpoints'}, or say restart to train it anew from step 0", "restart")
     if restart and not lost:
         raise ArgumentError(f"{run} has lost no checkpoint; leave out restart", "restart")
     return (lambda: add_history(run, [{"step": 0, "event": RESTARTED}])) if lost else (lambda: None)
@@ -153,7 +153,7 @@ def _data(before: Mapping[str, Any], stored: Mapping[str, Any], start: Sound, ot
     if not words:
         return []
     if not other_data:
-        raise ArgumentError(f"the data have changed since {start.path} was written: {words}; bring the old ones back, or say "
-                            "other_data to go on with these", "other_data")
+        raise ArgumentError(f"the data have changed since {start.path} was written: {words}; bring the old ones back, or "
+                            "say other_data to go on with these", "other_data")
     say(f"the data have changed at step {start.step}: {words}; the run is not equal to one that never stopped any more")
     return [{"step": start.step, "event": CHANGED, "field": "data", "before": old, "after": new, "equal": False}]

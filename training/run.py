@@ -136,8 +136,8 @@ def train_run(config: ConfigDict, dataset: Dataset, run: Path, device: torch.dev
 
 def set_up(config: ConfigDict, dataset: Dataset, run: Path, device: torch.device, preview: Preview | None = None,
            progress: bool = False, stored: Mapping[str, Any] | None = None, start: Sound | None = None) -> Trainer:
-    """The trainer of a config: builds the model, the objective and the batches, and goes on at `start`, or at the newest sound
-    checkpoint of `run`. `stored` is what config.json is to hold.
+    """The trainer of a config: builds the model, the objective and the batches, and goes on at `start`, or at the newest
+    sound checkpoint of `run`. `stored` is what config.json is to hold.
 
     Raises ArgumentError if the data lack what the model is told, such as labels, or have other classes.
     """

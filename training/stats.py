@@ -1,7 +1,7 @@
 """stats.jsonl of a run: a line of JSON with the figures of each report. Training never depends on it.
 
-A line that cannot be read, such as one that a kill cut short, is dropped and said. A file that cannot be written is said once,
-and training goes on without it.
+A line that cannot be read, such as one that a kill cut short, is dropped and said. A file that cannot be written is said
+once, and training goes on without it.
 """
 
 import json

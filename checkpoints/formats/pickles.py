@@ -61,6 +61,7 @@ def read_pickle(path: Path) -> Any:
             raise ValueError(f"{path} is truncated, altered or not a checkpoint (torch.save does not write such files); "
                              "fetch it again, or give it the suffix of its own format")
         try:
+            require_uncompressed(file)
             if zipfile.is_zipfile(file):
                 with zipfile.ZipFile(file) as archive:
                     if (damaged := archive.testzip()) is not None:
@@ -69,6 +70,7 @@ def read_pickle(path: Path) -> Any:
             with torch.serialization.safe_globals(_ALLOWED), warnings.catch_warnings():
                 warnings.simplefilter("ignore")      # about the protocol of another program's pickle
                 state = torch.load(file, map_location="cpu", weights_only=True)
+            require_owned(state)
         except Exception as error:      # the reader of damaged archives raises errors of every type
             text = " ".join(str(error).split()).partition("WeightsUnpickler error: ")
             reason = (text[2] or text[0]).partition(" Please ")[0]

@@ -196,7 +196,8 @@ def _content(path: Path) -> tuple[dict[str, Any] | None, str]:
             written = state.pop(DIGEST, None) if isinstance(state, dict) else None
             found = digest(state) if written is not None else None
         except Exception as error:      # the reader of damaged archives raises errors of every type
-            return None, f"{path} is truncated, damaged or not a checkpoint ({textwrap.shorten(str(error), 100) or type(error).__name__})"
+            words = textwrap.shorten(str(error), 100) or type(error).__name__
+            return None, f"{path} is truncated, damaged or not a checkpoint ({words})"
     if written is None:
         return None, f"checkpoint {path} was not written by Scorefield: it has no checksum"
     if written != found:
