@@ -4,6 +4,9 @@ import contextlib
 import json
 import math
 import pickle
+import resource
+import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -222,6 +225,41 @@ def test_a_checkpoint_whose_contents_were_changed_is_refused(run, checkpoint):
         change()
         torch.save(sealed, checkpoint)
         refusal(ValueError, lambda: read_state(checkpoint), checkpoint, "damaged")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_small_file_that_asks_for_64_GiB_is_refused_before_it_gets_them(run, checkpoint, tmp_path, legacy):
+    huge = torch.zeros(1).expand(2**34)      # stride 0
+    for state in ({"ema": {"w": huge}, "sha256": "0"}, {"ema": [{"w": huge.view(2**17, 2**17)}], "sha256": "0"}):
+        torch.save(state, checkpoint, _use_new_zipfile_serialization=not legacy)
+        shutil.copy(checkpoint, tmp_path / "x.pth")
+        before = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (32 * 2**30, before[1]))
+        try:
+            refusal(ValueError, lambda: load_denoiser(run), checkpoint, "claims more bytes")
+            refusal(ValueError, lambda: load_denoiser(tmp_path / "x.pth"), "claims more bytes")
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def test_an_archive_that_unpacks_to_more_than_its_size_is_refused(run, checkpoint):
+    torch.save({"ema": {"w": torch.zeros(2**24)}, "sha256": "0"}, checkpoint)
+    with zipfile.ZipFile(checkpoint) as archive:
+        entries = {entry: archive.read(entry) for entry in archive.namelist()}
+    with zipfile.ZipFile(checkpoint, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    assert checkpoint.stat().st_size < 2**20
+    refusal(ValueError, lambda: load_denoiser(run), checkpoint, "claim to hold 67,1")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_checkpoint_whose_weights_are_not_finite_is_passed_over(run, value):
+    state = write_run(run, small_config(), step=9)
+    state["ema"]["last.bias"][0] = value
+    path = write_checkpoint(run, 9, state)
+    with pytest.warns(UserWarning, match=f"{path} holds weights that are not finite; step_00000007.pt is used instead"):
+        load_denoiser(run)
 
 
 @pytest.mark.parametrize("ema", [None, {}, {"last.bias": torch.zeros(2)}], ids=str)

@@ -54,7 +54,7 @@ def test_a_forked_child_does_not_hold_the_lock_of_its_dead_parent(tmp_path):
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_the_lock_of_another_host_is_refused_while_it_gives_signs_of_life_and_taken_when_silent(tmp_path, monkeypatch, shared):
+def test_the_lock_of_another_host_is_refused_while_it_gives_signs_of_life_and_then_taken(tmp_path, monkeypatch, shared):
     if not shared:
         monkeypatch.setattr(locks, "_flock", no_locks)
     path = left_by(tmp_path, "another machine", SILENCE - 30)
