@@ -128,9 +128,9 @@ def train_run(config: ConfigDict, dataset: Dataset, run: Path, device: torch.dev
     say(f"{dataset.name}: {len(dataset.train)} examples of shape {dataset.shape}, {len(dataset.test)} held out; "
         f"{trainer.model.sde}; {parameters:,} parameters; {device}"
         + (f"; continues from {trainer.checkpoint}" if trainer.checkpoint else ""))
-    start = time.perf_counter()
+    began = time.perf_counter()
     checkpoint = trainer.train()
-    say(f"wrote {checkpoint}, {run / 'stats.jsonl'} and {run / 'tensorboard'} in {time.perf_counter() - start:.0f} s")
+    say(f"wrote {checkpoint}, {run / 'stats.jsonl'} and {run / 'tensorboard'} in {time.perf_counter() - began:.0f} s")
     return checkpoint
 
 

@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import without_config
 
 from scorefield.checkpoints import load_denoiser
 from scorefield.checkpoints.formats.run import checkpoints_of, read_state
 from scorefield.cli import main
-from scorefield.numerics.files import DIGEST, digest
 from scorefield.numerics.locks import LOCK
 
 ROOT = Path(__file__).parents[2]
@@ -164,13 +164,26 @@ def test_an_edit_of_config_json_is_an_error_that_names_the_field_in_every_mode(r
 
 
 def test_a_checkpoint_of_before_the_config_was_in_it_still_trains_and_samples(run, train):
-    for _, path in checkpoints_of(run):      # as version 0.1 wrote them
-        state = {k: v for k, v in read_state(path).items() if k != "config"}
-        torch.save(state | {DIGEST: digest(state)}, path)
-    (run / "history.jsonl").unlink()
+    without_config(run)
     load_denoiser(run)
     code, printed = train(run, "--config.training.steps=6")
     assert code == 0 and "continues from" in printed and read_state(checkpoints_of(run)[-1][1])["config"]["sde"]
+
+
+def test_an_import_is_trained_on_other_data_and_its_checkpoint_then_says_so(run, tmp_path, call):
+    file, new = tmp_path / "x.safetensors", tmp_path / "new"
+    assert call("--mode=convert", f"--workdir={run}", f"--output={file}")[0] == 0
+    sample = ["--device=cpu", f"--workdir={new}", "--mode=sample", "--num_samples=2", "--steps=2"]
+    assert call(*sample, f"--checkpoint={file}")[0] == 0
+    words = ["--device=cpu", f"--workdir={new}", "--mode=train"]
+    code, printed = call(*words, "--config.data.dataset=gaussians8", "--config.training.steps=5")
+    assert code == 0 and "continues from" in printed, printed
+    assert [read_state(path)["config"]["data"]["dataset"] for _, path in checkpoints_of(new)] == ["gaussians8"] * 2
+    (new / "checkpoints" / "step_00000005.pt").unlink()      # as if it had been killed before its first save
+    assert call(*sample)[0] == 0
+    assert call(*words, "--config.training.steps=6")[0] == 0
+    code, printed = call(*words, "--config.data.dataset=gaussians25", "--config.training.steps=8")
+    assert code == 1 and "holds another experiment: data.dataset is 'gaussians8'" in printed
 
 
 # Checkpoints
