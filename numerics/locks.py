@@ -78,7 +78,8 @@ def locked(folder: Path, say: Callable[[str], None] = print) -> Iterator[None]:
             beat.join()
             _HELD.discard(descriptor)
             with contextlib.suppress(OSError):
-                path.unlink()
+                if _is_ours(descriptor):
+                    path.unlink()
     finally:
         if descriptor >= 0:
             os.close(descriptor)
@@ -138,6 +139,12 @@ def _holder(descriptor: int) -> dict[str, object]:
     return content if isinstance(content, dict) else {}
 
 
+def _is_ours(descriptor: int) -> bool:
+    """Whether the lock's file still names this process: one that was suspended may have lost it."""
+    holder = _holder(descriptor)
+    return (holder.get("machine"), holder.get("pid")) == (machine(), os.getpid())
+
+
 def _words(holder: dict[str, object]) -> str:
     if not holder:
         return "another process, which has just started"
@@ -165,4 +172,5 @@ def _now(folder: Path) -> float:
 def _beat(descriptor: int, end: threading.Event) -> None:
     while not end.wait(BEAT):
         with contextlib.suppress(OSError):
-            os.utime(descriptor)
+            if _is_ours(descriptor):
+                os.utime(descriptor)

@@ -86,6 +86,12 @@ def test_the_holder_gives_signs_of_life(tmp_path, monkeypatch):
             time.sleep(0.01)
 
 
+def test_who_has_lost_the_lock_leaves_that_of_the_new_holder(tmp_path):
+    with locked(tmp_path):
+        path = left_by(tmp_path, "another machine", 0)      # which shares the folder and not its locks
+    assert json.loads(path.read_text())["host"] == "elsewhere"
+
+
 def dead_process():
     process = subprocess.Popen(["true"])
     process.wait()
