@@ -5,6 +5,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,6 +38,8 @@ class Checkpoint:
     optimizer    the state of torch.optim.Adam over network.parameters(), or None
     source       where the checkpoint comes from, for messages
     note         what was assumed when it was read, for the user
+    passed_over  newer checkpoints of its run that are damaged, a line each
+    file         that of a run's checkpoint
     """
 
     config: dict[str, Any]
@@ -47,6 +50,8 @@ class Checkpoint:
     optimizer: dict[str, Any] | None = None
     source: str = "the checkpoint"
     note: str = ""
+    passed_over: tuple[str, ...] = ()
+    file: Path | None = None
 
     def weights(self, ema: bool = True) -> Weights:
         """The averaged weights; the raw ones if `ema` is False and the checkpoint has them."""

@@ -1,6 +1,7 @@
 """Load a trained denoiser from a run, a file or a repository of the Hugging Face hub, in any format."""
 
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -44,20 +45,21 @@ def find(source: str | Path) -> tuple[ModuleType, Path]:
                      "(model_index.json, or config.json of a UNet2DModel), a .safetensors or a .pth")
 
 
-def read_checkpoint(source: str | Path, config: Config | ConfigDict | None = None) -> Checkpoint:
+def read_checkpoint(source: str | Path, config: Config | ConfigDict | None = None, strict: bool = False) -> Checkpoint:
     """The checkpoint at `source`, see `find`.
 
     config  what the file of another program does not store, nested, with the fields of configs/default.py: such as
             {"sde": {"name": "subvp"}, "data": {"image_size": 64}}, or a whole config, in which None means the default. It
             may repeat what the file stores, but not change it, except for `model.dropout`. Our own formats store all of
             data and training
+    strict  whether a run's damaged newest checkpoint is refused; else the one before it is read, and `passed_over` says so
 
     Raises a ValueError of one line if the file is damaged, would run code, does not fit its network or contradicts
     `config`, and if `config` has an unknown field.
     """
     given = _typed({} if config is None else config.to_dict() if isinstance(config, ConfigDict) else config)
     module, path = find(source)
-    checkpoint: Checkpoint = module.read(path, given)
+    checkpoint: Checkpoint = run.read(path, given, strict) if module is run else module.read(path, given)
     checkpoint.check()
     return checkpoint
 
@@ -96,11 +98,15 @@ def _value(field: str, value: Any) -> Any:
 
 
 def load_denoiser(source: str | Path, ema: bool = True, device: torch.device | str = "cpu",
-                  config: Config | ConfigDict | None = None) -> Denoiser:
+                  config: Config | ConfigDict | None = None, strict: bool = False) -> Denoiser:
     """The trained denoiser of `source`, in evaluation mode and without gradients; see `read_checkpoint`.
 
     source  the folder that `--mode train` has written, one of its checkpoints, a .safetensors of `--mode convert`, a .pth of
             score_sde_pytorch, a folder of diffusers' UNet2DModel, or owner/name of a model on the Hugging Face hub
     ema     whether to take the averaged weights; if False, the raw ones, if the checkpoint has them
+    strict  whether a run's damaged newest checkpoint is refused; else the one before it is used, with a warning
     """
-    return read_checkpoint(source, config).denoiser(ema).to(device)
+    checkpoint = read_checkpoint(source, config, strict)
+    for line in checkpoint.passed_over:
+        warnings.warn(line, stacklevel=2)
+    return checkpoint.denoiser(ema).to(device)

@@ -1,6 +1,7 @@
 """Resolve a command line to a run and its config."""
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,6 +22,7 @@ from scorefield.data import Dataset, load_dataset
 from scorefield.models.denoiser import Denoiser
 from scorefield.numerics.devices import local_device
 from scorefield.numerics.errors import ArgumentError
+from scorefield.numerics.locks import LOCK
 from scorefield.numerics.processes import launched
 
 
@@ -56,6 +58,7 @@ class Command:
     """
 
     checkpoint: Checkpoint | None = None      # the one that --checkpoint names, if this command has read it
+    _unused: Checkpoint | None = None         # the run's newest, between reading it and making a denoiser of it
 
     def __init__(self, asked: Asked):
         self.asked, self.mode, self._said = asked, asked.mode, set[str]()
@@ -150,18 +153,29 @@ class Command:
 
     @cached_property
     def newest(self) -> Path:
-        """The run's newest checkpoint as this command first saw it: training may write others meanwhile.
+        """The run's newest sound checkpoint as this command first saw it: training may write others meanwhile. Those that
+        were passed over are said.
 
         FileNotFoundError if there is none.
         """
-        found = run_format.newest_checkpoint(self.run)
-        if found is None:
-            raise FileNotFoundError(f"{self.run} has no checkpoint yet; train first")
+        self._unused = read_checkpoint(self.run, strict=self.asked.values["strict"])
+        for line in (*run_format.strangers(self.run), *self._unused.passed_over):
+            if launched().first:
+                print(line, file=sys.stderr, flush=True)
+        assert self._unused.file is not None
+        return self._unused.file
+
+    def take(self) -> Checkpoint:
+        """The checkpoint of --checkpoint if this command has read it, else the run's newest."""
+        if self.checkpoint is not None:
+            return self.checkpoint
+        path = self.newest
+        found, self._unused = self._unused or read_checkpoint(path), None      # it is not held for longer
         return found
 
     def denoiser(self) -> Denoiser:
-        """The denoiser of --checkpoint if this command has read it, else that of the run's checkpoint."""
-        return (self.checkpoint or read_checkpoint(self.newest)).denoiser(self.asked.values["ema"]).to(self.device)
+        """The denoiser of that checkpoint."""
+        return self.take().denoiser(self.asked.values["ema"]).to(self.device)
 
     def write_imported(self) -> None:
         """Make the run's folder from --checkpoint, if this command has read it; before anything else is written there."""
@@ -170,6 +184,11 @@ class Command:
             print(f"wrote {self.run} from {self.source}: {describe(self.checkpoint)}", flush=True)
             self.stored = read_config(self.run)
 
+    def refuse_if_changed(self) -> None:
+        """Raise ValueError if the run's config.json is not what this command has read: another one has written it since."""
+        if self._read_stored() != self.stored:
+            raise ValueError(f"{self.run} was written by another process meanwhile; give the command again")
+
     def refuse_other_experiment(self, fields: dict[str, Any]) -> None:
         """Raise ArgumentError if the run's folder holds another experiment, or anything that is not a run.
 
@@ -177,7 +196,7 @@ class Command:
         the names of its classes may differ, too.
         """
         if self.stored is None:
-            if self.run.exists() and any(self.run.iterdir()):
+            if self.run.exists() and any(path.name != LOCK for path in self.run.iterdir()):
                 raise ArgumentError(f"{self.run} is not empty and holds no run; choose another folder", "workdir")
             return
         stored = from_stored(self.stored, self.run / "config.json")      # with fields that later versions added

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scorefield.cli.flags import CHECKPOINT, EMA, Flag, as_flags
+from scorefield.cli.flags import CHECKPOINT, EMA, STRICT, Flag, as_flags
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.text import choose
 
@@ -19,12 +19,13 @@ FLAGS = (
     Flag("output", str, None, "a new .safetensors, .pth or folder"),
     Flag("format", str, None, "format of --output, such as diffusers or run; taken from its suffix unless given"),
     EMA,
+    STRICT,
 )
 
 
 def run(command: Command) -> None:
     """Write a run or --checkpoint to --output: a .safetensors, a .pth, a folder of diffusers or of a run."""
-    from scorefield.checkpoints.load import FORMATS, SUFFIXES, read_checkpoint
+    from scorefield.checkpoints.load import FORMATS, SUFFIXES
     from scorefield.cli.origin import describe
 
     values = command.asked.values
@@ -43,7 +44,7 @@ def run(command: Command) -> None:
                             "format", "output")
     if output.exists() and (output.is_file() or any(output.iterdir())):
         raise ArgumentError(f"{output} exists already; choose another output", "output")
-    checkpoint = command.checkpoint or read_checkpoint(command.run)
+    checkpoint = command.take()
     lost = as_flags(FORMATS[kind].write(checkpoint, output, values["ema"]))
     one = "averaged" if values["ema"] or checkpoint.raw is None else "raw"
     sets = "raw and averaged" if kind in ("run", "score_sde") and values["ema"] and checkpoint.raw is not None else one

@@ -15,7 +15,7 @@ from scorefield.cli.drawing import FLAGS as DRAWING
 from scorefield.cli.drawing import Drawing, drawing_of
 from scorefield.cli.drawing import options as options
 from scorefield.cli.examples import examples_at
-from scorefield.cli.flags import BATCH_SIZE, CHECKPOINT, EMA, SEED, Flag, words
+from scorefield.cli.flags import BATCH_SIZE, CHECKPOINT, EMA, SEED, STRICT, Flag, words
 from scorefield.cli.guide import NAMES
 from scorefield.cli.likelihood import NO_DENSITY
 from scorefield.cli.reference import BOOTSTRAP, reference_of
@@ -39,7 +39,7 @@ FLAGS = (
     *REFERENCE,
     Flag("likelihood", bool, False, "also bits/dim of the held-out examples, by the exponential method"),
     *DRAWING,
-    SEED, EMA, BATCH_SIZE,
+    SEED, EMA, BATCH_SIZE, STRICT,
 )
 NOT_OF_IMAGES = {flag.name for flag in DRAWING} | {"checkpoints", "likelihood", "seed", "ema"}
 
@@ -132,9 +132,10 @@ def judge_of(command: Command, n: int, labels: Sequence[int] | None = None, clas
 
 def _steps(command: Command) -> list[int | None]:
     """The steps of the checkpoints to evaluate, in order; None is the newest. ArgumentError for one that is not there."""
+    from scorefield.checkpoints.formats.run import checkpoints_of
     from scorefield.numerics.text import parse
 
-    there = sorted(map(step_of, (command.run / "checkpoints").glob("step_*.pt")))
+    there = [step for step, _ in checkpoints_of(command.run)]
     text = command.asked.values["checkpoints"]
     if text == "newest" or (text == "all" and not there):      # of a --checkpoint that is no run yet, the only one
         return [None]

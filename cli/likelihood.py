@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scorefield.cli.examples import examples_at, own_data
-from scorefield.cli.flags import BATCH_SIZE, CHECKPOINT, EMA, SEED, Flag, flags_of
+from scorefield.cli.flags import BATCH_SIZE, CHECKPOINT, EMA, SEED, STRICT, Flag, flags_of
 from scorefield.cli.guide import FLAGS as GUIDANCE
 from scorefield.cli.labels import class_of
 from scorefield.numerics.errors import ArgumentError, renamed
@@ -36,7 +36,7 @@ FLAGS = (
     Flag("compare", str, None, "a second set to score: train, test, a folder of pictures, or an .npy, .npz or .csv"),
     Flag("label", str, None, "score given a label: true is each example's own, a number or a name one for all"),
     Flag("classify", bool, False, "score every label, and say which makes an example likeliest: accuracy, calibration"),
-    SEED, EMA, BATCH_SIZE,
+    SEED, EMA, BATCH_SIZE, STRICT,
 )
 # Flags of mode sample that have no place here, and why.
 NO_DENSITY = "a guided or thresholded model is the score of no known density, so it has no likelihood; leave it out"

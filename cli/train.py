@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-from scorefield.cli.flags import CHECKPOINT
+from scorefield.cli.flags import CHECKPOINT, STRICT, Flag
 from scorefield.numerics.errors import ArgumentError
 
 if TYPE_CHECKING:
     from scorefield.cli.command import Command
 
 SUMMARY = "trains, or continues where the folder's run stopped"
-FLAGS = (CHECKPOINT,)
+FLAGS = (
+    CHECKPOINT, STRICT,
+    Flag("restart", bool, False, "train a run anew that has lost its checkpoints; else that is refused"),
+    Flag("other_data", bool, False, "go on with data that have changed since the run was left; else that is refused"),
+)
 
 
 def run(command: Command) -> None:
     """Train in the run's folder, or continue the run in it."""
+    from scorefield.numerics.processes import launched
+    from scorefield.training.folder import opened
+
+    with contextlib.ExitStack() as held:
+        if launched().first and command.checkpoint is None:      # a new import makes the folder itself
+            held.enter_context(opened(command.run))
+            command.refuse_if_changed()
+        _train(command, held)
+
+
+def _train(command: Command, held: contextlib.ExitStack) -> None:
     from scorefield.configs.loading import all_fields
     from scorefield.data import in_units_of
     from scorefield.evaluation.preview import Preview
     from scorefield.numerics.processes import launched
+    from scorefield.training.folder import opened
     from scorefield.training.labels import require_fit
     from scorefield.training.run import described, train_run
     from scorefield.training.trainer import Interrupted
@@ -36,11 +53,13 @@ def run(command: Command) -> None:
                             f"training.steps, which is {steps}")
     if command.checkpoint is not None:      # a run's folder is written for it first
         require_fit(config, dataset)
-    command.write_imported()
+        command.write_imported()
+        held.enter_context(opened(folder))
     stored = command.stored or {}
     kept: dict[str, Any] = {key: stored[key] for key in ("origin", "num_scales", "reduce_mean") if key in stored}
     try:
-        train_run(config, dataset, folder, command.device, command.name, kept, Preview(config.training.sample_steps))
+        train_run(config, dataset, folder, command.device, command.name, kept, Preview(config.training.sample_steps),
+                  **{name: command.asked.values[name] for name in ("restart", "strict", "other_data")})
     except Interrupted as stopped:
         print(f"\ninterrupted: {folder} holds step {stopped.step} of {steps}; the same command continues", file=sys.stderr)
         sys.exit(130)

@@ -13,7 +13,7 @@ from torch import Tensor
 from scorefield.evaluation.names import LONGEST
 from scorefield.evaluation.plots import encode_png, to_bytes
 from scorefield.numerics.errors import ArgumentError
-from scorefield.numerics.files import told_of
+from scorefield.numerics.files import temporary_beside, told_of
 
 OURS = re.compile(r"[0-9]{8}\.png")
 
@@ -30,7 +30,7 @@ def write_pictures(folder: Path, samples: Iterable[tuple[Tensor, Tensor | None]]
     """
     refuse_foreign(folder)
     folders, written = _folders(names), 0
-    new, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{word}") for word in ("new", "old"))
+    new, old = (temporary_beside(folder, kind) for kind in ("new", "old"))
     try:
         new.mkdir()
         for x, label in samples:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from scorefield.evaluation.evaluate import lines_of
+from scorefield.training.stats import read_stats
 
 
 def report(run: Path) -> str:
@@ -21,15 +22,15 @@ def report(run: Path) -> str:
 
 
 def _training(run: Path) -> list[tuple[str, ...]]:
-    path = run / "stats.jsonl"
-    text = path.read_text() if path.exists() else ""
-    lines = [_parse(line, path) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    lines, damaged = read_stats(run)
+    lines = [line for line in lines if all(isinstance(line.get(name), int | float) for name in ("loss", "seconds"))]
     if not lines:
         return []
     held_out = next((f", held out {line['held_out_loss']:.4f}" for line in reversed(lines) if "held_out_loss" in line),
                     "")
     figure = f"step {lines[-1]['step']}, loss {lines[-1]['loss']:.4f}{held_out}"
-    return [("training", figure, "", f"{lines[-1]['seconds']:.0f}", str(path))]
+    figure += f"; {damaged} damaged line{'s'[:damaged > 1]} left out" if damaged else ""
+    return [("training", figure, "", f"{lines[-1]['seconds']:.0f}", str(run / "stats.jsonl"))]
 
 
 def _parse(text: str, path: Path) -> dict[str, Any]:

@@ -8,11 +8,14 @@ a killed command finds again. The finished set is one .npz, written batch by bat
     nfe       (n,): evaluations of the network that each one took
     seconds   (n,): of work, those of its batch divided by the batch's samples
     identity  of all that the samples depend on but their number. Samples of another identity are never taken
+    seal      digest of the other arrays but the identity, so that an edited file is drawn anew
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import io
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,8 +26,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scorefield.numerics.files import write_atomically
+from scorefield.numerics.files import json_digest, seal, write_atomically
 
+SEAL = "seal"      # the key of the digest of all other content, so that an edited file is not believed
 Unit = tuple[int, int]      # the numbers of a batch's samples, from the first to before the last
 
 
@@ -114,7 +118,7 @@ class SampleSet:
             arrays: dict[str, Any] = {"x": batch.x.numpy(), "nfe": batch.nfe, "seconds": batch.seconds,
                                       "identity": self.identity}
             arrays |= {} if batch.label is None else {"label": batch.label.numpy()}
-            write_atomically(self.path(unit), lambda file: np.savez(file, **arrays))
+            write_atomically(self.path(unit), lambda file: np.savez(file, seal=seal(arrays), **arrays))
         self.known[unit] = batch.nfe, batch.seconds
 
     def path(self, unit: Unit) -> Path:
@@ -133,16 +137,26 @@ class SampleSet:
         columns["nfe"] = column(lambda batch: batch.nfe, np.float64)
         columns["seconds"] = column(lambda batch: batch.seconds / len(batch.x), np.float64)
 
+        def blocks(name: str) -> Iterator[Any]:
+            rows = columns[name]
+            like = rows(first)
+            yield _header((len(self), *like.shape[1:]), like.dtype)
+            for batch in self.batches() if name in ("x", "label") else self._costs_as_batches():
+                yield np.ascontiguousarray(rows(batch)).data
+
         def write(file: Any) -> None:
+            digests = {}
             with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-                for name, rows in columns.items():
-                    like = rows(first)
+                for name in columns:
+                    hasher = hashlib.sha256()
                     with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
-                        _write_header(entry, (len(self), *like.shape[1:]), like.dtype)
-                        for batch in self.batches() if name in ("x", "label") else self._costs_as_batches():
-                            entry.write(np.ascontiguousarray(rows(batch)).data)
-                with archive.open("identity.npy", "w") as entry:
-                    np.lib.format.write_array(entry, np.array(self.identity), allow_pickle=False)
+                        for block in blocks(name):
+                            entry.write(block)
+                            hasher.update(block)
+                    digests[f"{name}.npy"] = hasher.hexdigest()
+                for name, text in (("identity", self.identity), (SEAL, json_digest(digests))):
+                    with archive.open(f"{name}.npy", "w") as entry:
+                        np.lib.format.write_array(entry, np.array(text), allow_pickle=False)
 
         write_atomically(path, write)
 
@@ -161,6 +175,8 @@ class SampleSet:
         try:
             with np.load(self.path(unit)) as file:
                 arrays = {name: file[name] for name in file.files}      # checks each array's checksum
+            if str(arrays.pop("seal")) != seal(arrays):      # edited
+                return None
             if str(arrays["identity"]) != self.identity or len(arrays["x"]) != unit[1] - unit[0]:
                 return None
             label = torch.from_numpy(arrays["label"]) if "label" in arrays else None
@@ -208,17 +224,31 @@ class Stored:
 
 
 def find_stored(path: Path, identity: str, batch_size: int) -> Stored | None:
-    """The finished set in a file; None if it is missing, damaged or of another identity (`identity_of`)."""
+    """The finished set in a file; None if it is missing, damaged, edited or of another identity (`identity_of`).
+
+    Sets of before version 0.2 have no seal, and are not known to be as they were written.
+    """
     try:
+        digests = {}
         with zipfile.ZipFile(path) as archive:
-            if archive.testzip() is not None:
-                return None
+            for name in archive.namelist():
+                hasher = hashlib.sha256()
+                with archive.open(name) as entry:      # checks the entry's checksum
+                    while block := entry.read(1 << 20):
+                        hasher.update(block)
+                digests[name] = hasher.hexdigest()
+        if digests.pop(f"{SEAL}.npy", None) is not None:
+            with np.load(path) as file:
+                if str(file[SEAL]) != json_digest({k: v for k, v in digests.items() if k != "identity.npy"}):
+                    return None
         stored = Stored(path, batch_size)
     except Exception:      # the parsers of damaged files raise errors of every type
         return None
     return stored if stored.identity == identity and stored.n else None
 
 
-def _write_header(entry: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    np.lib.format.write_array_header_1_0(entry, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False,
-                                                 "shape": shape})
+def _header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
+    written = io.BytesIO()
+    np.lib.format.write_array_header_1_0(written, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False,
+                                                   "shape": shape})
+    return written.getvalue()

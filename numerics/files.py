@@ -1,19 +1,26 @@
 """Files: checksums of contents, and writing that leaves a whole file or folder, or none."""
 
+import glob
 import hashlib
+import io
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 import textwrap
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from scorefield.numerics.locks import machine
 
 DIGEST = "sha256"      # the key of a checkpoint that holds the checksum of all other content
 
@@ -45,6 +52,16 @@ def digest(state: Any) -> str:
     return hasher.hexdigest()
 
 
+def seal(arrays: Mapping[str, Any]) -> str:
+    """SHA-256 of named arrays, to be kept beside them in a file: NumPy's own checksums are renewed by whoever edits one."""
+    hasher = hashlib.sha256()
+    for name, value in sorted(arrays.items()):
+        array = np.ascontiguousarray(value)
+        hasher.update(f"{name} {array.dtype.str} {np.shape(value)} ".encode())
+        hasher.update(array.data if array.dtype.kind in "biufc" and array.size else str(value).encode())
+    return hasher.hexdigest()
+
+
 def json_digest(value: Any, default: Callable[[Any], Any] | None = None) -> str:
     """SHA-256 of a plain value as JSON; `default` makes plain what JSON does not have."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=default).encode()).hexdigest()
@@ -67,32 +84,114 @@ def read_json(path: Path, advice: str = "") -> dict[str, Any]:
     return content
 
 
+class _Noting(io.FileIO):
+    """A file that remembers why it could not be written: libraries such as torch raise another error in its place."""
+
+    error: OSError | None = None
+
+    def write(self, content: Any, /) -> int:
+        try:
+            return super().write(content)
+        except OSError as error:
+            self.error = error
+            raise
+
+
 def write_atomically(path: Path, write: Any) -> None:
-    """Call write(file) on a temporary file beside `path`, flush it to disk, and rename it to `path`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Call write(file) on a temporary file beside `path`, flush it to disk, and rename it to `path`.
+
+    Raises OSError with `path` and the system's reason if that fails; what `path` held before is then as it was.
+    """
+    temporary, raw = temporary_beside(path), None
     try:
-        with open(temporary, "wb") as file:
+        raw = _Noting(temporary, "w")
+        with io.BufferedWriter(raw) as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
         raise told_of(path, error) from None
+    except Exception:
+        if raw is not None and raw.error is not None:
+            raise told_of(path, raw.error) from None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def temporary_beside(path: Path, kind: str = "tmp") -> Path:
+    """A name for what this process writes before it becomes `path`. It says which process of which machine writes it."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{_tag()}.{kind}")
+
+
+def _tag() -> str:
+    return hashlib.sha256(machine().encode()).hexdigest()[:8]
+
+
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<pid>[0-9]+)(-(?P<tag>[0-9a-f]{8}))?\.(?P<kind>tmp|new|old)")
+_DAY = 86400.0      # nobody writes one file for longer
+
+
+def remove_leftovers(folder: Path, own: str = "") -> tuple[int, int]:
+    """Remove what killed processes left of files and folders that they were writing in a folder and below it, and beside it
+    under its name. Returns how many there were, and their bytes.
+
+    own  a regular expression for the names of files that nobody but the caller writes now; for others, only what a process
+         of this machine left that is dead, and what nobody has touched for a day
+    """
+    count = size = 0
+    beside = [path for path in folder.parent.glob(f".{glob.escape(folder.name)}.*") if _TEMPORARY.fullmatch(path.name)]
+    for place, folders, files in os.walk(folder):
+        inside = [Path(place, name) for name in (*folders, *files) if _TEMPORARY.fullmatch(name)]
+        folders[:] = [name for name in folders if not _TEMPORARY.fullmatch(name)]
+        for path in [*inside, *beside]:
+            found = _TEMPORARY.fullmatch(path.name)
+            assert found is not None
+            if not (own and re.fullmatch(own, found["name"]) and path.parent == Path(place)) and not _is_dead(path, found):
+                continue
+            original = path.with_name(found["name"])
+            if found["kind"] == "old" and not original.exists():      # moved aside for one that never came
+                path.rename(original)
+                continue
+            count, size = count + 1, size + _bytes_of(path)
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        beside = []
+    return count, size
+
+
+def _is_dead(path: Path, found: re.Match[str]) -> bool:
+    """Whether nobody writes a temporary file or folder any more, as far as this machine can tell."""
+    try:
+        if time.time() - path.lstat().st_mtime > _DAY:
+            return True
+        if found["tag"] != _tag():
+            return False
+        os.kill(int(found["pid"]), 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except OSError:
+        pass
+    return False
+
+
+def _bytes_of(path: Path) -> int:
+    return sum(file.lstat().st_size for file in ([path] if not path.is_dir() else path.rglob("*")) if file.is_file())
+
+
+def known_to_json(value: Any) -> Any:
+    """A nested value as JSON returns it: sequences are lists. Numbers that are not finite become None."""
+    if isinstance(value, Mapping):
+        return {k: known_to_json(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [known_to_json(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a mapping. Numbers that are not finite become null, since JSON does not have them."""
-
-    def known(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {k: known(v) for k, v in value.items()}
-        if isinstance(value, list | tuple):
-            return [known(v) for v in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    write_atomically(path, lambda file: file.write((json.dumps(known(content), indent=2, allow_nan=False) + "\n").encode()))
+    text = json.dumps(known_to_json(content), indent=2, allow_nan=False) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def told_of(path: Path, error: OSError) -> OSError:
@@ -125,7 +224,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         raise ValueError(f"{path} is the current folder; choose another one")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(f"{path} is not empty; choose another folder")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(path)
     try:
         temporary.mkdir(parents=True)
         yield temporary

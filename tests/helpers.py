@@ -18,8 +18,10 @@ from ml_collections import ConfigDict
 from torch import nn
 
 from scorefield.checkpoints import Checkpoint
+from scorefield.checkpoints.formats.run import checkpoints_of, read_state
 from scorefield.cli.main import main
 from scorefield.models import build_denoiser
+from scorefield.numerics.files import DIGEST, digest
 
 ROOT = Path(__file__).parents[1]
 # A U-Net of the digits and four steps of training that take seconds.
@@ -120,6 +122,14 @@ def write_archive(folder: Path | str, contents: Path, name: str) -> Path:
     with tarfile.open(Path(folder) / name, "w:gz") as archive:
         archive.add(contents, arcname=contents.name)
     return Path(folder) / name
+
+
+def without_config(run: Path) -> None:
+    """Make a run's checkpoints those of before version 0.2, which hold no config, and take its history."""
+    for _, path in checkpoints_of(run):
+        state = {key: value for key, value in read_state(path).items() if key != "config"}
+        torch.save(state | {DIGEST: digest(state)}, path)
+    (run / "history.jsonl").unlink()
 
 
 def small_checkpoint():

@@ -1,18 +1,19 @@
 """What training tells on its way: lines in stats.jsonl, figures in TensorBoard, and a bar or lines on the terminal."""
 
 import contextlib
-import json
+import sys
 import time
 import weakref
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from scorefield.numerics.files import utf8_name, write_atomically
+from scorefield.numerics.files import utf8_name
 from scorefield.numerics.processes import World
+from scorefield.training.stats import Stats
 
 
 class Log:
@@ -24,7 +25,7 @@ class Log:
     def __init__(self, run: Path, step: int, steps: int, world: World, progress: bool = True):
         self.world, self.steps, self.progress = world, steps, progress
         run.mkdir(parents=True, exist_ok=True)
-        self.stats = _reopen(run / "stats.jsonl", step) if world.first else None
+        self.stats = Stats(run, step, _say) if world.first else None
         self.writer = event_writer(run, purge_step=step) if world.first else None
         self.bar = tqdm(total=steps, initial=step, unit="step", disable=None if world.first and progress else True)
         self.restart(step)
@@ -56,8 +57,7 @@ class Log:
 
     def write(self, line: dict[str, float], picture: Tensor | None) -> None:
         assert self.stats is not None and self.writer is not None
-        self.stats.write(json.dumps(line) + "\n")
-        self.stats.flush()
+        self.stats.write(line)
         step = int(line["step"])
         values = {name: value for name, value in line.items() if name != "step"}
         for name, value in values.items():
@@ -82,10 +82,6 @@ def event_writer(run: Path, purge_step: int | None = None) -> Any:
     return writer
 
 
-def _reopen(path: Path, step: int) -> TextIO:
-    """The file of statistics, to be appended to, without the lines of steps that a killed run did not save."""
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-    if kept != lines:
-        write_atomically(path, lambda file: file.write("".join(kept).encode()))
-    return open(path, "a")
+def _say(text: str) -> None:
+    """A line that does not disturb the bar."""
+    tqdm.write(text, file=sys.stderr)

@@ -1,5 +1,6 @@
 """From a config to a trained run: a folder that is enough to go on, sample, score and compare."""
 
+import contextlib
 import copy
 import os
 import time
@@ -13,12 +14,21 @@ import torch
 from ml_collections import ConfigDict
 from torch import Tensor
 
-from scorefield.checkpoints.formats.run import OF_THE_DATA, compared_names, differences, read_config
+from scorefield.checkpoints.formats.run import (
+    FINGERPRINT,
+    OF_THE_DATA,
+    Sound,
+    compared_names,
+    differences,
+    newest_sound,
+    read_config,
+)
 from scorefield.configs.loading import all_fields, apply, from_stored, load_config
 from scorefield.configs.sections import data, require_sections
 from scorefield.data.codec import Codec
 from scorefield.data.dataset import Dataset, as_dataset
 from scorefield.data.datasets import CODEC_FIELDS, codec_of, in_units_of, load_dataset
+from scorefield.data.fingerprint import fingerprint
 from scorefield.models.build import build_denoiser
 from scorefield.numerics.devices import autocast_dtype, keep_freed_memory, local_device, set_memory_format
 from scorefield.numerics.errors import ArgumentError
@@ -26,6 +36,7 @@ from scorefield.numerics.files import write_json
 from scorefield.numerics.processes import connect, launched
 from scorefield.training.batches import Batches, held_out
 from scorefield.training.doubts import doubts
+from scorefield.training.folder import begin, is_empty, opened
 from scorefield.training.labels import require_conditions
 from scorefield.training.objectives import build_objective
 from scorefield.training.trainer import Trainer
@@ -35,7 +46,7 @@ Preview = Callable[[Any, Dataset, Codec], Tensor]      # of a model: samples as 
 
 def train(config: str | Path | ModuleType | ConfigDict, dataset: Any = None, workdir: str | Path | None = None,
           device: str | torch.device = "auto", overrides: Mapping[str, Any] | None = None, preview: Preview | None = None,
-          progress: bool = True) -> Path:
+          progress: bool = True, restart: bool = False, strict: bool = False, other_data: bool = False) -> Path:
     """Train, or continue where the run in `workdir` stopped; returns that folder, which `load_denoiser` reads.
 
         run = train("configs/vp_digits.py", dataset=pictures, workdir="runs/mine", overrides={"training.steps": 1000})
@@ -48,9 +59,13 @@ def train(config: str | Path | ModuleType | ConfigDict, dataset: Any = None, wor
     overrides  fields of the config by their dotted names, with other values
     preview    what makes a picture of samples for TensorBoard, such as evaluation.Preview()
     progress   whether to show progress on the terminal
+    restart    whether a run that has lost its checkpoints is trained anew; else that is refused
+    strict     whether a damaged newest checkpoint is refused; else the one before it is used
+    other_data whether to go on with data that have changed since the run was left; else that is refused
 
-    Raises ArgumentError if arguments do not fit together or the folder holds another experiment, before anything is
-    written; Interrupted after Ctrl-C, when a checkpoint has been saved; ArithmeticError if the loss stops being finite.
+    One process trains in a folder at a time. Raises ArgumentError if another one does, if arguments do not fit together or
+    if the folder holds another experiment, before anything is written; Interrupted after Ctrl-C, when a checkpoint has been
+    saved; ArithmeticError if the loss stops being finite.
     """
     name, chosen = _resolved(config, overrides or {})
     if workdir is None and not name:
@@ -60,20 +75,26 @@ def train(config: str | Path | ModuleType | ConfigDict, dataset: Any = None, wor
         dataset = as_dataset(dataset)
         chosen.data = data("arrays", **{field: chosen.data[field] for field in CODEC_FIELDS if field in chosen.data})
     require_sections(chosen)
-    dataset = load_dataset(chosen.data) if dataset is None else dataset
-    dataset = in_units_of(dataset, read_config(run) if (run / "config.json").exists() else None)
-    for note in dataset.notes if progress and launched().first else ():
-        print(note, flush=True)
-    name = name or run.name
-    if launched().first:
-        require_same_experiment(run, described(chosen, dataset, name))
-    train_run(chosen, dataset, run, local_device(str(device)), name, preview=preview, progress=progress)
+    first = launched().first
+    say = partial(print, flush=True) if progress and first else _silence
+    with opened(run, say) if first else contextlib.nullcontext():
+        dataset = load_dataset(chosen.data) if dataset is None else dataset
+        dataset = in_units_of(dataset, read_config(run) if (run / "config.json").exists() else None)
+        for note in dataset.notes:
+            say(note)
+        name = name or run.name
+        if first:
+            require_same_experiment(run, described(chosen, dataset, name))
+        train_run(chosen, dataset, run, local_device(str(device)), name, preview=preview, progress=progress, restart=restart,
+                  strict=strict, other_data=other_data)
     return run
 
 
 def train_run(config: ConfigDict, dataset: Dataset, run: Path, device: torch.device, name: str,
-              kept: Mapping[str, Any] | None = None, preview: Preview | None = None, progress: bool = True) -> Path | None:
-    """Train in the folder `run`, without checking it; returns the last checkpoint, or None if training was done already.
+              kept: Mapping[str, Any] | None = None, preview: Preview | None = None, progress: bool = True,
+              restart: bool = False, strict: bool = False, other_data: bool = False) -> Path | None:
+    """Train in the folder `run`, which this process has opened (folder.py) and which holds this experiment; returns the last
+    checkpoint, or None if training was done already.
 
     name  of the config
     kept  more fields for config.json, such as the origin of an import
@@ -83,8 +104,15 @@ def train_run(config: ConfigDict, dataset: Dataset, run: Path, device: torch.dev
         raise ArgumentError(f"training.batch_size={config.training.batch_size} must be divisible by {world.size}, the "
                             "number of processes", "training.batch_size")
     say = partial(print, flush=True) if progress and world.first else _silence
-    # Setting up reads the newest checkpoint and raises every error before anything is written.
-    trainer = set_up(config, dataset, run, device, preview, progress)
+    # Every error is raised before anything is written.
+    stored = described(config, dataset, name) | dict(kept or {})
+    if world.first:
+        stored[FINGERPRINT] = fingerprint(dataset)
+        start, keep = begin(run, stored, restart, strict, other_data, say)
+    else:
+        start, keep = newest_sound(run, strict), _nothing
+    trainer = set_up(config, dataset, run, device, preview, progress, stored, start)
+    del start      # the weights are the trainer's now
     if trainer.step >= steps:
         message = f"{trainer.checkpoint} is at step {trainer.step} already; to train further, raise training.steps"
         if trainer.step > steps:
@@ -92,23 +120,24 @@ def train_run(config: ConfigDict, dataset: Dataset, run: Path, device: torch.dev
         say(message)
         return None
     if world.first:
-        run.mkdir(parents=True, exist_ok=True)
-        write_json(run / "config.json", described(config, dataset, name) | dict(kept or {}))
+        keep()
+        write_json(run / "config.json", stored)
     parameters = sum(p.numel() for p in trainer.update.parameters)
     for note in doubts(config, dataset, trainer.model, codec_of(config.data, dataset)):
         say(note)
     say(f"{dataset.name}: {len(dataset.train)} examples of shape {dataset.shape}, {len(dataset.test)} held out; "
         f"{trainer.model.sde}; {parameters:,} parameters; {device}"
         + (f"; continues from {trainer.checkpoint}" if trainer.checkpoint else ""))
-    start = time.perf_counter()
+    began = time.perf_counter()
     checkpoint = trainer.train()
-    say(f"wrote {checkpoint}, {run / 'stats.jsonl'} and {run / 'tensorboard'} in {time.perf_counter() - start:.0f} s")
+    say(f"wrote {checkpoint}, {run / 'stats.jsonl'} and {run / 'tensorboard'} in {time.perf_counter() - began:.0f} s")
     return checkpoint
 
 
 def set_up(config: ConfigDict, dataset: Dataset, run: Path, device: torch.device, preview: Preview | None = None,
-           progress: bool = False) -> Trainer:
-    """The trainer of a config: builds the model, the objective and the batches, and reads the newest checkpoint of `run`.
+           progress: bool = False, stored: Mapping[str, Any] | None = None, start: Sound | None = None) -> Trainer:
+    """The trainer of a config: builds the model, the objective and the batches, and goes on at `start`, or at the newest
+    sound checkpoint of `run`. `stored` is what config.json is to hold.
 
     Raises ArgumentError if the data lack what the model is told, such as labels, or have other classes.
     """
@@ -125,7 +154,8 @@ def set_up(config: ConfigDict, dataset: Dataset, run: Path, device: torch.device
     evaluate = partial(held_out, objective=objective, dataset=dataset, codec=codec, batch_size=settings.batch_size,
                        device=device)
     shown = None if preview is None else lambda model: preview(model, dataset, codec)
-    return Trainer(model, objective, batches, settings, run, device, world, evaluate, shown, progress)
+    return Trainer(model, objective, batches, settings, run, device, world, evaluate, shown, progress,
+                   stored, start)
 
 
 def described(config: ConfigDict, dataset: Dataset, name: str) -> dict[str, Any]:
@@ -143,7 +173,7 @@ def require_same_experiment(run: Path, resolved: Mapping[str, Any]) -> None:
     The section `training` and the path of the data may differ, and the names of the classes where the model is told none.
     """
     if not (run / "config.json").exists():
-        if run.exists() and (not run.is_dir() or any(run.iterdir())):
+        if not is_empty(run):
             raise ArgumentError(f"{run} is not empty and holds no run; choose another workdir", "workdir")
         return
     stored = read_config(run)
@@ -175,3 +205,7 @@ def _resolved(config: str | Path | ModuleType | ConfigDict, overrides: Mapping[s
 
 def _silence(text: str) -> None:
     """Says nothing."""
+
+
+def _nothing() -> None:
+    """Does nothing."""

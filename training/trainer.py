@@ -11,7 +11,7 @@ and noise of a single one.
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from scorefield.checkpoints.formats.run import newest_checkpoint, read_state, write_checkpoint
+from scorefield.checkpoints.formats.run import Sound, checkpoints_of, newest_sound, write_checkpoint
 from scorefield.models.layers import recompute_activations
 from scorefield.numerics.processes import World
 from scorefield.sde_lib.sde import SDE
@@ -82,6 +82,8 @@ class Trainer:
     evaluate   figures of the averaged model on held-out data, by name, every `eval_every` steps
     preview    a picture of the averaged model's samples, uint8 (3, height, width), every `sample_every` steps
     progress   whether there is something on the terminal
+    config     what the run's config.json holds; each checkpoint holds it, too
+    start      where to go on: the newest sound checkpoint of `run` unless given
 
     Distribution wraps the network before the optimiser and the average are made.
     """
@@ -89,10 +91,11 @@ class Trainer:
     def __init__(self, model: Model, objective: Objective, batches: Callable[[int], tuple[Batch, Any]], settings: Any,
                  run: Path, device: torch.device, world: World | None = None,
                  evaluate: Callable[[Any], dict[str, float]] | None = None,
-                 preview: Callable[[Any], Tensor] | None = None, progress: bool = True):
+                 preview: Callable[[Any], Tensor] | None = None, progress: bool = True,
+                 config: Mapping[str, Any] | None = None, start: Sound | None = None):
         self.model, self.objective, self.batches, self.settings = model, objective, batches, settings
         self.run, self.device, self.world, self.progress = run, device, world or World(), progress
-        self.evaluate, self.preview = evaluate, preview
+        self.evaluate, self.preview, self.config = evaluate, preview, config
         self.network = model.network
         if settings.activation_checkpointing:
             recompute_activations(self.network)
@@ -102,9 +105,10 @@ class Trainer:
         self.update = Update(model, self.network, objective, settings, device)
         self.averaged = model.with_network(self.update.ema.module)
         self.step, self.seconds = 0, 0.0
-        self.checkpoint = newest_checkpoint(run)
-        if self.checkpoint is not None:
-            self._restore(read_state(self.checkpoint))
+        found = start or newest_sound(run)
+        self.checkpoint = None if found is None else found.path
+        if found is not None:
+            self._restore(found.state)
 
     def train(self) -> Path | None:
         """Train to settings.steps; returns the last checkpoint.
@@ -146,7 +150,10 @@ class Trainer:
             line |= evaluate(self.averaged) if evaluate else {}
             log.write(line, preview(self.averaged) if preview else None)
             if saving:
-                self.checkpoint = write_checkpoint(self.run, self.step, self._state(), settings.keep)
+                self.checkpoint = write_checkpoint(self.run, self.step, self._state(), self.config)
+                before = [path for step, path in checkpoints_of(self.run) if step <= self.step]
+                for old in before[:-settings.keep]:
+                    old.unlink()
         log.restart(self.step)
 
     def _state(self) -> dict[str, Any]:

@@ -61,6 +61,7 @@ def read_pickle(path: Path) -> Any:
             raise ValueError(f"{path} is truncated, altered or not a checkpoint (torch.save does not write such files); "
                              "fetch it again, or give it the suffix of its own format")
         try:
+            require_uncompressed(file)
             if zipfile.is_zipfile(file):
                 with zipfile.ZipFile(file) as archive:
                     if (damaged := archive.testzip()) is not None:
@@ -69,6 +70,7 @@ def read_pickle(path: Path) -> Any:
             with torch.serialization.safe_globals(_ALLOWED), warnings.catch_warnings():
                 warnings.simplefilter("ignore")      # about the protocol of another program's pickle
                 state = torch.load(file, map_location="cpu", weights_only=True)
+            require_owned(state)
         except Exception as error:      # the reader of damaged archives raises errors of every type
             text = " ".join(str(error).split()).partition("WeightsUnpickler error: ")
             reason = (text[2] or text[0]).partition(" Please ")[0]
@@ -80,3 +82,29 @@ def read_pickle(path: Path) -> Any:
             raise ValueError(f"{path} is truncated, altered or not a checkpoint "
                              f"({textwrap.shorten(reason, 100) or type(error).__name__}); fetch it again") from None
     return state
+
+
+def require_uncompressed(file: Any) -> None:
+    """ValueError if a file is an archive that holds more bytes than the file: torch.save compresses nothing."""
+    size = file.seek(0, 2)
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            if (claimed := sum(entry.file_size for entry in archive.infolist())) > size:
+                raise ValueError(f"its {size:,} bytes claim to hold {claimed:,}")
+    file.seek(0)
+
+
+def require_owned(state: Any) -> None:
+    """ValueError for a tensor with more elements than its storage has, such as one of stride 0: a copy of it could ask for
+    any amount of memory.
+    """
+    if isinstance(state, torch.Tensor):
+        if state.layout is torch.strided and state.device.type == "cpu" and not state.is_quantized \
+                and state.nbytes > state.untyped_storage().nbytes():
+            raise ValueError(f"a tensor of shape {tuple(state.shape)} claims more bytes than the file holds")
+    elif isinstance(state, dict):
+        for value in state.values():
+            require_owned(value)
+    elif isinstance(state, list | tuple):
+        for value in state:
+            require_owned(value)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scorefield.evaluation.page import build
-from scorefield.numerics.files import told_of, write_atomically, write_json
+from scorefield.numerics.files import temporary_beside, told_of, write_atomically, write_json
 from scorefield.numerics.text import printable
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def write(comparison: Comparison, folder: Path) -> Path:
     if comparison.extras.likelihood:
         files["likelihood.csv"] = _likelihoods(comparison).encode()
     described = describe(comparison) | {"files": sorted([*files, RESULTS])}
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         temporary.mkdir()

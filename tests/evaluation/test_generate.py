@@ -86,6 +86,30 @@ def test_a_damaged_batch_is_drawn_again(tmp_path, damage):
     assert set(drawn) == {range(4, 8)} and torch.equal(x_of(again), before)
 
 
+def edited(path, name, change):
+    """The file of arrays with one of them changed, as NumPy writes it: its own checksums are right."""
+    with np.load(path) as file:
+        arrays = {key: file[key] for key in file.files}
+    np.savez(path, **arrays | {name: change(arrays[name])})
+
+
+@pytest.mark.parametrize("name", ["x", "nfe", "seconds"])
+def test_an_edited_batch_is_drawn_again_and_an_edited_set_is_not_taken(tmp_path, name):
+    samples = draw(folder=tmp_path / "parts")
+    samples.write(tmp_path / "all.npz")
+    edited(tmp_path / "parts" / "00000004.npz", name, lambda v: v + 1)
+    drawn = []
+    draw(folder=tmp_path / "parts", model=lambda batch: drawn.append(batch) or MODEL)
+    assert set(drawn) == {range(4, 8)}
+    assert find_stored(tmp_path / "all.npz", samples.identity, 4) is not None
+    with np.load(tmp_path / "all.npz") as file:
+        unsealed = {key: file[key] for key in file.files if key != "seal"}
+    edited(tmp_path / "all.npz", name, lambda v: v + 1)
+    assert find_stored(tmp_path / "all.npz", samples.identity, 4) is None
+    np.savez(tmp_path / "all.npz", **unsealed)      # of an earlier version
+    assert find_stored(tmp_path / "all.npz", samples.identity, 4) is not None
+
+
 def test_a_process_that_comes_late_draws_nothing_that_was_there(tmp_path):
     """The first process is done, and has removed the batches, before the second one begins to draw."""
     whole_set = draw(folder=tmp_path / "parts")

@@ -4,6 +4,9 @@ import contextlib
 import json
 import math
 import pickle
+import resource
+import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -43,7 +46,7 @@ def write_run(run, config, step=7):
     network = build_denoiser(config, shape).network
     state = {"step": step, "seconds": 1.5, "network": random_state(network, step), "ema": random_state(network, -step),
              "ema_updates": step, "optimizer": torch.optim.Adam(network.parameters(), fused=True).state_dict()}
-    write_checkpoint(run, step, state, keep=2)
+    write_checkpoint(run, step, state, None)
     return state
 
 
@@ -144,7 +147,7 @@ def test_a_checkpoint_truncated_anywhere_is_refused(run, checkpoint):
     whole = checkpoint.read_bytes()
     for length in {0, 1, 4, 30, *range(100, len(whole), len(whole) // 100), len(whole) - 1}:
         checkpoint.write_bytes(whole[:length])
-        refusal(ValueError, lambda: load_denoiser(run), checkpoint, "delete it")
+        refusal(ValueError, lambda: load_denoiser(run), checkpoint, "no older checkpoint")
 
 
 def test_a_byte_flipped_in_the_middle_of_any_tensor_is_refused(run, checkpoint):
@@ -161,7 +164,7 @@ def test_a_byte_flipped_in_the_middle_of_any_tensor_is_refused(run, checkpoint):
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_a_byte_flipped_in_the_directory_of_the_archive_is_refused_or_does_no_harm(tmp_path):
     state = {"network": {"weight": torch.arange(1.0, 301.0)}, "step": 3}
-    path = write_checkpoint(tmp_path, 3, state, keep=1)
+    path = write_checkpoint(tmp_path, 3, state, None)
     whole = path.read_bytes()
     wrong = []
     for place in range(whole.index(b"PK\x01\x02"), len(whole)):
@@ -224,10 +227,45 @@ def test_a_checkpoint_whose_contents_were_changed_is_refused(run, checkpoint):
         refusal(ValueError, lambda: read_state(checkpoint), checkpoint, "damaged")
 
 
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_small_file_that_asks_for_64_GiB_is_refused_before_it_gets_them(run, checkpoint, tmp_path, legacy):
+    huge = torch.zeros(1).expand(2**34)      # stride 0
+    for state in ({"ema": {"w": huge}, "sha256": "0"}, {"ema": [{"w": huge.view(2**17, 2**17)}], "sha256": "0"}):
+        torch.save(state, checkpoint, _use_new_zipfile_serialization=not legacy)
+        shutil.copy(checkpoint, tmp_path / "x.pth")
+        before = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (32 * 2**30, before[1]))
+        try:
+            refusal(ValueError, lambda: load_denoiser(run), checkpoint, "claims more bytes")
+            refusal(ValueError, lambda: load_denoiser(tmp_path / "x.pth"), "claims more bytes")
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def test_an_archive_that_unpacks_to_more_than_its_size_is_refused(run, checkpoint):
+    torch.save({"ema": {"w": torch.zeros(2**24)}, "sha256": "0"}, checkpoint)
+    with zipfile.ZipFile(checkpoint) as archive:
+        entries = {entry: archive.read(entry) for entry in archive.namelist()}
+    with zipfile.ZipFile(checkpoint, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    assert checkpoint.stat().st_size < 2**20
+    refusal(ValueError, lambda: load_denoiser(run), checkpoint, "claim to hold 67,1")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_checkpoint_whose_weights_are_not_finite_is_passed_over(run, value):
+    state = write_run(run, small_config(), step=9)
+    state["ema"]["last.bias"][0] = value
+    path = write_checkpoint(run, 9, state)
+    with pytest.warns(UserWarning, match=f"{path} holds weights that are not finite; step_00000007.pt is used instead"):
+        load_denoiser(run)
+
+
 @pytest.mark.parametrize("ema", [None, {}, {"last.bias": torch.zeros(2)}], ids=str)
 def test_a_checkpoint_without_the_weights_of_the_network_is_refused(run, ema):
     state = {"step": 8} | ({} if ema is None else {"ema": ema})
-    path = write_checkpoint(run, 8, state, keep=2)
+    path = write_checkpoint(run, 8, state, None)
     refusal(ValueError, lambda: load_denoiser(run), path, run / "config.json")
 
 
@@ -257,7 +295,7 @@ def test_the_digest_tells_apart_whatever_differs_in_a_name_type_shape_or_value()
 
 def test_the_digest_survives_writing_and_reading(tmp_path):
     state = {"samples": SAMPLES, "strided": torch.arange(12).reshape(3, 4).T, "slice": torch.arange(10)[2:5]}
-    loaded = read_state(write_checkpoint(tmp_path, 1, state, keep=1))
+    loaded = read_state(write_checkpoint(tmp_path, 1, state, None))
     assert digest(loaded) == digest(state) and torch.equal(loaded["strided"], state["strided"])
 
 

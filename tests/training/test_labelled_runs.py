@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import without_config
 from PIL import Image
 
 from scorefield.checkpoints import load_denoiser
@@ -185,6 +186,7 @@ def test_a_run_with_labels_goes_on_with_the_same_names_alone(tmp_path):
 def test_a_run_of_an_older_version_knows_no_names_and_goes_on(tmp_path):
     run = fit(tmp_path / "run", points())
     rewrite(run)
+    without_config(run)
     assert "class_names" not in stored(run)
     fit(run, points(("a", "b", "c")), **{"training.steps": 4})
     assert stored(run)["class_names"] == ["a", "b", "c"]
