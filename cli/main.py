@@ -13,6 +13,7 @@ from absl import flags
 from scorefield import __version__
 from scorefield.cli import compare, convert, evaluate, likelihood, report, sample, train
 from scorefield.cli.flags import Flag, Table, describe, describe_options, fields_in, wrapped
+from scorefield.numerics import stopping
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.text import nearest
 
@@ -63,7 +64,9 @@ def usage(only: str | None = None) -> str:
                 lines += ["  and options of the classes in brackets, with their defaults:",
                           *describe_options(every.options[mode], "    ")]
     return "\n".join([*lines, "", "Under torchrun the processes share the work: mode train splits each batch, the modes "
-                      "sample, likelihood", "and evaluate distribute the batches."])
+"sample, likelihood", "and evaluate distribute the batches.", "",
+                      "Exit codes: 0 done; 1 an error, told in one line; 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP, 138 SIGUSR1: what",
+                      "is done was kept, and the same command goes on."])
 
 
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
@@ -143,11 +146,12 @@ def main(argv: Sequence[str]) -> None:
     asked = ask(argv)
     from scorefield.cli.command import Command
 
+    stopping.working()
     MODES[asked.mode].run(Command(asked))
 
 
 def run() -> None:
-    """The entry point. Exit code 0, 1 after an error of the user, 130 after Ctrl-C."""
+    """Run the command line of sys.argv. SystemExit with the error of a user as its text, or with the code of a signal."""
     words = sys.argv[1:]
     for stream in (sys.stdout, sys.stderr):      # a name of a file need not be UTF-8, and no message fails on one
         if hasattr(stream, "reconfigure"):
@@ -161,15 +165,25 @@ def run() -> None:
         else:
             main(words)
     except KeyboardInterrupt as stopped:
-        print(": ".join(["\ninterrupted", *map(str, filter(None, stopped.args))]), file=sys.stderr)
-        sys.exit(130)
-    except (ValueError, OSError, ArithmeticError, RuntimeError, flags.Error) as error:
+        _interrupted(stopping.number_of(stopped), " ".join(map(str, stopped.args)))
+    except Exception as error:
+        if stopping.raised():      # what fails after a signal, half imported or half closed, fails because of it
+            _interrupted(stopping.raised(), "")
+        if not isinstance(error, ValueError | OSError | ArithmeticError | RuntimeError | flags.Error):
+            raise
         if "--debug" in words or _is_ours(error):
             raise
         if "out of memory" in str(error).lower() or "DefaultCPUAllocator" in str(error):
             sys.exit(f"error: out of memory ({str(error).splitlines()[0]}); lower --batch_size, or in training "
                      "--config.training.batch_size")
         sys.exit(f"error: {with_flags(error)}")
+
+
+def _interrupted(number: int, kept: str) -> None:
+    """Say what is kept, and end with the signal's exit code."""
+    kept = kept or "this command has kept nothing new; it can be given again"
+    print(f"\ninterrupted by {stopping.name_of(number)}: {kept}", file=sys.stderr)
+    sys.exit(stopping.exit_code(number))
 
 
 def _is_ours(error: BaseException) -> bool:
