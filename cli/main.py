@@ -32,7 +32,7 @@ HELP = {"--help", "-help", "-h", "--helpshort", "--helpfull"}
 # The smallest and the largest value of a flag, for flags with bounds.
 BOUNDS = {"seed": (0, 2**64 - 1), "batch_size": (1, 2**31), "num_samples": (1, 10_000_000), "draws": (1, 10_000),
           "num_images": (1, 2**40), "bootstrap": (0, 10**6), "reference_samples": (2, 2**40), "bound_draws": (1, 10**7),
-          "likelihood_examples": (0, 10**6)}
+          "likelihood_examples": (0, 10**6), "from_step": (0, 10**12)}
 
 
 def table() -> Table:
@@ -133,7 +133,7 @@ def _check_places(values: Mapping[str, object], mode: str) -> None:
 
 def with_flags(error: BaseException) -> str:
     """An error's message in one line, with the flags of the arguments and config fields that the error names."""
-    message = " ".join(str(error).split())
+    message = " ".join("; ".join([str(error), *getattr(error, "__notes__", ())]).split())
     arguments = [name for name in getattr(error, "arguments", ()) if "." in name or name in table().names]
     found = [*arguments, *fields_in(message)]
     hints = [f"--config.{name}" if "." in name else f"--{name}" for name in dict.fromkeys(found)]

@@ -5,14 +5,18 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from scorefield.cli.flags import CHECKPOINT
+from scorefield.cli.flags import CHECKPOINT, Flag
 from scorefield.numerics.errors import ArgumentError
+from scorefield.numerics.stopping import exit_code, name_of
 
 if TYPE_CHECKING:
     from scorefield.cli.command import Command
 
 SUMMARY = "trains, or continues where the folder's run stopped"
-FLAGS = (CHECKPOINT,)
+FLAGS = (
+    CHECKPOINT,
+    Flag("from_step", int, None, "go back: go on from the run's checkpoint of this step, and remove the later ones"),
+)
 
 
 def run(command: Command) -> None:
@@ -21,6 +25,7 @@ def run(command: Command) -> None:
     from scorefield.data import in_units_of
     from scorefield.evaluation.preview import Preview
     from scorefield.numerics.processes import launched
+    from scorefield.training.keeping import go_back
     from scorefield.training.labels import require_fit
     from scorefield.training.run import described, train_run
     from scorefield.training.trainer import Interrupted
@@ -37,10 +42,15 @@ def run(command: Command) -> None:
     if command.checkpoint is not None:      # a run's folder is written for it first
         require_fit(config, dataset)
     command.write_imported()
+    if command.asked.values["from_step"] is not None and launched().first:
+        for path in go_back(folder, command.asked.values["from_step"]):
+            print(f"removed {path}", flush=True)
     stored = command.stored or {}
     kept: dict[str, Any] = {key: stored[key] for key in ("origin", "num_scales", "reduce_mean") if key in stored}
     try:
         train_run(config, dataset, folder, command.device, command.name, kept, Preview(config.training.sample_steps))
     except Interrupted as stopped:
-        print(f"\ninterrupted: {folder} holds step {stopped.step} of {steps}; the same command continues", file=sys.stderr)
-        sys.exit(130)
+        if launched().first:
+            print(f"\ninterrupted by {name_of(stopped.number)}: {folder} holds step {stopped.step} of {steps}; the same command "
+                  "continues", file=sys.stderr)
+        sys.exit(exit_code(stopped.number))

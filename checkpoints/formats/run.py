@@ -4,6 +4,7 @@ Only tensors and plain values are unpickled. Each checkpoint holds a checksum of
 """
 
 import json
+import re
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from scorefield.checkpoints.checkpoint import Checkpoint, Config, require_agreem
 from scorefield.numerics.files import DIGEST, digest, new_folder, read_json, write_atomically
 
 OF_THE_DATA = ("data.path", "data.test_path")      # fields that may differ when a run continues: where the data lie
+NAME = re.compile(r"step_([0-9]{8}|[1-9][0-9]{8,})\.pt")
 
 
 def recognises(path: Path) -> bool:
@@ -36,9 +38,15 @@ def _run_of(checkpoint: Path) -> Path | None:
     return run if is_one else None
 
 
+def checkpoints_of(run: Path) -> list[tuple[int, Path]]:
+    """The checkpoints in a run's folder, as (step, path), sorted by step. Files of other names are no checkpoints."""
+    return sorted((int(found[1]), path) for path in (run / "checkpoints").glob("step_*.pt")
+                  if (found := NAME.fullmatch(path.name)))
+
+
 def newest_checkpoint(run: Path) -> Path | None:
     """The checkpoint of the highest step in a run's folder, or None."""
-    return max((run / "checkpoints").glob("step_*.pt"), default=None)
+    return next((path for _, path in reversed(checkpoints_of(run))), None)
 
 
 def read_config(run: Path) -> dict[str, Any]:
@@ -93,15 +101,13 @@ def read_state(path: Path) -> dict[str, Any]:
     return state
 
 
-def write_checkpoint(run: Path, step: int, state: dict[str, Any], keep: int) -> Path:
-    """Write the state after `step` steps, then remove all but the `keep` newest checkpoints."""
+def write_checkpoint(run: Path, step: int, state: dict[str, Any]) -> Path:
+    """Write the state after `step` steps; returns the file. Which ones stay is decided elsewhere (training/keeping.py)."""
     folder = run / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step_{step:08d}.pt"
     sealed = state | {DIGEST: digest(state)}
     write_atomically(path, lambda file: torch.save(sealed, file))
-    for old in sorted(folder.glob("step_*.pt"))[:-keep]:
-        old.unlink()
     return path
 
 
@@ -134,6 +140,6 @@ def write(checkpoint: Checkpoint, run: Path, ema: bool = True) -> str:
     state = {"step": checkpoint.step, "seconds": 0.0, "network": checkpoint.weights(ema=False),
              "ema": checkpoint.weights(ema), "ema_updates": checkpoint.ema_updates, "optimizer": checkpoint.optimizer}
     with new_folder(run) as temporary:
-        write_checkpoint(temporary, checkpoint.step, state, keep=1)
+        write_checkpoint(temporary, checkpoint.step, state)
         (temporary / "config.json").write_text(json.dumps({"config": run.name, **checkpoint.config}, indent=2) + "\n")
     return ""

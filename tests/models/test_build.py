@@ -43,7 +43,7 @@ def write_run(run, config, step=7):
     network = build_denoiser(config, shape).network
     state = {"step": step, "seconds": 1.5, "network": random_state(network, step), "ema": random_state(network, -step),
              "ema_updates": step, "optimizer": torch.optim.Adam(network.parameters(), fused=True).state_dict()}
-    write_checkpoint(run, step, state, keep=2)
+    write_checkpoint(run, step, state)
     return state
 
 
@@ -161,7 +161,7 @@ def test_a_byte_flipped_in_the_middle_of_any_tensor_is_refused(run, checkpoint):
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_a_byte_flipped_in_the_directory_of_the_archive_is_refused_or_does_no_harm(tmp_path):
     state = {"network": {"weight": torch.arange(1.0, 301.0)}, "step": 3}
-    path = write_checkpoint(tmp_path, 3, state, keep=1)
+    path = write_checkpoint(tmp_path, 3, state)
     whole = path.read_bytes()
     wrong = []
     for place in range(whole.index(b"PK\x01\x02"), len(whole)):
@@ -227,7 +227,7 @@ def test_a_checkpoint_whose_contents_were_changed_is_refused(run, checkpoint):
 @pytest.mark.parametrize("ema", [None, {}, {"last.bias": torch.zeros(2)}], ids=str)
 def test_a_checkpoint_without_the_weights_of_the_network_is_refused(run, ema):
     state = {"step": 8} | ({} if ema is None else {"ema": ema})
-    path = write_checkpoint(run, 8, state, keep=2)
+    path = write_checkpoint(run, 8, state)
     refusal(ValueError, lambda: load_denoiser(run), path, run / "config.json")
 
 
@@ -257,7 +257,7 @@ def test_the_digest_tells_apart_whatever_differs_in_a_name_type_shape_or_value()
 
 def test_the_digest_survives_writing_and_reading(tmp_path):
     state = {"samples": SAMPLES, "strided": torch.arange(12).reshape(3, 4).T, "slice": torch.arange(10)[2:5]}
-    loaded = read_state(write_checkpoint(tmp_path, 1, state, keep=1))
+    loaded = read_state(write_checkpoint(tmp_path, 1, state))
     assert digest(loaded) == digest(state) and torch.equal(loaded["strided"], state["strided"])
 
 
