@@ -162,7 +162,8 @@ class Trainer:
             return not ending and bool(every) and (self.step % every == 0 or self.step == settings.steps)
 
         saving = ending or due(settings.checkpoint_every)
-        evaluate = self.evaluate if due(settings.eval_every) else None
+        broke = ending and isinstance(self.failure, ArithmeticError)      # is what it leaves sound?
+        evaluate = self.evaluate if due(settings.eval_every) or (broke and settings.eval_every) else None
         preview = self.preview if due(settings.sample_every) else None
         looking = saving or evaluate or preview or due(settings.log_every)
         if looking or (self.device.type == "cpu" and self.world.size == 1):      # where it costs no wait, after each step
@@ -171,12 +172,12 @@ class Trainer:
             return
         line = self._line(log) if self.step > log.since else {}
         if self.world.first:
-            line |= self._looked_at(evaluate) or {}
+            figures = self._looked_at(evaluate) or {}
             picture = self._looked_at(preview)
             if line:
-                self._tried(lambda: log.write(line, picture))
+                self._tried(lambda: log.write(line | figures, picture))
             if saving:
-                self._save(line, log)
+                self._save(figures if ending else line | figures, log)      # the mean of a few steps tells little
         log.restart(self.step)
         self.watch.restart(self.step)
 
@@ -218,7 +219,7 @@ class Trainer:
             f"step {step + 1} broke: {why}; {advice}, or leave such steps out with training.on_nonfinite=skip")
         self._tried(partial(_raise, error))
 
-    def _save(self, line: Mapping[str, float], log: Log) -> None:
+    def _save(self, figures: Mapping[str, float], log: Log) -> None:
         """Write a checkpoint of this step, unless it is there already, or what it holds is not finite."""
         if self.step == self.saved or not self.update.whole:
             return
@@ -232,10 +233,9 @@ class Trainer:
         if checkpoint is None:
             return
         self.checkpoint, self.saved = checkpoint, self.step
-        self._tried(lambda: self.keeping.saved(self.step, line))
-        if self.keeping.last_sound not in (self.step, None):
-            log.say(f"step {self.step} is not sound: its loss is more than {SANE:g} times the lowest of the run. "
-                    f"{self.keeping.advice()}")
+        self._tried(lambda: self.keeping.saved(self.step, figures))
+        if figures and (advice := self.keeping.advice()) and self.keeping.last_sound != self.step:
+            log.say(f"step {self.step} is not sound: its loss is more than {SANE:g} times the lowest of the run; {advice}")
 
     def _with_what_is_kept(self, error: Exception) -> Exception:
         """The error, with notes that say what is saved, and how to go on."""
