@@ -169,13 +169,12 @@ def run() -> None:
     except Exception as error:
         if stopping.raised():      # what fails after a signal, half imported or half closed, fails because of it
             _interrupted(stopping.raised(), "")
-        if not isinstance(error, ValueError | OSError | ArithmeticError | RuntimeError | flags.Error):
-            raise
-        if "--debug" in words or _is_ours(error):
-            raise
-        if "out of memory" in str(error).lower() or "DefaultCPUAllocator" in str(error):
-            sys.exit(f"error: out of memory ({str(error).splitlines()[0]}); lower --batch_size, or in training "
-                     "--config.training.batch_size")
+        memory = _is_of_memory(error)
+        if "--debug" in words or not (memory or isinstance(error, ValueError | OSError | ArithmeticError | flags.Error)):
+            raise      # a bug in the program; its authors need the traceback
+        if memory:
+            sys.exit(f"error: out of memory ({(str(error) or 'no memory is left').splitlines()[0]}); lower --batch_size, or in "
+                     "training --config.training.batch_size, or the sizes of the model or the data")
         sys.exit(f"error: {with_flags(error)}")
 
 
@@ -186,9 +185,10 @@ def _interrupted(number: int, kept: str) -> None:
     sys.exit(stopping.exit_code(number))
 
 
-def _is_ours(error: BaseException) -> bool:
-    """Whether an error is a bug in the program; its authors then need the traceback."""
+def _is_of_memory(error: BaseException) -> bool:
+    """Whether memory is lacking: PyTorch says so in several ways, of sizes beyond 64 bits, too."""
     import torch
 
-    memory = isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
-    return type(error) is RuntimeError and not memory
+    words = ("out of memory", "DefaultCPUAllocator", "Storage size calculation overflowed", "numel: integer multiplication overflow")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and any(word.lower() in str(error).lower() for word in words))

@@ -10,6 +10,8 @@ MEMORY_FORMATS = ("auto", "channels_last", "contiguous")
 ON_NONFINITE = ("stop", "skip")
 _ABOVE_ZERO = ("steps", "batch_size", "learning_rate", "adam_eps", "grad_clip", "log_every", "checkpoint_every", "keep",
                "sample_steps")
+_AT_MOST = {"batch_size": 2**24, "seed": 2**64 - 1, "keep": 10**6, "sample_steps": 10**6, "learning_rate": 1e30} | dict.fromkeys(
+    ("steps", "warmup", "log_every", "eval_every", "sample_every", "checkpoint_every"), 10**12)
 _NOT_NEGATIVE = ("warmup", "eval_every", "sample_every", "seed")
 _FRACTIONS = ("beta1", "beta2", "ema_decay")
 
@@ -50,6 +52,9 @@ class Training:
             for name in names:
                 if not allowed(getattr(self, name)):
                     raise ArgumentError(f"{name} must {text}, got {getattr(self, name)}", name)
+        for name, most in _AT_MOST.items():
+            if getattr(self, name) > most:
+                raise ArgumentError(f"{name} must be at most {most}, got {getattr(self, name)}", name)
         for name, words in (("decay", DECAYS), ("memory_format", MEMORY_FORMATS),
                             ("on_nonfinite", ON_NONFINITE)):
             if getattr(self, name) not in words:

@@ -200,7 +200,7 @@ class Trainer:
         return line
 
     def _find_broken_step(self, log: Log) -> None:
-        """Find the first step that was not finite, and go back to before it, where its update and all after it were left out."""
+        """Find the first step that was not finite; go back to before it where its update and all after it were left out."""
         loss, norm = (-self.agree(-min(NEVER, first)) for first in self.watch.first())
         step = int(min(loss, norm))
         if step == NEVER:
@@ -242,7 +242,8 @@ class Trainer:
         if self.checkpoint is None:
             error.add_note("nothing was saved")
         else:
-            error.add_note(f"{self.checkpoint} holds step {max(self.saved, self.started)}; the same command goes on from there")
+            error.add_note(f"{self.checkpoint} holds step {max(self.saved, self.started)}; the same command goes on from "
+                           "there")
             if self.keeping.last_sound not in (self.saved, None):
                 error.add_note(self.keeping.advice())
         return error

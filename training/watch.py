@@ -34,7 +34,7 @@ class Watch:
             self._reduce()
 
     def first(self) -> tuple[float, float]:
-        """The numbers of the first steps, counted from 0, whose loss, and whose gradient norm, is not finite; inf for none."""
+        """The first steps, counted from 0, whose loss, and whose gradient norm, is not finite; inf for none."""
         self._reduce()
         if self._first is None:
             return math.inf, math.inf
