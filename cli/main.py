@@ -65,8 +65,8 @@ def usage(only: str | None = None) -> str:
                           *describe_options(every.options[mode], "    ")]
     return "\n".join([*lines, "", "Under torchrun the processes share the work: mode train splits each batch, the modes "
 "sample, likelihood", "and evaluate distribute the batches.", "",
-                      "Exit codes: 0 done; 1 an error, told in one line; 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP, 138 SIGUSR1: what",
-                      "is done was kept, and the same command goes on."])
+                      "Exit codes: 0 done; 1 an error, told in one line; 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP, 138 SIGUSR1:",
+                      "what was done is kept, and the same command goes on."])
 
 
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
@@ -173,8 +173,9 @@ def run() -> None:
         if "--debug" in words or not (memory or isinstance(error, ValueError | OSError | ArithmeticError | flags.Error)):
             raise      # a bug in the program; its authors need the traceback
         if memory:
-            sys.exit(f"error: out of memory ({(str(error) or 'no memory is left').splitlines()[0]}); lower --batch_size, or in "
-                     "training --config.training.batch_size, or the sizes of the model or the data")
+            first = (str(error) or "no memory is left").splitlines()[0]
+            sys.exit(f"error: out of memory ({first}); lower --batch_size, or in training --config.training.batch_size, "
+                     "or the sizes of the model or the data")
         sys.exit(f"error: {with_flags(error)}")
 
 
@@ -189,6 +190,7 @@ def _is_of_memory(error: BaseException) -> bool:
     """Whether memory is lacking: PyTorch says so in several ways, of sizes beyond 64 bits, too."""
     import torch
 
-    words = ("out of memory", "DefaultCPUAllocator", "Storage size calculation overflowed", "numel: integer multiplication overflow")
+    words = ("out of memory", "DefaultCPUAllocator", "Storage size calculation overflowed",
+             "numel: integer multiplication overflow")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and any(word.lower() in str(error).lower() for word in words))

@@ -51,6 +51,6 @@ def run(command: Command) -> None:
         train_run(config, dataset, folder, command.device, command.name, kept, Preview(config.training.sample_steps))
     except Interrupted as stopped:
         if launched().first:
-            print(f"\ninterrupted by {name_of(stopped.number)}: {folder} holds step {stopped.step} of {steps}; the same command "
-                  "continues", file=sys.stderr)
+            print(f"\ninterrupted by {name_of(stopped.number)}: {folder} holds step {stopped.step} of {steps}; the same "
+                  "command continues", file=sys.stderr)
         sys.exit(exit_code(stopped.number))

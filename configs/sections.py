@@ -21,7 +21,6 @@ from scorefield.numerics.sections import Section
 from scorefield.numerics.text import base_type, nearest
 from scorefield.training.objectives import OBJECTIVES
 
-
 MOST_OF_A_SIZE, MOST_MODULES = 10**9, 1000
 
 

@@ -10,8 +10,9 @@ MEMORY_FORMATS = ("auto", "channels_last", "contiguous")
 ON_NONFINITE = ("stop", "skip")
 _ABOVE_ZERO = ("steps", "batch_size", "learning_rate", "adam_eps", "grad_clip", "log_every", "checkpoint_every", "keep",
                "sample_steps")
-_AT_MOST = {"batch_size": 2**24, "seed": 2**64 - 1, "keep": 10**6, "sample_steps": 10**6, "learning_rate": 1e30} | dict.fromkeys(
-    ("steps", "warmup", "log_every", "eval_every", "sample_every", "checkpoint_every"), 10**12)
+_AT_MOST = {"batch_size": 2**24, "seed": 2**64 - 1, "keep": 10**6, "sample_steps": 10**6, "learning_rate": 1e30,
+            **dict.fromkeys(("steps", "warmup", "log_every", "eval_every", "sample_every", "checkpoint_every"),
+                            10**12)}
 _NOT_NEGATIVE = ("warmup", "eval_every", "sample_every", "seed")
 _FRACTIONS = ("beta1", "beta2", "ema_decay")
 

@@ -86,7 +86,7 @@ def build_denoiser(config: Mapping[str, Any], shape: Sequence[int]) -> Denoiser:
 
 
 def _require_memory(make: Callable[..., nn.Module], shape: Sequence[int], settings: Mapping[str, Any]) -> None:
-    """ArgumentError for a network whose weights alone this machine cannot hold: allocating them would stop other programs."""
+    """ArgumentError for a network whose weights this machine cannot hold: allocating them would stop other programs."""
     sizes = [number for value in settings.values() for number in (value if isinstance(value, tuple) else (value,))
              if type(number) is int]
     if max(sizes, default=0) <= LARGE or not hasattr(os, "sysconf"):

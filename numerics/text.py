@@ -41,8 +41,8 @@ def _whole(annotation: Any) -> bool:
 def parse(text: str, annotation: Any) -> Any:
     """The value of `text` in the type of an annotation; ValueError with the expected type.
 
-    Numbers have plain digits: 0x10, digits of other scripts, inf and nan are refused, and so are numbers that nothing here can
-    be: whole ones from 2^64 on (seeds go up to there), others beyond float32. "None" is None if the type allows it.
+    Numbers have plain digits: 0x10, digits of other scripts, inf and nan are refused, and so are numbers that nothing here
+    can be: whole ones from 2^64 on (seeds go up to there), others beyond float32. "None" is None if the type allows it.
     """
     kind, optional = base_type(annotation)
     if optional and text == "None":
@@ -80,7 +80,7 @@ def _parsed(text: str, kind: type) -> Any:
 
 def _number(text: str) -> int | float:
     if _INTEGER.fullmatch(text):
-        value: int | float = int(text) if len(text) < 1000 else LARGEST[int] + 1      # Python refuses to read thousands of digits
+        value: int | float = int(text) if len(text) < 1000 else LARGEST[int] + 1      # Python reads no more than 4300 digits
     elif not _NUMBER.fullmatch(text):
         raise ValueError
     else:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 # Points under a small network: a step takes a millisecond, so that what is tested is the loop.
-POINTS = ["--config=configs/vp_swiss_roll.py", "--config.data.size=200", "--config.model.width=16", "--config.model.layers=1",
+POINTS = ["--config=configs/vp_swiss_roll.py", "--config.data.size=200", "--config.model.width=16",
+          "--config.model.layers=1",
           "--config.training.batch_size=16", "--config.training.warmup=0", "--config.training.precision=fp32",
           "--config.training.decay=constant", "--config.training.sample_every=0", "--device=cpu"]
 DOCUMENTED = {0, 1, 129, 130, 138, 143}      # docs/training_faults.md

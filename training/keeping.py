@@ -1,7 +1,7 @@
 """Which checkpoints of a run stay: the newest, the best by a figure, and the last sound one.
 
 A checkpoint is sound if its loss is finite and at most SANE times the lowest of the run: that on held-out data where it was
-evaluated, else the mean of training since the line of the log before. So a run that is ruined, by a learning rate or by data,
+evaluated, else the mean of training since the line of the log before. So a run that is ruined, by a learning rate or data,
 still has a checkpoint to go back to, however many were saved since.
 
 The figures of the checkpoints lie in RUN/kept.json. Without it, or if it is damaged, only the newest are known.

@@ -96,8 +96,8 @@ class Trainer:
     def train(self) -> Path | None:
         """Train to settings.steps; returns the last checkpoint.
 
-        Raises Interrupted after a signal, ArithmeticError for a step that broke, ValueError for data that are not finite, and
-        what else data or output raise. In each case the state after the last whole step is saved first, unless it is not
+        Raises Interrupted after a signal, ArithmeticError for a step that broke, ValueError for data that are not finite,
+        and what else data or output raise. In each case the state after the last whole step is saved first, unless it is not
         finite; notes of the exception say so, and how to go on.
         """
         self.model.train()
@@ -195,8 +195,8 @@ class Trainer:
             self.barren = self.barren + steps if bad == steps else 0
             if self.barren >= BARREN:
                 self._tried(partial(_raise, ArithmeticError(
-                    f"each of the last {self.barren} steps to step {self.step} was skipped, since its gradient was not finite; "
-                    "lower training.learning_rate")))
+                    f"each of the last {self.barren} steps to step {self.step} was skipped, since its gradient was not finite"
+                    "; lower training.learning_rate")))
         return line
 
     def _find_broken_step(self, log: Log) -> None:

@@ -1,4 +1,4 @@
-"""Signals, kills and lost streams, on real processes of main.py. `make faults` runs all; `make test` those that are not slow."""
+"""Signals, kills and lost streams, on real processes of main.py. `make faults` runs all of them."""
 
 import json
 import os
@@ -78,7 +78,7 @@ def test_a_signal_at_any_moment_leaves_no_traceback(delay, name, start, tmp_path
     process.send(getattr(signal, name))
     code, _, err = process.end()
     assert "Traceback" not in err and "Exception ignored" not in err, err
-    assert code in (0, exit_code(getattr(signal, name)), -getattr(signal, name)), err      # the last: before Python has begun
+    assert code in (0, exit_code(getattr(signal, name)), -getattr(signal, name)), err      # the last: Python has not begun
     assert code <= 0 or "interrupted by" in err or delay > 3
 
 
@@ -150,7 +150,8 @@ def test_a_run_that_is_killed_again_and_again_equals_one_that_was_not_to_the_bit
 
 def test_a_reader_who_leaves_does_not_end_training(start, tmp_path):
     run = tmp_path / "run"
-    process = start(*POINTS, "--mode=train", "--workdir", run, "--config.training.steps=200", "--config.training.log_every=1")
+    process = start(*POINTS, "--mode=train", "--workdir", run, "--config.training.steps=200",
+                    "--config.training.log_every=1")
     assert process.process.stdout.readline()
     process.process.stdout.close()      # as `train | head -1`
     assert process.process.wait(120) == 0
@@ -197,7 +198,8 @@ def test_a_lost_picture_ends_training_with_one_line_and_everything_saved(start, 
     for i, picture in enumerate(smooth_pictures(40, 16)):
         Image.fromarray(picture.transpose(1, 2, 0)).save(tmp_path / f"pictures/{i:03d}.png")
     run = tmp_path / "run"
-    words = ["--config=configs/vp_patches32.py", "--config.data.dataset=folder", f"--config.data.path={tmp_path / 'pictures'}",
+    words = ["--config=configs/vp_patches32.py", "--config.data.dataset=folder",
+             f"--config.data.path={tmp_path / 'pictures'}",
              "--config.data.image_size=8", "--config.model.width=8", "--config.model.multipliers=(1,2)",
              "--config.model.num_blocks=1", "--config.model.attention_resolutions=()", "--config.training.batch_size=4",
              "--config.training.steps=100000", "--config.training.log_every=5", "--config.training.checkpoint_every=100000",

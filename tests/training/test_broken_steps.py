@@ -34,7 +34,7 @@ def roll():
 
 
 class Spoilt:
-    """An objective whose loss has one bad example at a step; it tells steps by their draws, so that it can be asked again."""
+    """An objective whose loss has one bad example at a step; it tells steps by their draws."""
 
     def __init__(self, trainer, steps, value=math.nan, place=3):
         self.objective, self.value, self.place = trainer.objective, value, place
@@ -66,7 +66,8 @@ def equal(one, other):
 
 def masked(trainer):
     """The trainer with its mask on the device, as on a GPU, and looked at only when something is due."""
-    old, trainer.update = trainer.update, Update(trainer.model, trainer.network, trainer.objective, trainer.settings, CPU, True)
+    old = trainer.update
+    trainer.update = Update(trainer.model, trainer.network, trainer.objective, trainer.settings, CPU, masked=True)
     trainer.averaged = trainer.model.with_network(trainer.update.ema.module)
     assert old.masked is False
     trainer.device = torch.device("meta")      # no place where a look costs nothing

@@ -50,7 +50,8 @@ def test_a_checkpoint_without_an_evaluation_is_judged_by_the_loss_of_training():
 def test_a_damaged_record_costs_the_record_alone(content, tmp_path):
     (tmp_path / "kept.json").write_text(content)
     keeping = Keeping(tmp_path, keep=1)
-    assert save(tmp_path, keeping, 5, loss=1.0) == [5] and json.loads((tmp_path / "kept.json").read_text())["last_sound"] == 5
+    assert save(tmp_path, keeping, 5, loss=1.0) == [5]
+    assert json.loads((tmp_path / "kept.json").read_text())["last_sound"] == 5
 
 
 def test_a_run_goes_back_to_a_checkpoint(tmp_path):
