@@ -195,7 +195,7 @@ class Trainer:
             self.barren = self.barren + steps if bad == steps else 0
             if self.barren >= BARREN:
                 self._tried(partial(_raise, ArithmeticError(
-                    f"each of the last {self.barren} steps to step {self.step} was skipped, since its gradient was not finite"
+                    f"each of the last {self.barren} steps to step {self.step} was skipped: its gradient was not finite"
                     "; lower training.learning_rate")))
         return line
 

@@ -109,7 +109,8 @@ def test_sizes_beyond_this_machine_are_told_before_memory_is_taken(field, comman
 
 
 WORDS = ("", "0", "-1", "1", "2.5", "none", "None", "true", "fid", "auto", "ddim", "ode", "nan", "1e400", "é", "\x00", "'",
-         "{}",         "..", "/dev/null", "/", "~", "a,b", ",", "(1,", "[]", "--", "=", "0x10", "%s", "{0}", "\\", "x" * 300, "\ud800")
+         "{}", "..", "/dev/null", "/", "~", "a,b", ",", "(1,", "[]", "--", "=", "0x10", "%s", "{0}", "\\", "x" * 300,
+         "\udcff")
 
 
 def random_line(chance, run, folder):
