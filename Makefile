@@ -8,11 +8,12 @@ TEST := $(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal
 RUN := runs/vp_digits_labels
 DEMO := $(PY) main.py --config configs/vp_digits_labels.py --workdir $(RUN)
 
-.PHONY: help setup demo test lint bench docs clean
+.PHONY: help setup demo test faults lint bench docs clean
 
 help:
 	@echo "make demo   set up, train on scikit-learn's digits, sample, score, compare samplers, print the table (6 to 15 minutes on 2 cores)"
 	@echo "make test   set up and run the tests"
+	@echo "make faults stop, kill and starve real runs (20 minutes on 2 cores)"
 	@echo "make lint   ruff and mypy"
 	@echo "make bench  measure against other ways, side by side; writes benchmarks/results/"
 	@echo "make docs   run every example of README.md and docs/"
@@ -46,11 +47,15 @@ demo: setup
 
 test: setup
 	@echo "Running the tests that are the same on every processor ..."
-	@$(TEST) -m "not machine"
+	@$(TEST) -m "not machine and not slow"
 	@for machine in avx2 bf16 amx; do \
 	    echo "Running those that depend on it, as on one with $$machine ..."; \
-	    SCOREFIELD_MACHINE=$$machine $(TEST) -m machine || exit 1; \
+	    SCOREFIELD_MACHINE=$$machine $(TEST) -m "machine and not slow" || exit 1; \
 	done
+
+faults: setup
+	@echo "Stopping, killing and starving real runs ..."
+	@$(PY) -m pytest -n 2 --dist worksteal tests/faults tests/training/test_broken_steps.py tests/training/test_keeping.py
 
 lint: setup
 	@echo "Running ruff and mypy ..."

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from scorefield.cli.flags import Flag, flags_of
 from scorefield.cli.guide import FLAGS as GUIDANCE
 from scorefield.cli.guide import Guide
+from scorefield.numerics import stopping
 from scorefield.numerics.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -203,8 +204,8 @@ class Drawing:
             lost = "" if stored is not None or not path.exists() else self._described_there()
             try:
                 samples.write(path)
-            except KeyboardInterrupt:
-                raise KeyboardInterrupt(kept(samples)) from None
+            except KeyboardInterrupt as stopped:
+                raise stopping.saying(stopped, kept(samples)) from None
             except OSError as error:
                 raise saying(error, kept(samples)) from error
             if lost:

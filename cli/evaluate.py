@@ -21,6 +21,7 @@ from scorefield.cli.likelihood import NO_DENSITY
 from scorefield.cli.reference import BOOTSTRAP, reference_of
 from scorefield.cli.reference import FLAGS as REFERENCE
 from scorefield.numerics.errors import ArgumentError, renamed
+from scorefield.numerics.stopping import saying
 
 if TYPE_CHECKING:
     from scorefield.cli.command import Command
@@ -293,8 +294,8 @@ class Job:
 def _run(scoring: Evaluation) -> None:
     try:
         scoring.run()
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(scoring.kept()) from None
+    except KeyboardInterrupt as stopped:
+        raise saying(stopped, scoring.kept()) from None
 
 
 def _place_name(text: str) -> str:

@@ -13,6 +13,7 @@ from scorefield.cli.flags import BATCH_SIZE, CHECKPOINT, EMA, SEED, STRICT, Flag
 from scorefield.cli.guide import FLAGS as GUIDANCE
 from scorefield.cli.labels import class_of
 from scorefield.numerics.errors import ArgumentError, renamed
+from scorefield.numerics.stopping import saying
 
 if TYPE_CHECKING:
     import torch
@@ -122,8 +123,8 @@ def run(command: Command) -> None:
             print(f"continuing: {e.resumed} of {len(e.units)} batches are done already", flush=True)
         try:
             e.run()
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(e.kept()) from None
+        except KeyboardInterrupt as stopped:
+            raise saying(stopped, e.kept()) from None
     if world.first:
         note = _note(denoiser.sde.steps, values["estimator"], settings.get("t_min"))
         described = {

@@ -13,6 +13,7 @@ from absl import flags
 from scorefield import __version__
 from scorefield.cli import compare, convert, evaluate, likelihood, report, sample, train
 from scorefield.cli.flags import Flag, Table, describe, describe_options, fields_in, wrapped
+from scorefield.numerics import stopping
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.text import nearest
 
@@ -31,7 +32,7 @@ HELP = {"--help", "-help", "-h", "--helpshort", "--helpfull"}
 # The smallest and the largest value of a flag, for flags with bounds.
 BOUNDS = {"seed": (0, 2**64 - 1), "batch_size": (1, 2**31), "num_samples": (1, 10_000_000), "draws": (1, 10_000),
           "num_images": (1, 2**40), "bootstrap": (0, 10**6), "reference_samples": (2, 2**40), "bound_draws": (1, 10**7),
-          "likelihood_examples": (0, 10**6)}
+          "likelihood_examples": (0, 10**6), "from_step": (0, 10**12)}
 
 
 def table() -> Table:
@@ -65,7 +66,9 @@ def usage(only: str | None = None) -> str:
                 lines += ["  and options of the classes in brackets, with their defaults:",
                           *describe_options(every.options[mode], "    ")]
     return "\n".join([*lines, "", "Under torchrun the processes share the work: mode train splits each batch, the modes "
-                      "sample, likelihood", "and evaluate distribute the batches."])
+"sample, likelihood", "and evaluate distribute the batches.", "",
+                      "Exit codes: 0 done; 1 an error, told in one line; 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP, 138 SIGUSR1:",
+                      "what was done is kept, and the same command goes on."])
 
 
 def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
@@ -132,7 +135,7 @@ def _check_places(values: Mapping[str, object], mode: str) -> None:
 
 def with_flags(error: BaseException) -> str:
     """An error's message in one line, with the flags of the arguments and config fields that the error names."""
-    message = " ".join(str(error).split())
+    message = " ".join("; ".join([str(error), *getattr(error, "__notes__", ())]).split())
     arguments = [name for name in getattr(error, "arguments", ()) if "." in name or name in table().names]
     found = [*arguments, *fields_in(message)]
     hints = [f"--config.{name}" if "." in name else f"--{name}" for name in dict.fromkeys(found)]
@@ -145,11 +148,12 @@ def main(argv: Sequence[str]) -> None:
     asked = ask(argv)
     from scorefield.cli.command import Command
 
+    stopping.working()
     MODES[asked.mode].run(Command(asked))
 
 
 def run() -> None:
-    """The entry point. Exit code 0, 1 after an error of the user, 130 after Ctrl-C."""
+    """Run the command line of sys.argv. SystemExit with the error of a user as its text, or with the code of a signal."""
     words = sys.argv[1:]
     for stream in (sys.stdout, sys.stderr):      # a name of a file need not be UTF-8, and no message fails on one
         if hasattr(stream, "reconfigure"):
@@ -163,20 +167,32 @@ def run() -> None:
         else:
             main(words)
     except KeyboardInterrupt as stopped:
-        print(": ".join(["\ninterrupted", *map(str, filter(None, stopped.args))]), file=sys.stderr)
-        sys.exit(130)
-    except (ValueError, OSError, ArithmeticError, RuntimeError, flags.Error) as error:
-        if "--debug" in words or _is_ours(error):
-            raise
-        if "out of memory" in str(error).lower() or "DefaultCPUAllocator" in str(error):
-            sys.exit(f"error: out of memory ({str(error).splitlines()[0]}); lower --batch_size, or in training "
-                     "--config.training.batch_size")
+        _interrupted(stopping.number_of(stopped), " ".join(map(str, stopped.args)))
+    except Exception as error:
+        if stopping.raised():      # what fails after a signal, half imported or half closed, fails because of it
+            _interrupted(stopping.raised(), "")
+        memory = _is_of_memory(error)
+        if "--debug" in words or not (memory or isinstance(error, ValueError | OSError | ArithmeticError | flags.Error)):
+            raise      # a bug in the program; its authors need the traceback
+        if memory:
+            first = (str(error) or "no memory is left").splitlines()[0]
+            sys.exit(f"error: out of memory ({first}); lower --batch_size, or in training --config.training.batch_size, "
+                     "or the sizes of the model or the data")
         sys.exit(f"error: {with_flags(error)}")
 
 
-def _is_ours(error: BaseException) -> bool:
-    """Whether an error is a bug in the program; its authors then need the traceback."""
+def _interrupted(number: int, kept: str) -> None:
+    """Say what is kept, and end with the signal's exit code."""
+    kept = kept or "this command has kept nothing new; it can be given again"
+    print(f"\ninterrupted by {stopping.name_of(number)}: {kept}", file=sys.stderr)
+    sys.exit(stopping.exit_code(number))
+
+
+def _is_of_memory(error: BaseException) -> bool:
+    """Whether memory is lacking: PyTorch says so in several ways, of sizes beyond 64 bits, too."""
     import torch
 
-    memory = isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
-    return type(error) is RuntimeError and not memory
+    words = ("out of memory", "DefaultCPUAllocator", "Storage size calculation overflowed",
+             "numel: integer multiplication overflow")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and any(word.lower() in str(error).lower() for word in words))

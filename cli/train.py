@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from scorefield.cli.flags import CHECKPOINT, STRICT, Flag
 from scorefield.numerics.errors import ArgumentError
+from scorefield.numerics.stopping import exit_code, name_of
 
 if TYPE_CHECKING:
     from scorefield.cli.command import Command
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 SUMMARY = "trains, or continues where the folder's run stopped"
 FLAGS = (
     CHECKPOINT, STRICT,
+    Flag("from_step", int, None, "go back: go on from the run's checkpoint of this step, and remove the later ones"),
     Flag("restart", bool, False, "train a run anew that has lost its checkpoints; else that is refused"),
     Flag("other_data", bool, False, "go on with data that have changed since the run was left; else that is refused"),
 )
@@ -38,6 +40,7 @@ def _train(command: Command, held: contextlib.ExitStack) -> None:
     from scorefield.evaluation.preview import Preview
     from scorefield.numerics.processes import launched
     from scorefield.training.folder import opened
+    from scorefield.training.keeping import go_back
     from scorefield.training.labels import require_fit
     from scorefield.training.run import described, train_run
     from scorefield.training.trainer import Interrupted
@@ -55,11 +58,16 @@ def _train(command: Command, held: contextlib.ExitStack) -> None:
         require_fit(config, dataset)
         command.write_imported()
         held.enter_context(opened(folder))
+    if command.asked.values["from_step"] is not None and launched().first:
+        for path in go_back(folder, command.asked.values["from_step"]):
+            print(f"removed {path}", flush=True)
     stored = command.stored or {}
     kept: dict[str, Any] = {key: stored[key] for key in ("origin", "num_scales", "reduce_mean") if key in stored}
     try:
         train_run(config, dataset, folder, command.device, command.name, kept, Preview(config.training.sample_steps),
                   **{name: command.asked.values[name] for name in ("restart", "strict", "other_data")})
     except Interrupted as stopped:
-        print(f"\ninterrupted: {folder} holds step {stopped.step} of {steps}; the same command continues", file=sys.stderr)
-        sys.exit(130)
+        if launched().first:
+            print(f"\ninterrupted by {name_of(stopped.number)}: {folder} holds step {stopped.step} of {steps}; the same "
+                  "command continues", file=sys.stderr)
+        sys.exit(exit_code(stopped.number))

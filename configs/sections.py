@@ -21,6 +21,8 @@ from scorefield.numerics.sections import Section
 from scorefield.numerics.text import base_type, nearest
 from scorefield.training.objectives import OBJECTIVES
 
+MOST_OF_A_SIZE, MOST_MODULES = 10**9, 1000
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pixels:
@@ -93,10 +95,21 @@ def require_sections(config: Mapping[str, Any]) -> None:
         if missing := whole.keys() - set(fields):
             raise ArgumentError(f"the section {name!r} lacks {', '.join(sorted(missing))}; choose a class with "
                                 f"config.{name} = {name}({fields[kind.word]!r})", f"{name}.{kind.word}")
+        if name != "training":
+            _require_sizes(name, whole)
         check = kind.beside(kind.entry(fields[kind.word]))
         if check in (Pixels, Training):
             with renamed(name):
                 check(**{field: whole[field] for field in kind.beside_fields(fields[kind.word])})
+
+
+def _require_sizes(section: str, fields: Mapping[str, Any]) -> None:
+    """ArgumentError for a whole number that no size can be: building with it would hang, or overflow."""
+    for name, value in fields.items():
+        most = MOST_MODULES if name in ("layers", "num_blocks") else MOST_OF_A_SIZE
+        numbers = value if isinstance(value, tuple | list) else (value,)
+        if any(type(number) is int and abs(number) > most for number in numbers) or len(numbers) > MOST_MODULES:
+            raise ArgumentError(f"{section}.{name} must be at most {most}, got {value}", f"{section}.{name}")
 
 
 def annotation(config: Mapping[str, Any], field: str) -> Any:

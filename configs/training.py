@@ -7,8 +7,12 @@ from scorefield.numerics.options import option
 
 DECAYS = ("constant", "cosine")
 MEMORY_FORMATS = ("auto", "channels_last", "contiguous")
+ON_NONFINITE = ("stop", "skip")
 _ABOVE_ZERO = ("steps", "batch_size", "learning_rate", "adam_eps", "grad_clip", "log_every", "checkpoint_every", "keep",
                "sample_steps")
+_AT_MOST = {"batch_size": 2**24, "seed": 2**64 - 1, "keep": 10**6, "sample_steps": 10**6, "learning_rate": 1e30,
+            **dict.fromkeys(("steps", "warmup", "log_every", "eval_every", "sample_every", "checkpoint_every"),
+                            10**12)}
 _NOT_NEGATIVE = ("warmup", "eval_every", "sample_every", "seed")
 _FRACTIONS = ("beta1", "beta2", "ema_decay")
 
@@ -38,6 +42,9 @@ class Training:
     checkpoint_every: int = option(5000, "steps between checkpoints")
     keep: int = option(2, "how many of the newest checkpoints are kept")
     seed: int = option(0, "seed of the initial weights, batches, times and noise")
+    on_nonfinite: str = option("stop", "a step whose gradient is not finite: stop, the step before it saved; or skip it")
+    keep_best: str = option("held_out_loss", "the figure whose lowest keeps its checkpoint (max:NAME: whose highest); none: "
+                            "no figure")
 
     def __post_init__(self) -> None:
         for names, allowed, text in ((_ABOVE_ZERO, lambda v: 0 < v < float("inf"), "be above 0"),
@@ -46,6 +53,10 @@ class Training:
             for name in names:
                 if not allowed(getattr(self, name)):
                     raise ArgumentError(f"{name} must {text}, got {getattr(self, name)}", name)
-        for name, words in (("decay", DECAYS), ("memory_format", MEMORY_FORMATS)):
+        for name, most in _AT_MOST.items():
+            if getattr(self, name) > most:
+                raise ArgumentError(f"{name} must be at most {most}, got {getattr(self, name)}", name)
+        for name, words in (("decay", DECAYS), ("memory_format", MEMORY_FORMATS),
+                            ("on_nonfinite", ON_NONFINITE)):
             if getattr(self, name) not in words:
                 raise ArgumentError(f"unknown {name} {getattr(self, name)!r}; choose from {', '.join(words)}", name)

@@ -20,6 +20,7 @@ from scorefield.evaluation.draw import draw_batch
 from scorefield.evaluation.progress import Progress
 from scorefield.evaluation.sample_set import Batch, SampleSet, Stored
 from scorefield.models import ScoreModel
+from scorefield.numerics import stopping
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.files import json_digest
 from scorefield.numerics.processes import World
@@ -65,8 +66,8 @@ def generate(model: ScoreModel | Callable[[range], ScoreModel], sampler: Sampler
         print(f"continuing: {done} of {n} samples are drawn already", flush=True)
     try:
         _draw_missing(model, sampler, shape, codec, seed, device, samples, world, label, first, progress)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(kept(samples)) from None
+    except KeyboardInterrupt as stopped:
+        raise stopping.saying(stopped, kept(samples)) from None
     except (ArithmeticError, OSError) as error:
         if said := kept(samples):
             raise saying(error, said) from error

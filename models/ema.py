@@ -3,7 +3,7 @@
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from scorefield.numerics.errors import ArgumentError
 
@@ -26,10 +26,16 @@ class EMA:
         self._parameters, self._buffers = tuple(self.module.parameters()), list(self.module.buffers())
 
     @torch.no_grad()
-    def update(self, network: nn.Module) -> None:
+    def update(self, network: nn.Module, share: Tensor | None = None) -> None:
+        """Average the weights of the network as they are. share: 0 on the device leaves the average as it is, 1 does not."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(self._parameters, tuple(network.parameters()), 1 - decay)
+        if share is None:
+            torch._foreach_lerp_(self._parameters, tuple(network.parameters()), 1 - decay)
+        else:
+            change = torch._foreach_sub(tuple(network.parameters()), self._parameters)
+            torch._foreach_mul_(change, (1 - decay) * share)
+            torch._foreach_add_(self._parameters, change)
         if self._buffers:
             for mine, theirs in zip(self._buffers, network.buffers(), strict=True):
                 mine.copy_(theirs)

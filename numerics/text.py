@@ -12,6 +12,7 @@ from scorefield.numerics.errors import ArgumentError
 _INTEGER = re.compile(r"[+-]?[0-9]+(_[0-9]+)*")
 _NUMBER = re.compile(r"[+-]?([0-9]+(_[0-9]+)*\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _BOOLS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+LARGEST = {int: 2**64 - 1, float: 3e38}
 NAMES = {int: "a whole number", float: "a finite number", bool: "true or false", str: "a word",
          tuple: "numbers such as (1, 2)"}
 
@@ -40,7 +41,8 @@ def _whole(annotation: Any) -> bool:
 def parse(text: str, annotation: Any) -> Any:
     """The value of `text` in the type of an annotation; ValueError with the expected type.
 
-    Numbers have plain digits: 0x10, digits of other scripts, inf and nan are refused. "None" is None if the type allows it.
+    Numbers have plain digits: 0x10, digits of other scripts, inf and nan are refused, and so are numbers that nothing here
+    can be: whole ones from 2^64 on (seeds go up to there), others beyond float32. "None" is None if the type allows it.
     """
     kind, optional = base_type(annotation)
     if optional and text == "None":
@@ -53,7 +55,11 @@ def parse(text: str, annotation: Any) -> Any:
         return value
     except (ValueError, OverflowError):
         name = "whole numbers such as (1, 2)" if whole else NAMES[kind]
-        raise ValueError(f"must be {name}{' or None' if optional else ''}, got {text!r}") from None
+        raise ValueError(f"must be {name}{' or None' if optional else ''}, got {_short(text)!r}") from None
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _parsed(text: str, kind: type) -> Any:
@@ -67,17 +73,21 @@ def _parsed(text: str, kind: type) -> Any:
         words = text.strip("()[] ").rstrip(",")
         return tuple(_number(word.strip()) for word in words.split(",")) if words else ()
     value = _number(text)
-    if kind is int and value != int(value):
+    if kind is int and (value != int(value) or abs(value) > LARGEST[int]):
         raise ValueError
     return kind(value)
 
 
 def _number(text: str) -> int | float:
     if _INTEGER.fullmatch(text):
-        return int(text)
-    if not _NUMBER.fullmatch(text) or not abs(float(text)) < float("inf"):
+        value: int | float = int(text) if len(text) < 1000 else LARGEST[int] + 1      # Python reads no more than 4300 digits
+    elif not _NUMBER.fullmatch(text):
         raise ValueError
-    return float(text)
+    else:
+        value = float(text)
+    if not abs(value) <= LARGEST[type(value)]:
+        raise ValueError
+    return value
 
 
 def printable(text: str) -> str:

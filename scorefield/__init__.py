@@ -7,11 +7,15 @@ it, at the top of the repository, and `__path__` leads there. What a newcomer ne
 `scorefield.wrap`, `scorefield.load_denoiser` and `scorefield.train`.
 """
 
-from importlib import import_module
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
+import os
+from importlib import import_module
+
+TYPE_CHECKING = False      # as typing's, whose import would take the time in which the first Ctrl-C may come
 if TYPE_CHECKING:
+    from typing import Any
+
     from scorefield.checkpoints import load_denoiser
     from scorefield.models import wrap
     from scorefield.training import train
@@ -20,8 +24,9 @@ __all__ = ["__version__", "load_denoiser", "train", "wrap"]
 __version__ = "0.2.0"
 _HOMES = {"load_denoiser": "checkpoints", "train": "training", "wrap": "models"}
 
-if not (Path(__file__).parent / "sde_lib").is_dir():
-    __path__.append(str(Path(__file__).parents[1]))
+_HERE = os.path.dirname(os.path.abspath(__file__))
+if not os.path.isdir(os.path.join(_HERE, "sde_lib")):
+    __path__.append(os.path.dirname(_HERE))
 
 
 def __getattr__(name: str) -> Any:

@@ -47,9 +47,12 @@ class Batches:
         x = self.codec.encode(data, u).to(self.device)
         return Batch(random_flip(x, draws.host) if self.dataset.flip else x, condition), draw
 
+    def indices(self, step: int) -> Tensor:
+        """The numbers of the training examples in the batch of that step, (batch_size,): those of all processes."""
+        return batch_indices(len(self.dataset.train), self.batch_size, step, self.seed)
+
     def _fetch(self, step: int) -> Items:
-        indices = batch_indices(len(self.dataset.train), self.batch_size, step, self.seed)
-        return self.dataset.train[indices[self.world.rank::self.world.size]]
+        return self.dataset.train[self.indices(step)[self.world.rank::self.world.size]]
 
     def _prefetched(self, step: int) -> Items:
         """As _fetch, with the next batch read from disk while the network works on this one."""
@@ -85,6 +88,8 @@ def held_out(model: Any, objective: Objective, dataset: Dataset, codec: Codec, b
     with evaluation_mode(model):
         for part in torch.arange(n).split(batch_size):
             data, condition = dataset.test[part]
+            if data.is_floating_point():
+                codec.check(data, f"data set {dataset.name!r}, held-out examples", int(part[0]))
             condition = {name: tensor.to(device) for name, tensor in condition.items()}
             draws = HeldOutDraws(n, part, stream, device, dataset.shape if codec.noisy else None)
             draw = objective.draw(_outline(len(part), event, condition), draws)

@@ -4,6 +4,7 @@ import contextlib
 import sys
 import time
 import weakref
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ class Log:
     """
 
     def __init__(self, run: Path, step: int, steps: int, world: World, progress: bool = True):
-        self.world, self.steps, self.progress = world, steps, progress
+        self.world, self.steps, self.progress, self.run, self.drawing = world, steps, progress, run, True
         run.mkdir(parents=True, exist_ok=True)
         self.stats = Stats(run, step, _say) if world.first else None
         self.writer = event_writer(run, purge_step=step) if world.first else None
@@ -35,9 +36,10 @@ class Log:
 
     def __exit__(self, *exception: Any) -> None:
         self.bar.close()
-        if self.stats is not None and self.writer is not None:
-            self.stats.close()
-            self.writer.close()
+        for file in (self.stats, self.writer):
+            with contextlib.suppress(Exception):      # what could not be written was told when it was
+                if file is not None:
+                    file.close()
 
     def restart(self, step: int) -> None:
         self.since, self.start, self.elapsed = step, time.perf_counter(), 0.0
@@ -60,15 +62,33 @@ class Log:
         self.stats.write(line)
         step = int(line["step"])
         values = {name: value for name, value in line.items() if name != "step"}
-        for name, value in values.items():
-            self.writer.add_scalar(f"training/{name}", value, step)
-        if picture is not None:
-            self.writer.add_image("samples", picture, step)
+        self._draw(step, values, picture)
         text = "  ".join(f"{name} {value:.5g}" for name, value in values.items())
         if not self.bar.disable:
             self.bar.set_postfix_str(text)
         elif self.progress:
             print(f"step {step} of {self.steps}  {text}", flush=True)
+
+
+    def say(self, text: str) -> None:
+        """A line for the user, beside the bar."""
+        if self.progress:
+            tqdm.write(text, file=sys.stderr)
+
+    def _draw(self, step: int, values: Mapping[str, float], picture: Tensor | None) -> None:
+        """Into TensorBoard. Its loss is said once, and training goes on: the figures are in stats.jsonl, too."""
+        if not self.drawing:
+            return
+        try:
+            for name, value in values.items():
+                self.writer.add_scalar(f"training/{name}", value, step)
+            if picture is not None:
+                self.writer.add_image("samples", picture, step)
+            if not (self.run / "tensorboard").is_dir():
+                raise FileNotFoundError(f"{self.run / 'tensorboard'} is gone")
+        except Exception as error:      # its thread raises errors of every type, also again
+            self.drawing = False
+            self.say(f"TensorBoard is lost at step {step} ({error}); training goes on without it")
 
 
 def event_writer(run: Path, purge_step: int | None = None) -> Any:

@@ -9,31 +9,37 @@ and noise of a single one.
 """
 
 import math
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from scorefield.checkpoints.formats.run import Sound, checkpoints_of, newest_sound, write_checkpoint
+from scorefield.checkpoints.formats.run import Sound, newest_sound, write_checkpoint
 from scorefield.models.layers import recompute_activations
-from scorefield.numerics.processes import World
+from scorefield.numerics.processes import Agreement, World
+from scorefield.numerics.stopping import Noted, noting
 from scorefield.sde_lib.sde import SDE
+from scorefield.training.keeping import SANE, Keeping
 from scorefield.training.log import Log
 from scorefield.training.objectives.objective import Batch, Objective
 from scorefield.training.update import Update, learning_rate
+from scorefield.training.watch import Watch, diagnosis, finite
+
+BARREN = 100         # steps in a row that may all be skipped
+FAILED = 255         # what a process tells the others when it fails, in place of the number of a signal
+NEVER = 2**60        # the number of a step that is none
+T = TypeVar("T")
 
 
 class Interrupted(Exception):
-    """Training was stopped by a signal, after saving a checkpoint at `step`."""
+    """Training was stopped by the signal `number`, after saving a checkpoint at `step`."""
 
-    def __init__(self, step: int):
+    def __init__(self, step: int, number: int):
         super().__init__(f"interrupted at step {step}")
-        self.step = step
+        self.step, self.number = step, number
 
 
 class Model(Protocol):
@@ -45,30 +51,6 @@ class Model(Protocol):
     def with_network(self, network: nn.Module) -> Any: ...
 
     def train(self, mode: bool = True) -> Any: ...
-
-
-@contextmanager
-def _signals_noted() -> Iterator[list[int]]:
-    """A list to which the first SIGINT or SIGTERM is added, instead of stopping us; the second one stops us.
-
-    Python takes signals only on its main thread. On another thread the list stays empty.
-    """
-    noted: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield noted
-        return
-
-    def note(number: int, frame: Any) -> None:
-        if noted:
-            raise KeyboardInterrupt
-        noted.append(number)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield noted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class Trainer:
@@ -105,60 +87,181 @@ class Trainer:
         self.update = Update(model, self.network, objective, settings, device)
         self.averaged = model.with_network(self.update.ema.module)
         self.step, self.seconds = 0, 0.0
+        self.keeping = Keeping(run, settings.keep, "" if settings.keep_best == "none" else settings.keep_best)
+        self.watch, self.agree, self.signals = Watch(), Agreement(World()), Noted()
+        self.bad, self.barren = torch.zeros((), device=device), 0      # steps that were skipped since the last line
+        self.failure: Exception | None = None      # ends the loop before its next step
         found = start or newest_sound(run)
         self.checkpoint = None if found is None else found.path
         if found is not None:
             self._restore(found.state)
+        self.started, self.saved = self.step, self.step if self.checkpoint else -1
 
     def train(self) -> Path | None:
         """Train to settings.steps; returns the last checkpoint.
 
-        Raises Interrupted after a signal, ArithmeticError if the loss stops being finite (nothing is saved then).
+        Raises Interrupted after a signal, ArithmeticError for a step that broke, ValueError for data that are not finite,
+        and what else data or output raise. In each case the state after the last whole step is saved first, unless it is not
+        finite; notes of the exception say so, and how to go on.
         """
         self.model.train()
-        with _signals_noted() as signals, Log(self.run, self.step, self.settings.steps, self.world, self.progress) as log:
+        with noting() as self.signals, Log(self.run, self.step, self.settings.steps, self.world, self.progress) as log:
+            self.agree, told = Agreement(self.world), 0
+            self.watch.restart(self.step)
             while self.step < self.settings.steps:
-                loss, norm = self.update(*self.batches(self.step), self.step)
-                self.step += 1
-                log.add(loss, norm)
-                stop = (self.world.size == 1 or self.step % 10 == 0) and self.world.any(bool(signals), self.device)
-                self._report(log, stop)
-                if stop:
-                    raise Interrupted(self.step)
+                batch = self._tried(lambda: self.batches(self.step))
+                told = self.agree(FAILED if self.failure is not None else self.signals.number)
+                if told:
+                    break
+                assert batch is not None
+                self._update(batch, log)
+                self._report(log)
+            if told or self.failure is not None:
+                self._report(log, ending=True)
         self.world.leave()
+        if self.failure is not None:
+            raise self._with_what_is_kept(self.failure)
+        if told == FAILED:
+            raise OSError("training has ended, since another process failed; that one says why")
+        if told:
+            raise Interrupted(self.step, told)
         return self.checkpoint
 
-    def _report(self, log: Log, stop: bool) -> None:
-        """Log, evaluate, preview and save if one of them is due after this step; else return at once."""
+    def _tried(self, work: Callable[[], T]) -> T | None:
+        """The result; or None, and the error ends training before its next step, in all processes, after saving."""
+        try:
+            return work()
+        except Exception as error:
+            if self.failure is None:
+                self.failure = error
+            else:
+                self.failure.add_note(f"besides: {error}")
+            return None
+
+    def _update(self, batch: tuple[Batch, Any], log: Log) -> None:
+        try:
+            loss, norm = self.update(*batch, self.step)
+        except Exception as error:
+            if self.world.size > 1:      # the others wait in the middle of this step
+                raise
+            self._tried(partial(_raise, error))
+            return
+        self.step += 1
+        if self.settings.on_nonfinite == "skip":
+            bad = ~(loss + norm).isfinite()
+            self.bad += bad
+            loss, norm = loss.masked_fill(bad, 0.0), norm.masked_fill(bad, 0.0)
+        else:
+            self.watch.add(loss, norm)
+        log.add(loss, norm)
+
+    def _report(self, log: Log, ending: bool = False) -> None:
+        """Log, evaluate, preview and save if one of them is due after this step; else return at once.
+
+        ending  save, whatever is due
+        """
         settings = self.settings
 
         def due(every: int) -> bool:
-            return bool(every) and (self.step % every == 0 or self.step == settings.steps)
+            return not ending and bool(every) and (self.step % every == 0 or self.step == settings.steps)
 
-        saving = stop or due(settings.checkpoint_every)
-        evaluate = self.evaluate if due(settings.eval_every) else None
+        saving = ending or due(settings.checkpoint_every)
+        broke = ending and isinstance(self.failure, ArithmeticError)      # is what it leaves sound?
+        evaluate = self.evaluate if due(settings.eval_every) or (broke and settings.eval_every) else None
         preview = self.preview if due(settings.sample_every) else None
-        if not (saving or evaluate or preview or due(settings.log_every)):
+        looking = saving or evaluate or preview or due(settings.log_every)
+        if looking or (self.device.type == "cpu" and self.world.size == 1):      # where it costs no wait, after each step
+            self._find_broken_step(log)
+        if not looking or (self.failure is not None and not ending):
             return
-        line = log.summary(self.step) | {"learning_rate": learning_rate(settings, self.step - 1)}
-        if not (math.isfinite(line["loss"]) and math.isfinite(line["grad_norm"])):
-            raise ArithmeticError(f"the loss is not finite between steps {log.since} and {self.step}; try a lower "
-                                  "training.learning_rate; the last checkpoint is kept")
+        line = self._line(log) if self.step > log.since else {}
+        if self.world.first:
+            figures = self._looked_at(evaluate) or {}
+            picture = self._looked_at(preview)
+            if line:
+                self._tried(lambda: log.write(line | figures, picture))
+            if saving:
+                self._save(figures if ending else line | figures, log)      # the mean of a few steps tells little
+        log.restart(self.step)
+        self.watch.restart(self.step)
+
+    def _line(self, log: Log) -> dict[str, Any]:
+        """The figures of the steps since the last line."""
+        line = log.summary(self.step) | {"learning_rate": learning_rate(self.settings, self.step - 1)}
         self.seconds += log.elapsed
         line["seconds"] = self.seconds
-        if self.world.first:
-            line |= evaluate(self.averaged) if evaluate else {}
-            log.write(line, preview(self.averaged) if preview else None)
-            if saving:
-                self.checkpoint = write_checkpoint(self.run, self.step, self._state(), self.config)
-                before = [path for step, path in checkpoints_of(self.run) if step <= self.step]
-                for old in before[:-settings.keep]:
-                    old.unlink()
-        log.restart(self.step)
+        if self.settings.on_nonfinite == "skip":
+            steps, bad = self.step - log.since, int(self.bad)
+            line["skipped"] = int(self.update.skipped)
+            for name in ("loss", "grad_norm"):      # means of the steps that were not skipped
+                line[name] = line[name] * steps / (steps - bad) if bad < steps else math.nan
+            self.bad.zero_()
+            self.barren = self.barren + steps if bad == steps else 0
+            if self.barren >= BARREN:
+                self._tried(partial(_raise, ArithmeticError(
+                    f"each of the last {self.barren} steps to step {self.step} was skipped: its gradient was not finite"
+                    "; lower training.learning_rate")))
+        return line
 
+    def _find_broken_step(self, log: Log) -> None:
+        """Find the first step that was not finite; go back to before it where its update and all after it were left out."""
+        loss, norm = (-self.agree(-min(NEVER, first)) for first in self.watch.first())
+        step = int(min(loss, norm))
+        if step == NEVER:
+            return
+        if norm < NEVER:
+            self.update.take_back(self.step - int(norm))
+            self.step = int(norm)
+        log.restart(self.step)
+        self.watch.restart(self.step)
+        if not finite(self.network.state_dict()):      # the update before it did that
+            step, (why, of_data) = step - 1, ("its update made weights that are not finite", False)
+        else:
+            why, of_data = diagnosis(step, self.batches, self.objective, self.model.with_network(self.network))
+        advice = "mend or remove these examples" if of_data else "lower training.learning_rate"
+        error = (ValueError if of_data else ArithmeticError)(
+            f"step {step + 1} broke: {why}; {advice}, or leave such steps out with training.on_nonfinite=skip")
+        self._tried(partial(_raise, error))
+
+    def _save(self, figures: Mapping[str, float], log: Log) -> None:
+        """Write a checkpoint of this step, unless it is there already, or what it holds is not finite."""
+        if self.step == self.saved or not self.update.whole:
+            return
+        state = self._state()
+        if not finite(state):
+            if self.failure is None:
+                self._tried(partial(_raise, ArithmeticError(
+                    f"step {self.step} broke: its update made weights that are not finite; lower training.learning_rate")))
+            return
+        checkpoint = self._tried(lambda: write_checkpoint(self.run, self.step, state, self.config))
+        if checkpoint is None:
+            return
+        self.checkpoint, self.saved = checkpoint, self.step
+        self._tried(lambda: self.keeping.saved(self.step, figures))
+        if figures and (advice := self.keeping.advice()) and self.keeping.last_sound != self.step:
+            log.say(f"step {self.step} is not sound: its loss is more than {SANE:g} times the lowest of the run; {advice}")
+
+    def _with_what_is_kept(self, error: Exception) -> Exception:
+        """The error, with notes that say what is saved, and how to go on."""
+        if self.checkpoint is None:
+            error.add_note("nothing was saved")
+        else:
+            error.add_note(f"{self.checkpoint} holds step {max(self.saved, self.started)}; the same command goes on from "
+                           "there")
+            if self.keeping.last_sound not in (self.saved, None):
+                error.add_note(self.keeping.advice())
+        return error
+
+    def _looked_at(self, look: Callable[[Any], T] | None) -> T | None:
+        """What is made of the averaged model, which may take long; None if a signal comes meanwhile."""
+        return None if look is None else self._tried(lambda: self.signals.unless_stopped(lambda: look(self.averaged)))
     def _state(self) -> dict[str, Any]:
         return {"step": self.step, "seconds": self.seconds, **self.update.state()}
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.step, self.seconds = state["step"], state["seconds"]
         self.update.restore(state)
+
+
+def _raise(error: Exception) -> None:
+    raise error

@@ -228,7 +228,8 @@ def test_a_signal_saves_a_checkpoint_and_the_run_goes_on_from_there(tmp_path, di
     (tmp_path / "stopped").mkdir(), (tmp_path / "whole").mkdir()
     with pytest.raises(Interrupted) as stopped:
         trainer.train()
-    assert stopped.value.step == weights(tmp_path / "stopped")["step"] == 4
+    assert stopped.value.step == weights(tmp_path / "stopped")["step"] == 3
+    assert stopped.value.number == signal.SIGINT
     set_up(config, digits, tmp_path / "stopped", CPU).train()
     set_up(config, digits, tmp_path / "whole", CPU).train()
     assert same(weights(tmp_path / "stopped"), weights(tmp_path / "whole"))
@@ -244,9 +245,9 @@ def test_training_on_another_thread_gives_the_same_run_and_leaves_signals_alone(
     assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 
 
-def test_only_the_newest_checkpoints_are_kept(digits, tmp_path):
-    set_up(small_config(steps=4, checkpoint_every=1, keep=2), digits, tmp_path, CPU).train()
-    assert [p.name for p in sorted((tmp_path / "checkpoints").iterdir())] == ["step_00000003.pt", "step_00000004.pt"]
+def test_the_newest_checkpoints_are_kept(tmp_path, digits):
+    set_up(small_config(steps=5, checkpoint_every=1, eval_every=0, keep=2, keep_best="none"), digits, tmp_path, CPU).train()
+    assert [p.name for p in sorted((tmp_path / "checkpoints").iterdir())] == ["step_00000004.pt", "step_00000005.pt"]
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):
