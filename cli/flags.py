@@ -152,8 +152,7 @@ def fields_in(text: str) -> list[str]:
         return []
     from scorefield.configs.sections import SECTIONS
 
-    known = {f"{section.name}.{name}" for section in SECTIONS.values() for word in section.registry
-             for name in (section.word, *section.fields(word))}
+    known = {f"{section.name}.{name}" for section in SECTIONS.values() for name in (section.word, *section.every_field())}
     return [name for name in found if name in known]
 
 

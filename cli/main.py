@@ -55,7 +55,8 @@ def usage(only: str | None = None) -> str:
              *wrapped("--config.FIELD=VALUE", "any field of the config, such as --config.training.batch_size=64; these "
                       "fields choose a class, and its settings become fields:")]
     for section in SECTIONS.values():
-        lines += wrapped("", f"{section.name}.{section.word}: {', '.join(section.registry)}")
+        for word, registry in {section.word: section.registry, **section.choices}.items():
+            lines += wrapped("", f"{section.name}.{word}: {', '.join(registry)}")
     for mode, module in MODES.items():
         if only in (None, mode):
             lines += ["", f"Mode {mode}: {module.SUMMARY}", *describe(module.FLAGS)]

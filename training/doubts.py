@@ -61,7 +61,7 @@ def _of_fields(config: Mapping[str, Any], model: Any) -> Iterator[str]:
     for field, why, applies in IGNORED:
         section, _, name = field.partition(".")
         kind, value = SECTIONS[section], config[section].get(name)
-        declared = kind.fields(config[section][kind.word]).get(name)
+        declared = kind.fields(config[section][kind.word], config[section]).get(name)
         if declared is not None and value != declared.default and applies(config, model):
             yield f"{field}={value} does nothing: {why}"
 

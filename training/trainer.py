@@ -25,7 +25,7 @@ from scorefield.numerics.processes import World
 from scorefield.sde_lib.sde import SDE
 from scorefield.training.log import Log
 from scorefield.training.objectives.objective import Batch, Objective
-from scorefield.training.update import Update, learning_rate
+from scorefield.training.update import Update
 
 
 class Interrupted(Exception):
@@ -136,10 +136,11 @@ class Trainer:
         preview = self.preview if due(settings.sample_every) else None
         if not (saving or evaluate or preview or due(settings.log_every)):
             return
-        line = log.summary(self.step) | {"learning_rate": learning_rate(settings, self.step - 1)}
+        line = log.summary(self.step) | {"learning_rate": self.update.rate(self.step - 1)}
         if not (math.isfinite(line["loss"]) and math.isfinite(line["grad_norm"])):
             raise ArithmeticError(f"the loss is not finite between steps {log.since} and {self.step}; try a lower "
                                   "training.learning_rate; the last checkpoint is kept")
+        line |= self.update.figures()
         self.seconds += log.elapsed
         line["seconds"] = self.seconds
         if self.world.first:
