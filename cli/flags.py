@@ -41,6 +41,8 @@ class Flag:
 CHECKPOINT = Flag("checkpoint", str, None, "start from a .safetensors, a .pth of score_sde_pytorch, a folder of diffusers' "
                   "UNet2DModel, or owner/name on the Hugging Face hub; it is copied to the run's folder, runs/<its name>")
 EMA = Flag("ema", bool, True, "use the averaged weights; --noema uses the raw ones")
+AVERAGE = Flag("average", str, None, "which weights: ema, raw, a name in training.averages, or power and any width, such as "
+               "power0.13, made from the run's snapshots")
 SEED = Flag("seed", int, 0, "seed of all random numbers; example i depends only on (seed, i)")
 BATCH_SIZE = Flag("batch_size", int, 128, "examples in one batch; adaptive solvers choose their steps for a whole batch")
 

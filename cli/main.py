@@ -106,8 +106,9 @@ def ask(argv: Sequence[str]):
             values[name] = text if isinstance(text, bool) else own[name].value(text)
             _check_bounds(name, values[name])
     _check_places(values, str(mode))
-    from scorefield.cli.command import Asked  # after what can be refused without it
+    from scorefield.cli.command import Asked, resolve_average  # after what can be refused without it
 
+    resolve_average(values, given)
     return Asked(str(mode), values, {name: text for name, text in given.items() if name not in own}, frozenset(given),
                  overrides)
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from scorefield.checkpoints.formats.run import newest_checkpoint, read_state, write_checkpoint
+from scorefield.checkpoints.snapshots import drop_snapshots, write_snapshot
 from scorefield.models.layers import recompute_activations
 from scorefield.numerics.processes import World
 from scorefield.sde_lib.sde import SDE
@@ -112,6 +113,8 @@ class Trainer:
         Raises Interrupted after a signal, ArithmeticError if the loss stops being finite (nothing is saved then).
         """
         self.model.train()
+        if self.world.first:
+            drop_snapshots(self.run, self.step)
         with _signals_noted() as signals, Log(self.run, self.step, self.settings.steps, self.world, self.progress) as log:
             while self.step < self.settings.steps:
                 loss, norm = self.update(*self.batches(self.step), self.step)
@@ -134,7 +137,7 @@ class Trainer:
         saving = stop or due(settings.checkpoint_every)
         evaluate = self.evaluate if due(settings.eval_every) else None
         preview = self.preview if due(settings.sample_every) else None
-        if not (saving or evaluate or preview or due(settings.log_every)):
+        if not (saving or evaluate or preview or due(settings.log_every) or due(settings.snapshots_every)):
             return
         line = log.summary(self.step) | {"learning_rate": self.update.rate(self.step - 1)}
         if not (math.isfinite(line["loss"]) and math.isfinite(line["grad_norm"])):
@@ -146,6 +149,8 @@ class Trainer:
         if self.world.first:
             line |= evaluate(self.averaged) if evaluate else {}
             log.write(line, preview(self.averaged) if preview else None)
+            if due(settings.snapshots_every):
+                write_snapshot(self.run, self.step, self.update.snapshot(), settings.snapshots_precision)
             if saving:
                 self.checkpoint = write_checkpoint(self.run, self.step, self._state(), settings.keep)
         log.restart(self.step)

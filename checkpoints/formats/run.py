@@ -14,6 +14,7 @@ import torch
 from scorefield.checkpoints.checkpoint import Checkpoint, Config, require_agreement, require_whole
 from scorefield.numerics.files import DIGEST, digest, new_folder, read_json, write_atomically
 
+FURTHER = ("averages", "schedule", "scaler", "skipped")      # of a state: what older ones lack
 OF_THE_DATA = ("data.path", "data.test_path")      # fields that may differ when a run continues: where the data lie
 
 
@@ -120,19 +121,20 @@ def read(path: Path, config: Config | None = None) -> Checkpoint:
         if optimizer is not None and not ({"state", "param_groups"} <= set(optimizer) and optimizer["param_groups"]):
             raise ValueError("not a state of Adam")
         return Checkpoint(stored, state["ema"], state["network"], int(state["step"]), int(state["ema_updates"]),
-                          optimizer, source=place)
+                          optimizer, source=place, further={key: state[key] for key in FURTHER if key in state}, run=run)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{place} is damaged: it lacks a part of a checkpoint ({type(error).__name__}: {error})") from None
 
 
-def write(checkpoint: Checkpoint, run: Path, ema: bool = True) -> str:
+def write(checkpoint: Checkpoint, run: Path, ema: bool | str = True) -> str:
     """Write a run that training can continue, whole or not at all, to a folder that does not exist yet or is empty.
 
     If the checkpoint has one set of weights, or `ema` is False, the average starts from the raw weights. Returns "", since
     a run holds everything.
     """
     state = {"step": checkpoint.step, "seconds": 0.0, "network": checkpoint.weights(ema=False),
-             "ema": checkpoint.weights(ema), "ema_updates": checkpoint.ema_updates, "optimizer": checkpoint.optimizer}
+             "ema": checkpoint.weights(ema), "ema_updates": checkpoint.ema_updates, "optimizer": checkpoint.optimizer,
+             **checkpoint.further}
     with new_folder(run) as temporary:
         write_checkpoint(temporary, checkpoint.step, state, keep=1)
         (temporary / "config.json").write_text(json.dumps({"config": run.name, **checkpoint.config}, indent=2) + "\n")

@@ -292,7 +292,7 @@ def _shadow(ema: Any, weights: list[Tensor], path: Path) -> list[Tensor]:
     return shadow
 
 
-def write(checkpoint: Checkpoint, path: Path, ema: bool = True) -> str:
+def write(checkpoint: Checkpoint, path: Path, ema: bool | str = True) -> str:
     """Write a .pth that score_sde_pytorch restores: its names and order, both sets of weights and Adam's state.
 
     ema  whether its averages are the averaged weights; if False, the raw ones
