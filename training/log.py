@@ -64,7 +64,7 @@ class Log:
             self.writer.add_scalar(f"training/{name}", value, step)
         if picture is not None:
             self.writer.add_image("samples", picture, step)
-        text = "  ".join(f"{name} {value:.5g}" for name, value in values.items())
+        text = "  ".join(f"{name} {value:.5g}" for name, value in values.items() if "/" not in name)
         if not self.bar.disable:
             self.bar.set_postfix_str(text)
         elif self.progress:

@@ -119,7 +119,7 @@ def read(path: Path, config: Config | None = None) -> Checkpoint:
     try:
         optimizer = state["optimizer"]
         if optimizer is not None and not ({"state", "param_groups"} <= set(optimizer) and optimizer["param_groups"]):
-            raise ValueError("not a state of Adam")
+            raise ValueError("not the state of an optimiser")
         return Checkpoint(stored, state["ema"], state["network"], int(state["step"]), int(state["ema_updates"]),
                           optimizer, source=place, further={key: state[key] for key in FURTHER if key in state}, run=run)
     except (KeyError, TypeError, ValueError) as error:
