@@ -1,9 +1,10 @@
 """A trained model, whatever its file format: the config that builds its denoiser, its weights, its training state."""
 
+import dataclasses
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ class Checkpoint:
     optimizer: dict[str, Any] | None = None
     source: str = "the checkpoint"
     note: str = ""
-    further: dict[str, Any] = field(default_factory=dict)
+    further: dict[str, Any] = dataclasses.field(default_factory=dict)
     run: Path | None = None
 
     def weights(self, ema: bool | str = True) -> Weights:
@@ -75,7 +76,8 @@ class Checkpoint:
             if parse_average(key) == (kind, number):
                 return state["weights"]
         if kind is not PowerEMA or self.run is None:
-            raise ArgumentError(f"{self.source} holds no average {name}; it holds {', '.join(['ema', 'raw', *held])}", "average")
+            raise ArgumentError(f"{self.source} holds no average {name}; it holds {', '.join(['ema', 'raw', *held])}",
+                                "average")
         trained = {key for key, _ in outline(self.config).named_parameters()}
         return {**self.averaged, **reconstructed(self.run, held, name, trained)}
 
@@ -99,7 +101,9 @@ class Checkpoint:
         return ""
 
     def denoiser(self, ema: bool | str = True) -> Denoiser:
-        """The denoiser with the averaged or raw weights or another average, in evaluation mode, without gradients; raises as `check`."""
+        """The denoiser with the averaged or raw weights or another average (see `weights`), in evaluation mode, without
+        gradients; raises as `check` and `weights`.
+        """
         self.check()
         denoiser = build_denoiser(self.config, self.config["shape"])
         weights = self.weights(ema)

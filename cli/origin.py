@@ -42,7 +42,8 @@ def import_checkpoint(source: str, given: ConfigDict | None, overrides: Sequence
     told = complete(checkpoint.config)
     if given is not None:
         told["model"] |= {field: value for field, value in given.model.items() if field in told["model"]}
-    training = _training(told.get("training") or {}, said.get("training") or {}) if given is None else given.training.to_dict()
+    asked = said.get("training") or {}
+    training = _training(told.get("training") or {}, asked) if given is None else given.training.to_dict()
     section, levels = _data(told, said.get("data") or {}, given)
     config = {**told, "data": section, "levels": levels,
               "training": SECTIONS["training"].complete({"objective": "score_matching"} | training)}

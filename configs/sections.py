@@ -106,15 +106,16 @@ def require_sections(config: Mapping[str, Any]) -> None:
         fields = config[name]
         whole = kind.complete(fields)
         if missing := whole.keys() - set(fields):
-            words = [repr(fields[kind.word]), *(f"{choice}={fields[choice]!r}" for choice in kind.choices if choice in fields)]
+            chosen = [f"{choice}={fields[choice]!r}" for choice in kind.choices if choice in fields]
+            words = [repr(fields[kind.word]), *chosen]
             raise ArgumentError(f"the section {name!r} lacks {', '.join(sorted(missing))}; choose a class with "
                                 f"config.{name} = {name}({', '.join(words)})", f"{name}.{kind.word}")
         check = kind.beside(kind.entry(fields[kind.word]))
         if check in (Pixels, Training):
             with renamed(name):
                 check(**{field: whole[field] for field in kind.beside_fields(fields[kind.word])})
-                for _, chosen in kind.chosen(fields[kind.word], whole).values():
-                    chosen(**{field: whole[field] for field in arguments(chosen)})
+                for _, taker in kind.chosen(fields[kind.word], whole).values():
+                    taker(**{field: whole[field] for field in arguments(taker)})
 
 
 def annotation(config: Mapping[str, Any], field: str) -> Any:

@@ -79,7 +79,8 @@ def _guidance(s: dict[str, Any]) -> str:
     label = s.get("label")
     words = [] if not label else [f"label {label[0]}" if len(label) == 1 else f"{len(label)} labels"]
     words += [f"seed {seed}"] if (seed := s.get("seed")) else []
-    words += [f"{word} weights" for word in words_of_weights(s.get("ema", True))] + [str(s.get("precision"))] * (s.get("precision", "fp32") != "fp32")
+    words += [f"{word} weights" for word in words_of_weights(s.get("ema", True))]
+    words += [str(s.get("precision"))] * (s.get("precision", "fp32") != "fp32")
     words += [f"{word} {s[name]:g}" if isinstance(s[name], float) else f"{word} {s[name]}"
               for name, word in shown.items() if name in s]
     return "".join(f", {word}" for word in words)

@@ -84,8 +84,8 @@ def _of_training(training: Mapping[str, Any]) -> Iterator[str]:
         yield (f"training.warmup={warmup} is not over within training.steps={steps}: the learning rate only gets to "
                f"{training['learning_rate'] * steps / warmup:.3g} of {training['learning_rate']:g}")
     if training["decay"] == "cooldown" and (cooldown := training["cooldown"]) > steps - warmup > 0:
-        yield (f"training.cooldown={cooldown} is longer than what training.warmup={warmup} leaves of training.steps={steps}: "
-               f"the learning rate falls over the last {steps - warmup} steps")
+        yield (f"training.cooldown={cooldown} is longer than what training.warmup={warmup} leaves of training.steps={steps}"
+               f": the learning rate falls over the last {steps - warmup} steps")
     if training["decay"] == "inverse_sqrt" and (reference := training["reference"]) >= steps:
         yield f"training.reference={reference} is not reached within training.steps={steps}: the learning rate never falls"
 

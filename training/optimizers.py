@@ -8,7 +8,7 @@
     sgd    m <- momentum m + g,  w <- w - rate m  (with nesterov: w <- w - rate (g + momentum m))
 
 Weight decay is not for biases and the weights of norms, which set the scale and the place of what they follow. To add an
-optimiser, write a class with `build` and add a line to OPTIMIZERS: its fields become fields of a config's section `training`.
+optimiser, write a class with `build` and add a line to OPTIMIZERS: its fields become fields of the section `training`.
 """
 
 from collections.abc import Iterator, Sequence

@@ -10,7 +10,8 @@
 N is `training.steps`. When a run goes on with another N, or another schedule, the rate must not jump. So a checkpoint holds
 a `Plan`: from which update on the schedule runs, and from which level. A schedule that has not come to 0 goes on from the
 level at which the run stands: a cosine falls from there to 0, a cooldown stays there until its last updates. One that has
-come to 0 (below a thousandth) starts anew with its warm-up. A change of `learning_rate` itself is meant as one, and scales all that follows.
+come to 0 (below a thousandth) starts anew with its warm-up. A change of `learning_rate` itself is meant as one, and scales
+all that follows.
 
 To add a schedule, write a class with `factor` and add a line to SCHEDULES: its fields become fields of a config's section
 `training`.
@@ -90,7 +91,7 @@ class Cooldown(Constant):
     """1 until the last `cooldown` updates, then down to 0: warm-up, stable, decay."""
 
     cooldown: int = option(20_000, "last updates of the run, over which the rate falls to 0")
-    cooldown_shape: str = option("sqrt", "how it falls over the share q of these updates: linear (1 - q) or sqrt (1 - sqrt q)")
+    cooldown_shape: str = option("sqrt", "how it falls over the share q of these: linear (1 - q) or sqrt (1 - sqrt q)")
     planned: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -119,7 +119,7 @@ class Update:
         if self.scaler is not None:
             found["loss_scale"] = scale = self.scaler.get_scale()
             if scale < LEAST_SCALE:
-                raise ArithmeticError(f"in fp16 the gradient is not finite at any scale of the loss, which is at {scale:.2g};"
+                raise ArithmeticError(f"in fp16 the gradient is not finite at any scale of the loss, now {scale:.2g};"
                                       " set training.precision to bf16 or fp32, or lower training.learning_rate")
         return found | ({"skipped_updates": float(self.skipped)} if self.skips else {})
 

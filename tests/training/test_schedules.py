@@ -12,7 +12,8 @@ OWN = {"inverse_sqrt": {"reference": 30}, "cooldown": {"cooldown": 40}}
 
 
 def rates(decay, steps=100, warmup=10, **settings):
-    return LearningRate(training(decay=decay, steps=steps, warmup=warmup, learning_rate=2.0, **OWN.get(decay, {}) | settings))
+    own = OWN.get(decay, {}) | settings
+    return LearningRate(training(decay=decay, steps=steps, warmup=warmup, learning_rate=2.0, **own))
 
 
 def going_on(before, step, decay, steps, **settings):
