@@ -105,7 +105,7 @@ class Update:
                 if bool(bad):
                     return False
             else:      # a fused kernel reads the mask itself, as it does for torch's GradScaler
-                self.optimizer.grad_scale, self.optimizer.found_inf = None, bad      # type: ignore[attr-defined]
+                self.optimizer.grad_scale, self.optimizer.found_inf = None, bad
         self.optimizer.step()
         return True
 
@@ -204,7 +204,7 @@ def _rows(value: Any, n: int, rows: slice) -> Any:
 
 
 @contextlib.contextmanager
-def _unsynchronised(network: nn.Module) -> Iterator[None]:
+def _unsynchronised(network: Any) -> Iterator[None]:
     """A part before the last: several processes average their gradients once an update, after the last part."""
     if hasattr(network, "no_sync"):      # DistributedDataParallel
         with network.no_sync():

@@ -1,5 +1,6 @@
 """One update of the weights: optimisers, accumulation, fp16, updates that are skipped, averages, what a state holds."""
 
+import contextlib
 import copy
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -152,6 +153,31 @@ def test_accumulated_parts_give_the_update_of_the_whole_batch(k):
     assert parts.objective.sizes == [12 // k] * (5 * k)
     for a, b in zip(whole.parameters, parts.parameters, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_several_processes_average_their_gradients_with_the_last_part_alone():
+    update, told = update_of(accumulate=4), []
+
+    class Wrapped:
+        def __call__(self, x):
+            return update.network(x)
+
+    class Shared(Wrapped):      # as DistributedDataParallel and fully_shard have them
+        @contextlib.contextmanager
+        def no_sync(self):
+            told.append(len(update.objective.sizes))
+            yield
+
+    class Sharded(Wrapped):
+        def set_requires_gradient_sync(self, on):
+            told.append((len(update.objective.sizes), on))
+
+    turns = [(n + i, on) for n in (4, 5, 6) for i, on in ((0, False), (1, True))]
+    for kind, expected in ((Shared, [0, 1, 2]), (Sharded, turns)):
+        update.model.network = kind()
+        told.clear()
+        update(*batch_of(0), 0)
+        assert told == expected
 
 
 def test_parts_that_do_not_share_out_the_batch_are_refused():
