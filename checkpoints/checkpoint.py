@@ -1,5 +1,6 @@
 """A trained model, whatever its file format: the config that builds its denoiser, its weights, its training state."""
 
+import dataclasses
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from scorefield.data.codec import Points
 from scorefield.models.build import build_denoiser, complete
 from scorefield.models.denoiser import Denoiser
+from scorefield.models.ema import PowerEMA, parse_average
 from scorefield.models.layers import resolution
 from scorefield.numerics.errors import ArgumentError
 
@@ -40,6 +42,8 @@ class Checkpoint:
     note         what was assumed when it was read, for the user
     passed_over  newer checkpoints of its run that are damaged, a line each
     file         that of a run's checkpoint
+    further      what else further training depends on, as in training.update: "averages", "schedule", "scaler", "skipped"
+    run          the folder of the run, where the snapshots of its averages lie
     """
 
     config: dict[str, Any]
@@ -52,10 +56,34 @@ class Checkpoint:
     note: str = ""
     passed_over: tuple[str, ...] = ()
     file: Path | None = None
+    further: dict[str, Any] = dataclasses.field(default_factory=dict)
+    run: Path | None = None
 
-    def weights(self, ema: bool = True) -> Weights:
-        """The averaged weights; the raw ones if `ema` is False and the checkpoint has them."""
+    def weights(self, ema: bool | str = True) -> Weights:
+        """The averaged weights; the raw ones if `ema` is False and the checkpoint has them; or another average.
+
+            checkpoint.weights("power0.1")
+
+        ema  the name of one of training.averages, or power and the relative standard deviation of any other
+             power-function average, which is made from the run's snapshots (snapshots.py). ArgumentError if it cannot be
+        """
+        if isinstance(ema, str):
+            return self._average(ema)
         return self.averaged if ema or self.raw is None else self.raw
+
+    def _average(self, name: str) -> Weights:
+        from scorefield.checkpoints.snapshots import reconstructed  # which reads files of a format above this
+
+        kind, number = parse_average(name)
+        held = self.further.get("averages", {})
+        for key, state in held.items():
+            if parse_average(key) == (kind, number):
+                return state["weights"]
+        if kind is not PowerEMA or self.run is None:
+            raise ArgumentError(f"{self.source} holds no average {name}; it holds {', '.join(['ema', 'raw', *held])}",
+                                "average")
+        trained = {key for key, _ in outline(self.config).named_parameters()}
+        return {**self.averaged, **reconstructed(self.run, held, name, trained)}
 
     def check(self) -> None:
         """Raise a ValueError of one line if no denoiser can be built from the config, or the weights do not fit it."""
@@ -76,11 +104,17 @@ class Checkpoint:
             return str(error)
         return ""
 
-    def denoiser(self, ema: bool = True) -> Denoiser:
-        """The denoiser with the averaged or raw weights, in evaluation mode, without gradients; raises as `check`."""
+    def denoiser(self, ema: bool | str = True) -> Denoiser:
+        """The denoiser with the averaged or raw weights or another average (see `weights`), in evaluation mode, without
+        gradients; raises as `check` and `weights`.
+        """
         self.check()
         denoiser = build_denoiser(self.config, self.config["shape"])
-        denoiser.network.load_state_dict(self.weights(ema))
+        weights = self.weights(ema)
+        if isinstance(ema, str):
+            require_fit({key: tensor.shape for key, tensor in self.averaged.items()}, weights, f"{ema} of {self.source}",
+                        "its config belongs to another network")
+        denoiser.network.load_state_dict(weights)
         return denoiser.eval().requires_grad_(False)
 
 

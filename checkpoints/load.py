@@ -97,13 +97,14 @@ def _value(field: str, value: Any) -> Any:
     return value
 
 
-def load_denoiser(source: str | Path, ema: bool = True, device: torch.device | str = "cpu",
+def load_denoiser(source: str | Path, ema: bool | str = True, device: torch.device | str = "cpu",
                   config: Config | ConfigDict | None = None, strict: bool = False) -> Denoiser:
     """The trained denoiser of `source`, in evaluation mode and without gradients; see `read_checkpoint`.
 
     source  the folder that `--mode train` has written, one of its checkpoints, a .safetensors of `--mode convert`, a .pth of
             score_sde_pytorch, a folder of diffusers' UNet2DModel, or owner/name of a model on the Hugging Face hub
-    ema     whether to take the averaged weights; if False, the raw ones, if the checkpoint has them
+    ema     whether to take the averaged weights; if False, the raw ones, if the checkpoint has them; or the name of another
+            average, such as "power0.1" (see Checkpoint.weights)
     strict  whether a run's damaged newest checkpoint is refused; else the one before it is used, with a warning
     """
     checkpoint = read_checkpoint(source, config, strict)

@@ -20,8 +20,9 @@ from scorefield.configs.loading import all_fields, apply, from_stored, load_conf
 from scorefield.configs.sections import require_sections
 from scorefield.data import Dataset, load_dataset
 from scorefield.models.denoiser import Denoiser
+from scorefield.models.ema import parse_average
 from scorefield.numerics.devices import local_device
-from scorefield.numerics.errors import ArgumentError
+from scorefield.numerics.errors import ArgumentError, renamed
 from scorefield.numerics.locks import LOCK
 from scorefield.numerics.processes import launched
 
@@ -47,6 +48,19 @@ class Asked:
         """The given options of a class, in their declared types."""
         return {name: text if isinstance(text, bool) else options[name].value(text) for name, text in self.texts.items()
                 if name in options}
+
+
+def resolve_average(values: dict[str, Any], given: Mapping[str, Any]) -> None:
+    """Let values["ema"] be what the flag `average` says: True, False for raw weights, or the name of another average."""
+    name = values.get("average")
+    if name is None:
+        return
+    if "ema" in given:
+        raise ArgumentError(f"average={name} says which weights; leave out ema", "average", "ema")
+    if name not in ("ema", "raw"):
+        with renamed(names={"averages": "average"}):
+            parse_average(name)
+    values["ema"] = {"ema": True, "raw": False}.get(name, name)
 
 
 class Command:

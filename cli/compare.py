@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from scorefield.cli.drawing import PRECISION, precision_of
-from scorefield.cli.flags import BATCH_SIZE, CHECKPOINT, EMA, SEED, STRICT, Flag, words
+from scorefield.cli.flags import AVERAGE, BATCH_SIZE, CHECKPOINT, EMA, SEED, STRICT, Flag, words
 from scorefield.cli.guide import FLAGS as GUIDANCE
 from scorefield.cli.reference import FLAGS as REFERENCE
 from scorefield.cli.reference import reference_of
@@ -29,7 +29,7 @@ FLAGS = (
     Flag("likelihood_examples", int, 64, "held-out and training examples in the histogram of likelihoods; 0: none"),
     PRECISION,
     *GUIDANCE,
-    SEED, EMA, BATCH_SIZE, STRICT,
+    SEED, EMA, AVERAGE, BATCH_SIZE, STRICT,
 )
 # Flags of mode sample that have no place here, and what has theirs.
 REFUSED = {"steps": "mode compare takes budgets of evaluations in place of steps, such as budgets 5,10,20",
@@ -77,8 +77,10 @@ def _budgets(text: str) -> list[int]:
 
 def _facts(command: Command, guide: Guide, precision: str) -> dict[str, str]:
     """What the page says of the model."""
-    raw = "" if command.asked.values["ema"] else ", raw weights"
-    facts = {"run": f"{command.run}, {command.newest.stem}{raw}, {precision}"}
+    from scorefield.evaluation.names import words_of_weights
+
+    weights = "".join(f", {word} weights" for word in words_of_weights(command.asked.values["ema"]))
+    facts = {"run": f"{command.run}, {command.newest.stem}{weights}, {precision}"}
     if path := command.config.data.get("path"):
         facts["path of the data"] = path
     if guide.described:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scorefield.cli.flags import CHECKPOINT, EMA, STRICT, Flag, as_flags
+from scorefield.cli.flags import AVERAGE, CHECKPOINT, EMA, STRICT, Flag, as_flags
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.text import choose
 
@@ -19,7 +19,7 @@ FLAGS = (
     Flag("output", str, None, "a new .safetensors, .pth or folder"),
     Flag("format", str, None, "format of --output, such as diffusers or run; taken from its suffix unless given"),
     EMA,
-    STRICT,
+    AVERAGE, STRICT,
 )
 
 
@@ -46,6 +46,7 @@ def run(command: Command) -> None:
         raise ArgumentError(f"{output} exists already; choose another output", "output")
     checkpoint = command.take()
     lost = as_flags(FORMATS[kind].write(checkpoint, output, values["ema"]))
-    one = "averaged" if values["ema"] or checkpoint.raw is None else "raw"
-    sets = "raw and averaged" if kind in ("run", "score_sde") and values["ema"] and checkpoint.raw is not None else one
+    ema = values["ema"]
+    one = ema if isinstance(ema, str) else "averaged" if ema or checkpoint.raw is None else "raw"
+    sets = f"raw and {one}" if kind in ("run", "score_sde") and ema and checkpoint.raw is not None else one
     print(f"wrote {output} ({kind}, {sets} weights) from {describe(checkpoint)}{lost and '; '}{lost}")

@@ -15,7 +15,7 @@ from scorefield.cli.drawing import FLAGS as DRAWING
 from scorefield.cli.drawing import Drawing, drawing_of
 from scorefield.cli.drawing import options as options
 from scorefield.cli.examples import examples_at
-from scorefield.cli.flags import BATCH_SIZE, CHECKPOINT, EMA, SEED, STRICT, Flag, words
+from scorefield.cli.flags import AVERAGE, BATCH_SIZE, CHECKPOINT, EMA, SEED, STRICT, Flag, words
 from scorefield.cli.guide import NAMES
 from scorefield.cli.likelihood import NO_DENSITY
 from scorefield.cli.reference import BOOTSTRAP, reference_of
@@ -40,9 +40,9 @@ FLAGS = (
     *REFERENCE,
     Flag("likelihood", bool, False, "also bits/dim of the held-out examples, by the exponential method"),
     *DRAWING,
-    SEED, EMA, BATCH_SIZE, STRICT,
+    SEED, EMA, AVERAGE, BATCH_SIZE, STRICT,
 )
-NOT_OF_IMAGES = {flag.name for flag in DRAWING} | {"checkpoints", "likelihood", "seed", "ema"}
+NOT_OF_IMAGES = {flag.name for flag in DRAWING} | {"checkpoints", "likelihood", "seed", "ema", "average"}
 
 
 def run(command: Command) -> None:

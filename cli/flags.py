@@ -42,6 +42,8 @@ CHECKPOINT = Flag("checkpoint", str, None, "start from a .safetensors, a .pth of
                   "UNet2DModel, or owner/name on the Hugging Face hub; it is copied to the run's folder, runs/<its name>")
 EMA = Flag("ema", bool, True, "use the averaged weights; --noema uses the raw ones")
 STRICT = Flag("strict", bool, False, "refuse a run whose newest checkpoint is damaged; else the one before it is used")
+AVERAGE = Flag("average", str, None, "which weights: ema, raw, a name in training.averages, or power and any width, such as "
+               "power0.13, made from the run's snapshots")
 SEED = Flag("seed", int, 0, "seed of all random numbers; example i depends only on (seed, i)")
 BATCH_SIZE = Flag("batch_size", int, 128, "examples in one batch; adaptive solvers choose their steps for a whole batch")
 
@@ -153,8 +155,7 @@ def fields_in(text: str) -> list[str]:
         return []
     from scorefield.configs.sections import SECTIONS
 
-    known = {f"{section.name}.{name}" for section in SECTIONS.values() for word in section.registry
-             for name in (section.word, *section.fields(word))}
+    known = {f"{section.name}.{name}" for section in SECTIONS.values() for name in (section.word, *section.every_field())}
     return [name for name in found if name in known]
 
 

@@ -157,7 +157,7 @@ def _classifier(command: Command, source: str) -> tuple[Denoiser, int, tuple[str
         if here != there:
             raise ArgumentError(f"the classifier {source} was trained on data of another kind: {what} is {there} there and "
                                 f"{here} in the run", "classifier")
-    model = checkpoint.denoiser(command.asked.values["ema"]).to(command.device)
+    model = checkpoint.denoiser(bool(command.asked.values["ema"])).to(command.device)
     prepare_sampling(model.network, command.asked.values["precision"], command.device)
     classes = int(complete(config)["model"]["classes"])
     return model, classes, tuple(config.get("class_names") or map(str, range(classes)))

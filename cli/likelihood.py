@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scorefield.cli.examples import examples_at, own_data
-from scorefield.cli.flags import BATCH_SIZE, CHECKPOINT, EMA, SEED, STRICT, Flag, flags_of
+from scorefield.cli.flags import AVERAGE, BATCH_SIZE, CHECKPOINT, EMA, SEED, STRICT, Flag, flags_of
 from scorefield.cli.guide import FLAGS as GUIDANCE
 from scorefield.cli.labels import class_of
 from scorefield.numerics.errors import ArgumentError, renamed
@@ -37,7 +37,7 @@ FLAGS = (
     Flag("compare", str, None, "a second set to score: train, test, a folder of pictures, or an .npy, .npz or .csv"),
     Flag("label", str, None, "score given a label: true is each example's own, a number or a name one for all"),
     Flag("classify", bool, False, "score every label, and say which makes an example likeliest: accuracy, calibration"),
-    SEED, EMA, BATCH_SIZE, STRICT,
+    SEED, EMA, AVERAGE, BATCH_SIZE, STRICT,
 )
 # Flags of mode sample that have no place here, and why.
 NO_DENSITY = "a guided or thresholded model is the score of no known density, so it has no likelihood; leave it out"
@@ -190,13 +190,13 @@ def _identity(command: Command, settings: dict[str, Any], checkpoint: Path) -> l
 
 def _suffix(command: Command, settings: dict[str, Any]) -> str:
     """What files' names say of settings that are not the default and that results depend on."""
-    from scorefield.evaluation.names import suffix_of
+    from scorefield.evaluation.names import suffix_of, words_of_weights
 
     values, own = command.asked.values, options()[command.asked.values["estimator"]]
     changed = {name: value for name, value in settings.items() if name != "max_evaluations" and value != own[name].default}
     changed |= {flag.name: value for flag in FLAGS if flag.name in ("draws", "float64", "num_images", "seed")
                 and (value := values[flag.name]) != flag.default}
-    return suffix_of(changed) + ("" if values["ema"] else "_raw")
+    return suffix_of(changed) + "".join(f"_{word}" for word in words_of_weights(values["ema"]))
 
 
 def _scored_data(command: Command, source: str) -> tuple[Dataset, list[str] | None]:

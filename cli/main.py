@@ -57,8 +57,9 @@ def usage(only: str | None = None) -> str:
              *wrapped("--config.FIELD=VALUE", "any field of the config, such as --config.training.batch_size=64; these "
                       "fields choose a class, and its settings become fields:")]
     for section in SECTIONS.values():
-        choices = ", ".join(word for word in section.registry if word != GIVEN)
-        lines += wrapped("", f"{section.name}.{section.word}: {choices}")
+        for word, registry in {section.word: section.registry, **section.choices}.items():
+            choices = ", ".join(name for name in registry if name != GIVEN)
+            lines += wrapped("", f"{section.name}.{word}: {choices}")
     for mode, module in MODES.items():
         if only in (None, mode):
             lines += ["", f"Mode {mode}: {module.SUMMARY}", *describe(module.FLAGS)]
@@ -110,8 +111,9 @@ def ask(argv: Sequence[str]):
             values[name] = text if isinstance(text, bool) else own[name].value(text)
             _check_bounds(name, values[name])
     _check_places(values, str(mode))
-    from scorefield.cli.command import Asked  # after what can be refused without it
+    from scorefield.cli.command import Asked, resolve_average  # after what can be refused without it
 
+    resolve_average(values, given)
     return Asked(str(mode), values, {name: text for name, text in given.items() if name not in own}, frozenset(given),
                  overrides)
 

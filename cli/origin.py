@@ -42,7 +42,8 @@ def import_checkpoint(source: str, given: ConfigDict | None, overrides: Sequence
     told = complete(checkpoint.config)
     if given is not None:
         told["model"] |= {field: value for field, value in given.model.items() if field in told["model"]}
-    training = merged(told.get("training") or {}, said.get("training") if given is None else given.training.to_dict())
+    asked = said.get("training") or {}
+    training = _training(told.get("training") or {}, asked) if given is None else given.training.to_dict()
     section, levels = _data(told, said.get("data") or {}, given)
     config = {**told, "data": section, "levels": levels,
               "training": SECTIONS["training"].complete({"objective": "score_matching"} | training)}
@@ -50,6 +51,14 @@ def import_checkpoint(source: str, given: ConfigDict | None, overrides: Sequence
     imported = dataclasses.replace(checkpoint, config=config | {"config": stem_of(source), "origin": origin})
     imported.check()
     return imported
+
+
+def _training(told: dict[str, Any], said: dict[str, Any]) -> dict[str, Any]:
+    """The section `training` of a checkpoint with the fields of the command line; those of classes that it replaces go."""
+    kind = SECTIONS["training"]
+    both = merged(told, said)
+    known = kind.fields(both.get(kind.word) or "score_matching", both)
+    return {field: value for field, value in both.items() if field in said or field in (kind.word, *known)}
 
 
 def _said(overrides: Sequence[tuple[str, str]]) -> dict[str, Any]:

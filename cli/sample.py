@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from scorefield.cli.drawing import PRECISION, SAMPLER, Drawing, drawing_of
 from scorefield.cli.drawing import options as options
-from scorefield.cli.flags import BATCH_SIZE, CHECKPOINT, EMA, SEED, STRICT, Flag
+from scorefield.cli.flags import AVERAGE, BATCH_SIZE, CHECKPOINT, EMA, SEED, STRICT, Flag
 from scorefield.cli.guide import FLAGS as GUIDANCE
 from scorefield.numerics.errors import ArgumentError
 
@@ -25,7 +25,7 @@ FLAGS = (
                              "samples with labels, in a folder for each class"),
     PRECISION,
     *GUIDANCE,
-    SEED, EMA, BATCH_SIZE, STRICT,
+    SEED, EMA, AVERAGE, BATCH_SIZE, STRICT,
 )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from scorefield.configs.sections import SECTIONS, annotation, renew, require_sections, section
+from scorefield.configs.sections import SECTIONS, annotation, rechoose, renew, require_sections, section
 from scorefield.numerics.errors import ArgumentError, MissingFileError
 from scorefield.numerics.text import parse
 
@@ -54,12 +54,17 @@ def apply(config: ConfigDict, overrides: Iterable[tuple[str, str]]) -> None:
     Fields that name a class are set first, since they decide which other fields exist.
     """
     words = {f"{kind.name}.{kind.word}" for kind in SECTIONS.values()}
-    for field, text in sorted(overrides, key=lambda pair: pair[0] not in words):
+    choices = {f"{kind.name}.{choice}" for kind in SECTIONS.values() for choice in kind.choices}
+    for field, text in sorted(overrides, key=lambda pair: 0 if pair[0] in words else 1 if pair[0] in choices else 2):
         kind = annotation(config, field)
         name, _, word = field.partition(".")
         if field in words:
             if text != config[name][word]:
                 renew(config, name, text)
+            continue
+        if field in choices:
+            if text != config[name][word]:
+                rechoose(config, name, word, text)
             continue
         try:
             value = parse(text, kind)

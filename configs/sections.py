@@ -17,9 +17,11 @@ from scorefield.data import DATASETS
 from scorefield.models.build import MODEL_SECTION, SDE_SECTION
 from scorefield.numerics.errors import ArgumentError, renamed
 from scorefield.numerics.options import option
-from scorefield.numerics.sections import Section
+from scorefield.numerics.sections import Section, arguments
 from scorefield.numerics.text import base_type, nearest
 from scorefield.training.objectives import OBJECTIVES
+from scorefield.training.optimizers import OPTIMIZERS
+from scorefield.training.schedules import SCHEDULES
 
 MOST_OF_A_SIZE, MOST_MODULES = 10**9, 1000
 
@@ -40,14 +42,14 @@ class Pixels:
 DATA_SECTION = Section("data", "dataset", DATASETS, taker=lambda source: source.load,
                        beside=lambda source: None if source.levels is None else Pixels)
 TRAINING_SECTION = Section("training", "objective", OBJECTIVES, beside=lambda objective: Training,
-                           without=("sde", "data_std"))
+                           without=("sde", "data_std"), choices={"optimizer": OPTIMIZERS, "decay": SCHEDULES})
 SECTIONS = {section.name: section for section in (DATA_SECTION, SDE_SECTION, MODEL_SECTION, TRAINING_SECTION)}
 
 
 def section(name: str, word: str, **settings: Any) -> ConfigDict:
     """The section `name` for the class `word` with these settings; ArgumentError for a setting that it does not take."""
     kind = SECTIONS[name]
-    fields, result = kind.fields(word), ConfigDict({kind.word: word})
+    fields, result = kind.fields(word, settings), ConfigDict({kind.word: word})
     for field, value in kind.complete({kind.word: word, **settings}).items():
         if field != kind.word:
             result[field] = placeholder(base_type(fields[field].annotation)[0]) if value is None else value
@@ -72,7 +74,9 @@ def model(network: str, **settings: Any) -> ConfigDict:
 
 
 def training(objective: str = "score_matching", **settings: Any) -> ConfigDict:
-    """The section `training`: a key of training.OBJECTIVES, arguments of that class, and fields of Training."""
+    """The section `training`: a key of training.OBJECTIVES, arguments of that class, fields of Training, and arguments of
+    the classes that its fields `optimizer` and `decay` name.
+    """
     return section("training", objective, **settings)
 
 
@@ -84,7 +88,18 @@ def renew(config: ConfigDict, name: str, word: str) -> None:
     """
     kind, before = SECTIONS[name], config[name]
     kept = kind.beside_fields(before[kind.word]).keys() & kind.beside_fields(word).keys()
-    config[name] = section(name, word, **{field: before[field] for field in kept})
+    chosen = [f for _, entry in kind.chosen(before[kind.word], before).values() for f in arguments(entry)]
+    config[name] = section(name, word, **{field: before[field] for field in [*kept, *chosen]})
+
+
+def rechoose(config: ConfigDict, name: str, choice: str, word: str) -> None:
+    """Name another class by a field of the section `name`, such as training.optimizer: its fields, with their defaults, take
+    the place of those of the class before.
+    """
+    kind, before = SECTIONS[name], config[name]
+    old = arguments(kind.chosen(before[kind.word], before)[choice][1])
+    config[name] = section(name, before[kind.word], **{
+        field: value for field, value in before.items() if field not in (kind.word, choice, *old)}, **{choice: word})
 
 
 def require_sections(config: Mapping[str, Any]) -> None:
@@ -93,14 +108,18 @@ def require_sections(config: Mapping[str, Any]) -> None:
         fields = config[name]
         whole = kind.complete(fields)
         if missing := whole.keys() - set(fields):
+            chosen = [f"{choice}={fields[choice]!r}" for choice in kind.choices if choice in fields]
+            words = [repr(fields[kind.word]), *chosen]
             raise ArgumentError(f"the section {name!r} lacks {', '.join(sorted(missing))}; choose a class with "
-                                f"config.{name} = {name}({fields[kind.word]!r})", f"{name}.{kind.word}")
+                                f"config.{name} = {name}({', '.join(words)})", f"{name}.{kind.word}")
         if name != "training":
             _require_sizes(name, whole)
         check = kind.beside(kind.entry(fields[kind.word]))
         if check in (Pixels, Training):
             with renamed(name):
                 check(**{field: whole[field] for field in kind.beside_fields(fields[kind.word])})
+                for _, taker in kind.chosen(fields[kind.word], whole).values():
+                    taker(**{field: whole[field] for field in arguments(taker)})
 
 
 def _require_sizes(section: str, fields: Mapping[str, Any]) -> None:
@@ -121,10 +140,10 @@ def annotation(config: Mapping[str, Any], field: str) -> Any:
     if kind is not None and name == kind.word:
         return str
     word = config[section_name][kind.word] if kind is not None else ""
-    fields = kind.fields(word) if kind is not None else {}
-    if name not in fields:
+    fields = kind.fields(word, config[section_name]) if kind is not None else {}
+    if kind is None or name not in fields:
         declared(field)      # raises where no class of the section has it
-        raise ArgumentError(f"{word!r} takes no {name!r}; it takes {', '.join(fields)}", field)
+        raise ArgumentError(kind.refusal(name, config[section_name]) if kind is not None else "", field)
     return fields[name].annotation
 
 
@@ -134,7 +153,7 @@ def declared(field: str) -> Any:
     kind = SECTIONS.get(name)
     if kind is not None and word == kind.word:
         return str
-    known = {f"{k.name}.{n}": f.annotation for k in SECTIONS.values() for w in k.registry for n, f in k.fields(w).items()}
+    known = {f"{k.name}.{n}": f.annotation for k in SECTIONS.values() for n, f in k.every_field().items()}
     if field not in known:
         words = [*(f"{k.name}.{k.word}" for k in SECTIONS.values()), *known]
         raise ArgumentError(f"config has no field {field!r}{nearest(field, words)}", field)

@@ -2,36 +2,37 @@
 
 from dataclasses import dataclass
 
+from scorefield.models.ema import names_of
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.options import option
 
-DECAYS = ("constant", "cosine")
 MEMORY_FORMATS = ("auto", "channels_last", "contiguous")
 ON_NONFINITE = ("stop", "skip")
-_ABOVE_ZERO = ("steps", "batch_size", "learning_rate", "adam_eps", "grad_clip", "log_every", "checkpoint_every", "keep",
-               "sample_steps")
+SNAPSHOTS = ("fp32", "fp16")
+_ABOVE_ZERO = ("steps", "batch_size", "learning_rate", "grad_clip", "log_every", "checkpoint_every", "keep",
+               "sample_steps", "accumulate")
 _AT_MOST = {"batch_size": 2**24, "seed": 2**64 - 1, "keep": 10**6, "sample_steps": 10**6, "learning_rate": 1e30,
-            **dict.fromkeys(("steps", "warmup", "log_every", "eval_every", "sample_every", "checkpoint_every"),
-                            10**12)}
-_NOT_NEGATIVE = ("warmup", "eval_every", "sample_every", "seed")
-_FRACTIONS = ("beta1", "beta2", "ema_decay")
+            "accumulate": 2**24, **dict.fromkeys(("steps", "warmup", "log_every", "eval_every", "sample_every",
+                                                  "checkpoint_every", "snapshots_every"), 10**12)}
+_NOT_NEGATIVE = ("warmup", "eval_every", "sample_every", "seed", "snapshots_every")
+_FRACTIONS = ("ema_decay",)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """Optimiser, average of the weights, logging and saving. Raises ArgumentError for a number out of range."""
+    """Optimiser, averages of the weights, logging and saving. Raises ArgumentError for a number out of range.
+
+    The classes that `optimizer` and `decay` name have fields of their own, beside these (configs/sections.py).
+    """
 
     steps: int = option(800_000, "updates of the weights in the whole run")
     batch_size: int = option(128, "examples in an update, over all processes")
-    learning_rate: float = option(2e-4, "Adam's learning rate after the warm-up")
-    beta1: float = option(0.9, "Adam's decay of the mean of gradients")
-    beta2: float = option(0.999, "Adam's decay of the mean of squared gradients")
-    adam_eps: float = option(1e-8, "Adam's epsilon")
+    learning_rate: float = option(2e-4, "learning rate after the warm-up")
     warmup: int = option(5000, "steps over which the learning rate rises from 0")
-    decay: str = option("constant", "learning rate after the warm-up: constant, or cosine to 0 at the last step")
+    decay: str = option("constant", "learning rate after the warm-up: constant, cosine, inverse_sqrt or cooldown")
     grad_clip: float = option(1.0, "largest norm of the gradient")
     ema_decay: float = option(0.9999, "decay of the average of the weights")
-    precision: str = option("auto", "precision of the arithmetic: auto, fp32 or bf16")
+    precision: str = option("auto", "precision of the arithmetic: auto, fp32, bf16 or fp16")
     memory_format: str = option("auto", "memory format of the weights: auto (the faster one), channels_last or contiguous")
     compile: bool = option(False, "compile the network with torch.compile")
     activation_checkpointing: bool = option(False, "compute activations twice, to use less memory")
@@ -45,6 +46,12 @@ class Training:
     on_nonfinite: str = option("stop", "a step whose gradient is not finite: stop, the step before it saved; or skip it")
     keep_best: str = option("held_out_loss", "the figure whose lowest keeps its checkpoint (max:NAME: whose highest); none: "
                             "no figure")
+    optimizer: str = option("adam", "optimiser: adam, adamw, radam, nadam or sgd")
+    accumulate: int = option(1, "parts of a batch that are computed one after the other, to use less memory")
+    averages: str = option("", "more averages of the weights, by decay or by relative width, such as 0.999,power0.1")
+    snapshots_every: int = option(0, "steps between snapshots of the power averages, for others afterwards; 0: none")
+    snapshots_precision: str = option("fp32", "precision of the snapshots: fp32, or fp16 in half of the space")
+    log_groups: bool = option(False, "log the gradient's norm of each top-level part of the network")
 
     def __post_init__(self) -> None:
         for names, allowed, text in ((_ABOVE_ZERO, lambda v: 0 < v < float("inf"), "be above 0"),
@@ -56,7 +63,14 @@ class Training:
         for name, most in _AT_MOST.items():
             if getattr(self, name) > most:
                 raise ArgumentError(f"{name} must be at most {most}, got {getattr(self, name)}", name)
-        for name, words in (("decay", DECAYS), ("memory_format", MEMORY_FORMATS),
+        for name, words in (("memory_format", MEMORY_FORMATS), ("snapshots_precision", SNAPSHOTS),
                             ("on_nonfinite", ON_NONFINITE)):
             if getattr(self, name) not in words:
                 raise ArgumentError(f"unknown {name} {getattr(self, name)!r}; choose from {', '.join(words)}", name)
+        if self.batch_size % self.accumulate:
+            raise ArgumentError(f"batch_size={self.batch_size} must be divisible by accumulate={self.accumulate}",
+                                "batch_size", "accumulate")
+        powers = [name for name in names_of(self.averages) if name.startswith("power")]
+        if self.snapshots_every and not powers:
+            raise ArgumentError("snapshots_every needs averages with a power function, such as averages=power0.05,power0.1",
+                                "snapshots_every", "averages")

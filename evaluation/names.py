@@ -21,7 +21,7 @@ LONGEST = 40      # bytes of a value in a name
 MOST = 200        # bytes of a whole name; systems of files take 255, of which a temporary file needs some
 
 
-def stem_of_samples(name: str, sampler: Sampler, guide: str = "", *, seed: int = 0, ema: bool = True,
+def stem_of_samples(name: str, sampler: Sampler, guide: str = "", *, seed: int = 0, ema: bool | str = True,
                     precision: str = "fp32", step: int | None = None, batch_size: int = BATCH_SIZE) -> str:
     """The name, without a suffix, of the files of samples that were drawn with these settings.
 
@@ -36,12 +36,18 @@ def stem_of_samples(name: str, sampler: Sampler, guide: str = "", *, seed: int =
     return whole(name + suffix_of(options) + guide + suffix_of_drawing(seed, ema, precision, step, batch_size))
 
 
-def suffix_of_drawing(seed: int, ema: bool, precision: str, step: int | None = None, batch_size: int = BATCH_SIZE) -> str:
+def suffix_of_drawing(seed: int, ema: bool | str, precision: str, step: int | None = None,
+                      batch_size: int = BATCH_SIZE) -> str:
     """What a name says of how samples are drawn, beside the sampler and the guide: _seed3_raw_bf16."""
     rest = ({"seed": seed} if seed else {}) | ({"batch_size": batch_size} if batch_size != BATCH_SIZE else {})
-    words = [*([] if ema else ["raw"]), *([] if precision == "fp32" else [precision]),
+    words = [*words_of_weights(ema), *([] if precision == "fp32" else [precision]),
              *([] if step is None else [f"step{step:08d}"])]
     return suffix_of(rest) + "".join(f"_{word}" for word in words)
+
+
+def words_of_weights(ema: bool | str) -> list[str]:
+    """What a name says of the weights: nothing of the usual average, "raw", or the name of another average."""
+    return [ema] if isinstance(ema, str) else [] if ema else ["raw"]
 
 
 def changed(settings: Any, without: tuple[str, ...] = ()) -> dict[str, Any]:

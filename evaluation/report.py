@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from scorefield.evaluation.evaluate import lines_of
+from scorefield.evaluation.names import words_of_weights
 from scorefield.training.stats import read_stats
 
 
@@ -79,7 +80,8 @@ def _guidance(s: dict[str, Any]) -> str:
     label = s.get("label")
     words = [] if not label else [f"label {label[0]}" if len(label) == 1 else f"{len(label)} labels"]
     words += [f"seed {seed}"] if (seed := s.get("seed")) else []
-    words += ["raw weights"] * (s.get("ema") is False) + [str(s.get("precision"))] * (s.get("precision", "fp32") != "fp32")
+    words += [f"{word} weights" for word in words_of_weights(s.get("ema", True))]
+    words += [str(s.get("precision"))] * (s.get("precision", "fp32") != "fp32")
     words += [f"{word} {s[name]:g}" if isinstance(s[name], float) else f"{word} {s[name]}"
               for name, word in shown.items() if name in s]
     return "".join(f", {word}" for word in words)

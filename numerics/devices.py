@@ -9,7 +9,7 @@ from torch import nn
 
 from scorefield.numerics.errors import ArgumentError
 
-PRECISIONS = ("auto", "fp32", "bf16")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3      # malloc.h
 
 
@@ -37,7 +37,8 @@ def local_device(device: str) -> torch.device:
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """bfloat16, or None for float32. "auto": bfloat16 if the hardware multiplies it, which is 1.5 to 4 times faster.
+    """bfloat16, float16 (for which training scales its loss), or None for float32. "auto": bfloat16 if the hardware
+    multiplies it, which is 1.5 to 4 times faster.
 
     Raises ArgumentError for an unknown word.
     """
@@ -45,7 +46,7 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
         raise ArgumentError(f"unknown precision {precision!r}; choose from {', '.join(PRECISIONS)}", "precision")
     if precision == "auto":
         precision = "bf16" if _multiplies_bf16(device) else "fp32"
-    return torch.bfloat16 if precision == "bf16" else None
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
 
 
 def prefers_channels_last(device: torch.device, dtype: torch.dtype | None, training: bool = True) -> bool:

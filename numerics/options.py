@@ -27,3 +27,8 @@ def options_of(kind: type) -> dict[str, "dataclasses.Field[Any]"]:
         field.type = types[field.name]
         fields[field.name] = field
     return fields
+
+
+def filled(kind: Any, settings: Any) -> Any:
+    """An object of the dataclass `kind` whose options have the values of the attributes of `settings`."""
+    return kind(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(kind)})

@@ -1,5 +1,6 @@
 """Sections of a config: one field names a class, the others are the arguments of that class, with its defaults."""
 
+import dataclasses
 import inspect
 import typing
 from collections.abc import Callable, Mapping
@@ -39,6 +40,7 @@ class Section:
               another entry is named
     without   arguments of the named class that are not fields, since they come from elsewhere
     apart     arguments of the second class that are not fields, for the same reason
+    choices   fields of the second class that name a class, too, with their registries; its arguments are fields
     """
 
     name: str
@@ -48,6 +50,7 @@ class Section:
     beside: Callable[[Any], Callable[..., Any] | None] = lambda entry: None
     without: tuple[str, ...] = ()
     apart: tuple[str, ...] = ()
+    choices: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     def entry(self, word: Any) -> Any:
         """The entry that `word` names; ArgumentError with all names for an unknown one."""
@@ -62,9 +65,25 @@ class Section:
         """The fields of the named class."""
         return arguments(self.taker(self.entry(word)), self.without)
 
-    def fields(self, word: str) -> dict[str, Field]:
-        """All fields except for `word` itself."""
-        return self.beside_fields(word) | self.own_fields(word)
+    def chosen(self, word: str, given: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
+        """For each choice the word that `given` has for it, or its default, and the class; ArgumentError if unknown."""
+        beside = self.beside_fields(word)
+        words = {field: given[field] if given.get(field) is not None else beside[field].default for field in self.choices}
+        return {field: (word, choose(field, self.choices[field], word, f"{self.name}.{field}"))
+                for field, word in words.items()}
+
+    def fields(self, word: str, given: Mapping[str, Any] | None = None) -> dict[str, Field]:
+        """All fields except for `word` itself, where `given` has the choices; those that it lacks have their defaults."""
+        result = self.beside_fields(word) | self.own_fields(word)
+        for _, kind in self.chosen(word, given or {}).values():
+            result |= arguments(kind)
+        return result
+
+    def every_field(self) -> dict[str, Field]:
+        """The fields of all classes that a section may name."""
+        result = {name: field for registry in self.choices.values() for kind in registry.values()
+                  for name, field in arguments(kind).items()}
+        return {name: field for word in self.registry for name, field in self.fields(word).items()} | result
 
     def complete(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """`given` with defaults for missing fields; ArgumentError for a field that the named class does not take.
@@ -73,18 +92,26 @@ class Section:
         were not set. So None means the default if a field cannot be None, and another class's field of None is left out.
         """
         word = given.get(self.word)
-        fields = self.fields(str(word))
+        fields = self.fields(str(word), given)
         for name, value in given.items():
             if name != self.word and name not in fields and value is not None:
-                raise ArgumentError(f"{word!r} takes no {name!r}; it takes {', '.join(fields) or 'nothing'}"
-                                    f"{nearest(name, fields)}", f"{self.name}.{name}")
+                raise ArgumentError(self.refusal(name, given), f"{self.name}.{name}")
         return {self.word: word} | {name: _value(field, name in given, given.get(name)) for name, field in fields.items()}
+
+    def refusal(self, name: str, given: Mapping[str, Any]) -> str:
+        """Why a section has no field of this name, and what to do."""
+        word, fields = given.get(self.word), self.fields(str(given.get(self.word)), given)
+        for choice, registry in self.choices.items():
+            if takers := [other for other, kind in registry.items() if name in arguments(kind)]:
+                has = self.chosen(str(word), given)[choice][0]
+                return f"{self.name}.{choice}={has} takes no {name!r}; it belongs to {' and '.join(takers)}"
+        return f"{word!r} takes no {name!r}; it takes {', '.join(fields) or 'nothing'}{nearest(name, fields)}"
 
     def split(self, section: Mapping[str, Any]) -> tuple[Any, dict[str, Any], dict[str, Any]]:
         """The named entry, its arguments, and those of the second class; ArgumentError if a required one is missing."""
         whole = self.complete(section)
         word = whole[self.word]
-        for name, field in self.fields(word).items():
+        for name, field in self.fields(word, whole).items():
             if field.default is REQUIRED and whole[name] is None:
                 raise ArgumentError(f"{self.name}.{name} has no default for {word!r}; give it", f"{self.name}.{name}")
         own, beside = self.own_fields(word), self.beside_fields(word)

@@ -37,6 +37,8 @@ IGNORED = (
      lambda config, model: config["training"].get("weighting") == "simple"),
     ("training.memory_format", "the network has no convolutions of pictures",
      lambda config, model: not any(p.ndim == 4 for p in model.parameters())),
+    ("training.snapshots_precision", "no snapshots are taken (training.snapshots_every)",
+     lambda config, model: not config["training"]["snapshots_every"]),
     ("training.sample_steps", "no previews are made (training.sample_every)",
      lambda config, model: not 0 < config["training"]["sample_every"] <= config["training"]["steps"]),
 )
@@ -61,7 +63,7 @@ def _of_fields(config: Mapping[str, Any], model: Any) -> Iterator[str]:
     for field, why, applies in IGNORED:
         section, _, name = field.partition(".")
         kind, value = SECTIONS[section], config[section].get(name)
-        declared = kind.fields(config[section][kind.word]).get(name)
+        declared = kind.fields(config[section][kind.word], config[section]).get(name)
         if declared is not None and value != declared.default and applies(config, model):
             yield f"{field}={value} does nothing: {why}"
 
@@ -81,6 +83,11 @@ def _of_training(training: Mapping[str, Any]) -> Iterator[str]:
     if warmup >= steps:
         yield (f"training.warmup={warmup} is not over within training.steps={steps}: the learning rate only gets to "
                f"{training['learning_rate'] * steps / warmup:.3g} of {training['learning_rate']:g}")
+    if training["decay"] == "cooldown" and (cooldown := training["cooldown"]) > steps - warmup > 0:
+        yield (f"training.cooldown={cooldown} is longer than what training.warmup={warmup} leaves of training.steps={steps}"
+               f": the learning rate falls over the last {steps - warmup} steps")
+    if training["decay"] == "inverse_sqrt" and (reference := training["reference"]) >= steps:
+        yield f"training.reference={reference} is not reached within training.steps={steps}: the learning rate never falls"
 
 
 def _of_labels(config: Mapping[str, Any], dataset: Dataset, model: Any) -> Iterator[str]:

@@ -63,7 +63,7 @@ class Log:
         step = int(line["step"])
         values = {name: value for name, value in line.items() if name != "step"}
         self._draw(step, values, picture)
-        text = "  ".join(f"{name} {value:.5g}" for name, value in values.items())
+        text = "  ".join(f"{name} {value:.5g}" for name, value in values.items() if "/" not in name)
         if not self.bar.disable:
             self.bar.set_postfix_str(text)
         elif self.progress:

@@ -123,7 +123,7 @@ def train_run(config: ConfigDict, dataset: Dataset, run: Path, device: torch.dev
         keep()
         write_json(run / "config.json", stored)
     parameters = sum(p.numel() for p in trainer.update.parameters)
-    for note in doubts(config, dataset, trainer.model, codec_of(config.data, dataset)):
+    for note in [*trainer.update.notes, *doubts(config, dataset, trainer.model, codec_of(config.data, dataset))]:
         say(note)
     say(f"{dataset.name}: {len(dataset.train)} examples of shape {dataset.shape}, {len(dataset.test)} held out; "
         f"{trainer.model.sde}; {parameters:,} parameters; {device}"

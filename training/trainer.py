@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from scorefield.checkpoints.formats.run import Sound, newest_sound, write_checkpoint
+from scorefield.checkpoints.snapshots import drop_snapshots, write_snapshot
 from scorefield.models.layers import recompute_activations
 from scorefield.numerics.processes import Agreement, World
 from scorefield.numerics.stopping import Noted, noting
@@ -25,7 +26,7 @@ from scorefield.sde_lib.sde import SDE
 from scorefield.training.keeping import SANE, Keeping
 from scorefield.training.log import Log
 from scorefield.training.objectives.objective import Batch, Objective
-from scorefield.training.update import Update, learning_rate
+from scorefield.training.update import Update
 from scorefield.training.watch import Watch, diagnosis, finite
 
 BARREN = 100         # steps in a row that may all be skipped
@@ -105,6 +106,8 @@ class Trainer:
         finite; notes of the exception say so, and how to go on.
         """
         self.model.train()
+        if self.world.first:
+            drop_snapshots(self.run, self.step)
         with noting() as self.signals, Log(self.run, self.step, self.settings.steps, self.world, self.progress) as log:
             self.agree, told = Agreement(self.world), 0
             self.watch.restart(self.step)
@@ -169,7 +172,7 @@ class Trainer:
         broke = ending and isinstance(self.failure, ArithmeticError)      # is what it leaves sound?
         evaluate = self.evaluate if due(settings.eval_every) or (broke and settings.eval_every) else None
         preview = self.preview if due(settings.sample_every) else None
-        looking = saving or evaluate or preview or due(settings.log_every)
+        looking = saving or evaluate or preview or due(settings.log_every) or due(settings.snapshots_every)
         if looking or (self.device.type == "cpu" and self.world.size == 1):      # where it costs no wait, after each step
             self._find_broken_step(log)
         if not looking or (self.failure is not None and not ending):
@@ -180,6 +183,9 @@ class Trainer:
             picture = self._looked_at(preview)
             if line:
                 self._tried(lambda: log.write(line | figures, picture))
+            if due(settings.snapshots_every):
+                self._tried(lambda: write_snapshot(self.run, self.step, self.update.snapshot(),
+                                                   settings.snapshots_precision))
             if saving:
                 self._save(figures if ending else line | figures, log)      # the mean of a few steps tells little
         log.restart(self.step)
@@ -187,7 +193,8 @@ class Trainer:
 
     def _line(self, log: Log) -> dict[str, Any]:
         """The figures of the steps since the last line."""
-        line = log.summary(self.step) | {"learning_rate": learning_rate(self.settings, self.step - 1)}
+        line = log.summary(self.step) | {"learning_rate": self.update.rate(self.step - 1)}
+        line |= self._tried(self.update.figures) or {}
         self.seconds += log.elapsed
         line["seconds"] = self.seconds
         if self.settings.on_nonfinite == "skip":
@@ -255,6 +262,7 @@ class Trainer:
     def _looked_at(self, look: Callable[[Any], T] | None) -> T | None:
         """What is made of the averaged model, which may take long; None if a signal comes meanwhile."""
         return None if look is None else self._tried(lambda: self.signals.unless_stopped(lambda: look(self.averaged)))
+
     def _state(self) -> dict[str, Any]:
         return {"step": self.step, "seconds": self.seconds, **self.update.state()}
 

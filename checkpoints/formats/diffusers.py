@@ -260,7 +260,7 @@ def _network(fields: Config, sides: tuple[int, int], path: Path) -> dict[str, An
 # ---- export ------------------------------------------------------------------------------------------------------
 
 
-def write(checkpoint: Checkpoint, folder: Path, ema: bool = True) -> str:
+def write(checkpoint: Checkpoint, folder: Path, ema: bool | str = True) -> str:
     """Write a folder laid out as google/ddpm-cifar10-32, for DDPMPipeline, or ScoreSdeVePipeline for the SDE "ve".
 
     It gets the averaged weights, or the raw ones if `ema` is False. The folder is written whole or not at all. Raises

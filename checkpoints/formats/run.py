@@ -22,6 +22,7 @@ from scorefield.checkpoints.history import FIRST, add_history
 from scorefield.configs.loading import all_fields, from_stored
 from scorefield.numerics.files import DIGEST, digest, known_to_json, new_folder, read_json, write_atomically, write_json
 
+FURTHER = ("averages", "schedule", "scaler", "skipped")      # of a state: what older ones lack
 OF_THE_DATA = ("data.path", "data.test_path")      # fields that may differ when a run continues: where the data lie
 FINGERPRINT = "fingerprint"      # of the data (data.fingerprint), in a run's config
 NAME = re.compile(r"step_([0-9]{8}|[1-9][0-9]{8,})\.pt")
@@ -252,21 +253,23 @@ def read(path: Path, config: Config | None = None, strict: bool = False) -> Chec
     try:
         optimizer = state["optimizer"]
         if optimizer is not None and not ({"state", "param_groups"} <= set(optimizer) and optimizer["param_groups"]):
-            raise ValueError("not a state of Adam")
+            raise ValueError("not the state of an optimiser")
         return Checkpoint(told, state["ema"], state["network"], int(state["step"]), int(state["ema_updates"]),
-                          optimizer, source=place, passed_over=found.passed_over, file=found.path)
+                          optimizer, source=place, passed_over=found.passed_over, file=found.path,
+                          further={key: state[key] for key in FURTHER if key in state}, run=run)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{place} is damaged: it lacks a part of a checkpoint ({type(error).__name__}: {error})") from None
 
 
-def write(checkpoint: Checkpoint, run: Path, ema: bool = True) -> str:
+def write(checkpoint: Checkpoint, run: Path, ema: bool | str = True) -> str:
     """Write a run that training can continue, whole or not at all, to a folder that does not exist yet or is empty.
 
     If the checkpoint has one set of weights, or `ema` is False, the average starts from the raw weights. Returns "", since
     a run holds everything.
     """
     state = {"step": checkpoint.step, "seconds": 0.0, "network": checkpoint.weights(ema=False),
-             "ema": checkpoint.weights(ema), "ema_updates": checkpoint.ema_updates, "optimizer": checkpoint.optimizer}
+             "ema": checkpoint.weights(ema), "ema_updates": checkpoint.ema_updates, "optimizer": checkpoint.optimizer,
+             **checkpoint.further}
     config = {"config": run.name, **checkpoint.config}
     with new_folder(run) as temporary:
         write_checkpoint(temporary, checkpoint.step, state, config)

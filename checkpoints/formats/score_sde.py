@@ -292,7 +292,7 @@ def _shadow(ema: Any, weights: list[Tensor], path: Path) -> list[Tensor]:
     return shadow
 
 
-def write(checkpoint: Checkpoint, path: Path, ema: bool = True) -> str:
+def write(checkpoint: Checkpoint, path: Path, ema: bool | str = True) -> str:
     """Write a .pth that score_sde_pytorch restores: its names and order, both sets of weights and Adam's state.
 
     ema  whether its averages are the averaged weights; if False, the raw ones
@@ -310,7 +310,9 @@ def write(checkpoint: Checkpoint, path: Path, ema: bool = True) -> str:
     published = 2000 if config["shape"][-1] >= 256 else 1000
     scales = sde.steps or config.get("num_scales") or published
     sigmas = torch.linspace(math.log(ends[0]), math.log(ends[1]), scales, dtype=torch.float64).exp()
-    optimizer = keyed_optimizer(rescaled(checkpoint.optimizer, ratio), network, plan, list(tensors))
+    other = training.get("optimizer") or "adam"
+    adams = checkpoint.optimizer if other == "adam" else None
+    optimizer = keyed_optimizer(rescaled(adams, ratio), network, plan, list(tensors))
     state = {
         "optimizer": optimizer,
         "model": {f"module.{key}": tensor for key, tensor in {"sigmas": sigmas, **tensors}.items()},
@@ -325,7 +327,8 @@ def write(checkpoint: Checkpoint, path: Path, ema: bool = True) -> str:
     untold = _untold(config, {"sigmas": sigmas, **tensors}, checkpoint.step, path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda file: torch.save(state, file))
-    return "; ".join([f"to read it back give {untold}"] * bool(untold) + unstored_standard(config))
+    lost = [] if other == "adam" else [f"it holds no state of {other}, since score_sde_pytorch has Adam alone"]
+    return "; ".join([f"to read it back give {untold}"] * bool(untold) + unstored_standard(config) + lost)
 
 
 def _untold(config: Config, tensors: Mapping[str, Tensor], step: int, path: Path) -> str:

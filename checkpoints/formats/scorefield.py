@@ -48,7 +48,7 @@ def read(path: Path, config: Config | None = None) -> Checkpoint:
     return Checkpoint(told, weights, step=step, ema_updates=step, source=str(path))
 
 
-def write(checkpoint: Checkpoint, path: Path, ema: bool = True) -> str:
+def write(checkpoint: Checkpoint, path: Path, ema: bool | str = True) -> str:
     """Write the averaged weights, or the raw ones if `ema` is False, and the config without paths of this machine.
 
     Returns "".

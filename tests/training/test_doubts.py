@@ -43,6 +43,7 @@ def test_attention_at_a_resolution_that_is_never_reached():
 @pytest.mark.parametrize("network, field, value", [
     ("ncsnpp", "model.fourier_scale", 7.0), ("ncsnpp", "model.combine", "cat"),
     ("unet", "training.label_dropout", 0.3), ("unet", "training.importance", True), ("unet", "training.sample_steps", 7),
+    ("unet", "training.snapshots_precision", "fp16"),
     ("mlp", "training.memory_format", "channels_last"), ("ncsnpp-fourier", "model.freq_shift", 0),
     ("ncsnpp-fourier", "model.last_label", 5), ("unet-one", "model.downsample_padding", 1)])
 def test_a_field_that_another_makes_meaningless(network, field, value):
@@ -59,6 +60,14 @@ def test_a_field_that_another_makes_meaningless(network, field, value):
 def test_a_warm_up_that_never_ends():
     (line,) = said(from_arrays(PICTURES), training__warmup=5000, training__steps=1000)
     assert "training.warmup=5000" in line and "4e-05 of 0.0002" in line
+
+
+def test_a_schedule_that_does_not_fit_the_number_of_steps():
+    (line,) = said(from_arrays(PICTURES), training__decay="cooldown", training__cooldown=500, training__steps=400)
+    assert "training.cooldown=500" in line and "falls over the last 400 steps" in line
+    (line,) = said(from_arrays(PICTURES), training__decay="inverse_sqrt", training__reference=500, training__steps=400)
+    assert "training.reference=500 is not reached" in line
+    assert said(from_arrays(PICTURES), training__decay="cooldown", training__cooldown=300, training__steps=400) == []
 
 
 @pytest.mark.parametrize("scale, shift, parts", [
