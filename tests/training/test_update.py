@@ -190,7 +190,8 @@ def test_parts_that_do_not_share_out_the_batch_are_refused():
         require_sections(config)
 
 
-@pytest.mark.parametrize("name, masked", [*((name, False) for name in OPTIMIZERS), ("adam", True), ("adamw", True), ("sgd", True)])
+@pytest.mark.parametrize("name, masked", [*((name, False) for name in OPTIMIZERS),
+                                          *((name, True) for name in ("adam", "adamw", "sgd"))])
 def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted(name, masked):
     update, clean = (update_of(masked, optimizer=name, averages=EVERY) for _ in range(2))
     for step in range(6):
