@@ -6,8 +6,8 @@
 
 A program calls `install` before its heavy imports. From then on a signal leaves no traceback at any moment. While the
 program starts or ends, it ends at once. In between, `Stopped` is raised in the main thread, and what is at work says what it
-keeps. The second signal ends the program at once. A signal less than a second after another is the same request: torchrun and
-srun pass on what the terminal has sent to every process already.
+keeps. The second signal ends the program at once. A signal less than a second after another is the same request: torchrun
+and srun pass on what the terminal has sent to every process already.
 
 This module loads nothing but what Python has loaded when it starts, and little more.
 """
