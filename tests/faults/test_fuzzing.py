@@ -23,8 +23,8 @@ SHORT = ["--config.training.steps=1", "--config.training.batch_size=4", "--confi
 # What keeps a command that a random line happens to make valid within seconds.
 BRIEF = {"train": SHORT, "sample": ["--num_samples=2", "--steps=2", "--batch_size=2"],
          "likelihood": ["--num_images=1", "--method=exponential", "--steps=2"],
-         "evaluate": ["--num_samples=2", "--steps=2", "--batch_size=2", "--metrics=swd"],
-         "compare": ["--num_samples=2", "--samplers=ddim", "--budgets=2", "--likelihood_examples=0", "--metrics=swd"]}
+         "evaluate": ["--num_samples=2", "--steps=2", "--batch_size=2", "--metrics=energy"],
+         "compare": ["--num_samples=2", "--samplers=ddim", "--budgets=2", "--likelihood_examples=0", "--metrics=energy"]}
 SECONDS = 60
 
 
