@@ -212,13 +212,13 @@ class Trainer:
 
     def _find_broken_step(self, log: Log) -> None:
         """Find the first step that was not finite; go back to before it where its update and all after it were left out."""
-        loss, norm = (-self.agree(-min(NEVER, first)) for first in self.watch.first())
-        step = int(min(loss, norm))
+        loss, norm = (-self.agree(-int(min(NEVER, first))) for first in self.watch.first())
+        step = min(loss, norm)
         if step == NEVER:
             return
         if norm < NEVER:
-            self.update.take_back(self.step - int(norm))
-            self.step = int(norm)
+            self.update.take_back(self.step - norm)
+            self.step = norm
         log.restart(self.step)
         self.watch.restart(self.step)
         if not finite(self.network.state_dict()):      # the update before it did that
