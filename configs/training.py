@@ -1,15 +1,18 @@
 """The fields of a config's section `training` that every objective shares."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.options import option
 
 DECAYS = ("constant", "cosine")
+TRACKERS = ("tensorboard", "wandb")
+MOST_WORKERS = 256
 MEMORY_FORMATS = ("auto", "channels_last", "contiguous")
 _ABOVE_ZERO = ("steps", "batch_size", "learning_rate", "adam_eps", "grad_clip", "log_every", "checkpoint_every", "keep",
-               "sample_steps")
-_NOT_NEGATIVE = ("warmup", "eval_every", "sample_every", "seed")
+               "sample_steps", "metrics_samples")
+_NOT_NEGATIVE = ("warmup", "eval_every", "sample_every", "seed", "metrics_every")
 _FRACTIONS = ("beta1", "beta2", "ema_decay")
 
 
@@ -38,6 +41,11 @@ class Training:
     checkpoint_every: int = option(5000, "steps between checkpoints")
     keep: int = option(2, "how many of the newest checkpoints are kept")
     seed: int = option(0, "seed of the initial weights, batches, times and noise")
+    workers: int = option(-1, "processes that read examples which are not in memory; 0: a thread, -1: chosen by the machine")
+    trackers: str = option("tensorboard", "where figures go beside stats.jsonl: tensorboard, wandb, both or none")
+    metrics_every: int = option(0, "steps between figures of samples, and bits/dim; 0: never")
+    metrics: str = option("", "those figures, such as fid,kid,bits_per_dim; by default those of samples that fit the data")
+    metrics_samples: int = option(1000, "how many samples, and at most how many held-out examples, they are of")
 
     def __post_init__(self) -> None:
         for names, allowed, text in ((_ABOVE_ZERO, lambda v: 0 < v < float("inf"), "be above 0"),
@@ -49,3 +57,20 @@ class Training:
         for name, words in (("decay", DECAYS), ("memory_format", MEMORY_FORMATS)):
             if getattr(self, name) not in words:
                 raise ArgumentError(f"unknown {name} {getattr(self, name)!r}; choose from {', '.join(words)}", name)
+        if not -1 <= self.workers <= MOST_WORKERS:
+            raise ArgumentError(f"workers must lie in 0 .. {MOST_WORKERS}, or be -1, got {self.workers}", "workers")
+        names_of(self.trackers, "trackers", TRACKERS)
+        names_of(self.metrics, "metrics")
+
+
+def names_of(text: str, field: str, words: Sequence[str] = ()) -> list[str]:
+    """The words of a field that holds several with commas between them, none of "" and "none"; ArgumentError for others.
+
+    words  those that are allowed; empty: all
+    """
+    found = [] if text in ("", "none") else [word.strip() for word in text.split(",")]
+    for word in found:
+        if not word or found.count(word) > 1 or (words and word not in words):
+            allowed = f"; choose from {', '.join(words)}" if words else ""
+            raise ArgumentError(f"{field} must be different words with commas between them, got {text!r}{allowed}", field)
+    return found

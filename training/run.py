@@ -121,7 +121,7 @@ def set_up(config: ConfigDict, dataset: Dataset, run: Path, device: torch.device
     set_memory_format(model.network, device, model.autocast, settings.memory_format)
     objective = build_objective(model, settings)
     dataset = require_conditions(model, objective, config, dataset)
-    batches = Batches(dataset, codec, objective, settings.batch_size, settings.seed, device, world)
+    batches = Batches(dataset, codec, objective, settings.batch_size, settings.seed, device, world, settings.workers)
     evaluate = partial(held_out, objective=objective, dataset=dataset, codec=codec, batch_size=settings.batch_size,
                        device=device)
     shown = None if preview is None else lambda model: preview(model, dataset, codec)
