@@ -43,8 +43,8 @@ def measure(name: str, config, dataset: Dataset, steps: int, rounds: int) -> dic
             with torch.autocast(device.type, other.model.autocast, enabled=other.model.autocast is not None):
                 output = other.network(*inputs)
             (output.float() - eps).square().mean().backward()
-            other.optimizer.step()
-            other.optimizer.zero_grad()
+            other.update.optimizer.step()
+            other.update.optimizer.zero_grad()
 
         seconds(full, steps), seconds(bare, steps)
         pairs = [(seconds(full, steps), seconds(bare, steps)) for _ in range(rounds)]

@@ -42,6 +42,7 @@ CHECKPOINT = Flag("checkpoint", str, None, "start from a .safetensors, a .pth of
                   "UNet2DModel, or owner/name on the Hugging Face hub; it is copied to the run's folder, runs/<its name>")
 EMA = Flag("ema", bool, True, "use the averaged weights; --noema uses the raw ones")
 SEED = Flag("seed", int, 0, "seed of all random numbers; example i depends only on (seed, i)")
+COMPILE = Flag("compile", bool, False, "compile the network with torch.compile, which takes a while at first")
 BATCH_SIZE = Flag("batch_size", int, 128, "examples in one batch; adaptive solvers choose their steps for a whole batch")
 
 

@@ -19,6 +19,7 @@ def run(command: Command) -> None:
     """Train in the run's folder, or continue the run in it."""
     from scorefield.configs.loading import all_fields
     from scorefield.data import in_units_of
+    from scorefield.evaluation.measures import Measures
     from scorefield.evaluation.preview import Preview
     from scorefield.numerics.processes import launched
     from scorefield.training.labels import require_fit
@@ -40,7 +41,8 @@ def run(command: Command) -> None:
     stored = command.stored or {}
     kept: dict[str, Any] = {key: stored[key] for key in ("origin", "num_scales", "reduce_mean") if key in stored}
     try:
-        train_run(config, dataset, folder, command.device, command.name, kept, Preview(config.training.sample_steps))
+        train_run(config, dataset, folder, command.device, command.name, kept, Preview(config.training.sample_steps),
+                  measures=Measures())
     except Interrupted as stopped:
         print(f"\ninterrupted: {folder} holds step {stopped.step} of {steps}; the same command continues", file=sys.stderr)
         sys.exit(130)

@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -39,7 +39,7 @@ AUTO = -1
 MOST = 8             # processes, if their number is chosen here
 BATCHES_EACH = 2     # that a process holds or reads ahead
 PR_SET_PDEATHSIG = 1
-NOT_OURS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")      # sent to a whole group of processes; the parent answers
+NOT_OURS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")      # sent to a whole group; the parent answers
 
 
 def chosen_workers(asked: int, split: Split, device: torch.device) -> int:
@@ -82,10 +82,9 @@ class Fetch:
     def name(self, i: int) -> str:
         """Of an example, for messages: its file, if it has one."""
         data: Any = self.split
-        while not hasattr(data, "files") and (inner := getattr(data, "split", None) or getattr(data, "data", None)) is not None:
-            data = inner
-        files = getattr(data, "files", None)
-        return f"example {i}" if files is None else str(files[i])
+        while data is not None and not hasattr(data, "files"):      # a split may wrap another, and hold files
+            data = getattr(data, "split", getattr(data, "data", None))
+        return f"example {i}" if data is None else str(data.files[i])
 
 
 class ReadAhead:
@@ -132,6 +131,16 @@ class ReadAhead:
         if self._pool is not None:
             self._pool.shutdown(wait=False)
             self._pool = None
+
+
+@contextlib.contextmanager
+def reading(batches: Any) -> Iterator[None]:
+    """A time in which batches are read; afterwards what reads ahead of them ends."""
+    try:
+        yield
+    finally:
+        if hasattr(batches, "close"):
+            batches.close()
 
 
 class Workers(ReadAhead):
@@ -298,8 +307,10 @@ def _sendable(error: Exception) -> Exception:
         return _Refused(str(error), names)
     if isinstance(error, OSError):
         return OSError(*error.args) if error.filename is None else OSError(error.errno, error.strerror, error.filename)
-    kind = next(kind for kind in (ValueError, ArithmeticError, RuntimeError) if kind is RuntimeError or isinstance(error, kind))
-    return kind(str(error) if kind is not RuntimeError else f"{type(error).__name__}: {error}")
+    for kind in (ValueError, ArithmeticError):
+        if isinstance(error, kind):
+            return kind(str(error))
+    return RuntimeError(f"{type(error).__name__}: {error}")
 
 
 class _Refused(ArgumentError):

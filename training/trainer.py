@@ -20,11 +20,15 @@ import torch
 from torch import Tensor, nn
 
 from scorefield.checkpoints.formats.run import newest_checkpoint, read_state, write_checkpoint
+from scorefield.configs.training import names_of
 from scorefield.models.layers import recompute_activations
 from scorefield.numerics.processes import World
 from scorefield.sde_lib.sde import SDE
 from scorefield.training.log import Log
+from scorefield.training.machine import Machine
+from scorefield.training.meters import Meters
 from scorefield.training.objectives.objective import Batch, Objective
+from scorefield.training.readers import reading
 from scorefield.training.update import Update, learning_rate
 
 
@@ -82,6 +86,8 @@ class Trainer:
     evaluate   figures of the averaged model on held-out data, by name, every `eval_every` steps
     preview    a picture of the averaged model's samples, uint8 (3, height, width), every `sample_every` steps
     progress   whether there is something on the terminal
+    meters     what adds figures to the lines of the log; `meters.objective` is the objective then
+    measure    as evaluate, of samples, every `metrics_every` steps
 
     Distribution wraps the network before the optimiser and the average are made.
     """
@@ -89,10 +95,11 @@ class Trainer:
     def __init__(self, model: Model, objective: Objective, batches: Callable[[int], tuple[Batch, Any]], settings: Any,
                  run: Path, device: torch.device, world: World | None = None,
                  evaluate: Callable[[Any], dict[str, float]] | None = None,
-                 preview: Callable[[Any], Tensor] | None = None, progress: bool = True):
+                 preview: Callable[[Any], Tensor] | None = None, progress: bool = True, meters: Meters | None = None,
+                 measure: Callable[[Any], dict[str, float]] | None = None):
         self.model, self.objective, self.batches, self.settings = model, objective, batches, settings
         self.run, self.device, self.world, self.progress = run, device, world or World(), progress
-        self.evaluate, self.preview = evaluate, preview
+        self.evaluate, self.preview, self.meters, self.measure = evaluate, preview, meters, measure
         self.network = model.network
         if settings.activation_checkpointing:
             recompute_activations(self.network)
@@ -101,6 +108,7 @@ class Trainer:
         model.network = self.world.wrap(self.network, device)
         self.update = Update(model, self.network, objective, settings, device)
         self.averaged = model.with_network(self.update.ema.module)
+        self.machine: Machine | None = None      # what was measured for this run, if `set_up` made it
         self.step, self.seconds = 0, 0.0
         self.checkpoint = newest_checkpoint(run)
         if self.checkpoint is not None:
@@ -112,7 +120,7 @@ class Trainer:
         Raises Interrupted after a signal, ArithmeticError if the loss stops being finite (nothing is saved then).
         """
         self.model.train()
-        with _signals_noted() as signals, Log(self.run, self.step, self.settings.steps, self.world, self.progress) as log:
+        with _signals_noted() as signals, self._log() as log, reading(self.batches):
             while self.step < self.settings.steps:
                 loss, norm = self.update(*self.batches(self.step), self.step)
                 self.step += 1
@@ -124,6 +132,10 @@ class Trainer:
         self.world.leave()
         return self.checkpoint
 
+    def _log(self) -> Log:
+        return Log(self.run, self.step, self.settings.steps, self.world, self.progress, self.meters,
+                   names_of(self.settings.trackers, "training.trackers"))
+
     def _report(self, log: Log, stop: bool) -> None:
         """Log, evaluate, preview and save if one of them is due after this step; else return at once."""
         settings = self.settings
@@ -134,7 +146,8 @@ class Trainer:
         saving = stop or due(settings.checkpoint_every)
         evaluate = self.evaluate if due(settings.eval_every) else None
         preview = self.preview if due(settings.sample_every) else None
-        if not (saving or evaluate or preview or due(settings.log_every)):
+        measure = self.measure if due(settings.metrics_every) else None
+        if not (saving or evaluate or preview or measure or due(settings.log_every)):
             return
         line = log.summary(self.step) | {"learning_rate": learning_rate(settings, self.step - 1)}
         if not (math.isfinite(line["loss"]) and math.isfinite(line["grad_norm"])):
@@ -143,7 +156,7 @@ class Trainer:
         self.seconds += log.elapsed
         line["seconds"] = self.seconds
         if self.world.first:
-            line |= evaluate(self.averaged) if evaluate else {}
+            line |= (evaluate(self.averaged) if evaluate else {}) | (measure(self.averaged) if measure else {})
             log.write(line, preview(self.averaged) if preview else None)
             if saving:
                 self.checkpoint = write_checkpoint(self.run, self.step, self._state(), settings.keep)

@@ -75,8 +75,8 @@ def test_the_numbers_of_a_steps_examples_are_known_and_shared_by_processes(digit
 
 def test_floats_labels_and_empty_conditions_come_back_from_a_process_as_they_were():
     x, c = torch.randn(20, 3, generator=torch.Generator().manual_seed(0)), torch.randn(20, 2, dtype=torch.float64)
-    data = from_arrays(x, x[:1], {"label": torch.arange(20), "c": c, "on": c[:, 0] > 0}, {"label": torch.arange(1), "c": c[:1],
-                       "on": c[:1, 0] > 0})
+    told = {"label": torch.arange(20), "c": c, "on": c[:, 0] > 0}
+    data = from_arrays(x, x[:1], told, {name: tensor[:1] for name, tensor in told.items()})
     fetch = Fetch(data.train, 8, 0)
     read = Workers(fetch, 2)
     for step in range(4):
