@@ -82,9 +82,9 @@ class Fetch:
     def name(self, i: int) -> str:
         """Of an example, for messages: its file, if it has one."""
         data: Any = self.split
-        while data is not None and not hasattr(data, "files"):      # a split may wrap another, and hold files
+        while not (data is None or isinstance(data, Tensor) or hasattr(data, "files")):      # a split may wrap another
             data = getattr(data, "split", getattr(data, "data", None))
-        return f"example {i}" if data is None else str(data.files[i])
+        return str(data.files[i]) if hasattr(data, "files") else f"example {i}"
 
 
 class ReadAhead:
