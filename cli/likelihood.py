@@ -95,13 +95,17 @@ def run(command: Command) -> None:
     from scorefield.numerics.processes import launched, meet
 
     values, settings = command.asked.values, settings_of(command)
-    command.write_imported()
-    checkpoint, denoiser = command.newest, command.denoiser()
-    exact = settings.get("divergence") == "exact"      # whose products PyTorch cannot batch in channels_last on CPUs
-    if samples_in_channels_last(command.device) and not exact:
-        set_memory_format(denoiser, "channels_last")
+    exact = settings.get("divergence") == "exact"
+    if values["compile"] and exact:
+        raise ArgumentError("the exact divergence takes batches of gradients at once, which a compiled network cannot give; "
+                            "choose divergence=hutchinson, or leave compile out", "divergence", "compile")
     if values["compile"]:
         require_compiler(command.device)
+    command.write_imported()
+    checkpoint, denoiser = command.newest, command.denoiser()
+    if samples_in_channels_last(command.device) and not exact:      # its products cannot be batched in channels_last on CPUs
+        set_memory_format(denoiser, "channels_last")
+    if values["compile"]:
         denoiser.network.compile()
     identity = _identity(command, settings, checkpoint)
     world = launched()
