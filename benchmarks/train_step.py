@@ -2,9 +2,10 @@
 
 Side by side in one run, in alternating rounds: a step of the trainer as it is (data, times, noise, loss, clip, Adam,
 EMA, log), and the bare forward, backward and Adam step of the same network in the same precision on ready tensors.
-The figure is the ratio of the medians over the rounds; beside it, the share of a step that waits for data, and how many steps
-a save takes (a line of the log, the checkpoint, a flush to disk) while training stands still. And what a label costs: whole steps of vp_digits with classes = 10
-and without, in alternating order ("labels": this alone). Writes benchmarks/results/train_step.json.
+The figure is the ratio of the medians over the rounds; beside it, the share of a step that waits for data, and how many
+steps a save takes (a line of the log, the checkpoint, a flush to disk) while training stands still. And what a label
+costs: whole steps of vp_digits with classes = 10 and without, in alternating order ("labels": this alone). Writes
+benchmarks/results/train_step.json.
 """
 
 import json
@@ -126,16 +127,17 @@ def main() -> None:
     print(f"a step with labels takes {told['ratio']:.3f} times one without (95 %: {low:.3f} to {high:.3f})")
     if sys.argv[1:] == ["labels"]:
         return
-    digits, fashion, cifar, roll = (module.get_config() for module in (vp_digits, vp_fashion_mnist, vp_cifar10, vp_swiss_roll))
+    modules = vp_digits, vp_fashion_mnist, vp_cifar10, vp_swiss_roll
+    digits, fashion, cifar, roll = (module.get_config() for module in modules)
     fashion.training.batch_size = 64
     grey = torch.randint(0, 256, (256, 1, 28, 28), dtype=torch.uint8)
+    grey_like = Dataset("noise in Fashion-MNIST's format", grey, grey, (1, 28, 28), levels=256)
     cifar.training.batch_size = 32      # of 128, for the sake of time
     noise = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8)
     cifar_like = Dataset("noise in CIFAR-10's format", noise, noise, (3, 32, 32), levels=256, flip=True)
     rows = [measure("vp_digits", digits, load_dataset(digits.data), 20, 9),
             measure("vp_swiss_roll", roll, load_dataset(roll.data), 100, 9),
-            measure("vp_fashion_mnist, batch 64", fashion, Dataset("noise in its format", grey, grey, (1, 28, 28), levels=256),
-                    1, 7),
+            measure("vp_fashion_mnist, batch 64", fashion, grey_like, 1, 7),
             measure("vp_cifar10, batch 32", cifar, cifar_like, 1, 5)]
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "train_step.json").write_text(json.dumps(

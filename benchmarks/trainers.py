@@ -1,19 +1,19 @@
-"""Training beside other trainers: `python -m benchmarks.trainers [--minutes 5] [--which ours,diffusers,ddp] [--samples 2000]`.
+"""Training beside other trainers: `python -m benchmarks.trainers [--minutes 5] [--which ours,diffusers,ddp]`.
 
-Each trains on real Fashion-MNIST for the same wall-clock minutes in a process of its own, one after another, with batches of
-128, one thread or GPU, and networks of equal size (within 3 %): our configs/vp_fashion_mnist.py; the loop of diffusers'
-unconditional example (UNet2DModel, DDPMScheduler, AdamW with its cosine schedule, EMAModel), written here from the documented
-interface; and denoising-diffusion-pytorch's own Trainer (Unet, GaussianDiffusion with predicted noise and linear betas). Each
-uses its own published settings beside these. Setting up and compiling count; evaluating does not.
+Each trains on real Fashion-MNIST for the same wall-clock minutes in a process of its own, one after another, with batches
+of 128, one thread or GPU, and networks of equal size (within 3 %): our configs/vp_fashion_mnist.py; the loop of diffusers'
+unconditional example (UNet2DModel, DDPMScheduler, AdamW with its cosine schedule, EMAModel), written here from the
+documented interface; and denoising-diffusion-pytorch's own Trainer (Unet, GaussianDiffusion with predicted noise and linear
+betas). Each uses its own published settings beside these. Setting up counts; evaluating does not.
 
 All are judged alike: bits/dim of held-out pictures, dequantised, by the exponential method, and the Frechet distance of
 samples (20 evaluations of the automatic sampler, averaged weights) in the features of the project's classifier. What the
 others train is a chain of 1000 steps, and its network is read as a score model of our VP SDE, whose chain that is.
 
 The data: apt-get install dataset-fashion-mnist, or the four files of idx in --data. Packages: diffusers; and
-denoising-diffusion-pytorch, with accelerate, ema-pytorch, einops, pytorch-fid; its Trainer reads a folder of pictures through
+denoising-diffusion-pytorch, with accelerate, ema-pytorch and einops; its Trainer reads a folder of pictures through
 torchvision, of which `_few_of_torchvision` here gives the names that it uses where torchvision is missing. A trainer whose
-package is missing is left out with a word. Writes benchmarks/results/trainers.json.
+package is missing is left out with a word. Writes benchmarks/results/trainers_5min.json.
 """
 
 import argparse
@@ -33,7 +33,8 @@ from torch import Tensor, nn
 
 from scorefield.configs import vp_fashion_mnist
 from scorefield.data import codec_of, load_dataset
-from scorefield.evaluation import evaluate
+from scorefield.evaluation import evaluate, score
+from scorefield.evaluation.evaluate import LIKELIHOOD
 from scorefield.models import wrap
 from scorefield.numerics.devices import local_device, prepare_sampling
 from scorefield.sde_lib import VPSDE
@@ -42,7 +43,8 @@ from scorefield.training import set_up
 RESULTS = Path(__file__).parent / "results"
 DEBIAN = "/usr/share/datasets/fashion-mnist"
 BATCH, STEPS, LABELS = 128, 100_000, 1000      # STEPS: what the schedules of learning rates are made for
-NEEDS = {"ours": (), "diffusers": ("diffusers",), "ddp": ("denoising_diffusion_pytorch", "accelerate", "ema_pytorch", "einops")}
+NEEDS = {"ours": (), "diffusers": ("diffusers",),
+         "ddp": ("denoising_diffusion_pytorch", "accelerate", "ema_pytorch", "einops")}
 
 
 def config_of(data: str) -> Any:
@@ -79,7 +81,8 @@ def train_diffusers(config: Any, minutes: float, folder: Path) -> tuple[Any, int
     from diffusers.training_utils import EMAModel
     from torch.utils.data import DataLoader, TensorDataset
 
-    network = UNet2DModel(sample_size=28, in_channels=1, out_channels=1, layers_per_block=2, block_out_channels=(64, 128, 128),
+    network = UNet2DModel(sample_size=28, in_channels=1, out_channels=1, layers_per_block=2,
+                          block_out_channels=(64, 128, 128),
                           down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
                           up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D")).to(device)
     scheduler = DDPMScheduler(num_train_timesteps=LABELS, beta_schedule="linear", prediction_type="epsilon")
@@ -180,13 +183,11 @@ def as_ours(network: nn.Module) -> Any:
 
 def judged(model: Any, config: Any, samples: int, examples: int) -> dict[str, float]:
     dataset, device = load_dataset(config.data), local_device("auto")
-    from scorefield.evaluation.likelihood import score
-
     model = model.eval()
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     codec = codec_of(config.data, dataset)
-    bits = score(model, dataset, codec, n=examples, device=device, progress=False, method="exponential", divergence="hutchinson")
+    bits = score(model, dataset, codec, n=examples, device=device, progress=False, **LIKELIHOOD)
     prepare_sampling(model.network, "fp32", device)
     quality = evaluate(model, dataset, codec, n=samples, metrics=["fid"], device=device, progress=False, bootstrap=0)
     return {"bits_per_dim": float(bits.mean), "frechet": quality.figures["fid"].value}
@@ -231,10 +232,13 @@ def main() -> None:
         rows.append(json.loads(done.stdout.splitlines()[-1]))
         print(rows[-1], flush=True)
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"trainers_{asked.minutes:g}min.json").write_text(json.dumps({"batch": BATCH, "rows": rows}, indent=2) + "\n")
-    print(f"\n| trainer, {asked.minutes:g} minutes | parameters | steps | bits/dim | Frechet distance |\n|---|---|---|---|---|")
+    content = json.dumps({"batch": BATCH, "rows": rows}, indent=2)
+    (RESULTS / f"trainers_{asked.minutes:g}min.json").write_text(f"{content}\n")
+    print(f"\n| trainer, {asked.minutes:g} minutes | parameters | steps | bits/dim | Frechet distance |")
+    print("|---|---|---|---|---|")
     for row in rows:
-        print(f"| {row['which']} | {row['parameters']:,} | {row['steps']} | {row['bits_per_dim']:.3f} | {row['frechet']:.3f} |")
+        print(f"| {row['which']} | {row['parameters']:,} | {row['steps']} | {row['bits_per_dim']:.3f} | "
+              f"{row['frechet']:.3f} |")
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ SUMMARY = "writes a run or --checkpoint to --output in another format"
 FLAGS = (
     CHECKPOINT,
     Flag("output", str, None, "a new .safetensors, .pth, .pt2, .onnx or folder"),
-    Flag("format", str, None, "format of --output, such as diffusers, run, pt2 (torch.export) or onnx; taken from its suffix "
-                              "unless given"),
+    Flag("format", str, None, "format of --output, such as diffusers, run, pt2 (torch.export) or onnx; taken from its "
+                              "suffix unless given"),
     EMA,
 )
 

@@ -1,9 +1,9 @@
-"""A network for programs that know nothing of this project: torch.export's .pt2, and ONNX. They are written, never read here.
+"""A network for programs that know nothing of this project: torch.export's .pt2, and ONNX. They are only written here.
 
     import torch
 
     program = torch.export.load("digits.pt2").module()
-    output = program(x, time)      # x (batch, *event), time (batch,), float32; any batch; a label (batch,) where it takes one
+    output = program(x, time)      # x (batch, *event), time (batch,), float32, any batch; then label (batch,), if it takes one
 
 The program is the raw network in float32: `time` is what `model.time_input` makes of t, and the output means what
 `model.parametrization` says. `models.wrap` makes a score model of such a function. Both files hold the config, too: as
@@ -71,7 +71,8 @@ def write_pt2(checkpoint: Checkpoint, path: Path, ema: bool = True) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")      # of torch.export, on its own format
-        write_atomically(path, lambda file: torch.export.save(program, file, extra_files={"config.json": _config(checkpoint)}))
+        extra = {"config.json": _config(checkpoint)}
+        write_atomically(path, lambda file: torch.export.save(program, file, extra_files=extra))
     return ""
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from helpers import randomised, small_checkpoint
-
 from torch import nn
 
 from scorefield.checkpoints import Checkpoint
@@ -70,5 +69,6 @@ def test_without_a_compiler_it_is_refused_before_anything_is_done(command, run, 
 def test_bf16_that_was_asked_for_is_said_to_be_slow_in_one_line(command, run, monkeypatch):
     monkeypatch.setattr("scorefield.numerics.devices._cpu", lambda capability: False)
     for precision, lines in (("bf16", 1), ("auto", 0)):
-        code, out, err = command("--mode=sample", f"--workdir={run}", "--num_samples=2", "--steps=2", f"--precision={precision}")
+        code, out, err = command("--mode=sample", f"--workdir={run}", "--num_samples=2", "--steps=2",
+                                 f"--precision={precision}")
         assert code == 0 and out.count("has no instructions for bf16") == lines, err

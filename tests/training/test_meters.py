@@ -22,7 +22,8 @@ from scorefield.training.trackers import TRACKERS
 
 CPU = torch.device("cpu")
 FEW = {"training.steps": 4, "training.batch_size": 8, "training.log_every": 2, "training.checkpoint_every": 2,
-       "training.sample_every": 0, "training.eval_every": 0, "training.precision": "fp32", "model.width": 8, "model.layers": 1}
+       "training.sample_every": 0, "training.eval_every": 0, "training.precision": "fp32", "model.width": 8,
+       "model.layers": 1}
 
 
 def points():
@@ -56,7 +57,7 @@ def test_the_loss_by_time_is_the_mean_of_each_bucket_however_many_steps_are_kept
 
 
 def test_the_buckets_hold_the_losses_that_the_run_minimises(tmp_path):
-    run = train("configs/vp_swiss_roll.py", points(), tmp_path / "run", "cpu", FEW | {"training.batch_size": 400}, progress=False)
+    run = quick(tmp_path / "run", batch_size=400)
     for line in lines_of(run):      # as many examples in each, so the loss is about the mean of their means
         assert sum(line[f"loss_q{i}"] for i in range(1, 5)) / 4 == pytest.approx(line["loss"], rel=0.02)
 
@@ -120,8 +121,8 @@ def wandb(monkeypatch):
 
 
 def quick(workdir, preview=None, **training):
-    return train("configs/vp_swiss_roll.py", points(), workdir, "cpu", FEW | {f"training.{k}": v for k, v in training.items()},
-                 preview, progress=False)
+    overrides = FEW | {f"training.{name}": value for name, value in training.items()}
+    return train("configs/vp_swiss_roll.py", points(), workdir, "cpu", overrides, preview, progress=False)
 
 
 def test_wandb_gets_every_line_and_picture_and_a_resumed_run_goes_on_as_the_same(wandb, tmp_path):
@@ -131,7 +132,8 @@ def test_wandb_gets_every_line_and_picture_and_a_resumed_run_goes_on_as_the_same
     run = quick(tmp_path / "mine", preview, trackers="wandb,tensorboard", sample_every=4)
     quick(tmp_path / "mine", preview, trackers="wandb,tensorboard", sample_every=4, steps=6)
     first, second = wandb.inits
-    assert first["id"] == second["id"] and (first["resume"], first["name"], first["project"]) == ("allow", "mine", "scorefield")
+    assert first["id"] == second["id"]
+    assert (first["resume"], first["name"], first["project"]) == ("allow", "mine", "scorefield")
     assert first["config"]["model"]["width"] == 8 and wandb.finished == 2
     told = [(step, figures) for step, figures in wandb.logged if "training/loss" in figures]
     assert [(step, figures["training/loss"]) for step, figures in told] == [
@@ -197,13 +199,19 @@ def home(tmp_path, monkeypatch):
 
 
 def pictures(run, monkeypatch, fast, **training):
-    """Train on pictures, on a machine where the memory format number `fast` is the faster one; the formats of the weights."""
+    """Train on pictures, on a machine where the memory format number `fast` is faster; how often that was measured."""
     measured = []
-    monkeypatch.setattr(machines, "faster", lambda ways, device, rounds, margin: measured.append([way() for way in ways]) or fast)
+
+    def faster(ways, device, rounds, margin):
+        measured.append([way() for way in ways])
+        return fast
+
+    monkeypatch.setattr(machines, "faster", faster)
     data = torch.randint(0, 256, (20, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     small = {"model.multipliers": "(1,)", "model.num_blocks": 1, "model.attention_resolutions": "()"}
-    few = {name: value for name, value in FEW.items() if name != "model.layers"}
-    train("configs/vp_digits.py", data, run, "cpu", few | small | {f"training.{k}": v for k, v in training.items()}, progress=False)
+    overrides = FEW | small | {f"training.{name}": value for name, value in training.items()}
+    del overrides["model.layers"]
+    train("configs/vp_digits.py", data, run, "cpu", overrides, progress=False)
     return len(measured)
 
 
@@ -254,17 +262,18 @@ def test_a_damaged_record_of_the_machine_is_measured_again(home, tmp_path, monke
 def test_figures_of_samples_are_logged_on_their_schedule(tmp_path):
     from scorefield.evaluation import Measures
 
-    overrides = FEW | {"training.metrics_every": 2, "training.metrics": "energy,bits_per_dim", "training.metrics_samples": 12}
-    run = train("configs/vp_swiss_roll.py", from_arrays(points(), points()[:20]), tmp_path / "run", "cpu", overrides,
-                progress=False, measures=Measures(cache=None))
+    overrides = {"training.metrics_every": 2, "training.metrics": "energy,bits_per_dim", "training.metrics_samples": 12}
+    data = from_arrays(points(), points()[:20])
+    run = train("configs/vp_swiss_roll.py", data, tmp_path / "run", "cpu", FEW | overrides, progress=False,
+                measures=Measures(cache=None))
     assert all({"energy", "bits_per_dim"} <= set(line) for line in lines_of(run)) and len(lines_of(run)) == 2
-    plain = train("configs/vp_swiss_roll.py", from_arrays(points(), points()[:20]), tmp_path / "plain", "cpu", FEW, progress=False)
+    plain = train("configs/vp_swiss_roll.py", data, tmp_path / "plain", "cpu", FEW, progress=False)
     assert [line["loss"] for line in lines_of(run)] == [line["loss"] for line in lines_of(plain)]
 
 
 @pytest.mark.parametrize("settings, match", [
-    ({"metrics": "fod"}, "unknown metric 'fod'"), ({"metrics": "inception_score"}, "inception_score"), ({"metrics": "energy,,mmd"}, "metrics must be"),
-    ({"metrics": "energy", "metrics_samples": 1}, "needs at least")])
+    ({"metrics": "fod"}, "unknown metric 'fod'"), ({"metrics": "inception_score"}, "inception_score"),
+    ({"metrics": "energy,,mmd"}, "metrics must be"), ({"metrics": "energy", "metrics_samples": 1}, "needs at least")])
 def test_figures_that_cannot_be_made_are_refused_before_training(settings, match, tmp_path):
     from scorefield.evaluation import Measures
 
