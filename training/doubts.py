@@ -39,7 +39,8 @@ IGNORED = (
      lambda config, model: not any(p.ndim == 4 for p in model.parameters())),
     ("training.sample_steps", "no previews are made (training.sample_every)",
      lambda config, model: not 0 < config["training"]["sample_every"] <= config["training"]["steps"]),
-    ("training.metrics", "no figures of samples are made (training.metrics_every)", lambda config, model: _unmeasured(config)),
+    ("training.metrics", "no figures of samples are made (training.metrics_every)",
+     lambda config, model: _unmeasured(config)),
     ("training.metrics_samples", "no figures of samples are made (training.metrics_every)",
      lambda config, model: _unmeasured(config)),
 )

@@ -3,7 +3,7 @@
     import torch
 
     program = torch.export.load("digits.pt2").module()
-    output = program(x, time)      # x (batch, *event), time (batch,), float32, any batch; then label (batch,), if it takes one
+    output = program(x, time)      # x (batch, *event), time (batch,); any batch; and label (batch,), if it takes one
 
 The program is the raw network in float32: `time` is what `model.time_input` makes of t, and the output means what
 `model.parametrization` says. `models.wrap` makes a score model of such a function. Both files hold the config, too: as
