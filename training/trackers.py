@@ -5,7 +5,9 @@ add a line to TRACKERS.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
+import os
 import uuid
 import weakref
 from collections.abc import Mapping, Sequence
@@ -57,10 +59,7 @@ class WandB:
     needs = "wandb"
 
     def __init__(self, run: Path, step: int):
-        import os
-
-        import wandb
-
+        wandb: Any = importlib.import_module("wandb")      # an extra
         kept = run / "wandb.json"
         known = read_json(kept, "; remove it, and the run goes on as a new one in wandb") if kept.is_file() and step else {}
         name = str(known.get("id") or uuid.uuid4().hex[:16])

@@ -6,12 +6,13 @@
     output = program(x, time)      # x (batch, *event), time (batch,); any batch; and label (batch,), if it takes one
 
 The program is the raw network in float32: `time` is what `model.time_input` makes of t, and the output means what
-`model.parametrization` says. `models.wrap` makes a score model of such a function. Both files hold the config, too: as
+`model.parametrization` says. `models.wrap` makes a score model of a function that calls it. Both files hold the config, too: as
 the extra file config.json of the .pt2, and as the metadata "config" of the .onnx.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import warnings
@@ -82,8 +83,7 @@ def write_onnx(checkpoint: Checkpoint, path: Path, ema: bool = True) -> str:
     if missing:
         raise ArgumentError(f"the format onnx needs {' and '.join(missing)}, which are not installed: pip install onnx "
                             "onnxscript; or choose the format pt2", "format")
-    import onnx
-
+    onnx: Any = importlib.import_module("onnx")      # an extra
     program = exported(checkpoint.denoiser(ema), _event(checkpoint))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")      # of onnxscript, on its own versions
