@@ -44,7 +44,7 @@ class Labelled(nn.Module):
 @torch.no_grad()
 def measure(name: str, sizes: dict, batch: int, device: torch.device) -> dict:
     network = Labelled(**sizes).to(device)
-    set_memory_format(network, device, None, training=False)
+    set_memory_format(network, "channels_last")
     model, t = Denoiser(network, VPSDE(), label_dropout=True).eval(), torch.tensor(0.5, dtype=torch.float64)
     x = torch.randn(batch, sizes["channels"], sizes["image_size"], sizes["image_size"], device=device)
     label = torch.arange(batch) % CLASSES

@@ -2,8 +2,10 @@
 
 Side by side in one run, in alternating rounds: a step of the trainer as it is (data, times, noise, loss, clip, Adam,
 EMA, log), and the bare forward, backward and Adam step of the same network in the same precision on ready tensors.
-The figure is the ratio of the medians over the rounds. And what a label costs: whole steps of vp_digits with classes = 10
-and without, in alternating order ("labels": this alone). Writes benchmarks/results/train_step.json.
+The figure is the ratio of the medians over the rounds; beside it, the share of a step that waits for data, and how many
+steps a save takes (a line of the log, the checkpoint, a flush to disk) while training stands still. And what a label
+costs: whole steps of vp_digits with classes = 10 and without, in alternating order ("labels": this alone). Writes
+benchmarks/results/train_step.json.
 """
 
 import json
@@ -16,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from scorefield.configs import vp_cifar10, vp_digits, vp_swiss_roll
+from scorefield.configs import vp_cifar10, vp_digits, vp_fashion_mnist, vp_swiss_roll
 from scorefield.data import Dataset, load_dataset
 from scorefield.numerics.devices import local_device
 from scorefield.training import set_up
@@ -43,15 +45,28 @@ def measure(name: str, config, dataset: Dataset, steps: int, rounds: int) -> dic
             with torch.autocast(device.type, other.model.autocast, enabled=other.model.autocast is not None):
                 output = other.network(*inputs)
             (output.float() - eps).square().mean().backward()
-            other.optimizer.step()
-            other.optimizer.zero_grad()
+            other.update.optimizer.step()
+            other.update.optimizer.zero_grad()
 
         seconds(full, steps), seconds(bare, steps)
+        waited = trainer.batches.waited
         pairs = [(seconds(full, steps), seconds(bare, steps)) for _ in range(rounds)]
+        waited = (trainer.batches.waited - waited) / (steps * rounds)
+        saves = [saving(trainer, log, full) for _ in range(5)]
         log.__exit__()
+        trainer.batches.close()
     ours, network = (statistics.median(times) for times in zip(*pairs, strict=True))
     return {"what": name, "step_ms": 1e3 * ours, "network_ms": 1e3 * network, "ratio": ours / network,
-            "ratios": [a / b for a, b in pairs]}
+            "ratios": [a / b for a, b in pairs], "data_wait": waited / ours, "save_ms": 1e3 * statistics.median(saves),
+            "save_steps": statistics.median(saves) / ours}
+
+
+def saving(trainer: Trainer, log: Log, step: Callable[[], None]) -> float:
+    """Seconds in which training stands still for a save."""
+    step()
+    start = time.perf_counter()
+    trainer._report(log, True)
+    return time.perf_counter() - start
 
 
 def step_of(trainer: Trainer, log: Log) -> Callable[[], None]:
@@ -112,20 +127,27 @@ def main() -> None:
     print(f"a step with labels takes {told['ratio']:.3f} times one without (95 %: {low:.3f} to {high:.3f})")
     if sys.argv[1:] == ["labels"]:
         return
-    digits, cifar, roll = (module.get_config() for module in (vp_digits, vp_cifar10, vp_swiss_roll))
+    modules = vp_digits, vp_fashion_mnist, vp_cifar10, vp_swiss_roll
+    digits, fashion, cifar, roll = (module.get_config() for module in modules)
+    fashion.training.batch_size = 64
+    grey = torch.randint(0, 256, (256, 1, 28, 28), dtype=torch.uint8)
+    grey_like = Dataset("noise in Fashion-MNIST's format", grey, grey, (1, 28, 28), levels=256)
     cifar.training.batch_size = 32      # of 128, for the sake of time
     noise = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8)
     cifar_like = Dataset("noise in CIFAR-10's format", noise, noise, (3, 32, 32), levels=256, flip=True)
     rows = [measure("vp_digits", digits, load_dataset(digits.data), 20, 9),
             measure("vp_swiss_roll", roll, load_dataset(roll.data), 100, 9),
+            measure("vp_fashion_mnist, batch 64", fashion, grey_like, 1, 7),
             measure("vp_cifar10, batch 32", cifar, cifar_like, 1, 5)]
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "train_step.json").write_text(json.dumps(
         {"threads": torch.get_num_threads(), "device": str(local_device("auto")), "rows": rows, "labels": told},
         indent=2) + "\n")
-    print("| training step | whole step, ms | network alone, ms | ratio |\n|---|---|---|---|")
+    print("| training step | whole step, ms | network alone, ms | ratio | waiting for data | a save, in steps |\n"
+          "|---|---|---|---|---|---|")
     for row in rows:
-        print(f"| {row['what']} | {row['step_ms']:.1f} | {row['network_ms']:.1f} | {row['ratio']:.3f} |")
+        print(f"| {row['what']} | {row['step_ms']:.1f} | {row['network_ms']:.1f} | {row['ratio']:.3f} | "
+              f"{row['data_wait']:.2%} | {row['save_steps']:.2f} |")
 
 
 if __name__ == "__main__":

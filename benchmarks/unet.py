@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -34,10 +35,13 @@ from scorefield.checkpoints.formats.diffusers import read
 from scorefield.models.ema import EMA
 from scorefield.models.layers import recompute_activations
 from scorefield.models.networks.unet import UNet
-from scorefield.numerics.devices import autocast_dtype, local_device, prepare_sampling, set_memory_format
+from scorefield.numerics.devices import autocast_dtype, local_device, prepare_sampling
+from scorefield.numerics.processes import World
+from scorefield.training.machine import Machine
 
 RESULTS = Path(__file__).parent / "results"
 DEVICE = local_device("auto")
+BF16 = autocast_dtype("auto", DEVICE) is not None      # whether the machine has instructions for it; else bf16 is left out
 BATCH = 8
 DIFFUSERS, EQUAL, CHECKPOINTED = "diffusers, float32", "ours, float32", "ours, float32, activation checkpointing"
 SETTINGS: dict[str, Any] = {      # of google/ddpm-cifar10-32
@@ -67,9 +71,17 @@ def batch() -> tuple[Tensor, Tensor, Tensor]:
 
 def default(network: nn.Module) -> torch.dtype | None:
     """Change the network to what `--mode train` trains; the dtype of its arithmetic, None for float32."""
-    dtype = autocast_dtype("auto", DEVICE)
-    set_memory_format(network, DEVICE, dtype)
-    return dtype
+    model, (x, t, _) = SimpleNamespace(network=network, autocast=autocast_dtype("auto", DEVICE)), batch()
+
+    def loss(n: int) -> Tensor:
+        with torch.autocast(DEVICE.type, model.autocast, enabled=model.autocast is not None):
+            output = network(x[:n], t[:n])
+        return output.float().square().mean()
+
+    with tempfile.TemporaryDirectory() as folder:
+        chosen = Machine(Path(folder), DEVICE).memory_format(model, "auto", loss, BATCH, World())
+    print(f"the default memory format here is {chosen}", flush=True)
+    return model.autocast
 
 
 def forward_ways(compiled: bool) -> dict[str, Way]:
@@ -94,7 +106,8 @@ def forward_ways(compiled: bool) -> dict[str, Way]:
             network.compile()
             sampling.compile()
         add(f"ours, default{suffix}", network, dtype)
-        add(f"ours, weights held in bf16{suffix}", sampling, None)
+        if BF16:
+            add(f"ours, weights held in bf16{suffix}", sampling, None)
     return ways
 
 
@@ -273,9 +286,11 @@ def main() -> None:
         print(peak_bytes(sys.argv[2]))
         return
     compiled = "eager" not in sys.argv[1:] and (DEVICE.type == "cuda" or shutil.which("g++") is not None)
-    peaks = {"bf16": peak(torch.bfloat16), "float32": peak(torch.float32)}
+    peaks = {"float32": peak(torch.float32)} | ({"bf16": peak(torch.bfloat16)} if BF16 else {})
     forward, both = work()
-    print(f"{DEVICE}: bf16 {peaks['bf16'] / 1e9:.0f}, float32 {peaks['float32'] / 1e9:.0f} GFLOP/s; batch {BATCH}: "
+    if not BF16:
+        print("this machine has no instructions for bf16, so what computes in it is left out")
+    print(f"{DEVICE}: {', '.join(f'{name} {rate / 1e9:.0f}' for name, rate in peaks.items())} GFLOP/s; batch {BATCH}: "
           f"{forward / 2e9:.1f} billion multiplications forward, {both / 2e9:.1f} with backward")
     with torch.no_grad():
         ways = forward_ways(compiled)

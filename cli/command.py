@@ -236,7 +236,11 @@ class Command:
     def told(self, dataset: Dataset) -> Dataset:
         """The same data set. Its notes are printed, each once, by the first process."""
         for note in dataset.notes:
-            if launched().first and note not in self._said:
-                print(note, flush=True)
-            self._said.add(note)
+            self.say(note)
         return dataset
+
+    def say(self, note: str) -> None:
+        """Print a line, unless this command has printed it already; the first process does."""
+        if launched().first and note not in self._said:
+            print(note, flush=True)
+        self._said.add(note)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from scorefield.cli.drawing import PRECISION, precision_of
-from scorefield.cli.flags import AVERAGE, BATCH_SIZE, CHECKPOINT, EMA, SEED, STRICT, Flag, words
+from scorefield.cli.drawing import PRECISION, precision_of, prepare
+from scorefield.cli.flags import AVERAGE, BATCH_SIZE, CHECKPOINT, COMPILE, EMA, SEED, STRICT, Flag, words
 from scorefield.cli.guide import FLAGS as GUIDANCE
 from scorefield.cli.reference import FLAGS as REFERENCE
 from scorefield.cli.reference import reference_of
@@ -27,7 +27,7 @@ FLAGS = (
                                "fit the data"),
     *REFERENCE,
     Flag("likelihood_examples", int, 64, "held-out and training examples in the histogram of likelihoods; 0: none"),
-    PRECISION,
+    PRECISION, COMPILE,
     *GUIDANCE,
     SEED, EMA, AVERAGE, BATCH_SIZE, STRICT,
 )
@@ -41,14 +41,13 @@ def run(command: Command) -> None:
     from scorefield.cli.guide import guide_of
     from scorefield.evaluation.comparison.compare import compare
     from scorefield.evaluation.names import suffix_of_drawing
-    from scorefield.numerics.devices import prepare_sampling
 
     values = command.asked.values
     samplers, budgets = words("samplers", values["samplers"]), _budgets(values["budgets"])
     metrics = None if values["metrics"] is None else words("metrics", values["metrics"])
     precision = precision_of(command)
     model = command.denoiser()
-    prepare_sampling(model.network, values["precision"], command.device)
+    prepare(model.network, command)
     guide = guide_of(command, model)
     reference = reference_of(command, guide.labels, model.takes.classes)
     command.write_imported()

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scorefield.cli.flags import Flag, flags_of
+from scorefield.cli.flags import COMPILE, Flag, flags_of
 from scorefield.cli.guide import FLAGS as GUIDANCE
 from scorefield.cli.guide import Guide
 from scorefield.numerics import stopping
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 SAMPLER = Flag("sampler", str, "auto", "which sampler")
 PRECISION = Flag("precision", str, "fp32", "precision of the network's arithmetic", ("auto", "fp32", "bf16"))
-FLAGS = (SAMPLER, PRECISION, *GUIDANCE)
+FLAGS = (SAMPLER, PRECISION, COMPILE, *GUIDANCE)
 POINTS = 65      # number of times at which the trajectory of an adaptive solver is plotted
 
 
@@ -62,10 +62,24 @@ def settings_of(command: Command) -> dict[str, Any]:
 
 
 def precision_of(command: Command) -> str:
-    """fp32 or bf16; what auto chose."""
+    """fp32 or bf16, what auto chose, and whether the network is compiled, which rounds otherwise: fp32_compiled."""
     from scorefield.numerics.devices import autocast_dtype
 
-    return "fp32" if autocast_dtype(command.asked.values["precision"], command.device) is None else "bf16"
+    values = command.asked.values
+    word = "fp32" if autocast_dtype(values["precision"], command.device) is None else "bf16"
+    return f"{word}_compiled" if values["compile"] else word
+
+
+def prepare(network: Any, command: Command) -> None:
+    """Make a network ready to draw in the arithmetic that the command line asks for; say so if that is slow here."""
+    from scorefield.numerics.devices import prepare_sampling, require_compiler, slow_arithmetic
+
+    values, device = command.asked.values, command.device
+    if values["compile"]:
+        require_compiler(device)
+    if slow := slow_arithmetic(values["precision"], device):
+        command.say(slow)
+    prepare_sampling(network, values["precision"], device, values["compile"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +117,7 @@ class Drawing:
 
     @property
     def precision(self) -> str:
-        """fp32 or bf16."""
+        """fp32, bf16, or one of these with _compiled."""
         return precision_of(self.command)
 
     @property
@@ -161,12 +175,10 @@ class Drawing:
 
     def with_weights(self) -> Drawing:
         """This drawing with the model of its checkpoint."""
-        from scorefield.numerics.devices import prepare_sampling
-
         if self.step is None:
             return self
         model = self.weights()
-        prepare_sampling(model.network, self.command.asked.values["precision"], self.command.device)
+        prepare(model.network, self.command)
         return replace(self, model=model)
 
     def existing(self) -> Stored | None:
@@ -240,7 +252,6 @@ def drawing_of(command: Command) -> Drawing:
     """The drawing of a command line from its run's newest checkpoint; ArgumentError for what does not fit together."""
     from scorefield.cli.guide import guide_of
     from scorefield.evaluation.array_plots import in_plane
-    from scorefield.numerics.devices import prepare_sampling
     from scorefield.samplers import make_sampler
 
     values, settings = command.asked.values, settings_of(command)
@@ -248,6 +259,6 @@ def drawing_of(command: Command) -> Drawing:
     if values["sampler"] == "ode" and in_plane(command.stored["shape"]):
         settings["points"] = POINTS
     sampler, model = make_sampler(values["sampler"], **settings), command.denoiser()
-    prepare_sampling(model.network, values["precision"], command.device)
+    prepare(model.network, command)
     sampler.times(model)                                 # refuses a grid that does not fit
     return Drawing(command, sampler, guide_of(command, model), model)

@@ -214,7 +214,7 @@ class Table:
 
     def log(self, step: int, row: Mapping[str, Any]) -> None:
         """Add the figures to the run's TensorBoard, at the checkpoint's step."""
-        from scorefield.training.log import event_writer
+        from scorefield.training.trackers import event_writer
 
         values = {name: figure["value"] for name, figure in row["metrics"].items()}
         values |= {"bits_per_dim": row["likelihood"]["bits_per_dim"]} if "likelihood" in row else {}

@@ -45,6 +45,7 @@ STRICT = Flag("strict", bool, False, "refuse a run whose newest checkpoint is da
 AVERAGE = Flag("average", str, None, "which weights: ema, raw, a name in training.averages, or power and any width, such as "
                "power0.13, made from the run's snapshots")
 SEED = Flag("seed", int, 0, "seed of all random numbers; example i depends only on (seed, i)")
+COMPILE = Flag("compile", bool, False, "compile the network with torch.compile, which takes a while at first")
 BATCH_SIZE = Flag("batch_size", int, 128, "examples in one batch; adaptive solvers choose their steps for a whole batch")
 
 

@@ -142,9 +142,9 @@ def guide_of(command: Command, model: Denoiser) -> Guide:
 def _classifier(command: Command, source: str) -> tuple[Denoiser, int, tuple[str, ...]]:
     """A classifier, the number of its classes and their names; ArgumentError unless it is one of data as the run's."""
     from scorefield.checkpoints import read_checkpoint
+    from scorefield.cli.drawing import prepare
     from scorefield.data.datasets import CODEC_FIELDS
     from scorefield.models.build import complete
-    from scorefield.numerics.devices import prepare_sampling
 
     assert command.stored is not None
     checkpoint, ours = read_checkpoint(source), command.stored
@@ -158,7 +158,7 @@ def _classifier(command: Command, source: str) -> tuple[Denoiser, int, tuple[str
             raise ArgumentError(f"the classifier {source} was trained on data of another kind: {what} is {there} there and "
                                 f"{here} in the run", "classifier")
     model = checkpoint.denoiser(bool(command.asked.values["ema"])).to(command.device)
-    prepare_sampling(model.network, command.asked.values["precision"], command.device)
+    prepare(model.network, command)
     classes = int(complete(config)["model"]["classes"])
     return model, classes, tuple(config.get("class_names") or map(str, range(classes)))
 

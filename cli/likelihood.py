@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scorefield.cli.examples import examples_at, own_data
-from scorefield.cli.flags import AVERAGE, BATCH_SIZE, CHECKPOINT, EMA, SEED, STRICT, Flag, flags_of
+from scorefield.cli.flags import AVERAGE, BATCH_SIZE, CHECKPOINT, COMPILE, EMA, SEED, STRICT, Flag, flags_of
 from scorefield.cli.guide import FLAGS as GUIDANCE
 from scorefield.cli.labels import class_of
 from scorefield.numerics.errors import ArgumentError, renamed
@@ -37,7 +37,7 @@ FLAGS = (
     Flag("compare", str, None, "a second set to score: train, test, a folder of pictures, or an .npy, .npz or .csv"),
     Flag("label", str, None, "score given a label: true is each example's own, a number or a name one for all"),
     Flag("classify", bool, False, "score every label, and say which makes an example likeliest: accuracy, calibration"),
-    SEED, EMA, AVERAGE, BATCH_SIZE, STRICT,
+    COMPILE, SEED, EMA, AVERAGE, BATCH_SIZE, STRICT,
 )
 # Flags of mode sample that have no place here, and why.
 NO_DENSITY = "a guided or thresholded model is the score of no known density, so it has no likelihood; leave it out"
@@ -91,15 +91,23 @@ def run(command: Command) -> None:
     from scorefield.cli.classification import write_classification
     from scorefield.data import codec_of
     from scorefield.evaluation.likelihood import OWN, Evaluation
-    from scorefield.numerics.devices import set_memory_format
+    from scorefield.numerics.devices import require_compiler, samples_in_channels_last, set_memory_format
     from scorefield.numerics.files import json_digest
     from scorefield.numerics.processes import launched, meet
 
     values, settings = command.asked.values, settings_of(command)
+    exact = settings.get("divergence") == "exact"
+    if values["compile"] and exact:
+        raise ArgumentError("the exact divergence takes batches of gradients at once, which a compiled network cannot give; "
+                            "choose divergence=hutchinson, or leave compile out", "divergence", "compile")
+    if values["compile"]:
+        require_compiler(command.device)
     command.write_imported()
     checkpoint, denoiser = command.newest, command.denoiser()
-    if settings.get("divergence") != "exact":      # whose products PyTorch cannot batch in channels_last on CPUs
-        set_memory_format(denoiser, command.device, denoiser.autocast)
+    if samples_in_channels_last(command.device) and not exact:      # its products cannot be batched in channels_last on CPUs
+        set_memory_format(denoiser, "channels_last")
+    if values["compile"]:
+        denoiser.network.compile()
     identity = _identity(command, settings, checkpoint)
     world = launched()
     sources = [values["images"] or values["split"], *([values["compare"]] if values["compare"] else [])]
@@ -183,6 +191,7 @@ def _identity(command: Command, settings: dict[str, Any], checkpoint: Path) -> l
 
     values = command.asked.values
     results = {k: v for k, v in settings.items() if k != "max_evaluations"}      # a user may raise it and continue
+    results |= {"compile": True} if values["compile"] else {}      # which rounds otherwise
     return [sha256_of(checkpoint), command.stored, command.config.data.get("dequantize", False), command.device.type,
             results, *(values[name] for name in ("estimator", "draws", "float64", "seed", "ema", "batch_size",
                                                     "num_images"))]
@@ -194,7 +203,7 @@ def _suffix(command: Command, settings: dict[str, Any]) -> str:
 
     values, own = command.asked.values, options()[command.asked.values["estimator"]]
     changed = {name: value for name, value in settings.items() if name != "max_evaluations" and value != own[name].default}
-    changed |= {flag.name: value for flag in FLAGS if flag.name in ("draws", "float64", "num_images", "seed")
+    changed |= {flag.name: value for flag in FLAGS if flag.name in ("draws", "float64", "num_images", "compile", "seed")
                 and (value := values[flag.name]) != flag.default}
     return suffix_of(changed) + "".join(f"_{word}" for word in words_of_weights(values["ema"]))
 

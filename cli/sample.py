@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from scorefield.cli.drawing import PRECISION, SAMPLER, Drawing, drawing_of
 from scorefield.cli.drawing import options as options
-from scorefield.cli.flags import AVERAGE, BATCH_SIZE, CHECKPOINT, EMA, SEED, STRICT, Flag
+from scorefield.cli.flags import AVERAGE, BATCH_SIZE, CHECKPOINT, COMPILE, EMA, SEED, STRICT, Flag
 from scorefield.cli.guide import FLAGS as GUIDANCE
 from scorefield.numerics.errors import ArgumentError
 
@@ -23,7 +23,7 @@ FLAGS = (
     Flag("num_samples", int, 64, "how many samples; more of the same settings go on from those that are there"),
     Flag("png", bool, False, "write each picture to a file of its own, too: samples/NAME/00000000.png and so on; of "
                              "samples with labels, in a folder for each class"),
-    PRECISION,
+    PRECISION, COMPILE,
     *GUIDANCE,
     SEED, EMA, AVERAGE, BATCH_SIZE, STRICT,
 )

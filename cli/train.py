@@ -37,6 +37,7 @@ def run(command: Command) -> None:
 def _train(command: Command, held: contextlib.ExitStack) -> None:
     from scorefield.configs.loading import all_fields
     from scorefield.data import in_units_of
+    from scorefield.evaluation.measures import Measures
     from scorefield.evaluation.preview import Preview
     from scorefield.numerics.processes import launched
     from scorefield.training.folder import opened
@@ -65,6 +66,7 @@ def _train(command: Command, held: contextlib.ExitStack) -> None:
     kept: dict[str, Any] = {key: stored[key] for key in ("origin", "num_scales", "reduce_mean") if key in stored}
     try:
         train_run(config, dataset, folder, command.device, command.name, kept, Preview(config.training.sample_steps),
+                  measures=Measures(),
                   **{name: command.asked.values[name] for name in ("restart", "strict", "other_data")})
     except Interrupted as stopped:
         if launched().first:

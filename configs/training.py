@@ -1,20 +1,24 @@
 """The fields of a config's section `training` that every objective shares."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scorefield.models.ema import names_of
+from scorefield.models.ema import names_of as averages_of
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.options import option
 
+TRACKERS = ("tensorboard", "wandb")
+MOST_WORKERS = 256
 MEMORY_FORMATS = ("auto", "channels_last", "contiguous")
 ON_NONFINITE = ("stop", "skip")
 SNAPSHOTS = ("fp32", "fp16")
 _ABOVE_ZERO = ("steps", "batch_size", "learning_rate", "grad_clip", "log_every", "checkpoint_every", "keep",
-               "sample_steps", "accumulate")
+               "sample_steps", "accumulate", "metrics_samples")
 _AT_MOST = {"batch_size": 2**24, "seed": 2**64 - 1, "keep": 10**6, "sample_steps": 10**6, "learning_rate": 1e30,
-            "accumulate": 2**24, **dict.fromkeys(("steps", "warmup", "log_every", "eval_every", "sample_every",
-                                                  "checkpoint_every", "snapshots_every"), 10**12)}
-_NOT_NEGATIVE = ("warmup", "eval_every", "sample_every", "seed", "snapshots_every")
+            "accumulate": 2**24, "metrics_samples": 10**9,
+            **dict.fromkeys(("steps", "warmup", "log_every", "eval_every", "sample_every", "checkpoint_every",
+                             "snapshots_every", "metrics_every"), 10**12)}
+_NOT_NEGATIVE = ("warmup", "eval_every", "sample_every", "seed", "snapshots_every", "metrics_every")
 _FRACTIONS = ("ema_decay",)
 
 
@@ -52,6 +56,11 @@ class Training:
     snapshots_every: int = option(0, "steps between snapshots of the power averages, for others afterwards; 0: none")
     snapshots_precision: str = option("fp32", "precision of the snapshots: fp32, or fp16 in half of the space")
     log_groups: bool = option(False, "log the gradient's norm of each top-level part of the network")
+    workers: int = option(-1, "processes that read examples which are not in memory; 0: a thread, -1: chosen by the machine")
+    trackers: str = option("tensorboard", "where figures go beside stats.jsonl: tensorboard, wandb, both or none")
+    metrics_every: int = option(0, "steps between figures of samples, and bits/dim; 0: never")
+    metrics: str = option("", "those figures, such as fid,kid,bits_per_dim; by default those of samples that fit the data")
+    metrics_samples: int = option(1000, "how many samples, and at most how many held-out examples, they are of")
 
     def __post_init__(self) -> None:
         for names, allowed, text in ((_ABOVE_ZERO, lambda v: 0 < v < float("inf"), "be above 0"),
@@ -70,7 +79,24 @@ class Training:
         if self.batch_size % self.accumulate:
             raise ArgumentError(f"batch_size={self.batch_size} must be divisible by accumulate={self.accumulate}",
                                 "batch_size", "accumulate")
-        powers = [name for name in names_of(self.averages) if name.startswith("power")]
+        powers = [name for name in averages_of(self.averages) if name.startswith("power")]
         if self.snapshots_every and not powers:
             raise ArgumentError("snapshots_every needs averages with a power function, such as averages=power0.05,power0.1",
                                 "snapshots_every", "averages")
+        if not -1 <= self.workers <= MOST_WORKERS:
+            raise ArgumentError(f"workers must lie in 0 .. {MOST_WORKERS}, or be -1, got {self.workers}", "workers")
+        names_of(self.trackers, "trackers", TRACKERS)
+        names_of(self.metrics, "metrics")
+
+
+def names_of(text: str, field: str, words: Sequence[str] = ()) -> list[str]:
+    """The words of a field that holds several with commas between them, none of "" and "none"; ArgumentError for others.
+
+    words  those that are allowed; empty: all
+    """
+    found = [] if text in ("", "none") else [word.strip() for word in text.split(",")]
+    for word in found:
+        if not word or found.count(word) > 1 or (words and word not in words):
+            allowed = f"; choose from {', '.join(words)}" if words else ""
+            raise ArgumentError(f"{field} must be different words with commas between them, got {text!r}{allowed}", field)
+    return found

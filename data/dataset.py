@@ -67,7 +67,8 @@ class Examples:
         return len(self.data)
 
     def __getitem__(self, index: Tensor, /) -> tuple[Tensor, Condition]:
-        return self.data[index], {name: tensor[index] for name, tensor in self.condition.items()}
+        data = self.data.index_select(0, index) if isinstance(self.data, Tensor) else self.data[index]      # 10 times faster
+        return data, {name: tensor[index] for name, tensor in self.condition.items()}
 
     @property
     def in_memory(self) -> bool:

@@ -1,7 +1,8 @@
-"""Choose the arithmetic, the memory format and the use of memory that are fastest on a device."""
+"""Choose the arithmetic, the memory format and the use of memory that are fastest on a device. timing.py measures."""
 
 import ctypes
 import os
+import shutil
 import sys
 
 import torch
@@ -49,32 +50,51 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
 
 
-def prefers_channels_last(device: torch.device, dtype: torch.dtype | None, training: bool = True) -> bool:
-    """Whether a network in `dtype` (None: float32) is faster in channels_last. It is not on MPS, nor when it trains in bf16
-    on a CPU without AMX: there the gradient of GroupNorm loses more than the convolutions gain.
+def slow_arithmetic(precision: str, device: torch.device) -> str:
+    """A line on a precision that was asked for and that this device has no instructions for; else "".
+
+    PyTorch computes it all the same, many times more slowly: 75 times on a CPU with AVX2 alone.
     """
-    return device.type == "cuda" or (device.type == "cpu" and (dtype is None or not training or _cpu("amx_bf16")))
+    if precision != "bf16" or device.type == "mps" or _multiplies_bf16(device):
+        return ""
+    kind = "GPU" if device.type == "cuda" else "processor"
+    return (f"precision=bf16: this {kind} has no instructions for bf16, so it may be many times slower than fp32 here; "
+            "precision=auto chooses the faster one")
 
 
-def set_memory_format(module: nn.Module, device: torch.device, autocast: torch.dtype | None, memory_format: str = "auto",
-                      training: bool = True) -> None:
-    """Put the weights in a memory format; convolutions then work in it.
-
-    memory_format  "channels_last", "contiguous", or "auto": channels_last if that is faster
-    """
-    if memory_format == "channels_last" or (memory_format == "auto" and prefers_channels_last(device, autocast, training)):
-        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+def samples_in_channels_last(device: torch.device) -> bool:
+    """Whether a network of pictures samples in channels_last: on GPUs and CPUs, not on MPS."""
+    return device.type in ("cuda", "cpu")
 
 
-def prepare_sampling(network: nn.Module, precision: str, device: torch.device) -> None:
+def set_memory_format(module: nn.Module, memory_format: str) -> None:
+    """Put the weights in "channels_last" or "contiguous"; convolutions then work in it. No value changes."""
+    layout = torch.channels_last if memory_format == "channels_last" else torch.contiguous_format
+    module.to(memory_format=layout)  # type: ignore[call-overload]
+
+
+def prepare_sampling(network: nn.Module, precision: str, device: torch.device, compiled: bool = False) -> None:
     """Change the network to the dtype and memory format that sample fastest in `precision`; ValueError for an unknown word.
 
     For bf16 the weights themselves become bf16, since autocast would round them to the same values in every call.
+
+    compiled  whether torch.compile makes one program of it, at its first call
     """
     dtype = autocast_dtype(precision, device)
     if dtype is not None:
         network.to(dtype)
-    set_memory_format(network, device, dtype, training=False)
+    if samples_in_channels_last(device):
+        set_memory_format(network, "channels_last")
+    if compiled:
+        network.compile()
+
+
+def require_compiler(device: torch.device) -> None:
+    """ArgumentError if torch.compile has no C++ compiler, which it needs on a CPU; before anything else is done."""
+    named = os.environ.get("CXX")
+    if device.type == "cpu" and not any(map(shutil.which, [named] if named else ["g++", "clang++", "cl"])):
+        raise ArgumentError("compile needs a C++ compiler on a CPU, such as g++, and none is found; install one, or leave "
+                            "compile out", "compile")
 
 
 def keep_freed_memory(device: torch.device) -> None:

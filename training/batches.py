@@ -1,64 +1,80 @@
 """The training batch of any step, encoded, on the device, with what the objective draws for it; and the held-out loss."""
 
+import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from scorefield.data.codec import Codec
-from scorefield.data.dataset import Condition, Dataset
-from scorefield.data.transforms import batch_indices, random_flip
+from scorefield.data.dataset import Dataset
+from scorefield.data.transforms import random_flip
 from scorefield.models.denoiser import evaluation_mode
 from scorefield.numerics.processes import World
 from scorefield.training.draws import Draws, HeldOutDraws, seed_of
 from scorefield.training.objectives.objective import Batch, Objective
-
-Items = tuple[Tensor, Condition]
+from scorefield.training.readers import Fetch, Items, ReadAhead, Workers, chosen_workers
 
 
 class Batches:
     """This process's share of the batch of any step, and its draw: `batch, draw = batches(step)`.
 
-    Both depend only on (seed, step). A call also seeds dropout.
+    Both depend only on (seed, step), whoever reads the examples. A call also seeds dropout. `waited` is how long calls have
+    waited for examples, in seconds.
 
     batch_size  of all processes together
+    workers     processes that read examples which are not in memory: 0 is a thread, -1 some beside a GPU
     """
 
     def __init__(self, dataset: Dataset, codec: Codec, objective: Objective, batch_size: int, seed: int,
-                 device: torch.device, world: World | None = None):
+                 device: torch.device, world: World | None = None, workers: int = 0):
         self.dataset, self.codec, self.objective = dataset, codec, objective
         self.batch_size, self.seed, self.device, self.world = batch_size, seed, device, world or World()
-        self.event = codec.event(dataset.shape)
-        self._pool = ThreadPoolExecutor(1)
-        self._next: tuple[int, Any] = (-1, None)
+        self.event, self.waited = codec.event(dataset.shape), 0.0
+        self._fetch = Fetch(dataset.train, batch_size, seed, self.world)
+        self._ahead = _ahead(self._fetch, workers, device)
+        self._at_once = device.type == "cuda"      # a copy from pinned memory, which need not be waited for
 
     def __call__(self, step: int) -> tuple[Batch, Any]:
-        data, condition = self._fetch(step) if getattr(self.dataset.train, "in_memory", False) else self._prefetched(step)
-        condition = {name: tensor.to(self.device) for name, tensor in condition.items()}
+        start = time.perf_counter()
+        data, condition = self._read(step)
+        self.waited += time.perf_counter() - start
+        condition = {name: self._moved(tensor) for name, tensor in condition.items()}
         seed = seed_of(self.seed, step)
         _seed_dropout((seed + self.world.rank) % 2**64, self.device)
         draws = Draws(self.batch_size, seed, self.device, self.world)
         draw = self.objective.draw(_outline(len(data), self.event, condition), draws)
         u = draws.codec_noise(self.dataset.shape) if self.codec.noisy else None
         if data.dtype != torch.float64:      # which some devices lack; such data become float32 here
-            data = data.to(self.device)
+            data = self._moved(data)
         x = self.codec.encode(data, u).to(self.device)
         return Batch(random_flip(x, draws.host) if self.dataset.flip else x, condition), draw
 
     def indices(self, step: int) -> Tensor:
-        """The numbers of the training examples in the batch of that step, (batch_size,): those of all processes."""
-        return batch_indices(len(self.dataset.train), self.batch_size, step, self.seed)
+        """The numbers of this process's examples of a step among the training examples, int64 (share,)."""
+        return self._fetch.indices(step)
 
-    def _fetch(self, step: int) -> Items:
-        return self.dataset.train[self.indices(step)[self.world.rank::self.world.size]]
+    def close(self) -> None:
+        """Stop reading ahead, and end the processes that read. A later call starts them again."""
+        if self._ahead is not None:
+            self._ahead.close()
 
-    def _prefetched(self, step: int) -> Items:
-        """As _fetch, with the next batch read from disk while the network works on this one."""
-        at, fetched = self._next
-        self._next = (step + 1, self._pool.submit(self._fetch, step + 1))
-        return fetched.result() if at == step else self._fetch(step)
+    def _read(self, step: int) -> Items:
+        return self._fetch(step) if self._ahead is None else self._ahead(step)
+
+    def _moved(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, non_blocking=self._at_once)
+
+
+def _ahead(fetch: Fetch, workers: int, device: torch.device) -> ReadAhead | None:
+    """What reads ahead of the steps; None if a batch is in memory and need not go to a GPU."""
+    count, gpu = chosen_workers(workers, fetch.split, device), device.type == "cuda"
+    if count:
+        return Workers(fetch, count, pin=gpu)
+    if gpu or not getattr(fetch.split, "in_memory", False):
+        return ReadAhead(fetch, pin=gpu)
+    return None
 
 
 def _outline(n: int, event: tuple[int, ...], condition: Mapping[str, Tensor]) -> Batch:
@@ -88,8 +104,6 @@ def held_out(model: Any, objective: Objective, dataset: Dataset, codec: Codec, b
     with evaluation_mode(model):
         for part in torch.arange(n).split(batch_size):
             data, condition = dataset.test[part]
-            if data.is_floating_point():
-                codec.check(data, f"data set {dataset.name!r}, held-out examples", int(part[0]))
             condition = {name: tensor.to(device) for name, tensor in condition.items()}
             draws = HeldOutDraws(n, part, stream, device, dataset.shape if codec.noisy else None)
             draw = objective.draw(_outline(len(part), event, condition), draws)

@@ -41,6 +41,10 @@ IGNORED = (
      lambda config, model: not config["training"]["snapshots_every"]),
     ("training.sample_steps", "no previews are made (training.sample_every)",
      lambda config, model: not 0 < config["training"]["sample_every"] <= config["training"]["steps"]),
+    ("training.metrics", "no figures of samples are made (training.metrics_every)",
+     lambda config, model: _unmeasured(config)),
+    ("training.metrics_samples", "no figures of samples are made (training.metrics_every)",
+     lambda config, model: _unmeasured(config)),
 )
 
 
@@ -51,7 +55,7 @@ def doubts(config: Mapping[str, Any], dataset: Dataset, model: Any, codec: Codec
     """
     lines = list(_of_fields(config, model))
     lines += _of_attention(config, dataset.shape, model)
-    lines += _of_training(config["training"])
+    lines += _of_training(config["training"], dataset)
     lines += _of_labels(config, dataset, model)
     lines += _of_range(config, codec)
     if isinstance(model, Denoiser):
@@ -78,8 +82,10 @@ def _of_attention(config: Mapping[str, Any], shape: tuple[int, ...], model: Any)
                f"{', '.join(map(str, reached))}, so there is no attention there")
 
 
-def _of_training(training: Mapping[str, Any]) -> Iterator[str]:
-    steps, warmup = training["steps"], training["warmup"]
+def _of_training(training: Mapping[str, Any], dataset: Dataset) -> Iterator[str]:
+    steps, warmup, workers = training["steps"], training["warmup"], training["workers"]
+    if workers > 0 and getattr(dataset.train, "in_memory", False):
+        yield f"training.workers={workers} does nothing: the examples are in memory, where a batch takes no reading"
     if warmup >= steps:
         yield (f"training.warmup={warmup} is not over within training.steps={steps}: the learning rate only gets to "
                f"{training['learning_rate'] * steps / warmup:.3g} of {training['learning_rate']:g}")
@@ -137,6 +143,10 @@ def _of_data(x: Tensor, config: Mapping[str, Any], model: Denoiser, codec: Codec
 
 def _relative(sde: SDE, t: float) -> tuple[float, float]:
     return float(sde.alpha(t)), float(sde.sigma(t))
+
+
+def _unmeasured(config: Mapping[str, Any]) -> bool:
+    return not 0 < config["training"]["metrics_every"] <= config["training"]["steps"]
 
 
 def _attends(model: Any) -> bool:

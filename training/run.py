@@ -25,20 +25,26 @@ from scorefield.checkpoints.formats.run import (
 )
 from scorefield.configs.loading import all_fields, apply, from_stored, load_config
 from scorefield.configs.sections import data, require_sections
+from scorefield.configs.training import names_of
 from scorefield.data.codec import Codec
 from scorefield.data.dataset import Dataset, as_dataset
 from scorefield.data.datasets import CODEC_FIELDS, codec_of, in_units_of, load_dataset
 from scorefield.data.fingerprint import fingerprint
 from scorefield.models.build import build_denoiser
-from scorefield.numerics.devices import autocast_dtype, keep_freed_memory, local_device, set_memory_format
-from scorefield.numerics.errors import ArgumentError
+from scorefield.numerics.devices import autocast_dtype, keep_freed_memory, local_device, require_compiler, slow_arithmetic
+from scorefield.numerics.errors import ArgumentError, renamed
 from scorefield.numerics.files import write_json
 from scorefield.numerics.processes import connect, launched
 from scorefield.training.batches import Batches, held_out
 from scorefield.training.doubts import doubts
 from scorefield.training.folder import begin, is_empty, opened
 from scorefield.training.labels import require_conditions
+from scorefield.training.machine import Machine
+from scorefield.training.meters import Meters, operations_of
 from scorefield.training.objectives import build_objective
+from scorefield.training.objectives.score_matching import told
+from scorefield.training.schedule import Measures, measured_by
+from scorefield.training.trackers import require_trackers
 from scorefield.training.trainer import Trainer
 
 Preview = Callable[[Any, Dataset, Codec], Tensor]      # of a model: samples as a picture (3, height, width), uint8
@@ -46,7 +52,8 @@ Preview = Callable[[Any, Dataset, Codec], Tensor]      # of a model: samples as 
 
 def train(config: str | Path | ModuleType | ConfigDict, dataset: Any = None, workdir: str | Path | None = None,
           device: str | torch.device = "auto", overrides: Mapping[str, Any] | None = None, preview: Preview | None = None,
-          progress: bool = True, restart: bool = False, strict: bool = False, other_data: bool = False) -> Path:
+          progress: bool = True, restart: bool = False, strict: bool = False, other_data: bool = False,
+          measures: Measures | None = None) -> Path:
     """Train, or continue where the run in `workdir` stopped; returns that folder, which `load_denoiser` reads.
 
         run = train("configs/vp_digits.py", dataset=pictures, workdir="runs/mine", overrides={"training.steps": 1000})
@@ -62,6 +69,7 @@ def train(config: str | Path | ModuleType | ConfigDict, dataset: Any = None, wor
     restart    whether a run that has lost its checkpoints is trained anew; else that is refused
     strict     whether a damaged newest checkpoint is refused; else the one before it is used
     other_data whether to go on with data that have changed since the run was left; else that is refused
+    measures   what makes the figures of training.metrics_every, such as evaluation.Measures()
 
     One process trains in a folder at a time. Raises ArgumentError if another one does, if arguments do not fit together or
     if the folder holds another experiment, before anything is written; Interrupted after Ctrl-C, when a checkpoint has been
@@ -86,13 +94,14 @@ def train(config: str | Path | ModuleType | ConfigDict, dataset: Any = None, wor
         if first:
             require_same_experiment(run, described(chosen, dataset, name))
         train_run(chosen, dataset, run, local_device(str(device)), name, preview=preview, progress=progress, restart=restart,
-                  strict=strict, other_data=other_data)
+                  strict=strict, other_data=other_data, measures=measures)
     return run
 
 
 def train_run(config: ConfigDict, dataset: Dataset, run: Path, device: torch.device, name: str,
               kept: Mapping[str, Any] | None = None, preview: Preview | None = None, progress: bool = True,
-              restart: bool = False, strict: bool = False, other_data: bool = False) -> Path | None:
+              restart: bool = False, strict: bool = False, other_data: bool = False, measures: Measures | None = None
+              ) -> Path | None:
     """Train in the folder `run`, which this process has opened (folder.py) and which holds this experiment; returns the last
     checkpoint, or None if training was done already.
 
@@ -111,7 +120,7 @@ def train_run(config: ConfigDict, dataset: Dataset, run: Path, device: torch.dev
         start, keep = begin(run, stored, restart, strict, other_data, say)
     else:
         start, keep = newest_sound(run, strict), _nothing
-    trainer = set_up(config, dataset, run, device, preview, progress, stored, start)
+    trainer = set_up(config, dataset, run, device, preview, progress, stored, start, measures)
     del start      # the weights are the trainer's now
     if trainer.step >= steps:
         message = f"{trainer.checkpoint} is at step {trainer.step} already; to train further, raise training.steps"
@@ -122,9 +131,13 @@ def train_run(config: ConfigDict, dataset: Dataset, run: Path, device: torch.dev
     if world.first:
         keep()
         write_json(run / "config.json", stored)
+        if trainer.machine is not None:
+            trainer.machine.keep()
     parameters = sum(p.numel() for p in trainer.update.parameters)
     for note in [*trainer.update.notes, *doubts(config, dataset, trainer.model, codec_of(config.data, dataset))]:
         say(note)
+    if slow := slow_arithmetic(config.training.precision, device):
+        say(f"training.{slow}")
     say(f"{dataset.name}: {len(dataset.train)} examples of shape {dataset.shape}, {len(dataset.test)} held out; "
         f"{trainer.model.sde}; {parameters:,} parameters; {device}"
         + (f"; continues from {trainer.checkpoint}" if trainer.checkpoint else ""))
@@ -135,27 +148,58 @@ def train_run(config: ConfigDict, dataset: Dataset, run: Path, device: torch.dev
 
 
 def set_up(config: ConfigDict, dataset: Dataset, run: Path, device: torch.device, preview: Preview | None = None,
-           progress: bool = False, stored: Mapping[str, Any] | None = None, start: Sound | None = None) -> Trainer:
+           progress: bool = False, stored: Mapping[str, Any] | None = None, start: Sound | None = None,
+           measures: Measures | None = None) -> Trainer:
     """The trainer of a config: builds the model, the objective and the batches, and goes on at `start`, or at the newest
     sound checkpoint of `run`. `stored` is what config.json is to hold.
 
     Raises ArgumentError if the data lack what the model is told, such as labels, or have other classes.
     """
     settings, world = config.training, connect(device)
+    if settings.compile:
+        with renamed("training"):
+            require_compiler(device)
+    require_trackers(names_of(settings.trackers, "training.trackers"))
     codec = codec_of(config.data, dataset)
     keep_freed_memory(device)
     torch.manual_seed(settings.seed)
     model = build_denoiser(config, codec.event(dataset.shape)).to(device)
     model.autocast = autocast_dtype(settings.precision, device)
-    set_memory_format(model.network, device, model.autocast, settings.memory_format)
     objective = build_objective(model, settings)
     dataset = require_conditions(model, objective, config, dataset)
-    batches = Batches(dataset, codec, objective, settings.batch_size, settings.seed, device, world)
+    machine, share = Machine(run, device), settings.batch_size // world.size
+    noise = partial(_loss_of_noise, model, dataset, codec, device)
+    machine.memory_format(model, settings.memory_format, noise, share, world)
+    batches = Batches(dataset, codec, objective, settings.batch_size, settings.seed, device, world, settings.workers)
+    meters = Meters(objective, settings.batch_size, device, world, lambda: batches.waited,
+                    partial(_operations, config, dataset, codec, share),
+                    partial(machine.peak, model.autocast or torch.float32))
     evaluate = partial(held_out, objective=objective, dataset=dataset, codec=codec, batch_size=settings.batch_size,
                        device=device)
     shown = None if preview is None else lambda model: preview(model, dataset, codec)
-    return Trainer(model, objective, batches, settings, run, device, world, evaluate, shown, progress,
-                   stored, start)
+    figures = measured_by(settings, measures, model, dataset, codec)
+    trainer = Trainer(model, meters.objective, batches, settings, run, device, world, evaluate, shown, progress, stored,
+                      start, meters, figures)
+    trainer.machine = machine
+    return trainer
+
+
+def _loss_of_noise(model: Any, dataset: Dataset, codec: Codec, device: torch.device, n: int) -> Tensor:
+    """A number whose gradient takes as long as that of the loss, for n examples of noise."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(n, *codec.event(dataset.shape), generator=generator).to(device)
+    t = torch.full((n,), 0.5 * (model.sde.t_min + model.sde.t_max), dtype=torch.float32, device=device)
+    condition = dataset.train[torch.zeros(n, dtype=torch.int64)][1] if model.takes.names else {}
+    output: Tensor = model(x, t, *told(model, {name: tensor.to(device) for name, tensor in condition.items()}))
+    return output.square().mean()
+
+
+def _operations(config: ConfigDict, dataset: Dataset, codec: Codec, examples: int) -> float:
+    """Floating-point operations of the forward and backward passes of so many examples; 0 if they cannot be counted."""
+    event = codec.event(dataset.shape)
+    with torch.device("meta"):
+        outline = build_denoiser(config, event)
+    return examples * operations_of(outline.network, event, bool(outline.takes.names))
 
 
 def described(config: ConfigDict, dataset: Dataset, name: str) -> dict[str, Any]:

@@ -19,13 +19,17 @@ from torch import Tensor, nn
 
 from scorefield.checkpoints.formats.run import Sound, newest_sound, write_checkpoint
 from scorefield.checkpoints.snapshots import drop_snapshots, write_snapshot
+from scorefield.configs.training import names_of
 from scorefield.models.layers import recompute_activations
 from scorefield.numerics.processes import Agreement, World
 from scorefield.numerics.stopping import Noted, noting
 from scorefield.sde_lib.sde import SDE
 from scorefield.training.keeping import SANE, Keeping
 from scorefield.training.log import Log
+from scorefield.training.machine import Machine
+from scorefield.training.meters import Meters
 from scorefield.training.objectives.objective import Batch, Objective
+from scorefield.training.readers import reading
 from scorefield.training.update import Update
 from scorefield.training.watch import Watch, diagnosis, finite
 
@@ -67,6 +71,8 @@ class Trainer:
     progress   whether there is something on the terminal
     config     what the run's config.json holds; each checkpoint holds it, too
     start      where to go on: the newest sound checkpoint of `run` unless given
+    meters     what adds figures to the lines of the log; `meters.objective` is the objective then
+    measure    as evaluate, of samples, every `metrics_every` steps
 
     Distribution wraps the network before the optimiser and the average are made.
     """
@@ -75,10 +81,12 @@ class Trainer:
                  run: Path, device: torch.device, world: World | None = None,
                  evaluate: Callable[[Any], dict[str, float]] | None = None,
                  preview: Callable[[Any], Tensor] | None = None, progress: bool = True,
-                 config: Mapping[str, Any] | None = None, start: Sound | None = None):
+                 config: Mapping[str, Any] | None = None, start: Sound | None = None, meters: Meters | None = None,
+                 measure: Callable[[Any], dict[str, float]] | None = None):
         self.model, self.objective, self.batches, self.settings = model, objective, batches, settings
         self.run, self.device, self.world, self.progress = run, device, world or World(), progress
-        self.evaluate, self.preview, self.config = evaluate, preview, config
+        self.evaluate, self.preview, self.measure = evaluate, preview, measure
+        self.config, self.meters = config, meters
         self.network = model.network
         if settings.activation_checkpointing:
             recompute_activations(self.network)
@@ -87,6 +95,7 @@ class Trainer:
         model.network = self.world.wrap(self.network, device)
         self.update = Update(model, self.network, objective, settings, device)
         self.averaged = model.with_network(self.update.ema.module)
+        self.machine: Machine | None = None      # what was measured for this run, if `set_up` made it
         self.step, self.seconds = 0, 0.0
         self.keeping = Keeping(run, settings.keep, "" if settings.keep_best == "none" else settings.keep_best)
         self.watch, self.agree, self.signals = Watch(), Agreement(World()), Noted()
@@ -108,7 +117,7 @@ class Trainer:
         self.model.train()
         if self.world.first:
             drop_snapshots(self.run, self.step)
-        with noting() as self.signals, Log(self.run, self.step, self.settings.steps, self.world, self.progress) as log:
+        with noting() as self.signals, self._log() as log, reading(self.batches):
             self.agree, told = Agreement(self.world), 0
             self.watch.restart(self.step)
             while self.step < self.settings.steps:
@@ -129,6 +138,10 @@ class Trainer:
         if told:
             raise Interrupted(self.step, told)
         return self.checkpoint
+
+    def _log(self) -> Log:
+        return Log(self.run, self.step, self.settings.steps, self.world, self.progress, self.meters,
+                   names_of(self.settings.trackers, "training.trackers"))
 
     def _tried(self, work: Callable[[], T]) -> T | None:
         """The result; or None, and the error ends training before its next step, in all processes, after saving."""
@@ -172,14 +185,15 @@ class Trainer:
         broke = ending and isinstance(self.failure, ArithmeticError)      # is what it leaves sound?
         evaluate = self.evaluate if due(settings.eval_every) or (broke and settings.eval_every) else None
         preview = self.preview if due(settings.sample_every) else None
-        looking = saving or evaluate or preview or due(settings.log_every) or due(settings.snapshots_every)
+        measure = self.measure if due(settings.metrics_every) else None
+        looking = (saving or evaluate or preview or measure or due(settings.log_every) or due(settings.snapshots_every))
         if looking or (self.device.type == "cpu" and self.world.size == 1):      # where it costs no wait, after each step
             self._find_broken_step(log)
         if not looking or (self.failure is not None and not ending):
             return
         line = self._line(log) if self.step > log.since else {}
         if self.world.first:
-            figures = self._looked_at(evaluate) or {}
+            figures = (self._looked_at(evaluate) or {}) | (self._looked_at(measure) or {})
             picture = self._looked_at(preview)
             if line:
                 self._tried(lambda: log.write(line | figures, picture))

@@ -59,8 +59,7 @@ def diagnosis(step: int, batches: Any, objective: Any, model: Any) -> tuple[str,
     the loss of each example is looked at.
     """
     batch, draw = batches(step)
-    numbers = batches.indices(step) if hasattr(batches, "indices") else None
-    own = None if numbers is None else numbers[batches.world.rank::batches.world.size]
+    own = batches.indices(step) if hasattr(batches, "indices") else None
     if bool((bad := _bad(batch.x)).any()):
         return f"the training {_examples(bad, own)} hold numbers that are not finite", True
     loss = objective.loss(model, batch, draw)

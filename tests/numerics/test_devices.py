@@ -6,7 +6,7 @@ import torch
 from scorefield.models import Denoiser, UNet
 from scorefield.models.networks.ncsnpp import NCSNpp
 from scorefield.numerics import devices as precision
-from scorefield.numerics.devices import prefers_channels_last, prepare_sampling
+from scorefield.numerics.devices import prepare_sampling, require_compiler, slow_arithmetic
 from scorefield.sde_lib import VESDE, VPSDE
 
 pytestmark = pytest.mark.machine
@@ -14,13 +14,32 @@ CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))
 SMALL = {"image_size": 8, "width": 32, "multipliers": (1, 2), "num_blocks": 1, "attention_resolutions": (4,), "dropout": 0.0}
 
 
-@pytest.mark.parametrize("amx", [True, False])
-def test_channels_last_is_for_gpus_and_cpus_but_not_for_bf16_training_without_amx(amx, monkeypatch):
-    monkeypatch.setattr(precision, "_cpu", lambda capability: amx)
-    for dtype in (None, torch.bfloat16):
-        for training in (True, False):
-            assert prefers_channels_last(CUDA, dtype, training) and not prefers_channels_last(MPS, dtype, training)
-            assert prefers_channels_last(CPU, dtype, training) == (amx or dtype is None or not training)
+@pytest.mark.parametrize("instructions, slow", [((), True), (("avx512_bf16",), False), (("amx_bf16", "avx512_bf16"), False)],
+                         ids=["avx2", "avx512_bf16", "amx"])
+def test_bf16_that_was_asked_for_is_said_to_be_slow_where_there_are_no_instructions(instructions, slow, monkeypatch):
+    monkeypatch.setattr(precision, "_cpu", lambda capability: capability in instructions)
+    line = slow_arithmetic("bf16", CPU)
+    assert bool(line) == slow and "\n" not in line
+    assert not slow or (line.startswith("precision=bf16: this processor has no") and "precision=auto" in line)
+    assert slow_arithmetic("auto", CPU) == slow_arithmetic("fp32", CPU) == slow_arithmetic("bf16", MPS) == ""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert "this GPU has no" in slow_arithmetic("bf16", CUDA)
+
+
+def test_compiling_on_a_cpu_without_a_compiler_is_one_line(monkeypatch):
+    monkeypatch.setattr(precision.shutil, "which", lambda name: None)
+    with pytest.raises(ValueError, match="needs a C\\+\\+ compiler") as caught:
+        require_compiler(CPU)
+    assert caught.value.arguments == ("compile",)
+    require_compiler(CUDA)
+
+
+def test_a_network_of_pictures_samples_in_channels_last_but_on_mps():
+    for device in (CPU, CUDA, MPS):
+        network = UNet(**SMALL)
+        prepare_sampling(network, "fp32", device)
+        last = network.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+        assert last == (device is not MPS)
 
 
 def test_a_network_that_samples_in_bf16_holds_its_weights_so_but_not_its_frequencies():

@@ -44,6 +44,7 @@ def test_attention_at_a_resolution_that_is_never_reached():
     ("ncsnpp", "model.fourier_scale", 7.0), ("ncsnpp", "model.combine", "cat"),
     ("unet", "training.label_dropout", 0.3), ("unet", "training.importance", True), ("unet", "training.sample_steps", 7),
     ("unet", "training.snapshots_precision", "fp16"),
+    ("unet", "training.metrics", "energy"), ("mlp", "training.metrics_samples", 50),
     ("mlp", "training.memory_format", "channels_last"), ("ncsnpp-fourier", "model.freq_shift", 0),
     ("ncsnpp-fourier", "model.last_label", 5), ("unet-one", "model.downsample_padding", 1)])
 def test_a_field_that_another_makes_meaningless(network, field, value):
@@ -55,6 +56,12 @@ def test_a_field_that_another_makes_meaningless(network, field, value):
     lines = said(data, model__network=name, **extra, **{field.replace(".", "__"): value})
     assert len(lines) == len(before) + 1 and any(line.startswith(f"{field}={value} does nothing: ") for line in lines)
     assert field in {field for field, *_ in IGNORED}
+
+
+def test_processes_that_would_read_what_is_in_memory():
+    (line,) = said(from_arrays(PICTURES), training__workers=4)
+    assert line.startswith("training.workers=4 does nothing: the examples are in memory")
+    assert said(from_arrays(PICTURES), training__workers=0) == []
 
 
 def test_a_warm_up_that_never_ends():
