@@ -74,7 +74,7 @@ class Update:
         if self.masked:
             bad = (~norm.isfinite()).float()
             self._mask = torch.maximum(self._mask, bad) if stays else bad
-            self.optimizer.found_inf = self._mask  # type: ignore[assignment]
+            self.optimizer.found_inf = self._mask  # type: ignore[attr-defined]
             self.skipped += self._mask
             return False
         self._halted = (stays and self._halted) or not math.isfinite(float(norm))
