@@ -78,7 +78,7 @@ class Log:
 
     def _draw(self, step: int, values: Mapping[str, float], picture: Tensor | None) -> None:
         """Into TensorBoard. Its loss is said once, and training goes on: the figures are in stats.jsonl, too."""
-        if not self.drawing:
+        if not self.drawing or self.writer is None:
             return
         try:
             for name, value in values.items():
