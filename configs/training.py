@@ -6,6 +6,7 @@ from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.options import option
 
 DECAYS = ("constant", "cosine")
+SHARDINGS = ("none", "fsdp")
 MEMORY_FORMATS = ("auto", "channels_last", "contiguous")
 _ABOVE_ZERO = ("steps", "batch_size", "learning_rate", "adam_eps", "grad_clip", "log_every", "checkpoint_every", "keep",
                "sample_steps")
@@ -38,6 +39,8 @@ class Training:
     checkpoint_every: int = option(5000, "steps between checkpoints")
     keep: int = option(2, "how many of the newest checkpoints are kept")
     seed: int = option(0, "seed of the initial weights, batches, times and noise")
+    sharding: str = option("none", "under torchrun: none (each process holds the whole network, DDP) or fsdp (its share)")
+    sharded_saves: bool = option(False, "with sharding fsdp: each process writes its share of a checkpoint")
 
     def __post_init__(self) -> None:
         for names, allowed, text in ((_ABOVE_ZERO, lambda v: 0 < v < float("inf"), "be above 0"),
@@ -46,6 +49,9 @@ class Training:
             for name in names:
                 if not allowed(getattr(self, name)):
                     raise ArgumentError(f"{name} must {text}, got {getattr(self, name)}", name)
-        for name, words in (("decay", DECAYS), ("memory_format", MEMORY_FORMATS)):
+        for name, words in (("decay", DECAYS), ("memory_format", MEMORY_FORMATS), ("sharding", SHARDINGS)):
             if getattr(self, name) not in words:
                 raise ArgumentError(f"unknown {name} {getattr(self, name)!r}; choose from {', '.join(words)}", name)
+        if self.sharded_saves and self.sharding == "none":
+            raise ArgumentError("sharded_saves needs sharding fsdp; with none every process holds the whole network",
+                                "sharded_saves", "sharding")

@@ -53,13 +53,29 @@ class World:
         """The network with its gradients averaged over all processes."""
         if self.size == 1:
             return network
-        return nn.parallel.DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
+        return nn.parallel.DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None,
+                                                   gradient_as_bucket_view=True)      # else every gradient lies there twice
+
+    def wait(self) -> None:
+        """Wait for the other processes."""
+        if self.size > 1:
+            dist.barrier()
 
     def leave(self) -> None:
         """Wait for the other processes, then end the group."""
         if self.size > 1:
             dist.barrier()
             dist.destroy_process_group()
+
+
+def is_share(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is this process's share of one that several hold (a DTensor, of FSDP)."""
+    return hasattr(tensor, "full_tensor")
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor itself, or the whole one of a share, which all processes must ask for together."""
+    return tensor.full_tensor() if is_share(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def meet(world: World, folders: Sequence[Path], device: torch.device, key: str = "") -> None:

@@ -19,12 +19,15 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from scorefield.checkpoints.formats.run import newest_checkpoint, read_state, write_checkpoint
+from scorefield.checkpoints.formats.run import newest_checkpoint, read_state
 from scorefield.models.layers import recompute_activations
+from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.processes import World
 from scorefield.sde_lib.sde import SDE
 from scorefield.training.log import Log
 from scorefield.training.objectives.objective import Batch, Objective
+from scorefield.training.saving import Saver, read_shares
+from scorefield.training.sharding import shard
 from scorefield.training.update import Update, learning_rate
 
 
@@ -98,13 +101,20 @@ class Trainer:
             recompute_activations(self.network)
         if settings.compile:
             self.network.compile()
-        model.network = self.world.wrap(self.network, device)
+        self.sharded = settings.sharding == "fsdp" and self.world.size > 1
+        model.network = (shard(self.network, device, self.world) if self.sharded
+                         else self.world.wrap(self.network, device))
         self.update = Update(model, self.network, objective, settings, device)
         self.averaged = model.with_network(self.update.ema.module)
         self.step, self.seconds = 0, 0.0
+        self.saver = Saver(run, self.world, settings.keep, self.sharded, settings.sharded_saves)
         self.checkpoint = newest_checkpoint(run)
+        if not self.world.agree(str(self.checkpoint and self.checkpoint.name), device):
+            raise ArgumentError("the processes of torchrun must share the run's folder and see the same newest checkpoint",
+                                "workdir")
         if self.checkpoint is not None:
-            self._restore(read_state(self.checkpoint))
+            self._restore(read_shares(self.checkpoint, self.network, self.world) if self.sharded
+                          else read_state(self.checkpoint))
 
     def train(self) -> Path | None:
         """Train to settings.steps; returns the last checkpoint.
@@ -112,7 +122,8 @@ class Trainer:
         Raises Interrupted after a signal, ArithmeticError if the loss stops being finite (nothing is saved then).
         """
         self.model.train()
-        with _signals_noted() as signals, Log(self.run, self.step, self.settings.steps, self.world, self.progress) as log:
+        with (_signals_noted() as signals, self.saver,
+              Log(self.run, self.step, self.settings.steps, self.world, self.progress) as log):
             while self.step < self.settings.steps:
                 loss, norm = self.update(*self.batches(self.step), self.step)
                 self.step += 1
@@ -121,6 +132,7 @@ class Trainer:
                 self._report(log, stop)
                 if stop:
                     raise Interrupted(self.step)
+        self.checkpoint = self.saver.newest or self.checkpoint
         self.world.leave()
         return self.checkpoint
 
@@ -142,11 +154,13 @@ class Trainer:
                                   "training.learning_rate; the last checkpoint is kept")
         self.seconds += log.elapsed
         line["seconds"] = self.seconds
-        if self.world.first:
+        if self.world.first or self.sharded:      # a network in parts works only in all processes
             line |= evaluate(self.averaged) if evaluate else {}
-            log.write(line, preview(self.averaged) if preview else None)
+            picture = preview(self.averaged) if preview else None
+            if self.world.first:
+                log.write(line, picture)
             if saving:
-                self.checkpoint = write_checkpoint(self.run, self.step, self._state(), settings.keep)
+                self.saver.save(self.step, self._state())
         log.restart(self.step)
 
     def _state(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from scorefield.models.ema import EMA
+from scorefield.numerics.processes import whole
 from scorefield.training.objectives.objective import Batch, Objective
 
 
@@ -43,7 +44,7 @@ class Update:
         """Update by the batch of that step; the loss and the gradient's norm, still on the device."""
         loss = self.objective.loss(self.model, batch, draw).mean()
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.grad_clip)
+        norm = whole(torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.grad_clip))
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.settings, step)
         self.optimizer.step()

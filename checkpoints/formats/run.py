@@ -4,6 +4,7 @@ Only tensors and plain values are unpickled. Each checkpoint holds a checksum of
 """
 
 import json
+import shutil
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 from scorefield.checkpoints.checkpoint import Checkpoint, Config, require_agreement, require_whole
+from scorefield.checkpoints.formats import sharded
 from scorefield.numerics.files import DIGEST, digest, new_folder, read_json, write_atomically
 
 OF_THE_DATA = ("data.path", "data.test_path")      # fields that may differ when a run continues: where the data lie
@@ -32,13 +34,26 @@ def _has_config(folder: Path) -> bool:
 
 def _run_of(checkpoint: Path) -> Path | None:
     run = checkpoint.parent.parent
-    is_one = checkpoint.suffix == ".pt" and checkpoint.parent.name == "checkpoints" and _has_config(run)
+    kind = checkpoint.suffix == ".pt" or (checkpoint / sharded.DIGESTS).is_file()
+    is_one = kind and checkpoint.parent.name == "checkpoints" and _has_config(run)
     return run if is_one else None
 
 
 def newest_checkpoint(run: Path) -> Path | None:
     """The checkpoint of the highest step in a run's folder, or None."""
-    return max((run / "checkpoints").glob("step_*.pt"), default=None)
+    return _checkpoints(run)[-1] if _checkpoints(run) else None
+
+
+def _checkpoints(run: Path) -> list[Path]:
+    """All checkpoints in a run's folder: files, and folders that several processes wrote; of one step the file is last."""
+    found = [*sharded.folders(run), *((int(path.stem[5:]), path) for path in (run / "checkpoints").glob("step_*.pt"))]
+    return [path for _, path in sorted(found)]
+
+
+def prune(run: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints of a run."""
+    for old in _checkpoints(run)[:-keep]:
+        old.unlink() if old.is_file() else shutil.rmtree(old)
 
 
 def read_config(run: Path) -> dict[str, Any]:
@@ -78,6 +93,8 @@ def read_state(path: Path) -> dict[str, Any]:
     """The content of a checkpoint file, on the CPU, after comparing it with its checksum: torch itself does not notice
     flipped bytes. Raises ValueError if the file is truncated, altered or of another program.
     """
+    if path.is_dir():
+        return sharded.read(path)
     advice = "delete it to continue from the checkpoint before it"
     with open(path, "rb") as file:      # if the system refuses, its own error is raised
         try:
@@ -100,8 +117,7 @@ def write_checkpoint(run: Path, step: int, state: dict[str, Any], keep: int) -> 
     path = folder / f"step_{step:08d}.pt"
     sealed = state | {DIGEST: digest(state)}
     write_atomically(path, lambda file: torch.save(sealed, file))
-    for old in sorted(folder.glob("step_*.pt"))[:-keep]:
-        old.unlink()
+    prune(run, keep)
     return path
 
 
