@@ -68,8 +68,6 @@ def train_together(processes, folder, jobs):
     """Train runs in the folder, one after the other, by processes of torchrun: jobs are (name, settings)."""
     script = folder / "train.py"
     script.write_text("import json, sys; from pathlib import Path; from test_distribution import train\n"
-                      "from scorefield.numerics.processes import World\n"
-                      "World.leave = World.wait      # one group for all runs\n"
                       "for name, settings in json.loads(sys.argv[1]): train(Path(sys.argv[2], name), settings)\n")
     torchrun(processes, script, json.dumps(jobs), folder)
 
