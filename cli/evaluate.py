@@ -132,9 +132,10 @@ def judge_of(command: Command, n: int, labels: Sequence[int] | None = None, clas
 
 def _steps(command: Command) -> list[int | None]:
     """The steps of the checkpoints to evaluate, in order; None is the newest. ArgumentError for one that is not there."""
+    from scorefield.checkpoints.formats.run import checkpoints_of
     from scorefield.numerics.text import parse
 
-    there = sorted(map(step_of, (command.run / "checkpoints").glob("step_*.pt")))
+    there = [step for step, _ in checkpoints_of(command.run)]
     text = command.asked.values["checkpoints"]
     if text == "newest" or (text == "all" and not there):      # of a --checkpoint that is no run yet, the only one
         return [None]

@@ -41,18 +41,20 @@ def _run_of(checkpoint: Path) -> Path | None:
 
 def newest_checkpoint(run: Path) -> Path | None:
     """The checkpoint of the highest step in a run's folder, or None."""
-    return _checkpoints(run)[-1] if _checkpoints(run) else None
+    return next((path for _, path in reversed(checkpoints_of(run))), None)
 
 
-def _checkpoints(run: Path) -> list[Path]:
-    """All checkpoints in a run's folder: files, and folders that several processes wrote; of one step the file is last."""
-    found = [*sharded.folders(run), *((int(path.stem[5:]), path) for path in (run / "checkpoints").glob("step_*.pt"))]
-    return [path for _, path in sorted(found)]
+def checkpoints_of(run: Path) -> list[tuple[int, Path]]:
+    """The checkpoints in a run's folder, as (step, path), sorted by step: files, and folders that several processes wrote; of
+    one step the file is last.
+    """
+    files = [(int(path.stem[5:]), path) for path in (run / "checkpoints").glob("step_*.pt")]
+    return sorted([*sharded.folders(run), *files], key=lambda found: (found[0], found[1].suffix))
 
 
 def prune(run: Path, keep: int) -> None:
     """Remove all but the newest `keep` checkpoints of a run."""
-    for old in _checkpoints(run)[:-keep]:
+    for _, old in checkpoints_of(run)[:-keep]:
         old.unlink() if old.is_file() else shutil.rmtree(old)
 
 

@@ -11,10 +11,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from helpers import SMALL
 
-from scorefield.checkpoints.formats import run as run_format
 from scorefield.checkpoints.formats.run import newest_checkpoint, read_state
 from scorefield.configs.default import get_config
 from scorefield.data import load_dataset
@@ -53,7 +54,7 @@ def torchrun(processes, *words, restarts=0):
     launcher = subprocess.Popen(
         [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--standalone",
          f"--max-restarts={restarts}", *map(str, words)], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)])})
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent), str(ROOT / "tests")])})
     try:
         out, errors = launcher.communicate(timeout=240)
     except subprocess.TimeoutExpired:
@@ -141,15 +142,43 @@ def test_held_out_figures_and_previews_are_those_of_one_process(runs):
     assert lines["shares"]["loss"] == pytest.approx(lines["one"]["loss"], rel=1e-4)
 
 
-def test_a_checkpoint_in_shares_is_a_checkpoint_like_any_other(runs):
-    """What sampling, likelihood and evaluation read."""
-    loaded = {name: run_format.read(runs / name, None) if (runs / name / "config.json").exists() else None
-              for name in ("apart",)}
-    assert loaded == {"apart": None}      # set_up alone writes no config.json; below the command line does
+def test_a_checkpoint_in_shares_is_a_folder_with_nothing_beside_it(runs):
     folder = newest_checkpoint(runs / "apart")
     assert folder.is_dir() and {path.name for path in folder.iterdir()} == {
         ".metadata", "__0_0.distcp", "__1_0.distcp", "digest.json", "state.pt"}
     assert not list(folder.parent.glob(".*"))
+
+
+MODES = """
+import sys
+from scorefield.cli.main import main
+words = ["--workdir", sys.argv[1]]
+main([*words, "--config", "configs/vp_digits.py", "--mode", "train", "--config.training.sharding=fsdp",
+      "--config.training.sharded_saves=true", "--config.training.precision=fp32", *sys.argv[2:]])
+few = ["--sampler", "ddim", "--steps", "2", "--num_samples", "8", "--batch_size", "4"]
+main([*words, "--mode", "sample", *few])
+main([*words, "--mode", "likelihood", "--method", "exponential", "--steps", "2", "--num_images", "8", "--batch_size", "4"])
+main([*words, "--mode", "evaluate", "--metrics", "mmd", "--bootstrap", "0", "--likelihood_examples", "0", *few,
+      "--checkpoints", "all"])
+"""
+
+
+@pytest.mark.one_machine
+def test_a_run_in_shares_is_sampled_scored_and_evaluated_under_torchrun(command, tmp_path):
+    """Each mode gives what one process finds in the same checkpoint, to the bit where it draws."""
+    (tmp_path / "modes.py").write_text(MODES)
+    run = tmp_path / "run"
+    torchrun(2, tmp_path / "modes.py", run, *SMALL, "--config.training.keep=3")
+    assert [path.is_dir() for path in sorted((run / "checkpoints").iterdir())] == [True, True]
+    steps = json.loads((run / "evaluation" / os.listdir(run / "evaluation")[0]).read_text())
+    assert "mmd" in str(steps)
+    drawn = np.load(run / "samples/ddim_steps2_batch_size4.npz")["x"]
+    shutil.rmtree(run / "samples")
+    code, _, err = command("--workdir", run, "--mode", "sample", "--sampler", "ddim", "--steps", 2, "--num_samples", 8,
+                           "--batch_size", 4)
+    assert code == 0, err
+    assert np.array_equal(drawn, np.load(run / "samples/ddim_steps2_batch_size4.npz")["x"])
+    assert list((run / "likelihood").glob("summary*.json"))
 
 
 def damaged(runs, tmp_path, change):
@@ -220,7 +249,7 @@ print("restarts", os.environ["TORCHELASTIC_RESTART_COUNT"], flush=True)
 """
 
 
-@pytest.mark.parametrize("sharding", ["none", "fsdp"])
+@pytest.mark.parametrize("sharding", [pytest.param("none", marks=pytest.mark.slow), "fsdp"])
 def test_torchrun_restarts_after_a_process_died_and_the_run_goes_on(runs, tmp_path, sharding):
     script = tmp_path / "dies.py"
     script.write_text(DIES)
