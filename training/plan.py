@@ -279,7 +279,8 @@ def _kept(settings: Any) -> tuple[float, float]:
         return sum(t.numel() for t in tree_leaves(value) if isinstance(t, Tensor) and t.numel() > 1) / own
 
     state: Mapping[str, Any] = update.state()
-    return numbers(state["optimizer"]["state"]), numbers({k: v for k, v in state.items() if k not in ("network", "optimizer")})
+    averages = {name: value for name, value in state.items() if name not in ("network", "optimizer")}
+    return numbers(state["optimizer"]["state"]), numbers(averages)
 
 
 def _remembered(step: Callable[[int], int]) -> Callable[[int], int]:

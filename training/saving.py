@@ -22,8 +22,8 @@ class Saver:
     sharded  whether the states are in shares, so that all processes must save together
     apart    whether each process then writes its share, into a folder; else the first one writes whole tensors to a file
 
-    The writer's errors are raised by the next `save` or `wait`. Leaving `with` waits, too, so that no process ends before its
-    checkpoint is there; it then raises the writer's error, unless another one is on its way, to which it adds a note.
+    The writer's errors are raised by the next `save` or `wait`. Leaving `with` waits, too, so that no process ends before
+    its checkpoint is there; it then raises the writer's error, unless another one is on its way, to which it adds a note.
     """
 
     def __init__(self, run: Path, world: World, keep: int, sharded: bool = False, apart: bool = False):

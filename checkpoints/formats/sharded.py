@@ -15,6 +15,7 @@ import pickle
 import re
 import shutil
 import textwrap
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,9 @@ def _read(folder: Path, target: Target) -> dict[str, Any]:
         like = target(tuple(told["keys"][name]), entry.size)
         tensors[name] = (torch.empty(entry.size, dtype=entry.properties.dtype) if like is None
                          else torch.empty_like(like, dtype=entry.properties.dtype))
-    load(tensors, storage_reader=reader, no_dist=True)
+    with warnings.catch_warnings():      # it says what it was told, that each process reads alone
+        warnings.simplefilter("ignore")
+        load(tensors, storage_reader=reader, no_dist=True)
     state = told["plain"]
     for name, keys in told["keys"].items():
         place = state

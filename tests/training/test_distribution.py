@@ -23,6 +23,7 @@ from scorefield.numerics.errors import ArgumentError
 from scorefield.training import set_up
 
 ROOT = Path(__file__).parents[2]
+PLACES = os.pathsep.join(map(str, [ROOT, ROOT / "tests", Path(__file__).parent]))
 CLOSE = {"rtol": 1e-4, "atol": 5e-6}
 WHOLE, SHARES, APART = {}, {"sharding": "fsdp"}, {"sharding": "fsdp", "sharded_saves": True}
 
@@ -54,7 +55,7 @@ def torchrun(processes, *words, restarts=0):
     launcher = subprocess.Popen(
         [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--standalone",
          f"--max-restarts={restarts}", *map(str, words)], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent), str(ROOT / "tests")])})
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": PLACES})
     try:
         out, errors = launcher.communicate(timeout=240)
     except subprocess.TimeoutExpired:

@@ -138,7 +138,8 @@ def test_a_network_that_does_not_fit_is_told_and_fsdp_with_recomputation_takes_l
 
 
 def test_the_command_prints_a_table_and_json(command, tmp_path):
-    words = ("--config", "configs/vp_swiss_roll.py", "--mode", "plan", "--gpus", 2, "--gpu_memory", 40, "--workdir", tmp_path)
+    words = ("--config", "configs/vp_swiss_roll.py", "--mode", "plan", "--gpus", 2, "--gpu_memory", 40, "--workdir",
+             tmp_path)
     code, out, err = command(*words)
     assert code == 0, err
     assert "2 GPUs of 40 GiB, 256 examples each" in out and "fsdp" in out and not list(tmp_path.iterdir())
