@@ -50,9 +50,10 @@ class Asked:
 class Command:
     """A command line with its config resolved, the run's folder found and --checkpoint read.
 
-    In modes train and plan the config comes from --config, or from the run's folder if --config is not given. In the other modes the
-    run's own config is used, and the command line must agree with it; only the path of the data may differ. A run that was
-    made from a --checkpoint keeps the checkpoint's SDE and model in every mode; see `import_checkpoint`.
+    In modes train and plan the config comes from --config, or from the run's folder if --config is not given. In the
+    other modes the run's own config is used, and the command line must agree with it; only the path of the data may
+    differ. A run that was made from a --checkpoint keeps the checkpoint's SDE and model in every mode; see
+    `import_checkpoint`.
     """
 
     checkpoint: Checkpoint | None = None      # the one that --checkpoint names, if this command has read it

@@ -59,6 +59,6 @@ def table(plan: Plan) -> str:
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)]
     return "\n".join([
-        f"{plan.parameters:,} parameters; {plan.gpus} GPU{'s' * (plan.gpus > 1)} of {plan.gpu_memory / GIB:g} GiB, {plan.batch} "
-        f"examples each; products in {plan.precision}; GiB a GPU:", *lines,
+        f"{plan.parameters:,} parameters; {plan.gpus} GPU{'s' * (plan.gpus > 1)} of {plan.gpu_memory / GIB:g} GiB, "
+        f"{plan.batch} examples each; products in {plan.precision}; GiB a GPU:", *lines,
         "recomputed: training.activation_checkpointing; reserved: a guess for CUDA, libraries and what lies between"])

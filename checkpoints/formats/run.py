@@ -45,8 +45,8 @@ def newest_checkpoint(run: Path) -> Path | None:
 
 
 def checkpoints_of(run: Path) -> list[tuple[int, Path]]:
-    """The checkpoints in a run's folder, as (step, path), sorted by step: files, and folders that several processes wrote; of
-    one step the file is last.
+    """The checkpoints in a run's folder, as (step, path), sorted by step: files, and folders that several processes wrote;
+    of one step the file is last.
     """
     files = [(int(path.stem[5:]), path) for path in (run / "checkpoints").glob("step_*.pt")]
     return sorted([*sharded.folders(run), *files], key=lambda found: (found[0], found[1].suffix))

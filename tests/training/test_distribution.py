@@ -54,8 +54,8 @@ def torchrun(processes, *words, restarts=0):
     """What a script prints under torchrun; RuntimeError with its errors if it fails. No process outlives a timeout."""
     launcher = subprocess.Popen(
         [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--standalone",
-         f"--max-restarts={restarts}", *map(str, words)], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": PLACES})
+         f"--max-restarts={restarts}", *map(str, words)], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": PLACES})
     try:
         out, errors = launcher.communicate(timeout=240)
     except subprocess.TimeoutExpired:
