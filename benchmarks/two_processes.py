@@ -1,4 +1,4 @@
-"""Steps a second of two processes (gloo, one thread each) against one process of one thread: `python -m benchmarks.two_processes`.
+"""Steps a second of two processes (gloo, one thread each) against one of one thread: `python -m benchmarks.two_processes`.
 
 vp_digits with its whole batch, in alternating rounds; the figure is the median of the ratios, for whole networks (DDP) and
 for shares (FSDP). Writes benchmarks/results/two_processes.json. Two idle cores are needed for a fair figure.

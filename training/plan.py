@@ -235,7 +235,7 @@ def _step_of(network: nn.Module, dtype: torch.dtype | None, checkpointing: bool)
     """`activation_bytes` of a network that is computed in `dtype` (None: float32), maybe with activation checkpointing."""
     cast = Autocast(dtype)
     for module in (network, *(blocks_of(network) if checkpointing else ())):      # the backward pass enters blocks again
-        module.forward = cast(module.forward)  # type: ignore[method-assign]
+        module.forward = cast(module.forward)
     if checkpointing:
         recompute_activations(network)
     return partial(activation_bytes, network)
@@ -298,7 +298,7 @@ def _largest(step: Callable[[int], int], free: int) -> int:
     """The largest batch whose step fits in `free` bytes, of at most MOST: the bytes are nearly linear in the batch."""
     if step(1) > free:
         return 0
-    low, high, slope = 1, MOST + 1, step(2) - step(1)      # low fits, high does not
+    low, high, slope = 1, MOST + 1, float(step(2) - step(1))      # low fits, high does not
     while high - low > 1:
         guess = min(max(low + int((free - step(low)) / slope), low + 1), high - 1)
         slope = max(1, (step(guess) - step(low)) / (guess - low))

@@ -49,7 +49,7 @@ def _cut(network: nn.Module, outline: nn.Module, mesh: Any) -> nn.Module:
         fully_shard(block, mesh=mesh)
     fully_shard(network, mesh=mesh)
     type(network).__deepcopy__ = _copied  # type: ignore[attr-defined]
-    network._outline = partial(_same, outline)      # in a function, as a module would be a part of the network
+    vars(network)["_outline"] = partial(_same, outline)      # in a function, as a module would be a part of the network
     return network
 
 
@@ -68,10 +68,9 @@ def _copied(network: nn.Module, memo: dict[int, Any]) -> nn.Module:
     other = _cut(other, outline, mesh)
     other.to_empty(device=next(network.parameters()).device)
     with torch.no_grad():
-        for mine, theirs in zip(other.parameters(), network.parameters(), strict=True):
-            mine.copy_(theirs)
-        for mine, theirs in zip(other.buffers(), network.buffers(), strict=True):
-            mine.copy_(theirs)
+        for of in (nn.Module.parameters, nn.Module.buffers):
+            for mine, theirs in zip(of(other), of(network), strict=True):
+                mine.copy_(theirs)
     return other
 
 
