@@ -6,6 +6,7 @@ from scorefield.models.ema import names_of
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.options import option
 
+SHARDINGS = ("none", "fsdp")
 MEMORY_FORMATS = ("auto", "channels_last", "contiguous")
 ON_NONFINITE = ("stop", "skip")
 SNAPSHOTS = ("fp32", "fp16")
@@ -52,6 +53,8 @@ class Training:
     snapshots_every: int = option(0, "steps between snapshots of the power averages, for others afterwards; 0: none")
     snapshots_precision: str = option("fp32", "precision of the snapshots: fp32, or fp16 in half of the space")
     log_groups: bool = option(False, "log the gradient's norm of each top-level part of the network")
+    sharding: str = option("none", "under torchrun: none (each process holds the whole network, DDP) or fsdp (its share)")
+    sharded_saves: bool = option(False, "with sharding fsdp: each process writes its share of a checkpoint")
 
     def __post_init__(self) -> None:
         for names, allowed, text in ((_ABOVE_ZERO, lambda v: 0 < v < float("inf"), "be above 0"),
@@ -64,7 +67,7 @@ class Training:
             if getattr(self, name) > most:
                 raise ArgumentError(f"{name} must be at most {most}, got {getattr(self, name)}", name)
         for name, words in (("memory_format", MEMORY_FORMATS), ("snapshots_precision", SNAPSHOTS),
-                            ("on_nonfinite", ON_NONFINITE)):
+                            ("on_nonfinite", ON_NONFINITE), ("sharding", SHARDINGS)):
             if getattr(self, name) not in words:
                 raise ArgumentError(f"unknown {name} {getattr(self, name)!r}; choose from {', '.join(words)}", name)
         if self.batch_size % self.accumulate:
@@ -74,3 +77,6 @@ class Training:
         if self.snapshots_every and not powers:
             raise ArgumentError("snapshots_every needs averages with a power function, such as averages=power0.05,power0.1",
                                 "snapshots_every", "averages")
+        if self.sharded_saves and self.sharding == "none":
+            raise ArgumentError("sharded_saves needs sharding fsdp; with none every process holds the whole network",
+                                "sharded_saves", "sharding")

@@ -18,6 +18,7 @@ from scorefield.data.codec import Codec, Pixels, Points
 from scorefield.data.dataset import Dataset
 from scorefield.models.denoiser import Denoiser
 from scorefield.models.layers import SelfAttention, resolution
+from scorefield.numerics.processes import launched
 from scorefield.sde_lib.sde import SDE
 
 SAMPLE = 256      # training examples that are looked at
@@ -41,6 +42,8 @@ IGNORED = (
      lambda config, model: not config["training"]["snapshots_every"]),
     ("training.sample_steps", "no previews are made (training.sample_every)",
      lambda config, model: not 0 < config["training"]["sample_every"] <= config["training"]["steps"]),
+    ("training.sharding", "there is one process, without torchrun", lambda config, model: launched().size == 1),
+    ("training.sharded_saves", "there is one process, without torchrun", lambda config, model: launched().size == 1),
 )
 
 
