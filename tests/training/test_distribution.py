@@ -57,7 +57,7 @@ def torchrun(processes, *words, restarts=0):
          f"--max-restarts={restarts}", *map(str, words)], cwd=ROOT, text=True, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": PLACES})
     try:
-        out, errors = launcher.communicate(timeout=240)
+        out, errors = launcher.communicate(timeout=120 * processes)
     except subprocess.TimeoutExpired:
         launcher.terminate()      # torchrun then ends its processes
         raise RuntimeError(launcher.communicate()[1]) from None
@@ -158,7 +158,7 @@ main([*words, "--config", "configs/vp_digits.py", "--mode", "train", "--config.t
       "--config.training.sharded_saves=true", "--config.training.precision=fp32", *sys.argv[2:]])
 few = ["--sampler", "ddim", "--steps", "2", "--num_samples", "8", "--batch_size", "4"]
 main([*words, "--mode", "sample", *few])
-main([*words, "--mode", "likelihood", "--method", "exponential", "--steps", "2", "--num_images", "8", "--batch_size", "4"])
+main([*words, "--mode", "likelihood", "--method", "exponential", "--steps", "8", "--num_images", "8", "--batch_size", "4"])
 main([*words, "--mode", "evaluate", "--metrics", "mmd", "--bootstrap", "0", "--likelihood_examples", "0", *few,
       "--checkpoints", "all"])
 """
