@@ -282,7 +282,9 @@ class Trainer:
         return bool(self.agree(int(flag))) if self.sharded else flag
 
     def _with_what_is_kept(self, error: Exception) -> Exception:
-        """The error, with notes that say what is saved, and how to go on."""
+        """The error, with notes that say what is saved, and how to go on; only the first process knows."""
+        if not self.world.first:
+            return error
         if self.checkpoint is None:
             error.add_note("nothing was saved")
         else:

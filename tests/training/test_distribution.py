@@ -17,6 +17,7 @@ import torch
 from helpers import SMALL
 
 from scorefield.checkpoints.formats.run import newest_checkpoint, read_state
+from scorefield.checkpoints.snapshots import snapshots_of
 from scorefield.configs.default import get_config
 from scorefield.data import load_dataset
 from scorefield.numerics.errors import ArgumentError
@@ -26,6 +27,9 @@ ROOT = Path(__file__).parents[2]
 PLACES = os.pathsep.join(map(str, [ROOT, ROOT / "tests", Path(__file__).parent]))
 CLOSE = {"rtol": 1e-4, "atol": 5e-6}
 WHOLE, SHARES, APART = {}, {"sharding": "fsdp"}, {"sharding": "fsdp", "sharded_saves": True}
+# What an update may have beside Adam and one average.
+RICH = {"optimizer": "adamw", "weight_decay": 0.1, "averages": "0.9,power0.1", "accumulate": 2, "snapshots_every": 2,
+        "log_groups": True, "on_nonfinite": "skip", "eval_every": 1, "log_every": 1}
 
 
 def config_of(**training):
@@ -44,10 +48,14 @@ def picture(model, dataset, codec):
     return (x[0].clamp(0, 1) * 255).to(torch.uint8).expand(3, 8, 8)
 
 
-def train(run, settings):
+def trainer_of(run, settings):
     run.mkdir(exist_ok=True)
     config = config_of(**settings)
-    return set_up(config, load_dataset(config.data), run, torch.device("cpu"), picture).train()
+    return set_up(config, load_dataset(config.data), run, torch.device("cpu"), picture)
+
+
+def train(run, settings):
+    return trainer_of(run, settings).train()
 
 
 def torchrun(processes, *words, restarts=0):
@@ -83,7 +91,8 @@ def state(run, step=4):
 
 def tensors(state):
     moments = {f"{i}.{name}": moment for i, entry in state["optimizer"]["state"].items() for name, moment in entry.items()}
-    return {**state["network"], **{f"ema.{name}": p for name, p in state["ema"].items()}, **moments}
+    averages = {f"{name}.{key}": p for name, average in state["averages"].items() for key, p in average["weights"].items()}
+    return {**state["network"], **{f"ema.{name}": p for name, p in state["ema"].items()}, **moments, **averages}
 
 
 def assert_close(a, b):
@@ -104,12 +113,14 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("distribution")
     train(folder / "one", WHOLE)
     train(folder / "one then shares", WHOLE | {"steps": 2})
+    train(folder / "rich one", RICH)
     train_together(2, folder, [
         ("whole", WHOLE), ("shares", SHARES), ("apart", APART), ("recomputed", SHARES | {"activation_checkpointing": True}),
         ("whole then shares", WHOLE | {"steps": 2}), ("whole then shares", SHARES),
         ("shares then whole", SHARES | {"steps": 2}), ("shares then whole", WHOLE),
         ("apart then apart", APART | {"steps": 2}), ("apart then apart", APART),
-        ("apart then one", APART | {"steps": 2}), ("one then shares", SHARES)])
+        ("apart then one", APART | {"steps": 2}), ("one then shares", SHARES),
+        ("rich shares", RICH | SHARES), ("rich apart", RICH | APART | {"steps": 2}), ("rich apart", RICH | APART)])
     train(folder / "apart then one", WHOLE)
     return folder
 
@@ -150,6 +161,92 @@ def test_a_checkpoint_in_shares_is_a_folder_with_nothing_beside_it(runs):
     assert not list(folder.parent.glob(".*"))
 
 
+@pytest.mark.parametrize("name", ["rich shares", "rich apart"])
+def test_every_part_of_an_update_works_in_shares(runs, name):
+    ours, theirs = state(runs / name), state(runs / "rich one")
+    assert_close(ours, theirs)
+    assert {key: (of["updates"], of["since"]) for key, of in ours["averages"].items()} == {"0.9": (4, 0), "power0.1": (4, 0)}
+    for (step, ours), (other, theirs) in zip(snapshots_of(runs / name), snapshots_of(runs / "rich one"), strict=True):
+        assert step == other
+        theirs = read_state(theirs)["averages"]["power0.1"]["weights"]
+        for key, weight in read_state(ours)["averages"]["power0.1"]["weights"].items():
+            torch.testing.assert_close(weight, theirs[key], **CLOSE)
+
+
+@pytest.mark.parametrize("name", ["rich shares", "rich apart"])
+def test_every_figure_of_shares_is_that_of_one_process(runs, name):
+    """At each step: a network in shares that is evaluated must not go on with weights that it has gathered before."""
+    ours, theirs = ([json.loads(line) for line in (runs / run / "stats.jsonl").read_text().splitlines()]
+                    for run in (name, "rich one"))
+    assert len(ours) == 4
+    for mine, other in zip(ours, theirs, strict=True):
+        mine, other = ({key: of[key] for key in of if key not in ("seconds", "steps_per_second")} for of in (mine, other))
+        assert mine == pytest.approx(other, rel=1e-4)
+
+
+FAULTS = """
+import json, os, sys
+from pathlib import Path
+import test_distribution as of
+from scorefield.training import saving
+from scorefield.training.log import Log
+first, folder, write, steps = os.environ["RANK"] == "0", Path(sys.argv[1]), Log.write, saving.Saver._written
+
+def ill(trainer):
+    batches = trainer.batches
+    def batch(step):
+        found = batches(step)
+        if step == 2 and not first:
+            found[0].x[3] = float("nan")
+        return found
+    trainer.batches = batch
+
+def silent(trainer):
+    def fail(self, line, picture):
+        if line["step"] == 4:
+            raise OSError("lost output")
+        return write(self, line, picture)
+    Log.write = fail
+
+def full(trainer):
+    def fail(self, step, write, after):
+        write() if self.apart and not first else None
+        raise OSError("full disk")
+    if first:
+        saving.Saver._written = fail
+
+for name, settings in json.loads(sys.argv[2]):
+    for fault in (ill, silent, full):
+        run = folder / f"{name} {fault.__name__}"
+        trainer = of.trainer_of(run, settings)
+        fault(trainer)
+        try:
+            trainer.train()
+        except Exception as error:
+            (run / f"{os.environ['RANK']}.txt").write_text(f"{type(error).__name__}: {error}")
+        Log.write, saving.Saver._written = write, steps
+"""
+
+
+def test_what_breaks_in_one_process_ends_all_and_the_state_before_it_is_saved(tmp_path):
+    """A number that is not finite in a batch, output that is lost in the last step, a disk that is full."""
+    script = tmp_path / "faults.py"
+    script.write_text(FAULTS)
+    ways = {"whole": WHOLE, "shares": SHARES, "apart": APART}
+    torchrun(2, script, tmp_path, json.dumps(list(ways.items())))
+    for way in ways:
+        said = {fault: [(tmp_path / f"{way} {fault}/{rank}.txt").read_text() for rank in (0, 1)]
+                for fault in ("ill", "silent", "full")}
+        assert "ArithmeticError: step 3 broke: the gradient" in said["ill"][0]
+        assert "ValueError: step 3 broke: the training examples" in said["ill"][1]
+        assert said["silent"][0] == "OSError: lost output" and said["full"][0] == "OSError: full disk"
+        for fault in ("silent", "full"):
+            assert "another process failed" in said[fault][1]
+        state(tmp_path / f"{way} ill", 2)
+        state(tmp_path / f"{way} silent", 4)
+        assert newest_checkpoint(tmp_path / f"{way} full") is None
+
+
 MODES = """
 import sys
 from scorefield.cli.main import main
@@ -159,7 +256,7 @@ main([*words, "--config", "configs/vp_digits.py", "--mode", "train", "--config.t
 few = ["--sampler", "ddim", "--steps", "2", "--num_samples", "8", "--batch_size", "4"]
 main([*words, "--mode", "sample", *few])
 main([*words, "--mode", "likelihood", "--method", "exponential", "--steps", "8", "--num_images", "8", "--batch_size", "4"])
-main([*words, "--mode", "evaluate", "--metrics", "mmd", "--bootstrap", "0", "--likelihood_examples", "0", *few,
+main([*words, "--mode", "evaluate", "--metrics", "mmd", "--bootstrap", "0", *few,
       "--checkpoints", "all"])
 """
 
