@@ -66,9 +66,10 @@ def resolve_average(values: dict[str, Any], given: Mapping[str, Any]) -> None:
 class Command:
     """A command line with its config resolved, the run's folder found and --checkpoint read.
 
-    In mode train the config comes from --config, or from the run's folder if --config is not given. In the other modes the
-    run's own config is used, and the command line must agree with it; only the path of the data may differ. A run that was
-    made from a --checkpoint keeps the checkpoint's SDE and model in every mode; see `import_checkpoint`.
+    In modes train and plan the config comes from --config, or from the run's folder if --config is not given. In the
+    other modes the run's own config is used, and the command line must agree with it; only the path of the data may
+    differ. A run that was made from a --checkpoint keeps the checkpoint's SDE and model in every mode; see
+    `import_checkpoint`.
     """
 
     checkpoint: Checkpoint | None = None      # the one that --checkpoint names, if this command has read it
@@ -91,7 +92,7 @@ class Command:
             apply(self.config, asked.overrides)
         self._fit_folder()
         require_sections(self.config)
-        if self.mode != "train" and self.stored is not None:
+        if self.mode not in ("train", "plan") and self.stored is not None:
             self.refuse_other_experiment(all_fields(self.config))
         if self.stored is not None and (self.name is None or self.imported):
             self.name = self.stored["config"]
@@ -134,7 +135,7 @@ class Command:
             return from_stored(self.stored, self.checkpoint.source)
         if self.stored is not None and self.imported:
             return self._of_imported(self.stored, given)
-        if self.mode == "train" and given is not None:
+        if self.mode in ("train", "plan") and given is not None:
             return given
         if self.stored is None and self.mode == "train":
             raise ArgumentError(f"{self.run} holds no run to go on with; give the config of a new one", "config", "workdir")

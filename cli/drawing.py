@@ -99,8 +99,9 @@ class Drawing:
     @property
     def checkpoint(self) -> Path:
         """The file whose weights the model has; the run must have been written."""
-        run = self.command.run
-        return self.command.newest if self.step is None else run / "checkpoints" / f"step_{self.step:08d}.pt"
+        from scorefield.checkpoints.formats.run import checkpoints_of
+
+        return self.command.newest if self.step is None else dict(checkpoints_of(self.command.run))[self.step]
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from scorefield.numerics.options import option
 
 TRACKERS = ("tensorboard", "wandb")
 MOST_WORKERS = 256
+SHARDINGS = ("none", "fsdp")
 MEMORY_FORMATS = ("auto", "channels_last", "contiguous")
 ON_NONFINITE = ("stop", "skip")
 SNAPSHOTS = ("fp32", "fp16")
@@ -61,6 +62,8 @@ class Training:
     metrics_every: int = option(0, "steps between figures of samples, and bits/dim; 0: never")
     metrics: str = option("", "those figures, such as fid,kid,bits_per_dim; by default those of samples that fit the data")
     metrics_samples: int = option(1000, "how many samples, and at most how many held-out examples, they are of")
+    sharding: str = option("none", "under torchrun: none (each process holds the whole network, DDP) or fsdp (its share)")
+    sharded_saves: bool = option(False, "with sharding fsdp: each process writes its share of a checkpoint")
 
     def __post_init__(self) -> None:
         for names, allowed, text in ((_ABOVE_ZERO, lambda v: 0 < v < float("inf"), "be above 0"),
@@ -73,7 +76,7 @@ class Training:
             if getattr(self, name) > most:
                 raise ArgumentError(f"{name} must be at most {most}, got {getattr(self, name)}", name)
         for name, words in (("memory_format", MEMORY_FORMATS), ("snapshots_precision", SNAPSHOTS),
-                            ("on_nonfinite", ON_NONFINITE)):
+                            ("on_nonfinite", ON_NONFINITE), ("sharding", SHARDINGS)):
             if getattr(self, name) not in words:
                 raise ArgumentError(f"unknown {name} {getattr(self, name)!r}; choose from {', '.join(words)}", name)
         if self.batch_size % self.accumulate:
@@ -85,6 +88,9 @@ class Training:
                                 "snapshots_every", "averages")
         if not -1 <= self.workers <= MOST_WORKERS:
             raise ArgumentError(f"workers must lie in 0 .. {MOST_WORKERS}, or be -1, got {self.workers}", "workers")
+        if self.sharded_saves and self.sharding == "none":
+            raise ArgumentError("sharded_saves needs sharding fsdp; with none every process holds the whole network",
+                                "sharded_saves", "sharding")
         names_of(self.trackers, "trackers", TRACKERS)
         names_of(self.metrics, "metrics")
 

@@ -68,7 +68,9 @@ def json_digest(value: Any, default: Callable[[Any], Any] | None = None) -> str:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's contents."""
+    """SHA-256 of a file's contents; of a folder, of the names and contents of the files in it."""
+    if path.is_dir():
+        return json_digest({file.name: sha256_of(file) for file in path.iterdir()})
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

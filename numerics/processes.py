@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -54,7 +56,8 @@ class World:
         """The network with its gradients averaged over all processes."""
         if self.size == 1:
             return network
-        return nn.parallel.DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
+        return nn.parallel.DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None,
+                                                   gradient_as_bucket_view=True)      # else every gradient lies there twice
 
     def leave(self) -> None:
         """Wait for the other processes, then end the group."""
@@ -79,6 +82,21 @@ class Agreement:
         largest = torch.tensor(number)
         dist.all_reduce(largest, dist.ReduceOp.MAX, group=self._group)
         return int(largest)
+
+
+def is_share(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is this process's share of one that several hold (a DTensor, of FSDP)."""
+    return hasattr(tensor, "full_tensor")
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor itself, or the whole one of a share, which all processes must ask for together."""
+    return tensor.full_tensor() if is_share(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def own(tensor: torch.Tensor) -> torch.Tensor:
+    """This process's share of a tensor that several hold; any other tensor itself."""
+    return tensor.to_local() if is_share(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def meet(world: World, folders: Sequence[Path], device: torch.device, key: str = "") -> None:
@@ -112,5 +130,33 @@ def connect(device: torch.device) -> World:
     if launched().size == 1:
         return World()
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=_own_store(), rank=launched().rank,
+                                world_size=launched().size)
     return World(dist.get_rank(), dist.get_world_size())
+
+
+def _own_store(timeout: float = 300.0) -> dist.Store:
+    """A part of torchrun's store of keys that no group before this one has used.
+
+    The store outlives groups and restarted processes, so that a new group would find the addresses of dead ones there
+    (PyTorch 2.5 to 2.13). The first process draws a name for this group. The others ask for it with a number that is used
+    once, and what they find under that number is not old. Raises TimeoutError if a process does not come.
+    """
+    store, rank, size = next(iter(dist.rendezvous("env://")))
+    if rank:
+        once = uuid.uuid4().hex
+        store.set(f"asks/{rank}", once)
+        name = store.get(f"name/{once}").decode()
+        store.set(f"knows/{name}/{rank}", "")
+        return dist.PrefixStore(name, store)
+    name, missing, end = uuid.uuid4().hex, set(range(1, size)), time.monotonic() + timeout
+    while missing:
+        for other in [*missing]:
+            if store.check([f"asks/{other}"]):      # maybe one that is dead: asked again until the living one knows
+                store.set(f"name/{store.get(f'asks/{other}').decode()}", name)
+            if store.check([f"knows/{name}/{other}"]):
+                missing.remove(other)
+        if time.monotonic() > end:
+            raise TimeoutError(f"process {min(missing)} of {size} did not come within {timeout:.0f} s")
+        time.sleep(0.01)
+    return dist.PrefixStore(name, store)

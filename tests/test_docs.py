@@ -15,7 +15,7 @@ from scorefield.configs.sections import declared
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-PROGRAM = r"(?:python main\.py|python -m scorefield|scorefield|torchrun --nproc_per_node=4 main\.py)"
+PROGRAM = r"(?:python main\.py|python -m scorefield|scorefield|(?:srun )?torchrun(?: --\S+[^\S\n]*)+main\.py)"
 FOLDERS = {file.parent.name for file in ROOT.glob("*/__init__.py")} - {"scorefield"}
 ELSEWHERE = {"extending"}      # its examples change the registries, so test_extending.py runs them
 

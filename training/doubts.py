@@ -18,6 +18,7 @@ from scorefield.data.codec import Codec, Pixels, Points
 from scorefield.data.dataset import Dataset
 from scorefield.models.denoiser import Denoiser
 from scorefield.models.layers import SelfAttention, resolution
+from scorefield.numerics.processes import launched
 from scorefield.sde_lib.sde import SDE
 
 SAMPLE = 256      # training examples that are looked at
@@ -45,6 +46,8 @@ IGNORED = (
      lambda config, model: _unmeasured(config)),
     ("training.metrics_samples", "no figures of samples are made (training.metrics_every)",
      lambda config, model: _unmeasured(config)),
+    ("training.sharding", "there is one process, without torchrun", lambda config, model: launched().size == 1),
+    ("training.sharded_saves", "there is one process, without torchrun", lambda config, model: launched().size == 1),
 )
 
 

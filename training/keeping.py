@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from scorefield.checkpoints.formats.run import checkpoints_of
+from scorefield.checkpoints.formats.run import checkpoints_of, remove_checkpoint
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.files import read_json, write_json
 
@@ -79,7 +79,7 @@ class Keeping:
                                        "lowest": self.lowest,
                                        "checkpoints": {str(n): of for n, of in sorted(self.figures.items())}})
         for path in removed:
-            path.unlink(missing_ok=True)
+            remove_checkpoint(path)
         return removed
 
     def staying(self, steps: Iterable[int]) -> set[int]:
@@ -124,5 +124,5 @@ def go_back(run: Path, step: int) -> list[Path]:
                             f"{', '.join(map(str, there)) or 'no step'}", "from_step")
     later = [path for number, path in there.items() if number > step]
     for path in later:
-        path.unlink()
+        remove_checkpoint(path)
     return later

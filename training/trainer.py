@@ -17,10 +17,11 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from scorefield.checkpoints.formats.run import Sound, newest_sound, write_checkpoint
+from scorefield.checkpoints.formats.run import Sound, newest_sound
 from scorefield.checkpoints.snapshots import drop_snapshots, write_snapshot
 from scorefield.configs.training import names_of
 from scorefield.models.layers import recompute_activations
+from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.processes import Agreement, World
 from scorefield.numerics.stopping import Noted, noting
 from scorefield.sde_lib.sde import SDE
@@ -30,6 +31,8 @@ from scorefield.training.machine import Machine
 from scorefield.training.meters import Meters
 from scorefield.training.objectives.objective import Batch, Objective
 from scorefield.training.readers import reading
+from scorefield.training.saving import Saver
+from scorefield.training.sharding import gathered, shard, shared_out
 from scorefield.training.update import Update
 from scorefield.training.watch import Watch, diagnosis, finite
 
@@ -74,7 +77,8 @@ class Trainer:
     meters     what adds figures to the lines of the log; `meters.objective` is the objective then
     measure    as evaluate, of samples, every `metrics_every` steps
 
-    Distribution wraps the network before the optimiser and the average are made.
+    Distribution wraps the network, or shards it (sharding.py), before the optimiser and the averages are made. A network in
+    shares works only in all processes at once: they then evaluate, preview and save together.
     """
 
     def __init__(self, model: Model, objective: Objective, batches: Callable[[int], tuple[Batch, Any]], settings: Any,
@@ -92,7 +96,9 @@ class Trainer:
             recompute_activations(self.network)
         if settings.compile:
             self.network.compile()
-        model.network = self.world.wrap(self.network, device)
+        self.sharded = settings.sharding == "fsdp" and self.world.size > 1
+        model.network = (shard(self.network, device, self.world) if self.sharded
+                         else self.world.wrap(self.network, device))
         self.update = Update(model, self.network, objective, settings, device)
         self.averaged = model.with_network(self.update.ema.module)
         self.machine: Machine | None = None      # what was measured for this run, if `set_up` made it
@@ -101,10 +107,14 @@ class Trainer:
         self.watch, self.agree, self.signals = Watch(), Agreement(World()), Noted()
         self.bad, self.barren = torch.zeros((), device=device), 0      # steps that were skipped since the last line
         self.failure: Exception | None = None      # ends the loop before its next step
+        self.saver = Saver(run, self.world, config, self.sharded, settings.sharded_saves)
         found = start or newest_sound(run)
         self.checkpoint = None if found is None else found.path
+        if not self.world.agree(str(found and found.path.name), device):
+            raise ArgumentError("the processes of torchrun must share the run's folder and see the same newest checkpoint",
+                                "workdir")
         if found is not None:
-            self._restore(found.state)
+            self._restore(shared_out(found.state, self.network) if self.sharded else found.state)
         self.started, self.saved = self.step, self.step if self.checkpoint else -1
 
     def train(self) -> Path | None:
@@ -117,19 +127,24 @@ class Trainer:
         self.model.train()
         if self.world.first:
             drop_snapshots(self.run, self.step)
-        with noting() as self.signals, self._log() as log, reading(self.batches):
+        with noting() as self.signals, self._log() as log, self.saver, reading(self.batches):
             self.agree, told = Agreement(self.world), 0
             self.watch.restart(self.step)
             while self.step < self.settings.steps:
                 batch = self._tried(lambda: self.batches(self.step))
+                if self.saver.done:
+                    self._await_writer()
                 told = self.agree(FAILED if self.failure is not None else self.signals.number)
                 if told:
                     break
                 assert batch is not None
                 self._update(batch, log)
                 self._report(log)
-            if told or self.failure is not None:
+            self._await_writer()
+            told = told or self.agree(FAILED if self.failure is not None else 0)      # in the last step
+            if told:
                 self._report(log, ending=True)
+                self._await_writer()
         self.world.leave()
         if self.failure is not None:
             raise self._with_what_is_kept(self.failure)
@@ -182,7 +197,7 @@ class Trainer:
             return not ending and bool(every) and (self.step % every == 0 or self.step == settings.steps)
 
         saving = ending or due(settings.checkpoint_every)
-        broke = ending and isinstance(self.failure, ArithmeticError)      # is what it leaves sound?
+        broke = ending and self._in_any(isinstance(self.failure, ArithmeticError))      # is what it leaves sound?
         evaluate = self.evaluate if due(settings.eval_every) or (broke and settings.eval_every) else None
         preview = self.preview if due(settings.sample_every) else None
         measure = self.measure if due(settings.metrics_every) else None
@@ -192,14 +207,13 @@ class Trainer:
         if not looking or (self.failure is not None and not ending):
             return
         line = self._line(log) if self.step > log.since else {}
-        if self.world.first:
+        if self.world.first or self.sharded:
             figures = (self._looked_at(evaluate) or {}) | (self._looked_at(measure) or {})
             picture = self._looked_at(preview)
-            if line:
+            if line and self.world.first:
                 self._tried(lambda: log.write(line | figures, picture))
             if due(settings.snapshots_every):
-                self._tried(lambda: write_snapshot(self.run, self.step, self.update.snapshot(),
-                                                   settings.snapshots_precision))
+                self._write_snapshot()
             if saving:
                 self._save(figures if ending else line | figures, log)      # the mean of a few steps tells little
         log.restart(self.step)
@@ -235,7 +249,7 @@ class Trainer:
             self.step = norm
         log.restart(self.step)
         self.watch.restart(self.step)
-        if not finite(self.network.state_dict()):      # the update before it did that
+        if self._in_any(not finite(self.network.state_dict())):      # the update before it did that
             step, (why, of_data) = step - 1, ("its update made weights that are not finite", False)
         else:
             why, of_data = diagnosis(step, self.batches, self.objective, self.model.with_network(self.network))
@@ -245,25 +259,45 @@ class Trainer:
         self._tried(partial(_raise, error))
 
     def _save(self, figures: Mapping[str, float], log: Log) -> None:
-        """Write a checkpoint of this step, unless it is there already, or what it holds is not finite."""
-        if self.step == self.saved or not self.update.whole:
+        """Begin to write a checkpoint of this step, unless it is there already, or what it holds is not finite."""
+        self._await_writer()
+        if self._in_any(self.step == self.saved or not self.update.whole):
             return
         state = self._state()
-        if not finite(state):
+        if self._in_any(not finite(state)):
             if self.failure is None:
                 self._tried(partial(_raise, ArithmeticError(
                     f"step {self.step} broke: its update made weights that are not finite; lower training.learning_rate")))
             return
-        checkpoint = self._tried(lambda: write_checkpoint(self.run, self.step, state, self.config))
-        if checkpoint is None:
-            return
-        self.checkpoint, self.saved = checkpoint, self.step
-        self._tried(lambda: self.keeping.saved(self.step, figures))
-        if figures and (advice := self.keeping.advice()) and self.keeping.last_sound != self.step:
-            log.say(f"step {self.step} is not sound: its loss is more than {SANE:g} times the lowest of the run; {advice}")
+        self._tried(lambda: self.saver.save(self.step, state, partial(self._keep, self.step, figures, log)))
+
+    def _keep(self, step: int, figures: Mapping[str, float], log: Log) -> None:
+        """Remove the checkpoints that need not stay beside that of `step`; in the thread that has written it."""
+        self.keeping.saved(step, figures)
+        if figures and (advice := self.keeping.advice()) and self.keeping.last_sound != step:
+            log.say(f"step {step} is not sound: its loss is more than {SANE:g} times the lowest of the run; {advice}")
+
+    def _await_writer(self) -> None:
+        """Until no checkpoint is being written. What the writer has raised ends training before its next step."""
+        self._tried(self.saver.wait)
+        if self.saver.newest is not None:
+            self.checkpoint, self.saved = self.saver.newest, self.saver.step
+
+    def _write_snapshot(self) -> None:
+        averages = self.update.snapshot()
+        if self.sharded:
+            averages = gathered(averages, self.world.first)
+        if self.world.first:
+            self._tried(lambda: write_snapshot(self.run, self.step, averages, self.settings.snapshots_precision))
+
+    def _in_any(self, flag: bool) -> bool:
+        """Whether the flag is set, here or, of a network in shares, in any process: all must then do the same."""
+        return bool(self.agree(int(flag))) if self.sharded else flag
 
     def _with_what_is_kept(self, error: Exception) -> Exception:
-        """The error, with notes that say what is saved, and how to go on."""
+        """The error, with notes that say what is saved, and how to go on; only the first process knows."""
+        if not self.world.first:
+            return error
         if self.checkpoint is None:
             error.add_note("nothing was saved")
         else:
@@ -274,8 +308,15 @@ class Trainer:
         return error
 
     def _looked_at(self, look: Callable[[Any], T] | None) -> T | None:
-        """What is made of the averaged model, which may take long; None if a signal comes meanwhile."""
-        return None if look is None else self._tried(lambda: self.signals.unless_stopped(lambda: look(self.averaged)))
+        """What is made of the averaged model, which may take long; None if a signal comes meanwhile.
+
+        A network in shares is looked at to the end, and errors are raised, since the others wait in the middle of it.
+        """
+        if look is None:
+            return None
+        if self.sharded:
+            return look(self.averaged)
+        return self._tried(lambda: self.signals.unless_stopped(lambda: look(self.averaged)))
 
     def _state(self) -> dict[str, Any]:
         return {"step": self.step, "seconds": self.seconds, **self.update.state()}

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from scorefield.models.ema import EMA, PowerEMA, make_average, names_of
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.options import filled
+from scorefield.numerics.processes import whole
 from scorefield.training.objectives.objective import Batch, Objective
 from scorefield.training.optimizers import OPTIMIZERS, groups_of, restore_state, state_of
 from scorefield.training.schedules import LearningRate
@@ -106,7 +107,7 @@ class Update:
         self._norms = torch.stack(norms)
         norm = torch.linalg.vector_norm(self._norms)
         torch.nn.utils.clip_grads_with_norm_(self.parameters, self.settings.grad_clip, norm)
-        return norm
+        return whole(norm)
 
     def _leaves_out(self, norm: Tensor) -> bool:
         """Whether this update is left out. With a mask that is settled on the device, and the answer here is False."""
@@ -151,7 +152,7 @@ class Update:
         names = [name for name, p in self.network.named_parameters() if p.requires_grad]
         if len(names) != len(self._norms):      # some took no part in the loss, and their names are not kept
             return {}
-        for name, norm in zip(names, self._norms.double().tolist(), strict=True):
+        for name, norm in zip(names, whole(self._norms).double().tolist(), strict=True):
             group = f"grad_norm/{name.partition('.')[0]}"
             squares[group] = squares.get(group, 0.0) + norm**2
         return {group: square**0.5 for group, square in squares.items()}

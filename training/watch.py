@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scorefield.numerics.processes import own
+
 CHUNK = 64       # steps whose figures wait on the device until they are looked at together
 SHOWN = 8        # examples that a message names
 
@@ -59,14 +61,14 @@ def diagnosis(step: int, batches: Any, objective: Any, model: Any) -> tuple[str,
     the loss of each example is looked at.
     """
     batch, draw = batches(step)
-    own = batches.indices(step) if hasattr(batches, "indices") else None
+    loss = objective.loss(model, batch, draw)      # first: processes that share a network compute it together
+    mine = batches.indices(step) if hasattr(batches, "indices") else None
     if bool((bad := _bad(batch.x)).any()):
-        return f"the training {_examples(bad, own)} hold numbers that are not finite", True
-    loss = objective.loss(model, batch, draw)
+        return f"the training {_examples(bad, mine)} hold numbers that are not finite", True
     if bool((bad := _bad(loss)).any()):
-        return f"the loss of {_examples(bad, own)} is not finite", False
+        return f"the loss of {_examples(bad, mine)} is not finite", False
     every = torch.ones(len(batch.x), dtype=torch.bool)
-    return f"the gradient of its {_examples(every, own)} is not finite", False
+    return f"the gradient of its {_examples(every, mine)} is not finite", False
 
 
 def _bad(values: Tensor) -> Tensor:
@@ -83,8 +85,9 @@ def _examples(chosen: Tensor, numbers: Tensor | None) -> str:
 
 
 def finite(state: Any) -> bool:
-    """Whether every tensor in nested mappings and sequences is finite."""
+    """Whether every tensor in nested mappings and sequences is finite; of those in shares, this process's share."""
     if isinstance(state, Tensor):
+        state = own(state)
         return not state.is_floating_point() or bool(state.isfinite().all())
     if isinstance(state, dict):
         return all(finite(value) for value in state.values())

@@ -3,12 +3,14 @@
 Only tensors and plain values are unpickled. Each checkpoint holds the run's config and a checksum of its content, and an
 altered one is refused. config.json is a copy of the newest checkpoint's config for people and for programs: a value in it
 that contradicts the checkpoint is an error, except where a resumed run may differ. Checkpoints of before version 0.2 hold no
-config; there config.json counts.
+config; there config.json counts. Several processes may write one together: a folder in place of the file (sharded.py).
 """
 
+import contextlib
 import re
+import shutil
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,15 +19,25 @@ import torch
 from torch import Tensor
 
 from scorefield.checkpoints.checkpoint import Checkpoint, Config, require_agreement, require_whole
+from scorefield.checkpoints.formats import sharded
 from scorefield.checkpoints.formats.pickles import require_owned, require_uncompressed
 from scorefield.checkpoints.history import FIRST, add_history
 from scorefield.configs.loading import all_fields, from_stored
-from scorefield.numerics.files import DIGEST, digest, known_to_json, new_folder, read_json, write_atomically, write_json
+from scorefield.numerics.files import (
+    DIGEST,
+    digest,
+    known_to_json,
+    new_folder,
+    read_json,
+    temporary_beside,
+    write_atomically,
+    write_json,
+)
 
 FURTHER = ("averages", "schedule", "scaler", "skipped")      # of a state: what older ones lack
 OF_THE_DATA = ("data.path", "data.test_path")      # fields that may differ when a run continues: where the data lie
 FINGERPRINT = "fingerprint"      # of the data (data.fingerprint), in a run's config
-NAME = re.compile(r"step_([0-9]{8}|[1-9][0-9]{8,})\.pt")
+NAME = re.compile(r"step_([0-9]{8}|[1-9][0-9]{8,})(\.pt)?")
 
 
 def recognises(path: Path) -> bool:
@@ -43,7 +55,8 @@ def _has_config(folder: Path) -> bool:
 
 def _run_of(checkpoint: Path) -> Path | None:
     run = checkpoint.parent.parent
-    is_one = checkpoint.suffix == ".pt" and checkpoint.parent.name == "checkpoints" and _has_config(run)
+    kind = checkpoint.suffix == ".pt" or sharded.is_sealed(checkpoint)
+    is_one = kind and checkpoint.parent.name == "checkpoints" and _has_config(run)
     return run if is_one else None
 
 
@@ -54,14 +67,21 @@ def step_of(checkpoint: Path) -> int | None:
 
 
 def checkpoints_of(run: Path) -> list[tuple[int, Path]]:
-    """The checkpoints in a run's folder, as (step, path), sorted by step. Files of other names are no checkpoints."""
-    return sorted((step, path) for path in (run / "checkpoints").glob("step_*.pt") if (step := step_of(path)) is not None)
+    """The checkpoints in a run's folder, as (step, path), sorted by step: files, and folders that several processes wrote.
+
+    Those of other names are no checkpoints, nor are folders without the seal that comes last.
+    """
+    return sorted((step, path) for path in (run / "checkpoints").glob("step_*")
+                  if (step := step_of(path)) is not None and (path.suffix == ".pt" or sharded.is_sealed(path)))
 
 
 def strangers(run: Path) -> list[str]:
-    """A line for each file beside the checkpoints that looks like one and whose name is none."""
-    return [f"{path} is ignored: a checkpoint's name is step_ and its step in 8 digits, such as step_00001000.pt"
-            for path in sorted((run / "checkpoints").glob("*.pt")) if step_of(path) is None]
+    """A line for each file or folder beside the checkpoints that looks like one and is none."""
+    found = sorted((run / "checkpoints").glob("*"))
+    return [*(f"{path} is ignored: a checkpoint's name is step_ and its step in 8 digits, such as step_00001000.pt"
+              for path in found if path.suffix == ".pt" and step_of(path) is None),
+            *(f"{path} is ignored: a checkpoint in shares has a file {sharded.SEAL}, which is written last"
+              for path in found if path.is_dir() and step_of(path) is not None and not sharded.is_sealed(path))]
 
 
 def newest_checkpoint(run: Path) -> Path | None:
@@ -178,8 +198,8 @@ def require_same_config(inside: Config, beside: Config, checkpoint: Path, place:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint file, on the CPU, after comparing it with its checksum: torch itself does not notice
-    flipped bytes. Raises ValueError if the file is truncated, altered or of another program, or is named after another step.
+    """The content of a checkpoint, on the CPU, after comparing it with its checksum: torch itself does not notice flipped
+    bytes. Raises ValueError if it is truncated, altered or of another program, or is named after another step.
     """
     state, reason = _content(path)
     if state is None:
@@ -188,7 +208,21 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def _content(path: Path) -> tuple[dict[str, Any] | None, str]:
-    """The content of a checkpoint file, or None and what is wrong with it."""
+    """The content of a checkpoint, or None and what is wrong with it."""
+    state, reason = _in_shares(path) if path.is_dir() else _in_one(path)
+    if state is not None and step_of(path) not in (None, state.get("step", step_of(path))):
+        return None, f"checkpoint {path} is misnamed: it holds step {state.get('step')!r:.20}"
+    return state, reason
+
+
+def _in_shares(path: Path) -> tuple[dict[str, Any] | None, str]:
+    try:
+        return sharded.read(path), ""
+    except ValueError as error:
+        return None, str(error)
+
+
+def _in_one(path: Path) -> tuple[dict[str, Any] | None, str]:
     with open(path, "rb") as file:      # if the system refuses, its own error is raised
         try:
             require_uncompressed(file)
@@ -203,8 +237,6 @@ def _content(path: Path) -> tuple[dict[str, Any] | None, str]:
         return None, f"checkpoint {path} was not written by Scorefield: it has no checksum"
     if written != found:
         return None, f"checkpoint {path} is damaged: it does not match its checksum"
-    if step_of(path) not in (None, state.get("step", step_of(path))):
-        return None, f"checkpoint {path} is misnamed: it holds step {state.get('step')!r:.20}"
     return state, ""
 
 
@@ -225,14 +257,39 @@ def write_checkpoint(run: Path, step: int, state: Mapping[str, Any], config: Con
     """
     folder = run / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
-    first = not checkpoints_of(run)
     path = folder / f"step_{step:08d}.pt"
-    content = dict(state) | ({} if config is None else {"config": known_to_json(config)})
+    content = with_config(state, config)
     sealed = content | {DIGEST: digest(content)}
-    write_atomically(path, lambda file: torch.save(sealed, file))
-    if first:      # so that a run whose checkpoints are gone is told from one that was stopped before its first
-        add_history(run, [{"step": step, "event": FIRST}])
+    with only_one(run, path):
+        write_atomically(path, lambda file: torch.save(sealed, file))
     return path
+
+
+def with_config(state: Mapping[str, Any], config: Config | None) -> dict[str, Any]:
+    """What a checkpoint holds: the state, and the run's config in it."""
+    return dict(state) | ({} if config is None else {"config": known_to_json(config)})
+
+
+@contextlib.contextmanager
+def only_one(run: Path, path: Path) -> Iterator[None]:
+    """In this context the checkpoint `path` is written. Then that of the same step and the other format is removed; and the
+    run's first one is noted, so that a run whose checkpoints are gone is told from one that was stopped before its first.
+    """
+    first = not checkpoints_of(run)
+    yield
+    for other in (path.with_suffix(""), path.with_suffix(".pt")):
+        if other != path:
+            remove_checkpoint(other)
+    if first:
+        add_history(run, [{"step": step_of(path), "event": FIRST}])
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Remove a checkpoint of either format, if it is there; a folder disappears at once, or stays whole."""
+    if path.is_dir():
+        shutil.rmtree(path.rename(temporary_beside(path)))
+    else:
+        path.unlink(missing_ok=True)
 
 
 def read(path: Path, config: Config | None = None, strict: bool = False) -> Checkpoint:

@@ -37,7 +37,7 @@ def without(run, name, path):
     newest = run_format.newest_checkpoint(path)
     state = read_state(newest)
     del state["averages"][name]
-    run_format.write_checkpoint(path, state["step"], state, 9)
+    run_format.write_checkpoint(path, state["step"], state)
     for step, file in snapshots_of(path):
         averages = read_state(file)["averages"]
         del averages[name]

@@ -199,7 +199,7 @@ def test_the_state_is_saved_whatever_ends_the_loop(place, tmp_path, roll, monkey
     elif place in ("evaluate", "preview"):
         setattr(trainer, place, fail)
     else:
-        monkeypatch.setattr("scorefield.training.stats.json.dumps" if place == "stats" else
+        monkeypatch.setattr("scorefield.training.stats.Stats.write" if place == "stats" else
                             "scorefield.training.keeping.write_json", fail)
     with pytest.raises(Gone, match=place) as caught:
         trainer.train()
