@@ -50,7 +50,8 @@ class Measures:
         if not isinstance(model, ScoreModel):
             raise ArgumentError("a classifier draws no samples, so it has no such figures; set training.metrics_every=0",
                                 "training.metrics_every")
-        with renamed("training", {"num_samples": "training.metrics_samples", "metrics": "training.metrics"}):
+        with renamed("training", {"num_samples": "training.metrics_samples", "metrics": "training.metrics",
+                                  "features": "training.metrics"}):
             of_samples = self._of_samples(names, dataset)
             device = next(model.parameters()).device
             _, _, reference, _ = against(model, dataset, codec, self.features, _label(model), self.cache, device)

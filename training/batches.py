@@ -104,6 +104,8 @@ def held_out(model: Any, objective: Objective, dataset: Dataset, codec: Codec, b
     with evaluation_mode(model):
         for part in torch.arange(n).split(batch_size):
             data, condition = dataset.test[part]
+            if data.is_floating_point():
+                codec.check(data, f"data set {dataset.name!r}, held-out examples", int(part[0]))
             condition = {name: tensor.to(device) for name, tensor in condition.items()}
             draws = HeldOutDraws(n, part, stream, device, dataset.shape if codec.noisy else None)
             draw = objective.draw(_outline(len(part), event, condition), draws)

@@ -71,7 +71,7 @@ class Keeping:
         for name in LOSSES:
             if name in figures and math.isfinite(figures[name]):
                 self.lowest[name] = min(self.lowest.get(name, math.inf), float(figures[name]))
-        there = checkpoints_of(self.run)
+        there = [(number, path) for number, path in checkpoints_of(self.run) if number <= step]      # later ones are strays
         staying = self.staying(number for number, _ in there)
         removed = [path for number, path in there if number not in staying]
         self.figures = {number: of for number, of in self.figures.items() if number in staying}
