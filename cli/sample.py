@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from scorefield.evaluation.sample_set import SampleSet
     from scorefield.samplers import Result
 
-SUMMARY = "writes samples/NAME.png (of points _trajectory.png, too), .npz and .json; NAME says what is not the default"
+SUMMARY = "writes samples/NAME.png (of points _trajectory.png, too), .npz and .json; NAME says what is no default"
 FLAGS = (
     CHECKPOINT,
     SAMPLER,
