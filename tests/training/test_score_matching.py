@@ -111,7 +111,8 @@ def test_on_a_chain_times_are_its_indices_with_the_mean_weight_kept(chain, impor
 
 OF_X0 = {      # what a squared error in x_0 counts, by the papers, of the signal-to-noise ratio
     "x0": lambda snr: 1.0, "snr": lambda snr: snr, "truncated_snr": lambda snr: snr.clamp(min=1),
-    "snr_plus_one": lambda snr: snr + 1, "min_snr": lambda snr: snr.clamp(max=5), "min_snr:gamma=2": lambda snr: snr.clamp(max=2),
+    "snr_plus_one": lambda snr: snr + 1, "min_snr": lambda snr: snr.clamp(max=5),
+    "min_snr:gamma=2": lambda snr: snr.clamp(max=2),
     "p2": lambda snr: snr / (1 + snr), "p2:k=2:gamma=0.5": lambda snr: snr / (2 + snr).sqrt(),
 }
 
