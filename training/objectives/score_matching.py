@@ -65,10 +65,8 @@ DISTANCES: dict[str, type[Squared | Huber]] = {"squared": Squared, "huber": Hube
 
 
 @dataclass(frozen=True)
-class ScoreMatching(Objective):
-    """The training loss of a score model.
-
-        objective = ScoreMatching(VPSDE(), "likelihood", importance=True)
+class NoisyExamples(Objective):
+    """What losses of noisy examples share: times, weights, noise and dropped labels.
 
     weighting      a key of WEIGHTINGS, such as "simple" or "likelihood", with options after colons: "min_snr:gamma=5"
     time_sampling  a key of TIME_SAMPLERS: how the uniform numbers behind the times are drawn
@@ -77,7 +75,6 @@ class ScoreMatching(Objective):
     label_dropout  share of the examples without their label, so that the model also learns the score of all classes
                    together (Ho and Salimans 2021). It means nothing to a model that takes no labels, and
                    the held-out loss is that of examples with their labels
-    distance       a key of DISTANCES: "squared", or "huber:c=1"
     data_std       standard deviation of the data, for "edm"
 
     Raises ArgumentError for an unknown word, a share outside [0, 1), and "edm" without `data_std`.
@@ -88,16 +85,12 @@ class ScoreMatching(Objective):
     time_sampling: str = "low_discrepancy"
     importance: bool = False
     label_dropout: float = 0.1
-    distance: str = "squared"
     data_std: float | None = None
     times: Times = field(init=False, repr=False, compare=False)
-    of_error: Squared | Huber = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_dropout < 1:
             raise ArgumentError(f"label_dropout must lie in [0, 1), got {self.label_dropout}", "label_dropout")
-        kind, options = worded("distance", DISTANCES, self.distance, "distance")
-        object.__setattr__(self, "of_error", kind(**options))
         weighting = make_weighting(self.weighting, self.sde, self.data_std)
         object.__setattr__(self, "times", Times(self.sde, weighting, self.time_sampling, self.importance))
 
@@ -107,6 +100,26 @@ class ScoreMatching(Objective):
         if self.label_dropout and draws.drops and LABEL in batch.condition:
             dropped = draws.keep(torch.rand(draws.batch, generator=draws.host) < self.label_dropout)
         return NoisyTimes(t, weight, draws.normal(batch.x.shape[1:]), dropped)
+
+
+@dataclass(frozen=True)
+class ScoreMatching(NoisyExamples):
+    """The training loss of a score model.
+
+        objective = ScoreMatching(VPSDE(), "likelihood", importance=True)
+
+    distance  a key of DISTANCES: "squared", or "huber:c=1"
+
+    The other arguments are those of NoisyExamples.
+    """
+
+    distance: str = field(default="squared", kw_only=True)
+    of_error: Squared | Huber = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        kind, options = worded("distance", DISTANCES, self.distance, "distance")
+        object.__setattr__(self, "of_error", kind(**options))
 
     def loss(self, model: Denoiser, batch: Batch, draw: NoisyTimes) -> Tensor:
         """weight * mean over elements of (eps_theta(x_t, t) - eps)^2, or of the other distance, (batch,)."""
