@@ -41,7 +41,7 @@ from scorefield.models.parametrization import make_parametrization
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.options import option, worded
 from scorefield.sde_lib.sde import SDE
-from scorefield.sde_lib.transition import Transition, check_variance, reverse_variance
+from scorefield.sde_lib.transition import FIXED, Transition, check_variance, reverse_variance
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ class Bound(Weighting):
     variance: str = option("beta", "of the step back: beta or beta_tilde")
 
     def __post_init__(self) -> None:
-        check_variance(self.variance)
+        check_variance(self.variance, FIXED)
         if self.sde.steps is None:
             raise ArgumentError("weighting 'bound' is that of a chain's bound, and the SDE is of none; choose sde.name=ddpm "
                                 "or smld, or weighting likelihood", "weighting")

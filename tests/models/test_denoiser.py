@@ -340,4 +340,4 @@ def test_samplers_and_likelihoods_take_an_energy(sde):
     model = Denoiser(MLP((2,), 8, 1), sde, energy=True)
     x = make_sampler("auto", steps=4)(model, prior_sample(sde, (2,), range(3)), range(3)).x
     assert bool(x.isfinite().all())
-    assert bool(log_prob(model, x, method="exponential", steps=8, divergence="exact").log_prob.isfinite().all())
+    assert bool(log_prob(model, x, method="exponential", steps=8, divergence="exact").value.isfinite().all())
