@@ -42,7 +42,8 @@ def main() -> None:
     for name, known in rows.items():
         found = []
         for steps in STEPS:
-            nats = -chain_elbo(known, x, None, steps=steps, variance="beta" if name == "beta" else "analytic", seeds=seeds).value
+            variance = "beta" if name == "beta" else "analytic"
+            nats = -chain_elbo(known, x, None, steps=steps, variance=variance, seeds=seeds).value
             bits = nats / (x[0].numel() * math.log(2)) + codec.offset
             found.append(f"{float(bits.mean()):.3f} +- {float(bits.std()) / len(bits) ** 0.5:.3f}")
         print(f"{name:>16}" + "".join(f"{figure:>17}" for figure in found), flush=True)
