@@ -36,8 +36,8 @@ def fit_moments(model: ScoreModel, dataset: Dataset, codec: Codec, n: int = EXAM
         raise ArgumentError(f"moments need at least 2 points and 2 examples, got {points} and {n}", "points", "num_samples")
     sde, total = model.sde, len(dataset.train)
     n = min(n, total)
-    ends = [float(sde.half_log_snr(torch.tensor(t, dtype=torch.float64))) for t in (sde.t_max, sde.t_min)]
-    nodes = torch.linspace(*ends, points, dtype=torch.float64)
+    first, last = (float(sde.half_log_snr(torch.tensor(t, dtype=torch.float64))) for t in (sde.t_max, sde.t_min))
+    nodes = torch.linspace(first, last, points, dtype=torch.float64)
     times = sde.time(nodes).clamp(sde.t_min, sde.t_max)
     times[0], times[-1] = sde.t_max, sde.t_min
     event = codec.event(dataset.shape)

@@ -96,7 +96,7 @@ class Denoiser(ConditionalModel):
         takes = self.takes
         told = takes.of_batch(condition, x)
         inputs = (h.to(own.dtype), self.time(t, x), *([told] if takes.names else []))
-        return (self._gradient(*inputs) if self.energy else self._output(*inputs)).to(x.dtype)
+        return (self._gradient if self.energy else self._output)(*inputs).to(x.dtype)
 
     def _output(self, *inputs: Any) -> Tensor:
         if self.autocast is None:
@@ -104,11 +104,11 @@ class Denoiser(ConditionalModel):
         with torch.autocast(inputs[0].device.type, self.autocast):
             return self.network(*inputs)
 
-    def _gradient(self, h: Tensor, *told: Any) -> Tensor:
+    def _gradient(self, *inputs: Any) -> Tensor:
         """The gradient by h of <h, network(h)>, which can be differentiated again where gradients are on."""
         if torch.is_inference_mode_enabled():
             raise ArgumentError("a model of an energy needs gradients; call it under no_grad, not inference_mode", "model")
-        again = torch.is_grad_enabled()
+        (h, *told), again = inputs, torch.is_grad_enabled()
         with torch.enable_grad():
             h = h if again and h.requires_grad else h.detach().requires_grad_()
             return torch.autograd.grad((h * self._output(h, *told)).sum(), h, create_graph=again)[0]

@@ -141,5 +141,6 @@ def stored(moments: Moments) -> dict[str, Any]:
 
 def from_stored(arrays: Mapping[str, Any]) -> Moments:
     """What `stored` made; KeyError or ArgumentError if it is no such thing."""
-    return Moments(*(torch.as_tensor(arrays[name], dtype=torch.float64) for name in ("half_log_snr", "residual", "score")),
-                   int(arrays["n"]))
+    half_log_snr, residual, score = (torch.as_tensor(arrays[name], dtype=torch.float64)
+                                     for name in ("half_log_snr", "residual", "score"))
+    return Moments(half_log_snr, residual, score, int(arrays["n"]))

@@ -65,7 +65,7 @@ class SlicedScoreMatching(NoisyExamples):
         v = [draws.uniform(batch.x.shape[1:]).sub_(0.5).sign_() for _ in range(number)]
         return Directions(noisy, torch.stack(v) if v else noisy.eps[None, :0])
 
-    def loss(self, model: Denoiser, batch: Batch, draw: Directions) -> Tensor:      # type: ignore[override]
+    def loss(self, model: Denoiser, batch: Batch, draw: Directions) -> Tensor:
         """w (||eps_theta||^2 - 2 sigma div eps_theta) / D, or its estimate, (batch,)."""
         (t, weight, eps, dropped), v = draw
         x0, gradients = batch.x, torch.is_grad_enabled()
