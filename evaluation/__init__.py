@@ -7,9 +7,10 @@ from scorefield.evaluation.evaluate import Quality, evaluate, measure
 from scorefield.evaluation.generate import generate
 from scorefield.evaluation.likelihood import Evaluation, score
 from scorefield.evaluation.measures import Measures
+from scorefield.evaluation.moments import fit_moments
 from scorefield.evaluation.preview import Preview, picture
 from scorefield.evaluation.sample_set import SampleSet
 from scorefield.evaluation.score import Score, auroc
 
 __all__ = ["Classification", "Comparison", "Evaluation", "Measures", "Preview", "Quality", "SampleSet", "Samples", "Score",
-           "auroc", "classify", "compare", "draw", "evaluate", "generate", "measure", "picture", "score"]
+           "auroc", "classify", "compare", "draw", "evaluate", "fit_moments", "generate", "measure", "picture", "score"]

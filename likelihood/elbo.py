@@ -31,7 +31,7 @@ from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.noise import BOUND, NoiseStream, Seed
 from scorefield.sde_lib.chain import Chain
 from scorefield.sde_lib.sde import expand_as
-from scorefield.sde_lib.transition import check_variance, reverse_variance
+from scorefield.sde_lib.transition import FIXED, check_variance, known_variance, reverse_variance
 
 PSEUDO_DIMENSIONS = 16.0      # how many dimensions of a draw the guess m / D = sigmoid(2 lambda)^2 is worth
 
@@ -115,7 +115,8 @@ def chain_elbo(model: ScoreModel, k: Tensor, levels: int | None, chain: Chain | 
     steps        generate in so many steps, evenly spaced over the chain's indices, both ends included; None: all
     variance     of the reverse step from i to j: "beta", that of q(x_i given x_j), or "beta_tilde", that of
                  q(x_j given x_i, x_0). The latter is 0 where j is the data, so there that of the step before
-                 stands in, as in Ho et al. 2020 and Nichol and Dhariwal 2021
+                 stands in, as in Ho et al. 2020 and Nichol and Dhariwal 2021. "analytic" is that of q(x_j given x_i), by the
+                 model's variance of x_0 (transition.py)
     dequantized  level k means low + (high - low)(k + 1/2) / levels instead of low + (high - low) k / (levels - 1)
     clip_x0      confine the predicted x_0 to [low, high]
     draws        independent repetitions, each of one draw a step; two or more have an error bar
@@ -153,18 +154,18 @@ def chain_elbo(model: ScoreModel, k: Tensor, levels: int | None, chain: Chain | 
                 mean, q_variance = chain.marginal(x, i)
                 x_i = mean + expand_as(q_variance.sqrt(), x) * noise.normal(x)
                 with fitting(x):
-                    x0 = model.x0(x_i, t)
+                    x0, of_x0 = _predicted(model, x_i, t, variance)
                 x0 = x0.clamp(low, high) if clip_x0 else x0
                 if i:      # the mean of the posterior is linear in x_0, so this is the difference of two of them
                     shift, tilde = chain.posterior(x - x0, torch.zeros_like(x), i)
-                    parts.append(-gaussian_kl(shift, tilde, reverse_variance(variance, chain.between(i, i - 1))))
+                    step = chain.between(i, i - 1)
+                    v = (reverse_variance(variance, step) if of_x0 is None
+                         else tilde.to(x) + step.posterior[1].to(x).square() * of_x0)
+                    parts.append(-gaussian_kl(shift, tilde, v))
                 else:
-                    v = q_variance if variance == "beta" else chain.posterior(x, x, 1)[1]
-                    if levels is None:
-                        constant = x[0].numel() * math.log(2 * math.pi * float(v))
-                        parts.append(-0.5 * (_squares(x - x0) / float(v) + constant))
-                    else:
-                        parts.append(discretised_log_prob(k, x0, float(v.sqrt()), levels, low, high, dequantized))
+                    v = of_x0 if of_x0 is not None else q_variance if variance == "beta" else chain.posterior(x, x, 1)[1]
+                    parts.append(_gaussian_log_prob(x - x0, v) if levels is None else
+                                 discretised_log_prob(k, x0, v.sqrt(), levels, low, high, dequantized))
             samples.append(torch.stack(parts))
     all_parts = torch.stack(samples)                                # (draws, steps, batch)
     _refuse_non_finite(all_parts.sum(0), times[:, None].expand(-1, len(x)))
@@ -189,26 +190,47 @@ def check_repetitions(draws: int) -> None:
 
 
 def gaussian_kl(shift: Tensor, variance: Tensor, other: float | Tensor) -> Tensor:
-    """KL(N(m, v I) || N(m', v' I)) in nats, (batch,), for shift m - m' (batch, *event) and scalars v and v'.
+    """KL(N(m, v I) || N(m', v' I)) in nats, (batch,), for shift m - m' (batch, *event), a scalar v, and v' a scalar or one
+    for each element (batch, *event).
 
     1/2 [ ||m - m'||^2 / v' + D (v/v' - 1 - log(v/v')) ]
     """
+    if isinstance(other, Tensor) and other.ndim:
+        excess = float(variance) / other - 1
+        return 0.5 * (shift.square() / other + excess - excess.log1p()).flatten(1).sum(1)
     excess = variance / other - 1
     return 0.5 * (_squares(shift) / float(other) + shift[0].numel() * float(excess - excess.log1p()))
 
 
-def discretised_log_prob(k: Tensor, mean: Tensor, std: float, levels: int, low: float = -1.0, high: float = 1.0,
+def _predicted(model: ScoreModel, x: Tensor, t: Tensor, variance: str) -> tuple[Tensor, Tensor | None]:
+    """x_0 as the model predicts it, and for the analytic variance that of x_0, a scalar or (batch, *event)."""
+    if variance in FIXED:
+        return model.x0(x, t), None
+    posterior = model.posterior(x, t)
+    return posterior.mean, known_variance(posterior.variance)
+
+
+def _gaussian_log_prob(error: Tensor, variance: Tensor) -> Tensor:
+    """log N(error; 0, variance) in nats, (batch,), for a scalar variance, or one for each element."""
+    if variance.ndim:
+        return -0.5 * (error.square() / variance + (2 * math.pi * variance).log()).flatten(1).sum(1)
+    constant = error[0].numel() * math.log(2 * math.pi * float(variance))
+    return -0.5 * (_squares(error) / float(variance) + constant)
+
+
+def discretised_log_prob(k: Tensor, mean: Tensor, std: float | Tensor, levels: int, low: float = -1.0, high: float = 1.0,
                          dequantized: bool = False) -> Tensor:
     """log P(k) in nats, (batch,), for N(mean, std^2 I) gathered into levels (Ho et al. 2020, equation 13).
 
-    k and mean (batch, *event). Neighbouring levels meet half-way between their centres; the outer ones go on to
-    infinity. Worked out in float64 on the CPU, as not every accelerator has it, and in the lower tail, where the
-    distribution function keeps its relative accuracy.
+    k and mean (batch, *event); std a number, or of their shape. Neighbouring levels meet half-way between their centres; the
+    outer ones go on to infinity. Worked out in float64 on the CPU, as not every accelerator has it, and in the lower tail,
+    where the distribution function keeps its relative accuracy.
     """
     width = (high - low) / (levels if dequantized else levels - 1)
     edges = low + width * (torch.arange(levels + 1, dtype=torch.float64) - (0.0 if dequantized else 0.5))
     edges[0], edges[-1] = -math.inf, math.inf
     k, centre = k.long().cpu(), mean.double().cpu()
+    std = std.double().cpu() if isinstance(std, Tensor) else std
     a, b = (edges[k] - centre) / std, (edges[k + 1] - centre) / std
     upper = a + b > 0
     a, b = torch.where(upper, -b, a), torch.where(upper, -a, b)

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from scorefield.likelihood.checks import check_input, fitting, start_time
-from scorefield.likelihood.divergence import with_exact_divergence, with_hutchinson_divergence
 from scorefield.likelihood.exponential import STEPS, check_steps, exponential_flow, scale, transformed
 from scorefield.models.score_model import ScoreModel, check_density, evaluation_mode
 from scorefield.numerics import integrate as adaptive
+from scorefield.numerics.divergence import with_exact_divergence, with_hutchinson_divergence
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.noise import PROBES, NoiseStream, Seed
 

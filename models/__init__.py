@@ -10,9 +10,10 @@ from scorefield.models.networks.ncsnpp import NCSNpp
 from scorefield.models.networks.unet import UNet
 from scorefield.models.parametrization import PARAMETRIZATIONS
 from scorefield.models.score_model import Posterior, ScoreModel
+from scorefield.models.variance import FittedVariance, Moments
 from scorefield.models.wrap import wrap
 
 __all__ = [
-    "EMA", "MLP", "NETWORKS", "PARAMETRIZATIONS", "TIME_INPUTS", "Condition", "Conditions", "Denoiser", "GaussianMixture",
-    "NCSNpp", "Posterior", "ScoreModel", "UNet", "build_denoiser", "build_sde", "wrap",
+    "EMA", "MLP", "NETWORKS", "PARAMETRIZATIONS", "TIME_INPUTS", "Condition", "Conditions", "Denoiser", "FittedVariance",
+    "GaussianMixture", "Moments", "NCSNpp", "Posterior", "ScoreModel", "UNet", "build_denoiser", "build_sde", "wrap",
 ]

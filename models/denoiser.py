@@ -40,6 +40,9 @@ class Denoiser(ConditionalModel):
     input_std        if given, the network sees x / sqrt(alpha^2 input_std^2 + sigma^2), which has unit variance for
                      data of that standard deviation (Karras et al. 2022, c_in); for variance-exploding SDEs and "edm"
     label_dropout    whether the network also learned from examples whose label was dropped, so that label=None is allowed
+    energy           whether F is the gradient by x of the scalar <x, network(x, time)>. The score is then that of an energy,
+                     and curl-free whatever the weights (Salimans and Ho 2021, "Should EBMs Model the Energy or the Score?").
+                     An evaluation then has a backward pass, too
     autocast         an attribute: the dtype of the network's arithmetic (torch.bfloat16), or None for its own
 
     Raises ArgumentError (a ValueError) for an unknown word, for time_input "index" if the SDE is not a chain's, for
@@ -53,7 +56,7 @@ class Denoiser(ConditionalModel):
     """
 
     def __init__(self, network: nn.Module, sde: SDE, parametrization: str = "eps", time_input: str | TimeInput = "999t",
-                 input_std: float | None = None, label_dropout: bool = False):
+                 input_std: float | None = None, label_dropout: bool = False, energy: bool = False):
         super().__init__()
         if not callable(time_input) and time_input not in TIME_INPUTS:
             raise ArgumentError(f"unknown time_input {time_input!r}; choose from {', '.join(TIME_INPUTS)}", "time_input")
@@ -66,7 +69,7 @@ class Denoiser(ConditionalModel):
                                 f"classes; {type(network).__name__} has not both", "label_dropout")
         self.network, self.sde = network, sde
         self.parametrization = make_parametrization(parametrization, input_std)
-        self.time_input, self.input_std, self.label_dropout = time_input, input_std, label_dropout
+        self.time_input, self.input_std, self.label_dropout, self.energy = time_input, input_std, label_dropout, energy
         self.autocast: torch.dtype | None = None
 
     @property
@@ -75,7 +78,8 @@ class Denoiser(ConditionalModel):
 
     def with_network(self, network: nn.Module) -> "Denoiser":
         """The same view of another network, in that network's mode."""
-        other = Denoiser(network, self.sde, self.parametrization.name, self.time_input, self.input_std, self.label_dropout)
+        other = Denoiser(network, self.sde, self.parametrization.name, self.time_input, self.input_std, self.label_dropout,
+                         self.energy)
         return other.train(network.training)
 
     def forward(self, x: Tensor, t: float | Tensor, condition: Condition | None = None) -> Tensor:
@@ -92,10 +96,22 @@ class Denoiser(ConditionalModel):
         takes = self.takes
         told = takes.of_batch(condition, x)
         inputs = (h.to(own.dtype), self.time(t, x), *([told] if takes.names else []))
+        return (self._gradient if self.energy else self._output)(*inputs).to(x.dtype)
+
+    def _output(self, *inputs: Any) -> Tensor:
         if self.autocast is None:
-            return self.network(*inputs).to(x.dtype)
-        with torch.autocast(x.device.type, self.autocast):
-            return self.network(*inputs).to(x.dtype)
+            return self.network(*inputs)
+        with torch.autocast(inputs[0].device.type, self.autocast):
+            return self.network(*inputs)
+
+    def _gradient(self, *inputs: Any) -> Tensor:
+        """The gradient by h of <h, network(h)>, which can be differentiated again where gradients are on."""
+        if torch.is_inference_mode_enabled():
+            raise ArgumentError("a model of an energy needs gradients; call it under no_grad, not inference_mode", "model")
+        (h, *told), again = inputs, torch.is_grad_enabled()
+        with torch.enable_grad():
+            h = h if again and h.requires_grad else h.detach().requires_grad_()
+            return torch.autograd.grad((h * self._output(h, *told)).sum(), h, create_graph=again)[0]
 
     def time(self, t: Tensor, x: Tensor) -> Tensor:
         """What the network is told of time, float32 (batch,) on x's device; the dtype of x does not round it."""

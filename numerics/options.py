@@ -9,7 +9,11 @@ A command line, a config or a notebook can be built from these; the type is neve
 
 import dataclasses
 import typing
+from collections.abc import Mapping
 from typing import Any
+
+from scorefield.numerics.errors import ArgumentError
+from scorefield.numerics.text import choose, nearest, parse
 
 
 def option(default: Any, text: str) -> Any:
@@ -32,3 +36,27 @@ def options_of(kind: type) -> dict[str, "dataclasses.Field[Any]"]:
 def filled(kind: Any, settings: Any) -> Any:
     """An object of the dataclass `kind` whose options have the values of the attributes of `settings`."""
     return kind(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(kind)})
+
+
+def worded(kind: str, registry: Mapping[str, type], text: str, argument: str) -> tuple[Any, dict[str, Any]]:
+    """The dataclass that NAME[:OPTION=VALUE ...] chooses from a registry, and its options, parsed by their types.
+
+        worded("weighting", WEIGHTINGS, "p2:k=1:gamma=0.5", "weighting")      # (P2, {"k": 1.0, "gamma": 0.5})
+
+    Raises ArgumentError about `argument` for a name, an option or a value that does not exist.
+    """
+    name, *pairs = str(text).split(":")
+    chosen = choose(kind, registry, name, argument)
+    known = {word: field for word, field in options_of(chosen).items() if "help" in field.metadata}
+    options = {}
+    for pair in pairs:
+        word, equals, value = pair.partition("=")
+        if word not in known or not equals:
+            takes = ", ".join(f"{name}=VALUE" for name in known) or "no options"
+            raise ArgumentError(f"{text!r}: {kind} {name!r} takes {takes} after a colon, got {pair!r}{nearest(word, known)}",
+                                argument)
+        try:
+            options[word] = parse(value, known[word].type)
+        except ValueError as error:
+            raise ArgumentError(f"{text!r}: {word} {error}", argument) from None
+    return chosen, options

@@ -7,7 +7,9 @@ With a, v and V as in sde_lib/transition.py:
     ancestral           a sigma_s^2 / sigma_t^2 x + alpha_s v / sigma_t^2 x_0 + sqrt(V) z
     DDIM                alpha_s x_0 + sqrt(sigma_s^2 - V) eps + sqrt(V) z,              V = eta^2 beta_tilde
 
-where score = -eps / sigma_t and x_0 = (x - sigma_t eps) / alpha_t.
+where score = -eps / sigma_t and x_0 = (x - sigma_t eps) / alpha_t. With the analytic variance the noise of the last two has
+V + b^2 Var[x_0 given x_t], b being the coefficient of x_0 where x_s is written in x_t and x_0: x_0 is not known, and its
+uncertainty is that of x_s, too (Bao et al. 2022, "Analytic-DPM", theorem 1). Then DDIM draws noise with eta = 0, too.
 """
 
 from abc import abstractmethod
@@ -23,7 +25,7 @@ from scorefield.numerics.noise import NoiseStream
 from scorefield.numerics.options import option
 from scorefield.samplers.base import ETA, STEPS, CountedModel, GridSampler
 from scorefield.sde_lib.sde import SDE
-from scorefield.sde_lib.transition import Transition, check_variance, reverse_variance
+from scorefield.sde_lib.transition import FIXED, Transition, check_variance, known_variance, reverse_variance
 from scorefield.sde_lib.ve import VESDE
 from scorefield.sde_lib.vp import VariancePreserving
 
@@ -50,6 +52,20 @@ class OneStepSampler(GridSampler):
             x.add_(eps, alpha=of_eps[i])
             if noise is not None:
                 x.add_(noise.normal(x), alpha=of_noise[i])
+            yield x
+
+
+    def solve_with_posterior(self, model: CountedModel, x: Tensor, times: Tensor, noise: NoiseStream, eta: float
+                             ) -> Iterator[Tensor]:
+        """The steps of DDIM, those of ancestral sampling for eta = 1, with the variance that the model's posterior gives."""
+        step, alpha = Transition.along(model.sde, times), model.sde.alpha(times)
+        fixed = reverse_variance("beta_tilde", step, eta)
+        keep = (step.sigma_s.square() - fixed).clamp(min=0).sqrt() / step.sigma_t      # of x_t, where eps is written in it
+        of_x0 = alpha[1:] - keep * alpha[:-1]
+        for i, (a, b, v) in enumerate(zip(keep.tolist(), of_x0.tolist(), fixed.tolist(), strict=True)):
+            posterior = model.posterior(x, times[i])
+            std = (v + b**2 * known_variance(posterior.variance)).sqrt()
+            x = a * x + b * posterior.mean + std * noise.normal(x)
             yield x
 
 
@@ -94,15 +110,24 @@ class Ancestral(OneStepSampler):
     every other sampler: the gradient's weight is then v / a, in the symbols above.
     """
 
-    variance: str = option("beta_tilde", "variance of a step: beta, or beta_tilde, which is that of x_s given x_t and x_0")
+    variance: str = option("beta_tilde", "variance of a step: beta; beta_tilde, that of x_s given x_t and x_0; or analytic, "
+                                         "that of x_s given x_t, for a model that knows the variance of x_0")
     mean_shift: bool = option(False, "guide by a classifier as algorithm 1 of Dhariwal and Nichol: move each step's mean by "
                                      "its variance times the gradient")
     stochastic = True
 
     def __post_init__(self) -> None:
         check_variance(self.variance)
+        if self.mean_shift and self.variance not in FIXED:
+            raise ArgumentError("mean_shift is for the variances beta and beta_tilde; leave it out, or choose one of these",
+                                "mean_shift", "variance")
 
     def solve(self, model: CountedModel, x: Tensor, times: Tensor, noise: NoiseStream | None) -> Iterator[Tensor]:
+        if self.variance not in FIXED:
+            _require_chain(model.sde)
+            assert noise is not None
+            yield from self.solve_with_posterior(model, x, times, noise, 1.0)
+            return
         if not self.mean_shift:
             yield from super().solve(model, x, times, noise)
             return
@@ -119,9 +144,7 @@ class Ancestral(OneStepSampler):
             yield x
 
     def coefficients(self, sde: SDE, times: Tensor) -> Coefficients:
-        if not isinstance(sde, VariancePreserving | VESDE):
-            raise ArgumentError(f"ancestral sampling belongs to the DDPM and SMLD chains, and {sde} is the limit of "
-                                "neither; use reverse_diffusion, euler_maruyama, or ddim with eta 1", "sampler")
+        _require_chain(sde)
         step = Transition.along(sde, times)
         # mean = x / a - v / (a sigma_t) eps, from x_0 = (x - sigma_t eps) / alpha_t (Ho et al. 2020, equation 11)
         of_eps = -step.variance / (step.scale * step.sigma_t)
@@ -134,20 +157,39 @@ class DDIM(OneStepSampler):
 
     steps: int = option(50, STEPS)
     eta: float = option(0.0, "noise in [0, 1]: 0 is deterministic, 1 has the variance of x_s given x_t and x_0")
+    variance: str = option("beta_tilde", "variance of a step: eta^2 times beta_tilde; with eta 1 also beta, the paper's "
+                                         "sigma-hat; or analytic, for a model that knows the variance of x_0")
 
     def __post_init__(self) -> None:
+        check_variance(self.variance)
         if not 0 <= self.eta <= 1:
             raise ArgumentError(f"eta of DDIM must lie in [0, 1], got {self.eta}", "eta")
+        if self.variance == "beta" and self.eta != 1:
+            raise ArgumentError(f"variance beta of DDIM is for eta 1, got eta {self.eta:g}", "variance", "eta")
 
     @property
     def stochastic(self) -> bool:
-        return self.eta > 0
+        return self.eta > 0 or self.variance not in FIXED
+
+    def solve(self, model: CountedModel, x: Tensor, times: Tensor, noise: NoiseStream | None) -> Iterator[Tensor]:
+        if self.variance in FIXED:
+            yield from super().solve(model, x, times, noise)
+            return
+        assert noise is not None
+        yield from self.solve_with_posterior(model, x, times, noise, self.eta)
 
     def coefficients(self, sde: SDE, times: Tensor) -> Coefficients:
         step, alpha = Transition.along(sde, times), sde.alpha(times)
         variance = reverse_variance("beta_tilde", step, self.eta)
         keep = alpha[1:] / alpha[:-1]
-        return keep, (step.sigma_s.square() - variance).clamp(min=0).sqrt() - keep * step.sigma_t, variance.sqrt()
+        of_eps = (step.sigma_s.square() - variance).clamp(min=0).sqrt() - keep * step.sigma_t
+        return keep, of_eps, reverse_variance(self.variance, step, self.eta).sqrt()
+
+
+def _require_chain(sde: SDE) -> None:
+    if not isinstance(sde, VariancePreserving | VESDE):
+        raise ArgumentError(f"ancestral sampling belongs to the DDPM and SMLD chains, and {sde} is the limit of "
+                            "neither; use reverse_diffusion, euler_maruyama, or ddim with eta 1", "sampler")
 
 
 @torch.no_grad()

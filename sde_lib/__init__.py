@@ -12,7 +12,7 @@ from scorefield.sde_lib.schedules import cosine_betas, geometric_sigmas, linear_
 from scorefield.sde_lib.sde import SDE, check_time, expand_as
 from scorefield.sde_lib.subvp import SubVPSDE
 from scorefield.sde_lib.ve import VESDE
-from scorefield.sde_lib.vp import VPSDE, CosineVPSDE, SigmoidVPSDE
+from scorefield.sde_lib.vp import VPSDE, CosineVPSDE, ShiftedCosineVPSDE, SigmoidVPSDE
 
 
 def ddpm(schedule: str = "linear", steps: int = 1000, beta_min: float | None = None, beta_max: float | None = None,
@@ -38,12 +38,12 @@ def smld(steps: int = 1000, sigma_min: float = 0.01, sigma_max: float = 50.0) ->
 
 
 SDES: dict[str, Callable[..., SDE]] = {
-    "vp": VPSDE, "cosine": CosineVPSDE, "sigmoid": SigmoidVPSDE, "subvp": SubVPSDE, "ve": VESDE,
-    "flow": FlowSDE, "ddpm": ddpm, "smld": smld,
+    "vp": VPSDE, "cosine": CosineVPSDE, "shifted_cosine": ShiftedCosineVPSDE, "sigmoid": SigmoidVPSDE,
+    "subvp": SubVPSDE, "ve": VESDE, "flow": FlowSDE, "ddpm": ddpm, "smld": smld,
 }
 
 __all__ = [
-    "SDE", "SDES", "VPSDE", "CosineVPSDE", "SigmoidVPSDE", "SubVPSDE", "VESDE", "FlowSDE", "Chain", "DDPMChain", "SMLDChain",
-    "GaussianPrior", "linear_betas", "scaled_linear_betas", "cosine_betas", "sigmoid_betas", "geometric_sigmas",
-    "check_time", "expand_as",
+    "SDE", "SDES", "VPSDE", "CosineVPSDE", "ShiftedCosineVPSDE", "SigmoidVPSDE", "SubVPSDE", "VESDE", "FlowSDE", "Chain",
+    "DDPMChain", "SMLDChain", "GaussianPrior", "linear_betas", "scaled_linear_betas", "cosine_betas", "sigmoid_betas",
+    "geometric_sigmas", "check_time", "expand_as",
 ]

@@ -10,10 +10,14 @@ the predicted x_0, and one of these variances:
 
     beta         v                             right for data N(0, I)
     beta_tilde   v sigma_s^2 / sigma_t^2       that of the posterior; right if x_t determines x_0 (Ho et al. 2020, sec. 3.2)
+    analytic     beta_tilde + b^2 Var[x_0 given x_t], b the coefficient of x_0 above: the variance of x_s given x_t, which is
+                 the best for any data (Bao et al. 2022, "Analytic-DPM", theorem 1). It needs the variance of x_0 from the
+                 model (`ScoreModel.posterior`): a number for all elements, or one for each
 
 Chains, ancestral sampling, DDIM and the chain's bound take their coefficients from here.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -21,13 +25,22 @@ from torch import Tensor
 from scorefield.numerics.errors import ArgumentError
 from scorefield.sde_lib.sde import SDE
 
-VARIANCES = ("beta", "beta_tilde")
+FIXED = ("beta", "beta_tilde")      # known from the process alone
+VARIANCES = (*FIXED, "analytic")
 
 
-def check_variance(kind: str) -> None:
+def check_variance(kind: str, allowed: Sequence[str] = VARIANCES) -> None:
     """ArgumentError for an unknown kind of variance."""
-    if kind not in VARIANCES:
-        raise ArgumentError(f"unknown variance {kind!r}; choose from {', '.join(VARIANCES)}", "variance")
+    if kind not in allowed:
+        raise ArgumentError(f"unknown variance {kind!r}; choose from {', '.join(allowed)}", "variance")
+
+
+def known_variance(variance: Tensor | None) -> Tensor:
+    """Var[x_0 given x_t] of a model's posterior; ArgumentError if the model does not know it."""
+    if variance is None:
+        raise ArgumentError("variance 'analytic' needs a model that knows the variance of x_0 given x_t, and this one knows "
+                            "its mean only", "variance")
+    return variance
 
 
 @dataclass(frozen=True)
@@ -58,7 +71,7 @@ class Transition:
 
 
 def reverse_variance(kind: str, step: Transition, eta: float = 1.0) -> Tensor:
-    """The variance of x_s in a generated step back, eta^2 times that of its kind (eta as in DDIM)."""
-    check_variance(kind)
+    """The variance of x_s in a generated step back that the process knows, eta^2 times that of its kind (eta as in DDIM)."""
+    check_variance(kind, FIXED)
     variance = eta**2 * step.variance
     return variance if kind == "beta" else variance * (step.sigma_s / step.sigma_t).square()

@@ -125,6 +125,49 @@ class CosineVPSDE(InvertibleVP):
         return (t + (before - log_alpha) * 2 / self.beta_max).to(log_alpha.dtype)
 
 
+class ShiftedCosineVPSDE(VariancePreserving):
+    """The cosine process with its log SNR shifted by 2 log(reference / resolution), for pictures of larger sides.
+
+    Averaging a picture down from `resolution` to `reference` pixels a side averages its noise, too, so without the shift
+    large pictures are seen with less noise (Hoogeboom et al. 2023, "Simple Diffusion", equation 4). With k = reference /
+    resolution and r = 1 / (sigma^2 + k^2 alpha^2), of the cosine process: alpha'^2 = k^2 alpha^2 r, sigma'^2 = sigma^2 r
+    and beta' = beta r, so nothing cancels.
+
+    resolution  of the pictures, pixels a side
+    reference   the resolution at which this is the cosine process
+
+    >>> from scorefield.sde_lib import CosineVPSDE, ShiftedCosineVPSDE
+    >>> bool(ShiftedCosineVPSDE(resolution=128).alpha(0.5) < CosineVPSDE().alpha(0.5))
+    True
+    """
+
+    def __init__(self, resolution: float = 256.0, reference: float = 64.0, s: float = 0.008, beta_max: float = 999.0):
+        for name, side in (("resolution", resolution), ("reference", reference)):
+            if not 0 < side < math.inf:
+                raise ArgumentError(f"{name} must be above 0, got {side}", name)
+        self._cosine = CosineVPSDE(s, beta_max)
+        self.resolution, self.reference, self.s, self.beta_max = resolution, reference, s, beta_max
+        self._log_k = math.log(reference / resolution)
+
+    def _r(self, t: Tensor) -> Tensor:
+        return (self._cosine.sigma(t).square() + (2 * (self._cosine.log_alpha(t) + self._log_k)).exp()).reciprocal()
+
+    def beta(self, t: float | Tensor) -> Tensor:
+        return self._cosine.beta(t) * self._r(as_time(t))
+
+    def log_alpha(self, t: float | Tensor) -> Tensor:
+        # alpha'^2 = 1 / (1 + (sigma / (k alpha))^2), whose logarithm is exact near t = 0
+        t = as_time(t)
+        return -0.5 * torch.log1p((self._cosine.sigma(t) / (self._cosine.log_alpha(t) + self._log_k).exp()).square())
+
+    def sigma(self, t: float | Tensor) -> Tensor:
+        t = as_time(t)
+        return self._cosine.sigma(t) * self._r(t).sqrt()
+
+    def time(self, half_log_snr: float | Tensor) -> Tensor:
+        return self._cosine.time(as_time(half_log_snr) - self._log_k)
+
+
 class SigmoidVPSDE(InvertibleVP):
     """VP with beta(t) = beta_min + (beta_max - beta_min) / (1 + exp(-span (2 t - 1))) (GeoDiff, Xu et al. 2022)."""
 

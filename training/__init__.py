@@ -13,14 +13,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from scorefield.training.batches import Batches, held_out
     from scorefield.training.draws import Draws
-    from scorefield.training.objectives import OBJECTIVES, Batch, Classification, Objective, ScoreMatching, build_objective
+    from scorefield.training.objectives import (
+        OBJECTIVES,
+        Batch,
+        Classification,
+        Objective,
+        ScoreMatching,
+        SlicedScoreMatching,
+        build_objective,
+    )
     from scorefield.training.run import set_up, train, train_run
     from scorefield.training.times import TIME_SAMPLERS
     from scorefield.training.trainer import Interrupted, Trainer
     from scorefield.training.weightings import WEIGHTINGS
 
 _HOMES = {
-    "objectives": ("OBJECTIVES", "Batch", "Classification", "Objective", "ScoreMatching", "build_objective"),
+    "objectives": ("OBJECTIVES", "Batch", "Classification", "Objective", "ScoreMatching", "SlicedScoreMatching",
+                   "build_objective"),
     "batches": ("Batches", "held_out"),
     "draws": ("Draws",),
     "run": ("set_up", "train", "train_run"),
@@ -32,7 +41,7 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "OBJECTIVES", "TIME_SAMPLERS", "WEIGHTINGS", "Batch", "Batches", "Classification", "Draws", "Interrupted", "Objective",
-    "ScoreMatching", "Trainer", "build_objective", "held_out", "set_up", "train", "train_run",
+    "ScoreMatching", "SlicedScoreMatching", "Trainer", "build_objective", "held_out", "set_up", "train", "train_run",
 ]
 
 

@@ -84,6 +84,8 @@ def write_process(config: Config, sde: SDE, fourier: bool) -> tuple[str, dict[st
                        f"{'Fourier' if fourier else 'positional'} embedding; they can express ddpm with index, and vp, "
                        "cosine and sigmoid with 999t, each with eps, x0 or v, positional; and ve with log_sigma, eps, "
                        "Fourier, or with sigma, score, positional")
+    if model.get("energy"):
+        raise refusal("model", "energy", True, "diffusers' networks give a prediction, not the gradient of a scalar")
     if model.get("input_std") is not None:
         raise refusal("model", "input_std", model["input_std"], "diffusers' pipelines give x to the network unscaled")
     ends = data.get("low", -1.0), data.get("high", 1.0)

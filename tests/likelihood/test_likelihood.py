@@ -7,9 +7,9 @@ from scipy.integrate import quad
 from torch import nn
 
 from scorefield.likelihood import bits_per_dim, chain_elbo, elbo, log_prob
-from scorefield.likelihood.divergence import with_exact_divergence, with_hutchinson_divergence
 from scorefield.likelihood.exponential import quadrature
 from scorefield.models import MLP, Denoiser, GaussianMixture
+from scorefield.numerics.divergence import with_exact_divergence, with_hutchinson_divergence
 from scorefield.samplers import make_sampler
 from scorefield.sde_lib import VPSDE
 

@@ -297,3 +297,47 @@ def test_an_input_std_that_is_not_positive_is_refused(std):
 def test_an_unknown_kind_of_prediction_is_refused():
     with pytest.raises(ValueError, match="'noise'; choose from x0, eps, v, score, flow$"):
         Denoiser(Recorder(), VPSDE()).predict(normal(1, 2), 0.5, "noise")
+
+
+# The gradient of a scalar
+
+
+@pytest.mark.parametrize("parametrization", PARAMETRIZATIONS)
+def test_the_score_of_an_energy_has_no_curl_and_others_have(parametrization, sde):
+    """The Jacobian of the score is symmetric to rounding."""
+    network, t = MLP((3,), 16, 2).double(), 0.3
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.normal_(0, 0.5, generator=torch.Generator().manual_seed(parameter.numel()))
+
+    def asymmetry(energy):
+        model = Denoiser(network, sde, parametrization, input_std=0.5, energy=energy)
+        jacobian = torch.autograd.functional.jacobian(lambda x: model.score(x[None], t)[0], normal(3, dtype=torch.float64))
+        return float((jacobian - jacobian.T).abs().max() / jacobian.abs().max())
+
+    assert asymmetry(True) < 1e-12 < 1e-4 < asymmetry(False)
+
+
+def test_the_output_of_an_energy_is_the_gradient_of_its_scalar_and_trains(sde):
+    network = Recorder()
+    model, x = Denoiser(network, sde, energy=True), normal(4, 2)
+    h = x.clone().requires_grad_()
+    wanted, = torch.autograd.grad((h * network(h, 999 * TIMES)).sum(), h)
+    with torch.no_grad():
+        assert not model.eps(x, TIMES).requires_grad
+        torch.testing.assert_close(model.eps(x, TIMES), wanted)
+    model.eps(x, TIMES).square().sum().backward()
+    assert float(network.scale.grad) != 0
+    assert model.with_network(network).energy
+    with torch.inference_mode(), pytest.raises(ArgumentError, match="not inference_mode"):
+        model.eps(x, 0.5)
+
+
+def test_samplers_and_likelihoods_take_an_energy(sde):
+    from scorefield.likelihood import log_prob
+    from scorefield.samplers import make_sampler, prior_sample
+
+    model = Denoiser(MLP((2,), 8, 1), sde, energy=True)
+    x = make_sampler("auto", steps=4)(model, prior_sample(sde, (2,), range(3)), range(3)).x
+    assert bool(x.isfinite().all())
+    assert bool(log_prob(model, x, method="exponential", steps=8, divergence="exact").value.isfinite().all())

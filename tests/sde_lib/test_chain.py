@@ -370,7 +370,7 @@ def test_a_previous_index_that_is_not_before_the_index_is_refused(index, previou
 
 
 def test_an_unknown_schedule_lists_those_that_exist():
-    with pytest.raises(ValueError, match="'quadratic'; choose from linear, scaled_linear, cosine, sigmoid"):
+    with pytest.raises(ValueError, match="'quadratic'; choose from linear, scaled_linear, cosine, cosine_beta, "):
         DDPMChain.from_schedule("quadratic")
 
 

@@ -5,9 +5,17 @@ import math
 import pytest
 import torch
 
-from scorefield.sde_lib import cosine_betas, geometric_sigmas, linear_betas, scaled_linear_betas, sigmoid_betas
+from scorefield.sde_lib import (
+    CosineVPSDE,
+    ShiftedCosineVPSDE,
+    cosine_betas,
+    geometric_sigmas,
+    linear_betas,
+    sigmoid_betas,
+)
+from scorefield.sde_lib.schedules import BETAS
 
-SCHEDULES = [linear_betas, scaled_linear_betas, cosine_betas, sigmoid_betas, geometric_sigmas]
+SCHEDULES = [*BETAS.values(), geometric_sigmas]
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -51,3 +59,37 @@ def test_geometric_sigmas_are_a_progression_from_a_hundredth_to_fifty():
     assert float(sigmas[0]) == 0.01 and float(sigmas[-1]) == pytest.approx(50, rel=1e-14)
     ratio = torch.full((999,), 5000 ** (1 / 999), dtype=torch.float64)
     torch.testing.assert_close(sigmas[1:] / sigmas[:-1], ratio, rtol=1e-12, atol=0)
+
+
+def test_cosine_in_beta_and_geometric_beta_are_as_courses_teach_them():
+    steps, first, last = 400, 0.1 / 400, 20 / 400
+    for i in (1, 7, 200, 400):
+        wanted = first + (last - first) * (1 - math.cos(math.pi * i / steps)) / 2
+        assert float(BETAS["cosine_beta"](steps)[i - 1]) == pytest.approx(wanted, rel=1e-12)
+    ratio = (last / first) ** (1 / (steps - 1))
+    for i in (1, 7, 400):
+        assert float(BETAS["geometric_beta"](steps)[i - 1]) == pytest.approx(first * ratio ** (i - 1), rel=1e-12)
+
+
+@pytest.mark.parametrize("start, end, tau", [(-3.0, 3.0, 1.0), (0.0, 3.0, 0.3), (-3.0, 3.0, 1.1)])
+def test_the_sigmoid_in_alpha_bar_is_chens(start, end, tau):
+    def s(u):
+        return 1 / (1 + math.exp(-u / tau))
+
+    alpha_bar = [(s(end) - s(start + i / 200 * (end - start))) / (s(end) - s(start)) for i in range(201)]
+    betas = BETAS["sigmoid_alpha"](200, start, end, tau)
+    for i in (0, 1, 100, 198):
+        assert float(betas[i]) == pytest.approx(1 - alpha_bar[i + 1] / alpha_bar[i], rel=1e-9)
+    assert float(betas[-1]) == 0.999
+    with pytest.raises(ValueError, match="start < end"):
+        BETAS["sigmoid_alpha"](200, 3.0, 3.0)
+
+
+@pytest.mark.parametrize("resolution", [16, 64, 512])
+def test_the_shifted_cosine_moves_the_log_snr_by_twice_the_log_of_the_ratio(resolution):
+    t = torch.cat([torch.logspace(-5, -1, 20, dtype=torch.float64), torch.linspace(0.1, 1, 40, dtype=torch.float64)])
+    shifted, plain = ShiftedCosineVPSDE(resolution), CosineVPSDE()
+    moved = 2 * (shifted.half_log_snr(t) - plain.half_log_snr(t))
+    torch.testing.assert_close(moved, torch.full_like(t, 2 * math.log(64 / resolution)), rtol=0, atol=1e-12)
+    if resolution == 64:
+        torch.testing.assert_close(shifted.beta(t), plain.beta(t), rtol=1e-13, atol=0)

@@ -6,16 +6,19 @@ from scipy.integrate import quad
 from scipy.stats import kstest, norm, truncnorm
 from torch import nn
 
+from scorefield.likelihood import chain_elbo
 from scorefield.models import PARAMETRIZATIONS, Denoiser
 from scorefield.models.denoiser import TIME_INPUTS
+from scorefield.numerics.errors import ArgumentError
 from scorefield.sde_lib import VESDE, VPSDE, DDPMChain, SMLDChain
 from scorefield.training.draws import Draws, HeldOutDraws
 from scorefield.training.objectives import Batch, ScoreMatching, build_objective
 from scorefield.training.objectives.score_matching import NoisyTimes
 from scorefield.training.times import TIME_SAMPLERS
-from scorefield.training.weightings import WEIGHTINGS
+from scorefield.training.weightings import WEIGHTINGS, make_weighting
 
 STD = 0.5      # of the data, for "edm"
+CONTINUOUS = [word for word in WEIGHTINGS if word != "bound"]
 
 
 def of_error_in_f(sde, t):
@@ -34,9 +37,16 @@ class Zero(nn.Module):
         return 0 * self.unused * x
 
 
+class Half(Zero):
+    """A network that answers half of its input."""
+
+    def forward(self, x, time):
+        return 0.5 * x
+
+
 @pytest.mark.parametrize("importance", [False, True])
 @pytest.mark.parametrize("time_sampling", TIME_SAMPLERS)
-@pytest.mark.parametrize("weighting", WEIGHTINGS)
+@pytest.mark.parametrize("weighting", CONTINUOUS)
 def test_every_way_of_drawing_times_has_the_same_expected_weight(weighting, time_sampling, importance, any_sde):
     """E[w/p h(t)] = int w h dt / (t_max - t_min) for a test function h, for every weighting and SDE."""
     objective = ScoreMatching(any_sde, weighting, time_sampling, importance, data_std=STD)
@@ -60,7 +70,7 @@ def test_every_way_of_drawing_times_has_the_same_expected_weight(weighting, time
     assert abs(float(values.mean()) - expected) < allowed + 1e-4 * expected
 
 
-@pytest.mark.parametrize("weighting", [w for w in WEIGHTINGS if w != "edm"])
+@pytest.mark.parametrize("weighting", [w for w in CONTINUOUS if w != "edm"])
 def test_importance_sampling_makes_the_weight_constant(weighting, any_sde):
     _, weight = ScoreMatching(any_sde, weighting, importance=True).times.draw(5000, torch.Generator().manual_seed(0))
     assert float(weight.std() / weight.mean()) < 0.02
@@ -99,8 +109,125 @@ def test_on_a_chain_times_are_its_indices_with_the_mean_weight_kept(chain, impor
     assert abs(float((weight * h).mean()) - expected) < 5 * float((weight * h).std()) / math.sqrt(len(t)) + 1e-6
 
 
+OF_X0 = {      # what a squared error in x_0 counts, by the papers, of the signal-to-noise ratio
+    "x0": lambda snr: 1.0, "snr": lambda snr: snr, "truncated_snr": lambda snr: snr.clamp(min=1),
+    "snr_plus_one": lambda snr: snr + 1, "min_snr": lambda snr: snr.clamp(max=5),
+    "min_snr:gamma=2": lambda snr: snr.clamp(max=2),
+    "p2": lambda snr: snr / (1 + snr), "p2:k=2:gamma=0.5": lambda snr: snr / (2 + snr).sqrt(),
+}
+
+
 @pytest.mark.parametrize("parametrization", PARAMETRIZATIONS)
-@pytest.mark.parametrize("weighting", WEIGHTINGS)
+@pytest.mark.parametrize("weighting", OF_X0)
+def test_the_loss_is_the_error_of_x0_weighted_as_its_paper_says(weighting, parametrization, any_sde):
+    generator = torch.Generator().manual_seed(0)
+    denoiser = Denoiser(Zero(), any_sde, parametrization, input_std=STD)
+    x0, eps = (torch.randn(50, 3, dtype=torch.float64, generator=generator) for _ in range(2))
+    t = torch.rand(50, dtype=torch.float64, generator=generator) * 0.98 + 0.01
+    objective = ScoreMatching(any_sde, weighting, data_std=STD)
+    loss = objective.loss(denoiser, Batch(x0), NoisyTimes(t, objective.times.weighting(t), eps))
+    error = (denoiser.x0(any_sde.perturb(x0, t, eps), t) - x0).square().mean(1)
+    snr = (any_sde.alpha(t) / any_sde.sigma(t)).square()
+    torch.testing.assert_close(loss, OF_X0[weighting](snr) * error, rtol=1e-8, atol=0)
+
+
+def test_a_sigmoid_weighs_each_unit_of_log_snr(any_sde):
+    t = torch.linspace(0.01, 0.95, 40, dtype=torch.float64).requires_grad_()
+    log_snr = 2 * any_sde.half_log_snr(t)
+    slope, = torch.autograd.grad(log_snr.sum(), t)
+    weight = make_weighting("sigmoid:bias=-1", any_sde)(t)
+    torch.testing.assert_close(weight, torch.sigmoid(-1 - log_snr) * -slope, rtol=1e-6, atol=0)
+
+
+CHAINS = {"ddpm": DDPMChain.from_schedule("linear", 50), "cosine": DDPMChain.from_schedule("cosine", 50),
+          "smld": SMLDChain.from_schedule(50)}
+
+
+def of_chain(chain, weighting, network=None):
+    """Losses (steps,) of one example at every index, with its noise, and the predicted x_0 (steps, 2)."""
+    generator = torch.Generator().manual_seed(0)
+    sde = chain.to_sde()
+    denoiser = Denoiser(network or Zero(), sde, "eps")
+    x0, eps = (torch.randn(1, 2, dtype=torch.float64, generator=generator).expand(chain.steps, 2) for _ in range(2))
+    objective = ScoreMatching(sde, weighting)
+    loss = objective.loss(denoiser, Batch(x0), NoisyTimes(chain.times, objective.times.weighting(chain.times), eps))
+    return loss, x0, denoiser.x0(sde.perturb(x0, chain.times, eps), chain.times)
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_mu_is_the_unweighted_error_of_the_mean_of_a_step_back(name):
+    chain = CHAINS[name]
+    loss, x0, predicted = of_chain(chain, "mu")
+    for i in range(chain.steps):
+        error = chain.posterior(predicted[i:i + 1] - x0[i:i + 1], torch.zeros(1, 2, dtype=torch.float64), i)[0]
+        assert float(loss[i]) == pytest.approx(float(error.square().mean()), rel=1e-9)
+
+
+def test_mu_of_ddpm_is_ho_et_al_equation_10_without_its_weight():
+    chain = CHAINS["ddpm"]
+    loss, _, _ = of_chain(chain, "mu")
+    beta, alpha_bar = chain.betas, (1 - chain.betas).cumprod(0)
+    weight = make_weighting("mu", chain.to_sde())(chain.times)
+    torch.testing.assert_close(weight, beta**2 / ((1 - beta) * (1 - alpha_bar)), rtol=1e-9, atol=0)
+    assert loss.shape == (50,)
+
+
+@pytest.mark.parametrize("variance", ["beta", "beta_tilde"])
+@pytest.mark.parametrize("name", CHAINS)
+def test_the_bound_is_that_of_the_chain_but_for_a_constant(name, variance):
+    """The difference between two networks, with the same noise, is that of their bounds."""
+    chain, x = CHAINS[name], torch.randn(1, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+    def both(network):
+        sde = chain.to_sde()
+        denoiser, eps = Denoiser(network, sde, "eps"), []
+        predict = denoiser.predict
+
+        def noted(x_t, t, kind):
+            eps.append((x_t - sde.alpha(t) * x) / sde.sigma(t))
+            return predict(x_t, t, kind)
+
+        denoiser.predict = noted
+        bound = chain_elbo(denoiser, x, None, chain, variance=variance, seeds=[0], dtype=torch.float64)
+        objective = ScoreMatching(sde, f"bound:variance={variance}")
+        draw = NoisyTimes(chain.times, objective.times.weighting(chain.times), torch.cat(eps))
+        loss = objective.loss(Denoiser(network, sde, "eps"), Batch(x.expand(chain.steps, 2)), draw)
+        return float(bound.value), float(loss.mean())
+
+    first, second = both(Zero()), both(Half())
+    assert (first[0] - second[0]) / 2 == pytest.approx(second[1] - first[1], rel=1e-9)
+
+
+@pytest.mark.parametrize("parametrization", PARAMETRIZATIONS)
+def test_the_huber_loss_is_that_of_errors_in_eps_and_that_of_squares_for_a_large_c(parametrization, any_sde):
+    generator = torch.Generator().manual_seed(0)
+    denoiser = Denoiser(Zero(), any_sde, parametrization, input_std=STD)
+    x0, eps = (torch.randn(50, 3, dtype=torch.float64, generator=generator) for _ in range(2))
+    t = torch.rand(50, dtype=torch.float64, generator=generator) * 0.9 + 0.05
+    draw, error = NoisyTimes(t, t + 1, eps), denoiser.eps(any_sde.perturb(x0, t, eps), t) - eps
+
+    def loss(distance):
+        return ScoreMatching(any_sde, distance=distance).loss(denoiser, Batch(x0), draw)
+
+    c = 0.3
+    expected = (2 * c * ((error**2 + c**2).sqrt() - c)).mean(1) * (t + 1)
+    torch.testing.assert_close(loss("huber:c=0.3"), expected, rtol=1e-10, atol=0)
+    torch.testing.assert_close(loss("huber:c=1e4"), loss("squared"), rtol=1e-4, atol=0)
+    for text, part in (("huber:c=0", "above 0"), ("hubber", "did you mean"), ("squared:c=1", "no options")):
+        with pytest.raises(ArgumentError, match=part):
+            loss(text)
+
+
+def test_a_weighting_of_a_chain_or_with_a_wrong_option_is_refused():
+    for text, part in (("bound", "sde.name=ddpm"), ("min_snr:gama=3", "gamma"), ("p2:k=0", "above 0"), ("p2:k=x", "number"),
+                       ("simple:gamma=1", "no options"), ("min_snrr", "did you mean 'min_snr'")):
+        with pytest.raises(ArgumentError, match=part) as error:
+            make_weighting(text, VPSDE())
+        assert error.value.arguments == ("weighting",)
+
+
+@pytest.mark.parametrize("parametrization", PARAMETRIZATIONS)
+@pytest.mark.parametrize("weighting", ["simple", "likelihood", "uniform", "edm"])
 def test_the_loss_is_the_weighted_error_of_the_score(weighting, parametrization, any_sde):
     """Against its definition: lambda(t) || score_theta - grad log q(x_t given x_0) ||^2 / D with lambda = w sigma^2."""
     generator = torch.Generator().manual_seed(0)

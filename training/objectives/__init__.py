@@ -9,11 +9,14 @@ from scorefield.numerics.text import choose
 from scorefield.training.objectives.classifier import Classification
 from scorefield.training.objectives.objective import Batch, Objective
 from scorefield.training.objectives.score_matching import ScoreMatching
+from scorefield.training.objectives.sliced import SlicedScoreMatching
 
-__all__ = ["OBJECTIVES", "Batch", "Classification", "Objective", "ScoreMatching", "build_objective"]
+__all__ = ["OBJECTIVES", "Batch", "Classification", "Objective", "ScoreMatching", "SlicedScoreMatching",
+           "build_objective"]
 
 # The arguments `sde` and `data_std` come from the model; the others are the fields of a config's section `training`.
-OBJECTIVES: dict[str, type[Objective]] = {"score_matching": ScoreMatching, "classifier": Classification}
+OBJECTIVES: dict[str, type[Objective]] = {
+    "score_matching": ScoreMatching, "sliced_score_matching": SlicedScoreMatching, "classifier": Classification}
 
 
 def build_objective(model: Any, section: Mapping[str, Any]) -> Objective:

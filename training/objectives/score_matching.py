@@ -7,6 +7,10 @@ lambda(t) || s_theta + eps / sigma ||^2 = (lambda / sigma^2) || eps_theta - eps 
 
 The network regresses its own target: an error in its output F is an error (d eps / d F) times as large in eps, so any
 parametrisation trains with the same loss.
+
+In place of the square e^2 of an element's error e in eps there may be the pseudo-Huber loss 2 c (sqrt(e^2 + c^2) - c), which
+is e^2 for small errors and 2 c |e| for large ones, so that outliers count less (Charbonnier et al. 1997; for diffusion
+Khrapov et al. 2024). Its least is not at the mean of eps, so the model is then no score; c large against 1 keeps it near.
 """
 
 from dataclasses import dataclass, field
@@ -18,6 +22,7 @@ from torch import Tensor
 from scorefield.models.conditions import LABEL
 from scorefield.models.denoiser import Denoiser
 from scorefield.numerics.errors import ArgumentError
+from scorefield.numerics.options import option, worded
 from scorefield.sde_lib.sde import SDE, expand_as
 from scorefield.training.draws import Draws
 from scorefield.training.objectives.objective import Batch, Objective
@@ -35,12 +40,35 @@ class NoisyTimes(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ScoreMatching(Objective):
-    """The training loss of a score model.
+class Squared:
+    """e^2 of errors e."""
 
-        objective = ScoreMatching(VPSDE(), "likelihood", importance=True)
+    def __call__(self, error: Tensor) -> Tensor:
+        return error.square()
 
-    weighting      a key of WEIGHTINGS: "simple", "likelihood", "uniform" or "edm"
+
+@dataclass(frozen=True)
+class Huber:
+    """The pseudo-Huber loss 2 c (sqrt(e^2 + c^2) - c) of errors e."""
+
+    c: float = option(1.0, "error from which on the loss grows linearly")
+
+    def __post_init__(self) -> None:
+        if not 0 < self.c < float("inf"):
+            raise ArgumentError(f"c of the Huber loss must be above 0, got {self.c}", "distance")
+
+    def __call__(self, error: Tensor) -> Tensor:
+        return 2 * self.c * error.square() / ((error.square() + self.c**2).sqrt() + self.c)      # without cancellation
+
+
+DISTANCES: dict[str, type[Squared | Huber]] = {"squared": Squared, "huber": Huber}
+
+
+@dataclass(frozen=True)
+class NoisyExamples(Objective):
+    """What losses of noisy examples share: times, weights, noise and dropped labels.
+
+    weighting      a key of WEIGHTINGS, such as "simple" or "likelihood", with options after colons: "min_snr:gamma=5"
     time_sampling  a key of TIME_SAMPLERS: how the uniform numbers behind the times are drawn
     importance     draw times in proportion to the weighting (for "likelihood" that is uniform in log-SNR; for "edm" in
                    proportion to q, as published)
@@ -73,18 +101,40 @@ class ScoreMatching(Objective):
             dropped = draws.keep(torch.rand(draws.batch, generator=draws.host) < self.label_dropout)
         return NoisyTimes(t, weight, draws.normal(batch.x.shape[1:]), dropped)
 
+
+@dataclass(frozen=True)
+class ScoreMatching(NoisyExamples):
+    """The training loss of a score model.
+
+        objective = ScoreMatching(VPSDE(), "likelihood", importance=True)
+
+    distance  a key of DISTANCES: "squared", or "huber:c=1"
+
+    The other arguments are those of NoisyExamples.
+    """
+
+    distance: str = field(default="squared", kw_only=True)
+    of_error: Squared | Huber = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        kind, options = worded("distance", DISTANCES, self.distance, "distance")
+        object.__setattr__(self, "of_error", kind(**options))
+
     def loss(self, model: Denoiser, batch: Batch, draw: NoisyTimes) -> Tensor:
-        """weight * mean over elements of (eps_theta(x_t, t) - eps)^2, (batch,)."""
+        """weight * mean over elements of (eps_theta(x_t, t) - eps)^2, or of the other distance, (batch,)."""
         x0, (t, weight, eps, dropped) = batch.x, draw
         alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)
         x_t = torch.addcmul(expand_as(alpha, x0) * x0, expand_as(sigma, x0), eps)
         output = model(x_t, t, *told(model, batch.condition, dropped))
         if model.parametrization.name == "eps":
-            return (output - eps).square().flatten(1).mean(1) * weight.to(x0)
+            return self.of_error(output - eps).flatten(1).mean(1) * weight.to(x0)
         of_x0, of_eps = model.parametrization.target(alpha, sigma)
         target = torch.addcmul(expand_as(of_x0, x0) * x0, expand_as(of_eps, x0), eps)
-        scale = model.parametrization.eps(alpha, sigma)[1].square() * weight.to(t)
-        return (output - target).square().flatten(1).mean(1) * scale.to(x0)
+        of_output = model.parametrization.eps(alpha, sigma)[1]
+        if not isinstance(self.of_error, Squared):
+            return self.of_error((output - target) * expand_as(of_output, x0)).flatten(1).mean(1) * weight.to(x0)
+        return (output - target).square().flatten(1).mean(1) * (of_output.square() * weight.to(t)).to(x0)
 
 
 def told(model: Denoiser, condition: dict[str, Tensor], dropped: Tensor | None = None) -> list[dict[str, Tensor]]:
