@@ -37,6 +37,10 @@ class Directions(NamedTuple):
     noisy: NoisyTimes
     v: Tensor
 
+    @property
+    def t(self) -> Tensor:
+        return self.noisy.t
+
 
 @dataclass(frozen=True)
 class SlicedScoreMatching(NoisyExamples):
