@@ -57,7 +57,7 @@ def run() -> None:
     _open_descriptors()
     err = Lasting(sys.stderr or open(os.devnull, "w"), "standard error")
     out = Lasting(sys.stdout or open(os.devnull, "w"), "standard output", err)
-    sys.stdout, sys.stderr = out, err  # type: ignore[assignment]
+    sys.stdout, sys.stderr = out, err
     code: Any = 0
     try:
         main.run()

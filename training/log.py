@@ -69,7 +69,6 @@ class Log:
         elif self.progress:
             print(f"step {step} of {self.steps}  {text}", flush=True)
 
-
     def say(self, text: str) -> None:
         """A line for the user, beside the bar."""
         if self.progress:
@@ -79,6 +78,7 @@ class Log:
         """Into TensorBoard. Its loss is said once, and training goes on: the figures are in stats.jsonl, too."""
         if not self.drawing:
             return
+        assert self.writer is not None
         try:
             for name, value in values.items():
                 self.writer.add_scalar(f"training/{name}", value, step)

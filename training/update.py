@@ -115,7 +115,7 @@ class Update:
         if self.masked:
             bad = torch.logical_not(torch.isfinite(norm)).float()
             self._mask = torch.maximum(self._mask, bad) if stays else bad
-            self.optimizer.grad_scale, self.optimizer.found_inf = None, self._mask  # type: ignore[assignment]
+            self.optimizer.grad_scale, self.optimizer.found_inf = None, self._mask
             self.skipped += self._mask.to(torch.int64)
             return False
         self._halted = (stays and self._halted) or not math.isfinite(float(norm))
