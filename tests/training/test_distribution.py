@@ -272,7 +272,7 @@ def test_a_run_in_shares_is_sampled_scored_and_evaluated_under_torchrun(command,
     assert "mmd" in str(steps)
     drawn = np.load(run / "samples/ddim_steps2_batch_size4.npz")["x"]
     shutil.rmtree(run / "samples")
-    code, _, err = command("--workdir", run, "--mode", "sample", "--sampler", "ddim", "--steps", 2, "--num_samples", 8,
+    code, _, err = command("--workdir", run, "--mode", "sample", "--sampler", "ddim", "--steps", 2, "--num_samples", 16,
                            "--batch_size", 4)
     assert code == 0, err
     assert np.array_equal(drawn, np.load(run / "samples/ddim_steps2_batch_size4.npz")["x"])
