@@ -66,12 +66,20 @@ def _copied(network: nn.Module, memo: dict[int, Any]) -> nn.Module:
     outline = network._outline()  # type: ignore[operator]
     other = copy.deepcopy(outline).train(network.training)
     other = _cut(other, outline, mesh)
+    other.register_forward_hook(_let_go)
     other.to_empty(device=next(network.parameters()).device)
     with torch.no_grad():
         for of in (nn.Module.parameters, nn.Module.buffers):
             for mine, theirs in zip(of(other), of(network), strict=True):
                 mine.copy_(theirs)
     return other
+
+
+def _let_go(network: Any, inputs: Any, output: Any) -> None:
+    """Let go what belongs to no block, which fully_shard keeps whole until a backward pass. After an evaluation none comes:
+    an average that goes on would be evaluated again with the weights of then.
+    """
+    network.reshard()
 
 
 def _same(value: Any) -> Any:

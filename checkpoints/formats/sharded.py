@@ -153,7 +153,7 @@ def _taken_apart(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str,
 def _require_unaltered(folder: Path) -> None:
     known = read_json(folder / SEAL)
     there = {path.name for path in folder.iterdir()} - {SEAL}
-    if missing := known.keys() - there:
+    if missing := {"state.pt", ".metadata", *known} - there:
         raise ValueError(f"{folder} is damaged: it lacks {', '.join(sorted(missing))}")
     for name in sorted(there):
         if sha256_of(folder / name) != known.get(name):

@@ -253,7 +253,7 @@ from scorefield.cli.main import main
 words = ["--workdir", sys.argv[1]]
 main([*words, "--config", "configs/vp_digits.py", "--mode", "train", "--config.training.sharding=fsdp",
       "--config.training.sharded_saves=true", "--config.training.precision=fp32", *sys.argv[2:]])
-few = ["--sampler", "ddim", "--steps", "2", "--num_samples", "8", "--batch_size", "4"]
+few = ["--sampler", "ddim", "--steps", "2", "--num_samples", "16", "--batch_size", "4"]
 main([*words, "--mode", "sample", *few])
 main([*words, "--mode", "likelihood", "--method", "exponential", "--steps", "8", "--num_images", "8", "--batch_size", "4"])
 main([*words, "--mode", "evaluate", "--metrics", "mmd", "--bootstrap", "0", *few,
@@ -272,7 +272,7 @@ def test_a_run_in_shares_is_sampled_scored_and_evaluated_under_torchrun(command,
     assert "mmd" in str(steps)
     drawn = np.load(run / "samples/ddim_steps2_batch_size4.npz")["x"]
     shutil.rmtree(run / "samples")
-    code, _, err = command("--workdir", run, "--mode", "sample", "--sampler", "ddim", "--steps", 2, "--num_samples", 8,
+    code, _, err = command("--workdir", run, "--mode", "sample", "--sampler", "ddim", "--steps", 2, "--num_samples", 16,
                            "--batch_size", 4)
     assert code == 0, err
     assert np.array_equal(drawn, np.load(run / "samples/ddim_steps2_batch_size4.npz")["x"])

@@ -5,9 +5,11 @@ import threading
 import pytest
 import torch
 
-from scorefield.checkpoints.formats.run import read_state
+from scorefield.checkpoints.formats.run import checkpoints_of, newest_sound, read_state, strangers, write_checkpoint
 from scorefield.numerics.processes import World
 from scorefield.training import saving
+from scorefield.training.folder import opened
+from scorefield.training.keeping import Keeping, go_back
 from scorefield.training.saving import Saver
 
 
@@ -64,3 +66,52 @@ def test_other_processes_write_nothing(tmp_path):
     with Saver(tmp_path, World(1, 2)) as saver:
         saver.save(1, {"step": 1})
     assert saver.newest is None and not list(tmp_path.iterdir())
+
+
+def in_shares(run, *steps, sealed=True):
+    """Folders as several processes write them, but for their content."""
+    for step in steps:
+        folder = run / f"checkpoints/step_{step:08d}"
+        folder.mkdir(parents=True)
+        (folder / ("digest.json" if sealed else "state.pt")).write_text("{}")
+
+
+def steps_of(run):
+    return [(step, path.is_dir()) for step, path in checkpoints_of(run)]
+
+
+def test_checkpoints_in_shares_are_counted_and_removed_as_files_are(tmp_path):
+    in_shares(tmp_path, 1, 2, 4, 5)
+    write_checkpoint(tmp_path, 3, {"step": 3})
+    Keeping(tmp_path, keep=4).saved(5, {"loss": 1.0})
+    assert steps_of(tmp_path) == [(2, True), (3, False), (4, True), (5, True)]
+    go_back(tmp_path, 3)
+    assert steps_of(tmp_path) == [(2, True), (3, False)]
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"step_00000002", "step_00000003.pt"}
+
+
+def test_a_step_has_one_checkpoint(tmp_path):
+    in_shares(tmp_path, 3)
+    write_checkpoint(tmp_path, 3, {"step": 3})
+    assert steps_of(tmp_path) == [(3, False)]
+
+
+def test_a_damaged_checkpoint_in_shares_is_passed_over(tmp_path):
+    write_checkpoint(tmp_path, 3, {"step": 3})
+    in_shares(tmp_path, 4)
+    found = newest_sound(tmp_path)
+    assert found.step == 3 and "step_00000004 is damaged: it lacks .metadata, state.pt" in found.passed_over[0]
+
+
+def test_a_folder_without_its_seal_is_named(tmp_path):
+    in_shares(tmp_path, 4, sealed=False)
+    assert checkpoints_of(tmp_path) == [] and "step_00000004 is ignored" in strangers(tmp_path)[0]
+
+
+def test_shares_that_killed_processes_left_are_removed_when_training_opens_the_folder(tmp_path):
+    place = tmp_path / "checkpoints/.step_00000004.0.tmp"
+    place.mkdir(parents=True)
+    (place / "__0_0.distcp").write_bytes(bytes(10))
+    said = []
+    with opened(tmp_path, said.append):
+        assert not place.exists() and "removed 1 unfinished file" in said[-1]
