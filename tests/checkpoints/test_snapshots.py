@@ -18,7 +18,7 @@ SETTINGS = {"model.width": 8, "model.layers": 1, "training.steps": 60, "training
             "training.sample_every": 0, "training.checkpoint_every": 30, "training.precision": "fp32",
             "training.memory_format": "contiguous",
             "training.averages": "0.9,power0.05,power0.1,power0.15", "training.snapshots_every": 5}
-pytestmark = pytest.mark.machine
+pytestmark = pytest.mark.one_machine
 
 
 def trained(folder, **more):

@@ -27,7 +27,7 @@ def run(tmp_path_factory):
     return folder
 
 
-@pytest.mark.machine
+@pytest.mark.one_machine
 def test_samples_of_a_compiled_network_are_the_same_but_for_rounding(command, run):
     for flags in ([], ["--compile"]):
         code, _, err = command("--mode=sample", f"--workdir={run}", "--num_samples=8", "--steps=3", *flags)
@@ -65,7 +65,7 @@ def test_without_a_compiler_it_is_refused_before_anything_is_done(command, run, 
     assert code == 1 and "needs a C++ compiler" in err and "--compile" in err and "\n" not in err.strip()
 
 
-@pytest.mark.machine
+@pytest.mark.one_machine
 def test_bf16_that_was_asked_for_is_said_to_be_slow_in_one_line(command, run, monkeypatch):
     monkeypatch.setattr("scorefield.numerics.devices._cpu", lambda capability: False)
     for precision, lines in (("bf16", 1), ("auto", 0)):

@@ -12,7 +12,7 @@ SETTINGS = {"model.width": 8, "model.layers": 1, "training.steps": 20, "training
             "training.learning_rate": 1e-2, "training.decay": "cosine", "training.eval_every": 0, "training.log_every": 1,
             "training.sample_every": 0, "training.checkpoint_every": 10, "training.precision": "fp32",
             "training.memory_format": "contiguous"}
-pytestmark = pytest.mark.machine
+pytestmark = pytest.mark.one_machine
 
 
 def trained(folder, **more):
