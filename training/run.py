@@ -118,7 +118,8 @@ def train_run(config: ConfigDict, dataset: Dataset, run: Path, device: torch.dev
     if world.first:
         stored[FINGERPRINT] = fingerprint(dataset)
         start, keep = begin(run, stored, restart, strict, other_data, say)
-    else:
+    connect(device).any(False, device)      # the others look when the first process has gone back, if it was told to
+    if not world.first:
         start, keep = newest_sound(run, strict), _nothing
     trainer = set_up(config, dataset, run, device, preview, progress, stored, start, measures)
     del start      # the weights are the trainer's now
