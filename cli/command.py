@@ -173,7 +173,7 @@ class Command:
 
         FileNotFoundError if there is none.
         """
-        self._unused = read_checkpoint(self.run, strict=self.asked.values["strict"])
+        self._unused = read_checkpoint(self.run, strict=bool(self.asked.values.get("strict")))
         for line in (*run_format.strangers(self.run), *self._unused.passed_over):
             if launched().first:
                 print(line, file=sys.stderr, flush=True)

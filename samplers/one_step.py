@@ -110,8 +110,8 @@ class Ancestral(OneStepSampler):
     every other sampler: the gradient's weight is then v / a, in the symbols above.
     """
 
-    variance: str = option("beta_tilde", "variance of a step: beta; beta_tilde, that of x_s given x_t and x_0; or analytic, "
-                                         "that of x_s given x_t, for a model that knows the variance of x_0")
+    variance: str = option("beta_tilde", "of a step: beta; beta_tilde, that of x_s given x_t and x_0; analytic, for a model "
+                                         "that knows the variance of x_0")
     mean_shift: bool = option(False, "guide by a classifier as algorithm 1 of Dhariwal and Nichol: move each step's mean by "
                                      "its variance times the gradient")
     stochastic = True
@@ -157,8 +157,8 @@ class DDIM(OneStepSampler):
 
     steps: int = option(50, STEPS)
     eta: float = option(0.0, "noise in [0, 1]: 0 is deterministic, 1 has the variance of x_s given x_t and x_0")
-    variance: str = option("beta_tilde", "variance of a step: eta^2 times beta_tilde; with eta 1 also beta, the paper's "
-                                         "sigma-hat; or analytic, for a model that knows the variance of x_0")
+    variance: str = option("beta_tilde", "of a step: eta^2 beta_tilde; with eta 1 also beta, sigma-hat; analytic, for a model "
+                                         "that knows the variance of x_0")
 
     def __post_init__(self) -> None:
         check_variance(self.variance)

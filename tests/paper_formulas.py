@@ -87,8 +87,11 @@ def ddim(p, x, t, s, o):
     bar_t, bar_s = (c.alpha**2 / (c.alpha**2 + c.sigma**2) for c in (a, b))
     spread = o.eta * math.sqrt((1 - bar_s) / (1 - bar_t)) * math.sqrt(1 - bar_t / bar_s)
     x0, eps = p.x0(x, t), p.eps(x, t)
-    scaled = math.sqrt(bar_s) * x0 + math.sqrt(1 - bar_s - spread**2) * eps + spread * p.draw()
-    return scaled * b.alpha / math.sqrt(bar_s)
+    noise = spread * b.alpha / math.sqrt(bar_s)
+    if o.variance == "beta":      # sigma-hat of their appendix D.3: that of x_t given x_s, under the process itself
+        noise = math.sqrt(a.sigma**2 - (a.alpha / b.alpha * b.sigma) ** 2)
+    mean = math.sqrt(bar_s) * x0 + math.sqrt(1 - bar_s - spread**2) * eps
+    return mean * b.alpha / math.sqrt(bar_s) + noise * p.draw()
 
 
 def euler_maruyama(p, x, t, s, o):

@@ -96,7 +96,10 @@ def test_a_run_goes_on_in_its_own_units_and_says_when_the_data_have_others(train
     code, out, err = mode("--mode", "train", f"--config.data.path={tmp_path / 'moved.csv'}", "--config.training.steps=3")
     assert code == 0 and "the run keeps" not in out, err
     (tmp_path / "moved.csv").write_text(text(2 * TABLE, "a,b,c"))
-    code, out, err = mode("--mode", "train", f"--config.data.path={tmp_path / 'moved.csv'}", "--config.training.steps=4")
+    again = ["--mode", "train", f"--config.data.path={tmp_path / 'moved.csv'}", "--config.training.steps=4"]
+    code, _, err = mode(*again)
+    assert code == 1 and "the data have changed" in err and "--other_data" in err
+    code, out, err = mode(*again, "--other_data")
     assert code == 0 and "the run keeps the mean and the standard deviation" in out and "now they are" in out, err
     assert json.loads((tmp_path / "run/config.json").read_text())["standard"] == before
 

@@ -83,8 +83,8 @@ def test_a_checkpoint_that_is_written_meanwhile_changes_nothing(command, run, mo
     sample(command, run, "--num_samples", 5)
     alone, read = x_of(run, "auto_steps3_batch_size4"), module.read_checkpoint
 
-    def read_and_write(*given):
-        found = read(*given)
+    def read_and_write(*given, **settings):
+        found = read(*given, **settings)
         shutil.copy(run / "checkpoints/step_00000002.pt", run / "checkpoints/step_00000006.pt")
         return found
 
@@ -117,7 +117,7 @@ def test_a_killed_command_goes_on_and_an_edited_checkpoint_starts_anew(command, 
 
     monkeypatch.setattr(SampleSet, "add", kill)
     code, _, err = command("--workdir", run, "--mode", "sample", *FEW, "--num_samples", 12)
-    assert code == 130 and "interrupted: 8 of 12 samples are done and kept; the same command continues from there" in err
+    assert code == 130 and ": 8 of 12 samples are done and kept; the same command continues from there" in err
     assert [path.name for path in (run / "samples").iterdir()] == ["auto_steps3_batch_size4.parts"]
     monkeypatch.setattr(SampleSet, "add", add)
     assert "continuing: 8 of 12" in sample(command, run, "--num_samples", 12)

@@ -47,6 +47,7 @@ def end(steps):
 TOLERANT = {"t_end": 0.03, "denoise": True, "rtol": 1e-3, "atol": 1e-4}
 CASES = [
     ("ddim", {"eta": 0.5} | end(6), stepwise(ddim)),
+    ("ddim", {"eta": 1.0, "variance": "beta"} | end(6), stepwise(ddim)),
     ("euler_maruyama", {"eta": 0.6} | end(6), stepwise(euler_maruyama)),
     ("reverse_diffusion", end(6), stepwise(reverse_diffusion)),
     ("ancestral", {"variance": "beta"} | end(6), stepwise(ancestral)),
