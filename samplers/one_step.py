@@ -157,8 +157,8 @@ class DDIM(OneStepSampler):
 
     steps: int = option(50, STEPS)
     eta: float = option(0.0, "noise in [0, 1]: 0 is deterministic, 1 has the variance of x_s given x_t and x_0")
-    variance: str = option("beta_tilde", "of a step: eta^2 beta_tilde; with eta 1 also beta, sigma-hat; analytic, for a model "
-                                         "that knows the variance of x_0")
+    variance: str = option("beta_tilde", "of a step: eta^2 beta_tilde; with eta 1 also beta, sigma-hat; analytic, for a "
+                                         "model that knows the variance of x_0")
 
     def __post_init__(self) -> None:
         check_variance(self.variance)
