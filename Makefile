@@ -56,6 +56,8 @@ test: setup
 faults: setup
 	@echo "Stopping, killing and starving real runs ..."
 	@$(PY) -m pytest -n 2 --dist worksteal tests/faults tests/training/test_broken_steps.py tests/training/test_keeping.py
+	@echo "Running what make test leaves out ..."
+	@$(PY) -m pytest -n 2 --dist worksteal -m slow --ignore tests/faults
 
 lint: setup
 	@echo "Running ruff and mypy ..."

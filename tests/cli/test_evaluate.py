@@ -160,7 +160,9 @@ def jobs():
     text = (ROOT / "docs/evaluation.md").read_text()
     lines = re.findall(r"(?:python|torchrun --nproc_per_node=4) main\.py (--workdir [^`\n]+)", text)
     assert len(lines) >= 15
-    return [line for line in lines if not line.endswith("--features inception --num_samples 50000")]
+    wanted = [line for line in lines if not line.endswith("--features inception --num_samples 50000")]
+    pages = [line for line in wanted if "--mode compare" in line]
+    return [pytest.param(line, marks=pytest.mark.slow) if line in pages[1:-1] else line for line in wanted]
 
 
 @pytest.fixture(scope="module")

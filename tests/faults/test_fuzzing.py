@@ -76,6 +76,7 @@ def one_line(result, said=""):
     assert said in err, err
 
 
+@pytest.mark.slow
 @pytest.mark.one_machine
 def test_every_number_of_a_flag_has_bounds(command, digits_run, bounded):
     for mode, name, chooser in numbers_of_flags():
@@ -94,6 +95,7 @@ def test_every_whole_number_of_a_flag_is_refused_beyond_any_size(command, digits
                 one_line(command("--workdir", digits_run, "--mode", mode, f"--{name}={value}"), name)
 
 
+@pytest.mark.slow
 @pytest.mark.one_machine
 def test_every_number_of_a_config_has_bounds(command, tmp_path, bounded):
     for field, chooser, whole in numbers_of_fields():

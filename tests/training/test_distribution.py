@@ -23,6 +23,8 @@ from scorefield.data import load_dataset
 from scorefield.numerics.errors import ArgumentError
 from scorefield.training import set_up
 
+pytestmark = pytest.mark.slow      # several processes of gloo for minutes; tests/training/test_trainer.py has two of DDP
+
 ROOT = Path(__file__).parents[2]
 PLACES = os.pathsep.join(map(str, [ROOT, ROOT / "tests", Path(__file__).parent]))
 CLOSE = {"rtol": 1e-4, "atol": 5e-6}
