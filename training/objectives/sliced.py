@@ -29,6 +29,7 @@ from scorefield.training.objectives.objective import Batch
 from scorefield.training.objectives.score_matching import NoisyExamples, NoisyTimes, told
 
 METHODS = ("exact", "ssm", "ssm_vr")
+MOST = 10_000      # directions of an example, each of which is a backward pass
 
 
 class Directions(NamedTuple):
@@ -61,8 +62,8 @@ class SlicedScoreMatching(NoisyExamples):
         super().__post_init__()
         if self.method not in METHODS:
             raise ArgumentError(f"unknown method {self.method!r}; choose from {', '.join(METHODS)}", "method")
-        if self.directions < 1:
-            raise ArgumentError(f"directions must be at least 1, got {self.directions}", "directions")
+        if not 1 <= self.directions <= MOST:
+            raise ArgumentError(f"directions must be at least 1 and at most {MOST}, got {self.directions}", "directions")
 
     def draw(self, batch: Batch, draws: Draws) -> Directions:      # type: ignore[override]
         noisy, number = super().draw(batch, draws), 0 if self.method == "exact" else self.directions
