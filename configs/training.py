@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scorefield.models.ema import names_of as averages_of
+from scorefield.models.ema import averages_of
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.options import option
 

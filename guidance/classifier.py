@@ -17,22 +17,22 @@ from torch import Tensor, nn
 from scorefield.guidance.interval import Interval, holds
 from scorefield.models.conditions import LABEL, Conditions
 from scorefield.models.parametrization import Score, check_kind
-from scorefield.models.score_model import MeanGuidance, Posterior, ScoreModel
+from scorefield.models.score_model import Derived, MeanGuidance, Posterior, ScoreModel
 from scorefield.numerics.errors import ArgumentError
 from scorefield.sde_lib.sde import SDE, as_time, expand_as
 
 Classifier = Callable[[Tensor, Tensor], Tensor]      # of x (batch, *event) and t, a scalar or (batch,)
 
 
-class ClassifierGuided(ScoreModel):
+class ClassifierGuided(Derived):
     """What `classifier_guided` returns: a score model that calls another one and a classifier."""
 
     label: Tensor | None
 
     def __init__(self, model: ScoreModel, classifier: Classifier, scale: float, label: Tensor | None,
                  interval: Interval | None = None):
-        super().__init__()
-        self.model, self.classifier, self.scale, self.sde, self.interval = model, classifier, scale, model.sde, interval
+        super().__init__(model)
+        self.classifier, self.scale, self.interval = classifier, scale, interval
         self.register_buffer("label", label, persistent=False)
 
     @property
@@ -51,16 +51,9 @@ class ClassifierGuided(ScoreModel):
         return self.model.density_problem if self.scale == 0 else (
             f"a classifier's gradient at scale {self.scale:g} gives a score that is that of no density, or nearly of one")
 
-    @property
-    def takes(self) -> Conditions:
-        return self.model.takes
-
     def given(self, **condition: Any) -> "ClassifierGuided":
         """The same guidance of the model with this condition bound; the classifier's label stays."""
         return ClassifierGuided(self.model.given(**condition), self.classifier, self.scale, self.label, self.interval)
-
-    def project(self, x: Tensor) -> Tensor:
-        return self.model.project(x)
 
     def mean_guidance(self) -> MeanGuidance:
         inner = self.model.mean_guidance()

@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scorefield.models.conditions import Conditions
 from scorefield.models.parametrization import X0, check_kind, make_parametrization
-from scorefield.models.score_model import MeanGuidance, Posterior, ScoreModel
+from scorefield.models.score_model import Derived, MeanGuidance, Posterior, ScoreModel
 from scorefield.numerics.errors import ArgumentError
 from scorefield.sde_lib.sde import check_time, expand_as
 
@@ -24,31 +23,19 @@ METHODS = ("static", "dynamic")
 QUANTILE = 0.995
 
 
-class Threshold(ScoreModel):
+class Threshold(Derived):
     """What `threshold` returns: a score model whose predicted x_0 lies in [low, high], and whose samples do."""
 
     def __init__(self, model: ScoreModel, method: str, quantile: float, low: float, high: float):
-        super().__init__()
-        self.model, self.sde = model, model.sde
+        super().__init__(model)
         self.method, self.quantile, self.low, self.high = method, quantile, low, high
 
     def _of(self, model: ScoreModel) -> "Threshold":
         return Threshold(model, self.method, self.quantile, self.low, self.high)
 
     @property
-    def evaluations(self) -> int:
-        return self.model.evaluations
-
-    def evaluations_at(self, t: float | Tensor) -> int:
-        return self.model.evaluations_at(t)
-
-    @property
     def density_problem(self) -> str:
         return "thresholding the predicted x_0 gives the score of no known density"
-
-    @property
-    def takes(self) -> Conditions:
-        return self.model.takes
 
     def given(self, **condition: Any) -> "Threshold":
         return self._of(self.model.given(**condition))

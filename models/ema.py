@@ -129,7 +129,7 @@ def parse_average(name: str) -> tuple[type[EMA], float]:
     return kind, number
 
 
-def names_of(text: str) -> list[str]:
+def averages_of(text: str) -> list[str]:
     """The names in a text such as "0.999, power0.1", each once; ArgumentError for one that means no average."""
     names = [name.strip() for name in text.split(",")] if text.strip() else []
     for name in names:

@@ -163,21 +163,12 @@ class ConditionalModel(ScoreModel):
         return Posterior(self.predict(x, t, "x0", condition), None)
 
 
-class Given(ScoreModel):
-    """`model` with a condition bound to it: what `model.given(...)` returns."""
+class Derived(ScoreModel):
+    """A score model made of another one, `model`. It passes on what that says, but for what a subclass writes."""
 
-    def __init__(self, model: ConditionalModel, condition: Mapping[str, Any]):
+    def __init__(self, model: ScoreModel):
         super().__init__()
         self.model, self.sde = model, model.sde
-        checked = model.takes.checked(condition)
-        self.names = tuple(checked)
-        for name, value in checked.items():      # as buffers, which go to a device with the model
-            self.register_buffer(f"given_{name}", value, persistent=False)
-
-    @property
-    def condition(self) -> dict[str, Tensor | None]:
-        """What is bound, by name; None for "no label"."""
-        return {name: getattr(self, f"given_{name}") for name in self.names}
 
     @property
     def evaluations(self) -> int:
@@ -196,6 +187,27 @@ class Given(ScoreModel):
     @property
     def takes(self) -> Conditions:
         return self.model.takes
+
+    def predict(self, x: Tensor, t: float | Tensor, kind: str) -> Tensor:
+        return self.model.predict(x, t, kind)
+
+
+class Given(Derived):
+    """`model` with a condition bound to it: what `model.given(...)` returns."""
+
+    model: ConditionalModel
+
+    def __init__(self, model: ConditionalModel, condition: Mapping[str, Any]):
+        super().__init__(model)
+        checked = model.takes.checked(condition)
+        self.names = tuple(checked)
+        for name, value in checked.items():      # as buffers, which go to a device with the model
+            self.register_buffer(f"given_{name}", value, persistent=False)
+
+    @property
+    def condition(self) -> dict[str, Tensor | None]:
+        """What is bound, by name; None for "no label"."""
+        return {name: getattr(self, f"given_{name}") for name in self.names}
 
     def given(self, **condition: Any) -> "ScoreModel":
         """The same model with these conditions bound, too; a new one replaces an old one of the same name."""

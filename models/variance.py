@@ -18,8 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scorefield.models.conditions import Conditions
-from scorefield.models.score_model import Posterior, ScoreModel
+from scorefield.models.score_model import Derived, Posterior, ScoreModel
 from scorefield.numerics.errors import ArgumentError
 from scorefield.sde_lib.sde import check_time
 
@@ -58,7 +57,7 @@ class Moments:
         return (share if covariance == "diagonal" else share.flatten(1).mean(1)).clamp(0, 1)
 
 
-class FittedVariance(ScoreModel):
+class FittedVariance(Derived):
     """`model`, with the variance of x_0 from moments; every prediction is the model's.
 
         moments = fit_moments(model, dataset, codec)
@@ -77,40 +76,14 @@ class FittedVariance(ScoreModel):
 
     def __init__(self, model: ScoreModel, moments: Moments, estimate: str = "residual", covariance: str = "diagonal",
                  span: float | None = None):
-        super().__init__()
-        self.model, self.sde, self.span = model, model.sde, span
+        super().__init__(model)
+        self.span, self._fitted = span, (moments, estimate, covariance, span)
         shares = moments.shares(estimate, covariance).clamp(min=LEAST)
         self.register_buffer("log_shares", shares.log(), persistent=False)
         self.register_buffer("half_log_snr", moments.half_log_snr, persistent=False)
 
-    @property
-    def evaluations(self) -> int:
-        return self.model.evaluations
-
-    def evaluations_at(self, t: float | Tensor) -> int:
-        return self.model.evaluations_at(t)
-
-    @property
-    def density_problem(self) -> str:
-        return self.model.density_problem
-
-    def project(self, x: Tensor) -> Tensor:
-        return self.model.project(x)
-
-    @property
-    def takes(self) -> Conditions:
-        return self.model.takes
-
     def given(self, **condition: Any) -> "FittedVariance":
-        other = FittedVariance.__new__(FittedVariance)
-        ScoreModel.__init__(other)
-        other.model, other.sde, other.span = self.model.given(**condition), self.sde, self.span
-        other.register_buffer("log_shares", self.log_shares, persistent=False)
-        other.register_buffer("half_log_snr", self.half_log_snr, persistent=False)
-        return other
-
-    def predict(self, x: Tensor, t: float | Tensor, kind: str) -> Tensor:
-        return self.model.predict(x, t, kind)
+        return FittedVariance(self.model.given(**condition), *self._fitted).to(self.half_log_snr.device)
 
     def posterior(self, x: Tensor, t: float | Tensor) -> Posterior:
         """The model's mean, and the variance of the moments: a scalar, or one for each element, (batch, *event)."""

@@ -9,7 +9,7 @@ A command line, a config or a notebook can be built from these; the type is neve
 
 import dataclasses
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from scorefield.numerics.errors import ArgumentError
@@ -48,15 +48,30 @@ def worded(kind: str, registry: Mapping[str, type], text: str, argument: str) ->
     name, *pairs = str(text).split(":")
     chosen = choose(kind, registry, name, argument)
     known = {word: field for word, field in options_of(chosen).items() if "help" in field.metadata}
+
+    def refusal(pair: str, word: str) -> str:
+        takes = ", ".join(f"{name}=VALUE" for name in known) or "no options"
+        return f"{kind} {name!r} takes {takes} after a colon, got {pair!r}{nearest(word, known)}"
+
+    return chosen, of_pairs(text, pairs, known, refusal, argument)
+
+
+def of_pairs(text: str, pairs: Sequence[str], known: Mapping[str, Any], refusal: Callable[[str, str], str], argument: str
+             ) -> dict[str, Any]:
+    """The options in OPTION=VALUE pairs, parsed by the types of the `known` ones.
+
+    text     that the pairs are of, for messages
+    refusal  of a pair and its option: why there is no such option
+
+    Raises ArgumentError about `argument` for an option or a value that does not exist.
+    """
     options = {}
     for pair in pairs:
         word, equals, value = pair.partition("=")
         if word not in known or not equals:
-            takes = ", ".join(f"{name}=VALUE" for name in known) or "no options"
-            raise ArgumentError(f"{text!r}: {kind} {name!r} takes {takes} after a colon, got {pair!r}{nearest(word, known)}",
-                                argument)
+            raise ArgumentError(f"{text!r}: {refusal(pair, word)}", argument)
         try:
             options[word] = parse(value, known[word].type)
         except ValueError as error:
             raise ArgumentError(f"{text!r}: {word} {error}", argument) from None
-    return chosen, options
+    return options

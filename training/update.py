@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scorefield.models.ema import EMA, PowerEMA, make_average, names_of
+from scorefield.models.ema import EMA, PowerEMA, averages_of, make_average
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.options import filled
 from scorefield.numerics.processes import whole
@@ -55,7 +55,7 @@ class Update:
         self.kind, self.rate = filled(OPTIMIZERS[settings.optimizer], settings), LearningRate(settings)
         self.optimizer = self.kind.build(groups_of(network, getattr(self.kind, "weight_decay", 0.0)), device)
         self.ema = EMA(network, settings.ema_decay)
-        self.averages = {name: make_average(network, name) for name in names_of(settings.averages)}
+        self.averages = {name: make_average(network, name) for name in averages_of(settings.averages)}
         self.scaler = torch.amp.GradScaler(device.type) if settings.precision == "fp16" else None
         fused = bool(self.optimizer.defaults.get("fused"))
         self.masked = fused and device.type == "cuda" if masked is None else masked

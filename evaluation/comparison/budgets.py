@@ -15,7 +15,7 @@ from torch import Tensor
 from scorefield.models.score_model import MeanGuidance, ScoreModel
 from scorefield.numerics.errors import ArgumentError, renamed
 from scorefield.numerics.noise import NoiseStream
-from scorefield.numerics.text import parse
+from scorefield.numerics.options import of_pairs
 from scorefield.samplers import Sampler, make_sampler, sampler_options
 from scorefield.samplers.base import CountedModel
 
@@ -32,18 +32,13 @@ class Asked:
         """From NAME[:OPTION=VALUE ...], options joined by ":"; ArgumentError for names and values that do not exist."""
         name, *pairs = text.strip().split(":")
         with renamed(names={"sampler": "samplers"}):
-            known, options = sampler_options(name), {}
-        for pair in pairs:
-            option, equals, value = pair.partition("=")
-            if option in ("steps", "points") or option not in known or not equals:
-                free = [word for word in known if word not in ("steps", "points")]
-                why = "the budgets set the steps" if option == "steps" else f"sampler {name!r} takes no {option!r}"
-                raise ArgumentError(f"{text!r}: {why}; after a colon give OPTION=VALUE with one of {', '.join(free)}",
-                                    "samplers")
-            try:
-                options[option] = parse(value, known[option].type)
-            except ValueError as error:
-                raise ArgumentError(f"{text!r}: {option} {error}", "samplers") from None
+            free = {word: field for word, field in sampler_options(name).items() if word not in ("steps", "points")}
+
+        def refusal(pair: str, option: str) -> str:
+            why = "the budgets set the steps" if option == "steps" else f"sampler {name!r} takes no {option!r}"
+            return f"{why}; after a colon give OPTION=VALUE with one of {', '.join(free)}"
+
+        options = of_pairs(text, pairs, free, refusal, "samplers")
         try:
             make_sampler(name, **options)
         except ArgumentError as error:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from scorefield.models.ema import PowerEMA, gamma_of, make_average, names_of
+from scorefield.models.ema import PowerEMA, averages_of, gamma_of, make_average
 from scorefield.models.post_hoc import combination, inner_product
 from scorefield.numerics.errors import ArgumentError
 
@@ -88,6 +88,6 @@ def test_a_profile_that_is_too_narrow_for_the_snapshots_is_known_by_its_distance
 
 
 def test_names_of_averages():
-    assert names_of(" 0.9, power0.1 ") == ["0.9", "power0.1"] and names_of("") == []
+    assert averages_of(" 0.9, power0.1 ") == ["0.9", "power0.1"] and averages_of("") == []
     with pytest.raises(ArgumentError, match=r"must lie in 0.001 .. 0.28, got 0.3"):
         gamma_of(0.3)

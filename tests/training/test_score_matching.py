@@ -109,6 +109,14 @@ def test_on_a_chain_times_are_its_indices_with_the_mean_weight_kept(chain, impor
     assert abs(float((weight * h).mean()) - expected) < 5 * float((weight * h).std()) / math.sqrt(len(t)) + 1e-6
 
 
+def noisy(sde, parametrization, margin=0.01):
+    """A denoiser that answers 0, and examples (50, 3) with their noise and times (50,) in [margin, 1 - margin]."""
+    generator = torch.Generator().manual_seed(0)
+    x0, eps = (torch.randn(50, 3, dtype=torch.float64, generator=generator) for _ in range(2))
+    t = torch.rand(50, dtype=torch.float64, generator=generator) * (1 - 2 * margin) + margin
+    return Denoiser(Zero(), sde, parametrization, input_std=STD), x0, eps, t
+
+
 OF_X0 = {      # what a squared error in x_0 counts, by the papers, of the signal-to-noise ratio
     "x0": lambda snr: 1.0, "snr": lambda snr: snr, "truncated_snr": lambda snr: snr.clamp(min=1),
     "snr_plus_one": lambda snr: snr + 1, "min_snr": lambda snr: snr.clamp(max=5),
@@ -120,10 +128,7 @@ OF_X0 = {      # what a squared error in x_0 counts, by the papers, of the signa
 @pytest.mark.parametrize("parametrization", PARAMETRIZATIONS)
 @pytest.mark.parametrize("weighting", OF_X0)
 def test_the_loss_is_the_error_of_x0_weighted_as_its_paper_says(weighting, parametrization, any_sde):
-    generator = torch.Generator().manual_seed(0)
-    denoiser = Denoiser(Zero(), any_sde, parametrization, input_std=STD)
-    x0, eps = (torch.randn(50, 3, dtype=torch.float64, generator=generator) for _ in range(2))
-    t = torch.rand(50, dtype=torch.float64, generator=generator) * 0.98 + 0.01
+    denoiser, x0, eps, t = noisy(any_sde, parametrization)
     objective = ScoreMatching(any_sde, weighting, data_std=STD)
     loss = objective.loss(denoiser, Batch(x0), NoisyTimes(t, objective.times.weighting(t), eps))
     error = (denoiser.x0(any_sde.perturb(x0, t, eps), t) - x0).square().mean(1)
@@ -200,10 +205,7 @@ def test_the_bound_is_that_of_the_chain_but_for_a_constant(name, variance):
 
 @pytest.mark.parametrize("parametrization", PARAMETRIZATIONS)
 def test_the_huber_loss_is_that_of_errors_in_eps_and_that_of_squares_for_a_large_c(parametrization, any_sde):
-    generator = torch.Generator().manual_seed(0)
-    denoiser = Denoiser(Zero(), any_sde, parametrization, input_std=STD)
-    x0, eps = (torch.randn(50, 3, dtype=torch.float64, generator=generator) for _ in range(2))
-    t = torch.rand(50, dtype=torch.float64, generator=generator) * 0.9 + 0.05
+    denoiser, x0, eps, t = noisy(any_sde, parametrization, 0.05)
     draw, error = NoisyTimes(t, t + 1, eps), denoiser.eps(any_sde.perturb(x0, t, eps), t) - eps
 
     def loss(distance):
@@ -230,10 +232,7 @@ def test_a_weighting_of_a_chain_or_with_a_wrong_option_is_refused():
 @pytest.mark.parametrize("weighting", ["simple", "likelihood", "uniform", "edm"])
 def test_the_loss_is_the_weighted_error_of_the_score(weighting, parametrization, any_sde):
     """Against its definition: lambda(t) || score_theta - grad log q(x_t given x_0) ||^2 / D with lambda = w sigma^2."""
-    generator = torch.Generator().manual_seed(0)
-    denoiser = Denoiser(Zero(), any_sde, parametrization, input_std=STD)
-    x0, eps = (torch.randn(50, 3, dtype=torch.float64, generator=generator) for _ in range(2))
-    t = torch.rand(50, dtype=torch.float64, generator=generator) * 0.98 + 0.01
+    denoiser, x0, eps, t = noisy(any_sde, parametrization)
     objective = ScoreMatching(any_sde, weighting, data_std=STD)
     loss = objective.loss(denoiser, Batch(x0), NoisyTimes(t, objective.times.weighting(t), eps))
     x_t = any_sde.perturb(x0, t, eps)
