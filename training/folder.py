@@ -32,8 +32,9 @@ from scorefield.training.stats import read_stats
 
 # Settings that change no weight. A run that is resumed with another value of any other one is not equal to one that never
 # stopped.
-NEUTRAL = frozenset({"log_every", "eval_every", "sample_every", "sample_steps", "checkpoint_every", "keep",
-                     "sharded_saves"})
+NEUTRAL = frozenset({"log_every", "eval_every", "sample_every", "sample_steps", "checkpoint_every", "keep", "keep_best",
+                     "sharded_saves", "workers", "trackers", "metrics_every", "metrics", "metrics_samples", "log_groups",
+                     "snapshots_every", "snapshots_precision"})
 OWN = r"config\.json|stats\.jsonl|history\.jsonl|step_.*"      # files that training alone writes
 
 

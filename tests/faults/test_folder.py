@@ -287,12 +287,13 @@ def test_training_does_not_need_the_stats_file(run, train):
 
 def test_changed_settings_are_printed_and_kept_and_those_that_matter_are_named(run, train):
     code, printed = train(run, "--config.training.steps=6", "--config.training.learning_rate=0.5",
-                          "--config.training.keep=5")
+                          "--config.training.keep=5", "--config.training.log_groups=true")
     assert code == 0 and "training.keep was 2 up to step 4 and is 5 from here on\n" in printed
     assert re.search(r"training.learning_rate was \S+ up to step 4 and is 0.5 from here on: the run is not equal", printed)
     events = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
     assert {event["field"]: event["equal"] for event in events if event["event"] == "changed"} == {
-        "training.steps": True, "training.learning_rate": False, "training.keep": True}
+        "training.steps": True, "training.learning_rate": False, "training.keep": True,
+        "training.log_groups": True}
     assert events[0]["event"] == "first checkpoint" and events[-1]["step"] == 4 and events[-1]["date"]
 
 
