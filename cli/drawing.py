@@ -216,9 +216,8 @@ class Drawing:
         if stored is None or stored.n < len(samples):
             lost = "" if stored is not None or not path.exists() else self._described_there()
             try:
-                samples.write(path)
-            except KeyboardInterrupt as stopped:
-                raise stopping.saying(stopped, kept(samples)) from None
+                with stopping.keeping(lambda: kept(samples)):
+                    samples.write(path)
             except OSError as error:
                 raise saying(error, kept(samples)) from error
             if lost:

@@ -21,7 +21,7 @@ from scorefield.cli.likelihood import NO_DENSITY
 from scorefield.cli.reference import BOOTSTRAP, reference_of
 from scorefield.cli.reference import FLAGS as REFERENCE
 from scorefield.numerics.errors import ArgumentError, renamed
-from scorefield.numerics.stopping import saying
+from scorefield.numerics.stopping import keeping
 
 if TYPE_CHECKING:
     from scorefield.cli.command import Command
@@ -256,21 +256,24 @@ class Job:
     def run(self, world: World) -> None:
         """Draw this process's share of the samples and score its share of the examples; the first finishes the rest."""
         from scorefield.evaluation.evaluate import Quality, measure
+        from scorefield.evaluation.generate import kept
 
         drawing = self.drawing.with_weights()
         samples = None if self.begun is None else drawing.draw(self.begun, world)
         scoring = self._scoring(drawing, world) if self.bits else None
-        if scoring is not None:
-            _run(scoring)
-        if not world.first:
-            return
-        bits = None if scoring is None else scoring.result()
-        if samples is None:
-            found = Quality({}, bits, self.n).summary()
-        else:
-            drawing.write(samples)
-            figures = measure(samples, self.judge.metrics(self.missing), drawing.codec)
-            found = Quality(figures, bits, self.n, samples.nfe, samples.seconds).summary()
+        with keeping(lambda: "" if samples is None else kept(samples)):
+            if scoring is not None:
+                with keeping(scoring.kept):
+                    scoring.run()
+            if not world.first:
+                return
+            bits = None if scoring is None else scoring.result()
+            if samples is None:
+                found = Quality({}, bits, self.n).summary()
+            else:
+                drawing.write(samples)
+                figures = measure(samples, self.judge.metrics(self.missing), drawing.codec)
+                found = Quality(figures, bits, self.n, samples.nfe, samples.seconds).summary()
         row = {"checkpoint": str(drawing.checkpoint), "identity": self.identity, **found, **{
             name: value for name, value in self.row.items() if name not in ("checkpoint", "metrics")}}
         row["metrics"] = {**self.row.get("metrics", {}), **found["metrics"]}
@@ -289,13 +292,6 @@ class Job:
         return Evaluation(model, reference.dataset, reference.codec, seed=values["seed"], batch_size=values["batch_size"],
                           device=drawing.command.device, folder=self._partial, world=world,
                           label=label_of(model, reference.dataset, drawing.guide.labels is not None), **LIKELIHOOD)
-
-
-def _run(scoring: Evaluation) -> None:
-    try:
-        scoring.run()
-    except KeyboardInterrupt as stopped:
-        raise saying(stopped, scoring.kept()) from None
 
 
 def _place_name(text: str) -> str:

@@ -13,7 +13,7 @@ from scorefield.cli.flags import AVERAGE, BATCH_SIZE, CHECKPOINT, COMPILE, EMA, 
 from scorefield.cli.guide import FLAGS as GUIDANCE
 from scorefield.cli.labels import class_of
 from scorefield.numerics.errors import ArgumentError, renamed
-from scorefield.numerics.stopping import saying
+from scorefield.numerics.stopping import keeping
 
 if TYPE_CHECKING:
     import torch
@@ -127,12 +127,10 @@ def run(command: Command) -> None:
     truth = _truth(command, evaluations[0], len(labels)) if values["classify"] else None
     meet(world, [e.folder for e in evaluations if e.folder], command.device)
     for e in evaluations:
-        if world.first and e.resumed:
-            print(f"continuing: {e.resumed} of {len(e.units)} batches are done already", flush=True)
-        try:
+        with keeping(e.kept):
+            if world.first and e.resumed:
+                print(f"continuing: {e.resumed} of {len(e.units)} batches are done already", flush=True)
             e.run()
-        except KeyboardInterrupt as stopped:
-            raise saying(stopped, e.kept()) from None
     if world.first:
         note = _note(denoiser.sde.steps, values["estimator"], settings.get("t_min"))
         described = {

@@ -62,12 +62,11 @@ def generate(model: ScoreModel | Callable[[range], ScoreModel], sampler: Sampler
     world, key = world or World(), identity_of(sampler, shape, codec, seed, batch_size, device, identity)
     samples = begin(n, key, batch_size, folder, stored) if begun is None else begun
     done = sum(stop - start for start, stop in samples.known)
-    if done and world.first and progress and done < n:
-        print(f"continuing: {done} of {n} samples are drawn already", flush=True)
     try:
-        _draw_missing(model, sampler, shape, codec, seed, device, samples, world, label, first, progress)
-    except KeyboardInterrupt as stopped:
-        raise stopping.saying(stopped, kept(samples)) from None
+        with stopping.keeping(lambda: kept(samples)):
+            if done and world.first and progress and done < n:
+                print(f"continuing: {done} of {n} samples are drawn already", flush=True)
+            _draw_missing(model, sampler, shape, codec, seed, device, samples, world, label, first, progress)
     except (ArithmeticError, OSError) as error:
         if said := kept(samples):
             raise saying(error, said) from error

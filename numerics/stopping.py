@@ -59,6 +59,17 @@ def saying(error: KeyboardInterrupt, kept: str) -> KeyboardInterrupt:
     return Stopped(number_of(error), kept)
 
 
+@contextmanager
+def keeping(kept: Callable[[], str]) -> Iterator[None]:
+    """An interruption of this context gets kept() as its text, unless it has one or that is ""."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if error.args or not (text := kept()):
+            raise
+        raise saying(error, text) from None
+
+
 class _Process:
     """What is known of this process's signals; there is one, since signals are a process's."""
 

@@ -39,7 +39,8 @@ AUTO = -1
 MOST = 8             # processes, if their number is chosen here
 BATCHES_EACH = 2     # that a process holds or reads ahead
 PR_SET_PDEATHSIG = 1
-NOT_OURS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")      # sent to a whole group; the parent answers
+NOT_OURS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+            if hasattr(signal, name)]      # sent to a whole group; the parent answers
 
 
 def chosen_workers(asked: int, split: Split, device: torch.device) -> int:
@@ -186,8 +187,8 @@ class Workers(ReadAhead):
         others = [ours, *(connection for _, connection in self._workers)] if forks else []
         process = context.Process(target=_work, args=(self.fetch, theirs, others, os.getpid()), daemon=True,
                                   name="scorefield-reader")
-        with warnings.catch_warnings():      # of Python 3.12 on threads, of which a reader uses none
-            warnings.simplefilter("ignore", DeprecationWarning)
+        with warnings.catch_warnings(), _signals_held():      # a new process inherits that, until it ignores them
+            warnings.simplefilter("ignore", DeprecationWarning)      # of Python 3.12 on threads, of which a reader uses none
             process.start()
         theirs.close()
         return process, ours
@@ -239,6 +240,19 @@ def pinned(items: Items) -> Items:
     return data.pin_memory(), {name: tensor.pin_memory() for name, tensor in condition.items()}
 
 
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """In this context, signals of NOT_OURS to this thread, and to a process that it starts, wait."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, NOT_OURS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _how_it_ended(process: Any) -> str:
     process.join(5)
     code = process.exitcode
@@ -280,9 +294,10 @@ def received(connection: Connection) -> Items | Exception:
 
 def _work(fetch: Fetch, connection: Connection, others: Sequence[Connection], parent: int) -> None:
     """The life of a process that reads: answer steps with batches, until the parent hangs up."""
-    for name in NOT_OURS:
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in NOT_OURS:
+        signal.signal(number, signal.SIG_IGN)      # also of one that came while they were held
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, NOT_OURS)
     _die_with(parent)
     for other in others:      # or a sibling would keep the pipe open after the parent's end
         other.close()

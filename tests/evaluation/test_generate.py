@@ -3,6 +3,7 @@
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import fields
@@ -21,6 +22,7 @@ from scorefield.evaluation.pictures import write_pictures
 from scorefield.evaluation.sample_set import find_stored
 from scorefield.models import GaussianMixture
 from scorefield.numerics.processes import World
+from scorefield.numerics.stopping import Stopped
 from scorefield.samplers import SAMPLERS, make_sampler
 from scorefield.sde_lib import VPSDE
 
@@ -31,8 +33,8 @@ CODEC = make_codec(None)
 
 
 def draw(n=10, folder=None, sampler=ADAPTIVE, model=MODEL, **more):
-    return generate(model, sampler, (2,), CODEC, n, batch_size=4, folder=folder, progress=False,
-                    **({} if folder is None else {"identity": "model 1"}) | more)
+    return generate(model, sampler, (2,), CODEC, n, batch_size=4, folder=folder,
+                    **{"progress": False} | ({} if folder is None else {"identity": "model 1"}) | more)
 
 
 def x_of(samples):
@@ -66,6 +68,16 @@ def test_a_killed_command_goes_on_and_says_what_is_kept(tmp_path):
     drawn = []
     again = draw(folder=tmp_path, model=lambda batch: drawn.append(batch) or MODEL)
     assert set(drawn) == {range(8, 10)} and torch.equal(x_of(again), x_of(draw()))
+
+
+def test_an_interruption_before_anything_new_says_what_was_there(tmp_path, monkeypatch):
+    def interrupted(*words, **more):
+        raise Stopped(signal.SIGINT)
+
+    draw(8, folder=tmp_path)
+    monkeypatch.setattr(sys.modules["scorefield.evaluation.generate"], "print", interrupted, raising=False)
+    with pytest.raises(Stopped, match="8 of 10 samples are done and kept; the same command continues from there"):
+        draw(folder=tmp_path, progress=True)
 
 
 @pytest.mark.parametrize("other", [{"identity": "model 2"}, {"seed": 1}, {"sampler": make_sampler("ode", rtol=1e-2)}])

@@ -90,7 +90,7 @@ def begun(run, mode):
 
 @pytest.mark.parametrize("mode, words", [
     ("sample", ["--num_samples=100000", "--batch_size=100", "--sampler=ddim", "--steps=20"]),
-    pytest.param("likelihood", ["--draws=1000", "--batch_size=4"], marks=slow),
+    pytest.param("likelihood", ["--split=train", "--batch_size=1", "--rtol=1e-9", "--atol=1e-9"], marks=slow),
     pytest.param("evaluate", ["--num_samples=100000", "--batch_size=100"], marks=slow),
     pytest.param("compare", ["--num_samples=20000"], marks=slow)])
 def test_every_mode_says_what_it_keeps_and_goes_on(mode, words, start, tmp_path):

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from scorefield.data import from_arrays, load_dataset, make_codec
 from scorefield.numerics.processes import World
 from scorefield.sde_lib import VPSDE
 from scorefield.training import Batches, ScoreMatching
-from scorefield.training.readers import AUTO, Fetch, Workers, chosen_workers
+from scorefield.training.readers import AUTO, Fetch, Workers, _work, chosen_workers
 
 ROOT, CPU = Path(__file__).parents[2], torch.device("cpu")
 
@@ -51,7 +52,7 @@ def batches_of(dataset, workers, world=None, **split):
 
 
 def processes(batches):
-    return [process for process, _ in batches._ahead._workers]
+    return [process for process, _ in list(batches._ahead._workers)]
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
@@ -137,13 +138,24 @@ def test_a_reader_that_something_else_killed_is_told_from_a_bad_example(digits):
     batches.close()
 
 
-def test_readers_take_no_signals_and_end_with_close(digits):
+@pytest.mark.parametrize("late", [0.0, 0.5], ids=["at work", "while they start"])
+def test_readers_take_no_signals_and_end_with_close(late, digits, monkeypatch):
+    def work(*words):
+        time.sleep(late)
+        _work(*words)
+
+    monkeypatch.setattr("scorefield.training.readers._work", work)
     batches = batches_of(digits, 2)
-    batches(0)
-    readers = processes(batches)
+    first = threading.Thread(target=batches, args=(0,))
+    first.start()
+    if not late:
+        first.join()
+    while len(readers := processes(batches)) < 2:
+        time.sleep(0.01)
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"):
         for process in readers:
             os.kill(process.pid, getattr(signal, name))
+    first.join()
     for step in range(1, 12):
         batches(step)
     assert all(process.is_alive() for process in readers)
