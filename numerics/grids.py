@@ -65,7 +65,8 @@ def strided(sde: Process, steps: int, t_end: float, spacing: str = "linspace") -
     """
     n = sde.steps or 1000
     if steps + 1 > n:
-        raise ArgumentError(f"a chain of {n} indices has no strided grid of {steps} steps", "steps")
+        raise ArgumentError(f"a strided grid of a chain of {n} indices has at most {n - 1} steps between them, got {steps}",
+                            "steps")
     if spacing == "leading":
         indices = torch.arange(steps, -1, -1) * (n // (steps + 1))
     elif spacing == "trailing":

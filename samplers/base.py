@@ -21,7 +21,8 @@ from scorefield.sde_lib.sde import SDE, expand_as
 
 Callback = Callable[[int, float, Tensor], None]      # (step, t, x)
 # help of options that several samplers have, with defaults of their own
-STEPS, GRID = "steps of the grid", f"{', '.join(GRIDS)}, or a list of times, which sets the number of steps"
+STEPS, GRID = "steps of the grid", f"{', '.join(GRIDS)}, or a list of times, which sets steps"
+AUTO = "auto"      # uniform in time, or of a chain its own indices, and a last step from index 0 to the data
 ETA = "noise of the reverse process: 1 is the reverse-time SDE, 0 the probability flow"
 
 
@@ -102,7 +103,8 @@ class Sampler(ABC):
     """The base of all samplers. Their options are the fields, each with a line of help (`sampler_options(name)`)."""
 
     t_end: float | None = option(None, "time at which to stop; by default t_sample of the SDE")
-    denoise: bool = option(False, "return the x_0 predicted at t_end, with one more evaluation")
+    denoise: bool | None = option(None, "return the x_0 predicted at t_end, with one more evaluation; a chain's grid auto "
+                                        "does, as its last step")
 
     @property
     @abstractmethod
@@ -117,6 +119,10 @@ class Sampler(ABC):
     def end(self, model: ScoreModel) -> float:
         """t_end if it is set, else t_sample of the model's SDE."""
         return model.sde.t_sample if self.t_end is None else self.t_end
+
+    def denoises(self, model: ScoreModel) -> bool:
+        """Whether the x_0 predicted at the last time is returned."""
+        return bool(self.denoise)
 
     @abstractmethod
     def times(self, model: ScoreModel) -> Tensor:
@@ -150,13 +156,13 @@ class Sampler(ABC):
             x = states[-1]
             if not bool(x.isfinite().all()):
                 self._report_failure(model, x_T, times, seeds)
-            if self.denoise:
+            if denoise := self.denoises(model):
                 x, nfe = model.x0(x, times[-1]), nfe + model.evaluations_at(times[-1])
                 if not bool(x.isfinite().all()):
                     raise ArithmeticError(f"the data predicted by the denoising step at t = {float(times[-1]):.6g} are not "
                                           "finite; nothing was kept")
             x = model.project(x)
-            if not self.denoise:
+            if not denoise:
                 states[-1] = x
         return Result(x, nfe, times, torch.stack(states) if trajectory else None,
                       torch.stack(counted.predictions) if counted.predictions is not None else None)
@@ -199,7 +205,14 @@ class GridSampler(Sampler):
     """A sampler with a fixed time grid."""
 
     steps: int = option(100, STEPS)
-    grid: str | Sequence[float] = option("uniform", GRID)
+    grid: str | Sequence[float] = option(AUTO, f"auto, {GRID}")
+
+    def denoises(self, model: ScoreModel) -> bool:
+        return self._ends_at_the_data(model) if self.denoise is None else self.denoise
+
+    def _ends_at_the_data(self, model: ScoreModel) -> bool:
+        """Whether the last of the steps is that of a chain from its index 0 to the data."""
+        return self.grid == AUTO and model.sde.steps is not None and self.t_end is None and self.denoise is None
 
     def times(self, model: ScoreModel) -> Tensor:
         return self.grid_of(model, self.steps)
@@ -214,4 +227,14 @@ class GridSampler(Sampler):
                 raise ArgumentError(f"a list of times fixes the end; leave out t_end={self.t_end}", "t_end")
         elif self.grid in ("strided_leading", "strided_trailing") and self.t_end is not None:
             raise ArgumentError(f"grid {self.grid!r} fixes the end; leave out t_end={self.t_end}", "t_end")
-        return make_grid(self.grid, model.sde, steps, self.end(model))
+        sde = model.sde
+        if self.grid != AUTO:
+            return make_grid(self.grid, sde, steps, self.end(model))
+        if sde.steps is None:
+            return make_grid("uniform", sde, steps, self.end(model))
+        if not self._ends_at_the_data(model):
+            return make_grid("strided", sde, steps, self.end(model))
+        if not 2 <= steps <= sde.steps:
+            raise ArgumentError(f"a chain of {sde.steps} indices takes 2 to {sde.steps} steps on them, got {steps}; grid "
+                                "uniform takes any number", "steps")
+        return make_grid("strided", sde, steps - 1, sde.t_max / sde.steps)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scorefield.models.denoiser import evaluation_mode
+from scorefield.models.score_model import ScoreModel, evaluation_mode
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.noise import NoiseStream
 from scorefield.numerics.options import option
@@ -110,6 +110,8 @@ class Ancestral(OneStepSampler):
     every other sampler: the gradient's weight is then v / a, in the symbols above.
     """
 
+    steps: int | None = option(  # type: ignore[assignment]      # of a base whose subclasses know their number
+        None, f"{STEPS}; by default every index of a chain, which is algorithm 2, or else 100")
     variance: str = option("beta_tilde", "of a step: beta; beta_tilde, that of x_s given x_t and x_0; analytic, for a model "
                                          "that knows the variance of x_0")
     mean_shift: bool = option(False, "guide by a classifier as algorithm 1 of Dhariwal and Nichol: move each step's mean by "
@@ -121,6 +123,9 @@ class Ancestral(OneStepSampler):
         if self.mean_shift and self.variance not in FIXED:
             raise ArgumentError("mean_shift is for the variances beta and beta_tilde; leave it out, or choose one of these",
                                 "mean_shift", "variance")
+
+    def times(self, model: ScoreModel) -> Tensor:
+        return self.grid_of(model, (model.sde.steps or 100) if self.steps is None else self.steps)
 
     def solve(self, model: CountedModel, x: Tensor, times: Tensor, noise: NoiseStream | None) -> Iterator[Tensor]:
         if self.variance not in FIXED:

@@ -51,8 +51,8 @@ CASES = [
     ("euler_maruyama", {"eta": 0.6} | end(6), stepwise(euler_maruyama)),
     ("reverse_diffusion", end(6), stepwise(reverse_diffusion)),
     ("ancestral", {"variance": "beta"} | end(6), stepwise(ancestral)),
-    *[("ancestral", {"variance": variance, "mean_shift": True} | end(6) | {"denoise": False}, stepwise(shifted))
-      for variance in ("beta", "beta_tilde")],
+    *[("ancestral", {"variance": variance, "mean_shift": True, "steps": 6, "grid": "quadratic", "t_end": 0.02},
+       stepwise(shifted)) for variance in ("beta", "beta_tilde")],
     *[("predictor_corrector", {"predictor": name, "snr": 0.3, "corrector_steps": 2, "corrector": corrector} | end(6),
        corrected(rule)) for name, rule in (("euler_maruyama", euler_maruyama), ("ancestral", ancestral))
       for corrector in ("annealed", "langevin")],
