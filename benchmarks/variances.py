@@ -37,16 +37,18 @@ def main() -> None:
     x = codec.encode(k, NoiseStream(seeds, DEQUANTIZATION).uniform(torch.empty(k.shape)))
     rows = {"beta": plain, "isotropic": FittedVariance(plain, moments, covariance="isotropic", span=span),
             "diagonal": FittedVariance(plain, moments, span=span),
+            "diagonal, optimal": FittedVariance(plain, moments, span=span),
             "diagonal, score": FittedVariance(plain, moments, "score", span=span)}
-    print(f"{'steps':>16}" + "".join(f"{steps:>17}" for steps in STEPS))
+    print(f"{'steps':>18}" + "".join(f"{steps:>17}" for steps in STEPS))
     for name, known in rows.items():
         found = []
         for steps in STEPS:
             variance = "beta" if name == "beta" else "analytic"
-            nats = -chain_elbo(known, x, None, steps=steps, variance=variance, seeds=seeds).value
+            grid = "optimal" if "optimal" in name else "even"
+            nats = -chain_elbo(known, x, None, steps=steps, variance=variance, grid=grid, seeds=seeds).value
             bits = nats / (x[0].numel() * math.log(2)) + codec.offset
             found.append(f"{float(bits.mean()):.3f} +- {float(bits.std()) / len(bits) ** 0.5:.3f}")
-        print(f"{name:>16}" + "".join(f"{figure:>17}" for figure in found), flush=True)
+        print(f"{name:>18}" + "".join(f"{figure:>17}" for figure in found), flush=True)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from scorefield.cli.drawing import PRECISION, precision_of, prepare
+from scorefield.cli.fit_variance import fit_of, needs_fit
 from scorefield.cli.flags import AVERAGE, BATCH_SIZE, CHECKPOINT, COMPILE, EMA, SEED, STRICT, Flag, words
 from scorefield.cli.guide import FLAGS as GUIDANCE
 from scorefield.cli.reference import FLAGS as REFERENCE
@@ -39,6 +40,7 @@ REFUSED = {"steps": "mode compare takes budgets of evaluations in place of steps
 def run(command: Command) -> None:
     """Compare samplers and write the page and the files behind it to compare/ in the run's folder."""
     from scorefield.cli.guide import guide_of
+    from scorefield.evaluation.comparison.budgets import Asked
     from scorefield.evaluation.comparison.compare import compare
     from scorefield.evaluation.names import suffix_of_drawing
 
@@ -46,11 +48,13 @@ def run(command: Command) -> None:
     samplers, budgets = words("samplers", values["samplers"]), _budgets(values["budgets"])
     metrics = None if values["metrics"] is None else words("metrics", values["metrics"])
     precision = precision_of(command)
-    model = command.denoiser()
-    prepare(model.network, command)
-    guide = guide_of(command, model)
-    reference = reference_of(command, guide.labels, model.takes.classes)
+    denoiser = command.denoiser()
+    prepare(denoiser.network, command)
+    guide = guide_of(command, denoiser)
+    reference = reference_of(command, guide.labels, denoiser.takes.classes)
     command.write_imported()
+    analytic = any(needs_fit(Asked.parse(text).options) for text in samplers)
+    model = fit_of(command, command.newest, guide.labels is not None).model(denoiser) if analytic else denoiser
     folder = command.run / f"compare{guide.suffix}{suffix_of_drawing(values['seed'], values['ema'], precision)}"
     with renamed(names={"n": "num_samples", "likelihood": "likelihood_examples"}):
         comparison = compare(

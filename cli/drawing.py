@@ -18,8 +18,9 @@ from scorefield.numerics.errors import ArgumentError
 if TYPE_CHECKING:
     from scorefield.cli.command import Command
     from scorefield.data import Codec
+    from scorefield.evaluation.fitted import Fit
     from scorefield.evaluation.sample_set import SampleSet, Stored
-    from scorefield.models import Denoiser
+    from scorefield.models import Denoiser, ScoreModel
     from scorefield.numerics.processes import World
     from scorefield.samplers import Result, Sampler
 
@@ -103,6 +104,23 @@ class Drawing:
 
         return self.command.newest if self.step is None else dict(checkpoints_of(self.command.run))[self.step]
 
+    @cached_property
+    def fit(self) -> Fit | None:
+        """The fitted variance of the checkpoint, if the sampler needs one."""
+        from scorefield.cli.fit_variance import fit_of, needs_fit
+
+        if not needs_fit(vars(self.sampler)):
+            return None
+        if self.command.checkpoint is not None:
+            raise ArgumentError("the variance of a checkpoint is fitted in its run; first give the command with mode "
+                                "fit_variance", "variance")
+        return fit_of(self.command, self.checkpoint, self.guide.labels is not None)
+
+    @property
+    def known(self) -> ScoreModel:
+        """The model, with its variance if the sampler needs that."""
+        return self.model if self.fit is None else self.fit.model(self.model)
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Of one sample, as data."""
@@ -147,7 +165,8 @@ class Drawing:
         from scorefield.numerics.files import sha256_of
 
         values = self.command.asked.values
-        return [sha256_of(self.checkpoint), self.command.stored, self.precision, values["ema"], self.guide.identity]
+        of = [sha256_of(self.checkpoint), self.command.stored, self.precision, values["ema"], self.guide.identity]
+        return of if self.fit is None else [*of, self.fit.digest]
 
     @cached_property
     def key(self) -> str:
@@ -203,7 +222,7 @@ class Drawing:
         from scorefield.evaluation.generate import generate
 
         values, device = self.command.asked.values, self.command.device
-        return generate(self.guide.of(self.model, device), self.sampler, self.codec.event(self.shape), self.codec,
+        return generate(self.guide.of(self.known, device), self.sampler, self.codec.event(self.shape), self.codec,
                         len(samples), values["seed"], values["batch_size"], device, self.folder, world,
                         self.guide.of_samples, self.identity, first=first, begun=samples)
 
@@ -260,5 +279,6 @@ def drawing_of(command: Command) -> Drawing:
         settings["points"] = POINTS
     sampler, model = make_sampler(values["sampler"], **settings), command.denoiser()
     prepare(model.network, command)
-    sampler.times(model)                                 # refuses a grid that does not fit
-    return Drawing(command, sampler, guide_of(command, model), model)
+    drawing = Drawing(command, sampler, guide_of(command, model), model)
+    sampler.times(drawing.known)                         # refuses a grid that does not fit
+    return drawing

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scorefield.cli.examples import examples_at, own_data
+from scorefield.cli.fit_variance import fit_of, needs_fit
 from scorefield.cli.flags import AVERAGE, BATCH_SIZE, CHECKPOINT, COMPILE, EMA, SEED, STRICT, Flag, flags_of
 from scorefield.cli.guide import FLAGS as GUIDANCE
 from scorefield.cli.labels import class_of
@@ -108,7 +109,10 @@ def run(command: Command) -> None:
         set_memory_format(denoiser, "channels_last")
     if values["compile"]:
         denoiser.network.compile()
-    identity = _identity(command, settings, checkpoint)
+    identity, model = _identity(command, settings, checkpoint), denoiser
+    if needs_fit(settings):
+        fit = fit_of(command, checkpoint, values["label"] is not None or values["classify"])
+        identity, model = [identity, fit.digest], fit.model(denoiser)
     world = launched()
     sources = [values["images"] or values["split"], *([values["compare"]] if values["compare"] else [])]
     labels = _labels(command, denoiser)
@@ -118,7 +122,7 @@ def run(command: Command) -> None:
         identified = [identity, _place(source), *([label] if label is not None else [])]
         key = json_digest(identified)[:16]
         evaluations.append(Evaluation(
-            denoiser, dataset, codec_of(command.config.data, dataset), split="train" if source == "train" else "test",
+            model, dataset, codec_of(command.config.data, dataset), split="train" if source == "train" else "test",
             n=values["num_images"], seed=values["seed"],
             batch_size=values["batch_size"], device=command.device, draws=values["draws"], estimator=values["estimator"],
             float64=values["float64"], folder=command.run / "likelihood" / "partial" / key, world=world, label=label,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 
 from scorefield.data import Codec, Dataset
+from scorefield.evaluation.progress import Progress
 from scorefield.models import ScoreModel
 from scorefield.models.conditions import LABEL
 from scorefield.models.score_model import evaluation_mode
@@ -23,7 +24,8 @@ POINTS, EXAMPLES = 100, 1000
 
 
 def fit_moments(model: ScoreModel, dataset: Dataset, codec: Codec, n: int = EXAMPLES, points: int = POINTS, seed: int = 0,
-                batch_size: int = 128, device: torch.device | str = "cpu", labelled: bool = False) -> Moments:
+                batch_size: int = 128, device: torch.device | str = "cpu", labelled: bool = False, progress: bool = False
+                ) -> Moments:
     """The moments at `points` times, equally spaced in half log-SNR from t_max to t_min, of n training examples.
 
     n         examples, evenly spaced among the training examples; at most all of them are taken
@@ -43,7 +45,8 @@ def fit_moments(model: ScoreModel, dataset: Dataset, codec: Codec, n: int = EXAM
     event = codec.event(dataset.shape)
     residual, score = (torch.zeros(points, *event, dtype=torch.float64) for _ in range(2))
     index = torch.arange(n) * total // n
-    with evaluation_mode(model), torch.no_grad():
+    with evaluation_mode(model), torch.no_grad(), Progress(n * points, "evaluation", progress, "evaluations",
+                                                           n * points) as bar:
         for begin in range(0, n, batch_size):
             data, condition = dataset.train[index[begin:begin + batch_size]]
             noise = NoiseStream(sample_seeds(seed, begin, begin + len(data)), PRIOR)
@@ -58,4 +61,6 @@ def fit_moments(model: ScoreModel, dataset: Dataset, codec: Codec, n: int = EXAM
                 predicted = own.eps(sde.perturb(x, t, eps), t)
                 residual[i] += (eps - predicted).double().square().sum(0).cpu()
                 score[i] += predicted.double().square().sum(0).cpu()
+                bar.at(begin * points + (i + 1) * len(data))
+                bar.show(lambda: bar.bar.n)
     return Moments(nodes, residual / n, score / n, n)

@@ -33,6 +33,7 @@ from scorefield.sde_lib.chain import Chain
 from scorefield.sde_lib.sde import expand_as
 from scorefield.sde_lib.transition import FIXED, check_variance, known_variance, reverse_variance
 
+CHAIN_GRIDS = ("even", "optimal")
 PSEUDO_DIMENSIONS = 16.0      # how many dimensions of a draw the guess m / D = sigmoid(2 lambda)^2 is worth
 
 
@@ -103,7 +104,7 @@ def elbo(model: ScoreModel, x: Tensor, draws: int = 32, seeds: Sequence[Seed] | 
 
 
 def chain_elbo(model: ScoreModel, k: Tensor, levels: int | None, chain: Chain | None = None, steps: int | None = None,
-               variance: str = "beta", low: float = -1.0, high: float = 1.0, dequantized: bool = False,
+               variance: str = "beta", grid: str = "even", low: float = -1.0, high: float = 1.0, dequantized: bool = False,
                clip_x0: bool = False, draws: int = 1, seeds: Sequence[Seed] | None = None,
                dtype: torch.dtype = torch.float32) -> Bound:
     """The bound of a chain on log P(k) in nats, for integer levels k (batch, *event) in 0 .. levels - 1.
@@ -112,11 +113,13 @@ def chain_elbo(model: ScoreModel, k: Tensor, levels: int | None, chain: Chain | 
                  mass fills each level's cell; the discretised decoder makes it pay for hitting the cell's centre
     chain        index i of it stands at chain.times[i] of the model's SDE; None: the chain that the SDE was made of, or
                  1000 marginals of the SDE
-    steps        generate in so many steps, evenly spaced over the chain's indices, both ends included; None: all
+    steps        generate in so many steps; None: all of the chain's indices
     variance     of the reverse step from i to j: "beta", that of q(x_i given x_j), or "beta_tilde", that of
                  q(x_j given x_i, x_0). The latter is 0 where j is the data, so there that of the step before
                  stands in, as in Ho et al. 2020 and Nichol and Dhariwal 2021. "analytic" is that of q(x_j given x_i), by the
                  model's variance of x_0 (transition.py)
+    grid         where on the chain's indices the steps stand, both ends included: "even", or "optimal", where the bound is
+                 best, for a model that knows the moments of its errors (models/variance.py)
     dequantized  level k means low + (high - low)(k + 1/2) / levels instead of low + (high - low) k / (levels - 1)
     clip_x0      confine the predicted x_0 to [low, high]
     draws        independent repetitions, each of one draw a step; two or more have an error bar
@@ -128,6 +131,7 @@ def chain_elbo(model: ScoreModel, k: Tensor, levels: int | None, chain: Chain | 
     if levels is not None:
         _refuse_levels(k, levels, low, high)
     check_variance(variance)
+    check_grid(grid)
     check_repetitions(draws)
     check_density(model)
     sde = model.sde
@@ -136,7 +140,10 @@ def chain_elbo(model: ScoreModel, k: Tensor, levels: int | None, chain: Chain | 
     if not 2 <= steps <= chain.steps:
         raise ArgumentError(f"steps must lie in 2 .. {chain.steps}, got {steps}", "steps")
     noise = _noise(seeds, len(k))
-    kept = torch.linspace(0, chain.steps - 1, steps, dtype=torch.float64).round().long()
+    if grid == "optimal":
+        kept = model.best_indices(chain.times, steps)
+    else:
+        kept = torch.linspace(0, chain.steps - 1, steps, dtype=torch.float64).round().long()
     times, chain = chain.times[kept], Chain(chain.alpha[kept], chain.sigma[kept])
 
     if levels is None:
@@ -181,6 +188,12 @@ def check_pairs(draws: int) -> None:
     """ArgumentError unless the draws of the bound in continuous time make pairs."""
     if draws < 2 or draws % 2:
         raise ArgumentError(f"draws must be an even number of at least 2, got {draws}", "draws")
+
+
+def check_grid(grid: str) -> None:
+    """ArgumentError for an unknown choice of a chain's indices."""
+    if grid not in CHAIN_GRIDS:
+        raise ArgumentError(f"unknown grid {grid!r} of a chain's bound; choose from {', '.join(CHAIN_GRIDS)}", "grid")
 
 
 def check_repetitions(draws: int) -> None:

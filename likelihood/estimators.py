@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scorefield.likelihood.elbo import Bound, chain_elbo, check_pairs, check_repetitions, elbo
+from scorefield.likelihood.elbo import Bound, chain_elbo, check_grid, check_pairs, check_repetitions, elbo
 from scorefield.likelihood.ode import CLOCKS, DIVERGENCES, METHODS, PROBE_KINDS, LogProb, check_settings, log_prob
 from scorefield.models.denoiser import ScoreModel
 from scorefield.numerics.errors import ArgumentError
@@ -69,11 +69,13 @@ class ChainELBO:
 
     draws: int = option(1, "number of independent repetitions; two or more give an error bar")
     variance: str = option("beta", f"variance of a step back: {', '.join(VARIANCES)}")
-    steps: int | None = option(None, "number of steps back, evenly spaced over the chain; by default all")
+    steps: int | None = option(None, "number of steps back; by default all of the chain")
+    grid: str = option("even", "indices of the steps: even, or optimal, for a model with a fitted variance")
 
     def __post_init__(self) -> None:
         check_repetitions(self.draws)
         check_variance(self.variance)
+        check_grid(self.grid)
         if self.steps is not None and self.steps < 2:
             raise ArgumentError(f"steps must be at least 2, got {self.steps}", "steps")
 

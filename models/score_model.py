@@ -124,6 +124,13 @@ class ScoreModel(nn.Module):
         """Mean and variance of x_0 given x_t = x, from one evaluation. A network knows the mean only."""
         return Posterior(self.x0(x, t), None)
 
+    def best_indices(self, times: Tensor, steps: int) -> Tensor:
+        """Which `steps` of `times` (n,), both ends included, give a chain its best bound: increasing integers (steps,).
+
+        ArgumentError unless the model knows the moments of its errors (models/variance.py).
+        """
+        raise ArgumentError("grid 'optimal' needs a model whose errors are known; fit them with mode fit_variance", "grid")
+
     def score(self, x: Tensor, t: float | Tensor) -> Tensor:
         """grad log p_t(x) = -eps / sigma."""
         return self.predict(x, t, "score")

@@ -8,6 +8,13 @@ Probabilistic Models", theorems 3 and 4). With the exact network it is also 1 - 
 the estimate of Bao et al. 2022a, "Analytic-DPM", equation 8; for a network with errors it is another. Both may be one number
 for all elements, or one for each.
 
+Between indices s < t of a chain, the divergence of the best step back of that variance is, with SNR = (alpha / sigma)^2,
+
+    E KL = 1/2 sum over elements of ln(1 + (SNR_s / SNR_t - 1) r(t))
+
+so the K indices whose chain has the least bound are found by dynamic programming (Watson et al. 2021, "Learning to
+Efficiently Sample from Diffusion Probabilistic Models", algorithm 1; Bao et al. 2022a, section 4.2).
+
 The variance of data in [low, high] is at most ((high - low) / 2)^2, and r is at most 1 (Bao et al. 2022a, theorem 2).
 """
 
@@ -96,6 +103,34 @@ class FittedVariance(Derived):
         if variance.ndim == t.ndim and t.ndim:      # (batch,), isotropic
             variance = variance.reshape((-1,) + (1,) * (x.ndim - 1))
         return Posterior(self.model.x0(x, t), variance.to(x) if not variance.ndim else variance.to(x).expand(x.shape))
+
+    def best_indices(self, times: Tensor, steps: int) -> Tensor:
+        """The `steps` of n decreasing or increasing times, both ends included, with the least sum of the divergences above.
+
+        Increasing integers (steps,), on the CPU. It takes n^2 (D + steps) operations, D the elements of the moments.
+        """
+        if not 2 <= steps <= len(times):
+            raise ArgumentError(f"an optimal grid of {len(times)} times has 2 to {len(times)} of them, got {steps}", "steps")
+        times = torch.as_tensor(times, dtype=torch.float64).cpu()
+        turned = bool(times[0] > times[-1])
+        if turned:
+            times = times.flip(0)
+        place = self.sde.half_log_snr(times)
+        shares = self._share(place.to(self.half_log_snr)).cpu().reshape(len(times), -1)
+        cost = torch.full((len(times), len(times)), torch.inf, dtype=torch.float64)      # of a step from a row to a column
+        for t in range(1, len(times)):
+            ratio = torch.expm1(2 * (place[:t] - place[t]))      # of the SNRs, less 1
+            cost[t, :t] = 0.5 * torch.log1p(ratio[:, None] * shares[t]).sum(1)
+        best, back = torch.full((len(times),), torch.inf, dtype=torch.float64), []
+        best[-1] = 0.0      # the least sum from the last time to each one
+        for _ in range(steps - 1):
+            best, last = (best[:, None] + cost).min(0)
+            back.append(last)
+        kept = [0]
+        for last in reversed(back):
+            kept.append(int(last[kept[-1]]))
+        indices = torch.tensor(kept)
+        return (len(times) - 1 - indices).flip(0) if turned else indices
 
     def _share(self, place: Tensor) -> Tensor:
         """The share at half log-SNRs of any shape S: (*S, *event) or S."""

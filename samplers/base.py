@@ -23,6 +23,8 @@ Callback = Callable[[int, float, Tensor], None]      # (step, t, x)
 # help of options that several samplers have, with defaults of their own
 STEPS, GRID = "steps of the grid", f"{', '.join(GRIDS)}, or a list of times, which sets steps"
 AUTO = "auto"      # uniform in time, or of a chain its own indices, and a last step from index 0 to the data
+PLACES = 999      # steps of the grid from which an optimal one is taken in continuous time
+OPTIMAL = "optimal"      # as auto, but those indices (or of 1000 times) whose bound is best (ScoreModel.best_indices)
 ETA = "noise of the reverse process: 1 is the reverse-time SDE, 0 the probability flow"
 
 
@@ -205,14 +207,14 @@ class GridSampler(Sampler):
     """A sampler with a fixed time grid."""
 
     steps: int = option(100, STEPS)
-    grid: str | Sequence[float] = option(AUTO, f"auto, {GRID}")
+    grid: str | Sequence[float] = option(AUTO, f"auto, optimal, {GRID}")
 
     def denoises(self, model: ScoreModel) -> bool:
         return self._ends_at_the_data(model) if self.denoise is None else self.denoise
 
     def _ends_at_the_data(self, model: ScoreModel) -> bool:
         """Whether the last of the steps is that of a chain from its index 0 to the data."""
-        return self.grid == AUTO and model.sde.steps is not None and self.t_end is None and self.denoise is None
+        return self.grid in (AUTO, OPTIMAL) and model.sde.steps is not None and self.t_end is None and self.denoise is None
 
     def times(self, model: ScoreModel) -> Tensor:
         return self.grid_of(model, self.steps)
@@ -228,13 +230,21 @@ class GridSampler(Sampler):
         elif self.grid in ("strided_leading", "strided_trailing") and self.t_end is not None:
             raise ArgumentError(f"grid {self.grid!r} fixes the end; leave out t_end={self.t_end}", "t_end")
         sde = model.sde
-        if self.grid != AUTO:
+        if self.grid not in (AUTO, OPTIMAL):
             return make_grid(self.grid, sde, steps, self.end(model))
         if sde.steps is None:
-            return make_grid("uniform", sde, steps, self.end(model))
+            if self.grid == AUTO:
+                return make_grid("uniform", sde, steps, self.end(model))
+            times = make_grid("logsnr", sde, PLACES, self.end(model))
+            return times[model.best_indices(times, steps + 1)]
         if not self._ends_at_the_data(model):
+            if self.grid == OPTIMAL:
+                raise ArgumentError("grid 'optimal' of a chain ends at the data; leave out t_end and denoise", "grid")
             return make_grid("strided", sde, steps, self.end(model))
         if not 2 <= steps <= sde.steps:
             raise ArgumentError(f"a chain of {sde.steps} indices takes 2 to {sde.steps} steps on them, got {steps}; grid "
                                 "uniform takes any number", "steps")
+        every = make_grid("strided", sde, sde.steps - 1, sde.t_max / sde.steps)
+        if self.grid == OPTIMAL:
+            return every[model.best_indices(every, steps)]
         return make_grid("strided", sde, steps - 1, sde.t_max / sde.steps)

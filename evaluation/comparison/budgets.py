@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scorefield.models.score_model import MeanGuidance, ScoreModel
+from scorefield.models.score_model import MeanGuidance, Posterior, ScoreModel
 from scorefield.numerics.errors import ArgumentError, renamed
 from scorefield.numerics.noise import NoiseStream
 from scorefield.numerics.options import of_pairs
@@ -66,12 +66,16 @@ class _Free(ScoreModel):
     def __init__(self, model: ScoreModel):
         super().__init__()
         self.sde, self.cost, self.guidance = model.sde, model.evaluations_at, model.mean_guidance()
+        self.best_indices = model.best_indices      # type: ignore[method-assign]
 
     def evaluations_at(self, t: float | Tensor) -> int:
         return self.cost(t)
 
     def predict(self, x: Tensor, t: float | Tensor, kind: str) -> Tensor:
         return torch.zeros_like(x)
+
+    def posterior(self, x: Tensor, t: float | Tensor) -> Posterior:
+        return Posterior(torch.zeros_like(x), torch.zeros(()))
 
     def mean_guidance(self) -> MeanGuidance | None:
         if self.guidance is None:
@@ -86,7 +90,7 @@ def evaluations_of(sampler: Sampler, model: ScoreModel) -> int:
     counted, times = CountedModel(free), sampler.times(free)
     for _ in sampler.solve(counted, torch.zeros(1, 1), times, NoiseStream([0]) if sampler.stochastic else None):
         pass
-    return counted.nfe + (model.evaluations_at(times[-1]) if sampler.denoise else 0)
+    return counted.nfe + (model.evaluations_at(times[-1]) if sampler.denoises(free) else 0)
 
 
 def within(asked: Asked, model: ScoreModel, budget: int) -> tuple[Sampler, int]:

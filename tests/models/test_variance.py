@@ -1,5 +1,7 @@
 """The variance of x_0 from moments: on exact models it is that of their posteriors."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -105,3 +107,54 @@ def test_what_does_not_fit_is_refused():
     for settings in ({"estimate": "scores"}, {"covariance": "full"}):
         with pytest.raises(ArgumentError, match="unknown"):
             FittedVariance(model, moments, **settings)
+
+
+@pytest.mark.parametrize("covariance", ["diagonal", "isotropic"])
+def test_optimal_indices_are_those_of_the_least_sum_of_divergences(covariance):
+    """Against all choices of 4 of 8 indices, with the divergence of a step written from its mean and variance."""
+    chain = DDPMChain.from_schedule("cosine", 8)
+    model, moments = fitted(chain.to_sde(), 500, 20)
+    known = FittedVariance(model, moments, covariance=covariance)
+
+    def divergence(i, j):      # of a step from i to j, for errors of the fitted size
+        step = chain.between(i, j)
+        tilde = step.variance * (step.sigma_s / step.sigma_t).square()
+        of_x0 = known.posterior(torch.zeros(1, 2, dtype=torch.float64), chain.times[i]).variance.expand(1, 2)[0]
+        return float(0.5 * (1 + step.posterior[1].square() * of_x0 / tilde).log().sum())
+
+    sums = {(0, *inner, 7): sum(divergence(j, i) for i, j in itertools.pairwise((0, *inner, 7)))
+            for inner in itertools.combinations(range(1, 7), 2)}
+    best = min(sums, key=sums.get)
+    assert known.best_indices(chain.times, 4).tolist() == list(best)
+    assert known.best_indices(chain.times.flip(0), 4).tolist() == [7 - i for i in reversed(best)]
+    assert known.best_indices(chain.times, 8).tolist() == list(range(8))
+    assert known.best_indices(chain.times, 2).tolist() == [0, 7]
+
+
+def test_the_bound_of_the_optimal_indices_is_better_than_that_of_even_ones():
+    """By more than four standard errors of 500 examples, at 5 and at 10 steps of 100, with shared noise."""
+    model, moments = fitted(SDES["chain"], 2000, 60)
+    known, chain = FittedVariance(model, moments), DDPMChain.from_schedule("cosine", 100)
+    x = model.sample(500, generator=torch.Generator().manual_seed(5))
+    for steps in (5, 10):
+        even, best = (chain_elbo(known, x, None, chain, steps, "analytic", grid, draws=8, seeds=range(500)).value
+                      for grid in ("even", "optimal"))
+        gain = best - even
+        assert float(gain.mean()) > 4 * float(gain.std()) / 500**0.5
+
+
+def test_samplers_take_the_optimal_indices_as_a_grid():
+    model, moments = fitted(SDES["chain"], 200, 20)
+    known = FittedVariance(model, moments)
+    result = make_sampler("ancestral", steps=6, grid="optimal", variance="analytic")(
+        known, prior_sample(model.sde, (2,), range(3)), range(3))
+    indices = (100 * result.times - 1).round().long()
+    assert result.nfe == 6 and torch.equal(indices.flip(0), known.best_indices(model.sde.time(model.sde.half_log_snr(
+        torch.arange(1, 101, dtype=torch.float64) / 100)), 6))
+    model, moments = fitted(SDES["vp"], 200, 20)
+    times = make_sampler("ddim", steps=6, grid="optimal").times(FittedVariance(model, moments))
+    assert len(times) == 7 and times[0] == 1 and float(times[-1]) == model.sde.t_sample
+    with pytest.raises(ArgumentError, match="fit them with mode fit_variance"):
+        make_sampler("ddim", grid="optimal").times(model)
+    with pytest.raises(ArgumentError, match="choose from even, optimal"):
+        chain_elbo(known, torch.zeros(1, 2), None, grid="odd", seeds=[0])

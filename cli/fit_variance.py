@@ -1,0 +1,93 @@
+"""Mode fit_variance: the variance of x_0 given x_t, from the model's errors on training examples, kept in the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scorefield.cli.flags import AVERAGE, BATCH_SIZE, CHECKPOINT, EMA, SEED, STRICT, Flag
+from scorefield.numerics.errors import ArgumentError, renamed
+
+if TYPE_CHECKING:
+    from scorefield.cli.command import Command
+    from scorefield.evaluation.fitted import Fit
+
+SUMMARY = "fits what --variance analytic needs, and writes it to variance/ in the run's folder"
+FLAGS = (
+    CHECKPOINT,
+    Flag("num_examples", int, 1000, "how many training examples"),
+    Flag("num_times", int, 100, "at how many times, equally spaced in log-SNR"),
+    Flag("covariance", str, "diagonal", "a variance of each element, or isotropic, one of all", ("diagonal", "isotropic")),
+    Flag("estimate", str, "residual", "from the model's errors, or from its score alone", ("residual", "score")),
+    Flag("label", str, None, "true: give the model each example's label, for samples and bounds with labels", ("true",)),
+    SEED, EMA, AVERAGE, BATCH_SIZE, STRICT,
+)
+
+
+def run(command: Command) -> None:
+    """Write variance/STEP.npz. If the moments are there already, only what is made of them changes."""
+    from scorefield.data import codec_of
+    from scorefield.data.codec import Pixels
+    from scorefield.evaluation import fit_moments, fitted
+    from scorefield.numerics.devices import prepare_sampling
+
+    values = command.asked.values
+    labelled = values["label"] is not None
+    command.write_imported()
+    checkpoint, model = command.newest, command.denoiser()
+    if labelled and not model.takes.classes:
+        raise ArgumentError("the model takes no label: it was trained without classes (model.classes)", "label")
+    path, of = place_of(command, checkpoint, labelled)
+    dataset = command.dataset()
+    assert command.stored is not None
+    codec = codec_of(command.config.data, command.stored)
+    settings = {"n": min(values["num_examples"], len(dataset.train)), "points": values["num_times"], "seed": values["seed"],
+                "batch_size": values["batch_size"]}
+    fit = _there(path, of, settings)
+    before = fit is not None
+    if fit is None:
+        prepare_sampling(model.network, "fp32", command.device)
+        with renamed(names={"points": "num_times", "num_samples": "num_examples"}):
+            moments = fit_moments(model, dataset, codec, settings["n"], settings["points"], settings["seed"],
+                                  values["batch_size"], command.device, labelled, progress=True)
+        span = codec.high - codec.low if isinstance(codec, Pixels) else None
+        fit = fitted.Fit(moments, span=span, of=of, settings=settings)
+    fit = fit.using(values["covariance"], values["estimate"])
+    fitted.write(path, fit)
+    print(f"{'took the moments that were there' if before else 'fitted'}: {settings['n']} training examples"
+          f"{' with their labels' * labelled} at {settings['points']} times; {fit.covariance} variance from the "
+          f"{fit.estimate}; wrote {path}")
+
+
+def needs_fit(settings: Mapping[str, Any]) -> bool:
+    """Whether settings of a sampler or an estimator need a fitted variance."""
+    return settings.get("variance") == "analytic" or settings.get("grid") == "optimal"
+
+
+def _there(path: Path, of: dict[str, Any], settings: dict[str, Any]) -> Fit | None:
+    """The fit that is there, if its moments are those asked for."""
+    from scorefield.evaluation import fitted
+
+    try:
+        fit = fitted.read(path, of)
+    except (OSError, ValueError):
+        return None
+    return fit if fit.settings == settings else None
+
+
+def place_of(command: Command, checkpoint: Path, labelled: bool) -> tuple[Path, dict[str, Any]]:
+    """The file of the fit of a checkpoint of the command's run, and what it must belong to."""
+    from scorefield.evaluation import fitted
+
+    assert command.stored is not None
+    average = command.asked.values["ema"]
+    return (fitted.path_of(command.run, checkpoint, average, labelled),
+            fitted.belongs_to(checkpoint, command.stored, average, labelled))
+
+
+def fit_of(command: Command, checkpoint: Path, labelled: bool) -> Fit:
+    """The fit of a checkpoint; an error of one line if there is none, or one of another model."""
+    from scorefield.evaluation import fitted
+
+    return fitted.read(*place_of(command, checkpoint, labelled))
