@@ -86,8 +86,8 @@ def read(path: Path, of: Mapping[str, Any]) -> Fit:
     Raises FileNotFoundError if there is none, ArgumentError if it is damaged or belongs to another model.
     """
     if not path.exists():
-        raise FileNotFoundError(f"there is no fitted variance {path}; fit it first with --mode fit_variance"
-                                + (" --label true" if of["labelled"] else ""))
+        raise FileNotFoundError(f"there is no fitted variance {path}; fit it first with mode fit_variance"
+                                + (" and label true" if of["labelled"] else ""))
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}

@@ -97,4 +97,4 @@ def test_a_sampler_that_needs_a_fit_names_the_command(command, run):
     for words in (ANALYTIC, ["--mode", "sample", "--sampler", "ddim", "--grid", "optimal"],
                   ["--mode", "likelihood", "--estimator", "chain_elbo", "--variance", "analytic"]):
         code, _, err = command("--workdir", run, *words)
-        assert code == 1 and "fit it first with --mode fit_variance" in err and err.count("\n") == 1
+        assert code == 1 and "fit it first with mode fit_variance" in err and err.count("\n") == 1
