@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from scorefield.data import Dataset
     from scorefield.evaluation.likelihood import Evaluation
     from scorefield.evaluation.score import Score
-    from scorefield.models import Denoiser
+    from scorefield.models import Denoiser, ScoreModel
 
 SPLITS = ("train", "test")
 SUMMARY = "writes likelihood/summary.json, .csv and .png: bits/dim, standard error, evaluations"
@@ -109,7 +109,8 @@ def run(command: Command) -> None:
         set_memory_format(denoiser, "channels_last")
     if values["compile"]:
         denoiser.network.compile()
-    identity, model = _identity(command, settings, checkpoint), denoiser
+    identity = _identity(command, settings, checkpoint)
+    model: ScoreModel = denoiser
     if needs_fit(settings):
         fit = fit_of(command, checkpoint, values["label"] is not None or values["classify"])
         identity, model = [identity, fit.digest], fit.model(denoiser)

@@ -62,5 +62,5 @@ def fit_moments(model: ScoreModel, dataset: Dataset, codec: Codec, n: int = EXAM
                 residual[i] += (eps - predicted).double().square().sum(0).cpu()
                 score[i] += predicted.double().square().sum(0).cpu()
                 bar.at(begin * points + (i + 1) * len(data))
-                bar.show(lambda: bar.bar.n)
+                bar.show(lambda: int(bar.bar.n))
     return Moments(nodes, residual / n, score / n, n)
