@@ -269,6 +269,7 @@ def test_a_score_has_a_row_an_example_a_summary_and_a_histogram(command, digits_
     assert not (digits_run / "likelihood/partial").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_score_as_one_to_the_bit(tmp_path, digits_run):
     for processes in (1, 2):
         shutil.copytree(digits_run, tmp_path / str(processes))
@@ -382,6 +383,7 @@ def test_every_summary_is_valid_json(command, digits_run):
 
 
 @pytest.mark.machine
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_run_that_the_same_command_finishes(command, tmp_path):
     words = [sys.executable, "main.py", *map(str, DIGITS), "--mode", "train", "--workdir", str(tmp_path / "run"), *SMALL,
              "--config.training.steps=100000", "--config.training.log_every=1",

@@ -75,6 +75,7 @@ def test_a_table_is_sampled_and_scored_in_its_units_without_its_file(trained, tm
     np.testing.assert_allclose((x - train.mean(0)) / train.std(0), drawn.x, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_standardisation_goes_with_an_exported_model(trained, command, tmp_path):
     _, mode = trained(text(TABLE, "a,b,c"), "--config.model.width=8")
     code, _, err = mode("--mode", "convert", "--format", "scorefield", "--output", tmp_path / "model.safetensors")
@@ -89,6 +90,7 @@ def test_the_standardisation_goes_with_an_exported_model(trained, command, tmp_p
     assert stored["data"]["path"] == "" and Points.from_stored(stored["standard"]).columns == ("a", "b", "c")
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_in_its_own_units_and_says_when_the_data_have_others(trained, command, tmp_path):
     _, mode = trained(text(TABLE, "a,b,c"), "--config.model.width=8")
     before = json.loads((tmp_path / "run/config.json").read_text())["standard"]

@@ -40,6 +40,7 @@ def test_it_writes_the_page_and_says_what_it_recommends(digits_run, command):
     assert code == 0 and (digits_run / "compare_seed1_raw/auto_3.png").exists() and (folder / "rk4_5.png").exists(), err
 
 
+@pytest.mark.slow
 def test_a_run_whose_path_is_not_utf8_has_its_page(digits_run, command, tmp_path):
     run = shutil.copytree(digits_run, tmp_path / os.fsdecode(b"caf\xe9"), ignore=shutil.ignore_patterns("compare*"))
     code, out, err = command("--workdir", run, "--mode", "compare", "--samplers", "auto", "--budgets", "3", *QUICK)
@@ -84,6 +85,7 @@ def train_on_a_table(folder):
           "--config.training.precision=fp32"])
 
 
+@pytest.mark.slow
 def test_points_of_a_class_have_its_density_and_score_and_those_of_several_classes_have_none(labelled_table, command):
     table = ["--workdir", labelled_table, "--mode", "compare", "--samplers", "auto", "--budgets", "3", *QUICK]
     code, _, err = command(*table, "--label", "rich")

@@ -180,6 +180,7 @@ def test_a_classifier_of_another_process_or_other_data_is_refused(runs, command,
 
 
 @pytest.mark.machine
+@pytest.mark.slow
 def test_points_have_a_colour_for_each_class_and_no_threshold(tmp_path):
     from scorefield.data import from_arrays
     from scorefield.evaluation import Preview

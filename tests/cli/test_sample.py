@@ -132,6 +132,7 @@ def test_a_killed_command_goes_on_and_an_edited_checkpoint_starts_anew(command, 
     assert "continuing" not in out and "before" not in out and not np.array_equal(x_of(run, name), before)
 
 
+@pytest.mark.slow
 def test_two_processes_draw_what_one_draws_to_the_bit(command, run, tmp_path):
     shutil.copytree(run, tmp_path / "two")
     sample(command, run, "--num_samples", 18)
@@ -166,6 +167,7 @@ def test_the_record_is_json_and_the_picture_shows_the_first_ones(command, run, m
 
 
 @pytest.mark.one_machine
+@pytest.mark.slow
 def test_names_that_are_not_utf8_are_written_read_and_printed(command, run, tmp_path, monkeypatch):
     """A folder, a file of arrays and a checkpoint of such names, in every mode."""
     monkeypatch.setenv("SCOREFIELD_DATA", str(tmp_path / "cache"))

@@ -110,6 +110,7 @@ def test_noisy_log_densities_have_no_importance_weighted_bound():
     assert noisy.bits_per_dim_iw is None and "bits_per_dim_iw" not in noisy.summary()
 
 
+@pytest.mark.slow
 def test_the_parts_of_the_standard_error_are_what_repetitions_scatter_by():
     """Over other seeds, the mean of fixed data moves by the dequantisation's and the probes' parts together."""
     model = GaussianMixture(VPSDE(), torch.tensor([[0.5] * 16, [-0.5] * 16]), torch.tensor([0.05, 0.2]))

@@ -78,6 +78,7 @@ def one_line(result, said=""):
 
 @pytest.mark.slow
 @pytest.mark.one_machine
+@pytest.mark.slow
 def test_every_number_of_a_flag_has_bounds(command, digits_run, bounded):
     for mode, name, chooser in numbers_of_flags():
         bounded()
@@ -97,6 +98,7 @@ def test_every_whole_number_of_a_flag_is_refused_beyond_any_size(command, digits
 
 @pytest.mark.slow
 @pytest.mark.one_machine
+@pytest.mark.slow
 def test_every_number_of_a_config_has_bounds(command, tmp_path, bounded):
     for field, chooser, whole in numbers_of_fields():
         for value in [*HUGE, *(BEYOND if whole and field != "training.seed" else ())]:

@@ -183,6 +183,7 @@ def test_log_density_of_a_mixture_is_exact_under_its_own_marginal_and_misses_the
 
 
 @pytest.mark.parametrize("kind", ["rademacher", "gaussian"])
+@pytest.mark.slow
 def test_a_thousand_probes_agree_with_the_exact_trace(kind):
     model = GaussianMixture(VPSDE(), torch.tensor([[1.0, 0.0, 0.3], [-1.0, 0.5, 0.0]]), torch.tensor([0.1, 0.3]))
     x = model.sample(4, 1e-5, torch.Generator().manual_seed(1))

@@ -181,6 +181,7 @@ def test_the_corrector_keeps_the_marginal_that_the_predictor_reaches(predictor, 
         assert float(result.x.var()) == pytest.approx(variance(sde, 1e-3), rel=0.06)
 
 
+@pytest.mark.slow
 def test_annealed_langevin_dynamics_draws_the_data():
     model = GaussianMixture(VESDE(sigma_max=5.0), torch.tensor([[0.4]]), torch.tensor([0.09]))
     n = 3000
