@@ -104,6 +104,8 @@ class Command:
             return None
         if self.run.exists() and not self.run.is_dir():
             raise ArgumentError(f"{self.run} is not a folder", "workdir")
+        if line := run_format.restore_config(self.run):
+            self.say(line)
         return read_config(self.run) if (self.run / "config.json").exists() else None
 
     def _read_checkpoint(self, given: ConfigDict | None) -> None:

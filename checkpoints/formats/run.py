@@ -128,6 +128,20 @@ def newest_sound(run: Path, strict: bool = False) -> Sound | None:
     return None
 
 
+def restore_config(run: Path) -> str:
+    """Write config.json from the newest sound checkpoint, if the folder has checkpoints and lacks it; says so in a line.
+
+    "" if there was nothing to do. Raises ValueError if no checkpoint is sound; one of before version 0.2 restores nothing.
+    """
+    if (run / "config.json").exists() or not checkpoints_of(run):
+        return ""
+    sound = newest_sound(run)
+    if sound is None or sound.config is None:
+        return ""
+    write_json(run / "config.json", sound.config)
+    return f"{run} had lost its config.json; it is written anew from {sound.path.name}"
+
+
 def read_config(run: Path) -> dict[str, Any]:
     """config.json of a run's folder as nested dictionaries; FileNotFoundError or ValueError if it is missing or damaged."""
     path = run / "config.json"

@@ -163,6 +163,19 @@ def test_an_edit_of_config_json_is_an_error_that_names_the_field_in_every_mode(r
     assert not (run / "samples").exists() and not (tmp_path / "x.safetensors").exists()
 
 
+@pytest.mark.parametrize("words", [["--mode=sample", "--num_samples=2", "--steps=2"],
+                                   ["--mode=train", "--config.training.steps=6"]], ids=["sample", "train"])
+def test_a_lost_config_json_is_written_anew_from_the_checkpoint(words, run, call):
+    before = (run / "config.json").read_text()
+    (run / "config.json").unlink()
+    code, printed = call("--device=cpu", f"--workdir={run}", *words)
+    assert code == 0 and "had lost its config.json; it is written anew from step_00000004.pt" in printed, printed
+    if "--mode=sample" in words:
+        assert json.loads((run / "config.json").read_text()) == json.loads(before)
+    else:
+        assert read_state(checkpoints_of(run)[-1][1])["step"] == 6
+
+
 def test_a_checkpoint_of_before_the_config_was_in_it_still_trains_and_samples(run, train):
     without_config(run)
     load_denoiser(run)
