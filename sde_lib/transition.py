@@ -13,6 +13,9 @@ the predicted x_0, and one of these variances:
     analytic     beta_tilde + b^2 Var[x_0 given x_t], b the coefficient of x_0 above: the variance of x_s given x_t, which is
                  the best for any data (Bao et al. 2022, "Analytic-DPM", theorem 1). It needs the variance of x_0 from the
                  model (`ScoreModel.posterior`): a number for all elements, or one for each
+    learned      beta^w beta_tilde^(1 - w), whose logarithm lies between theirs as a network says for each element: w is the v of
+                 Nichol and Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models", equation 15. It needs w from
+                 the model (`ScoreModel.with_share`)
 
 Chains, ancestral sampling, DDIM and the chain's bound take their coefficients from here.
 """
@@ -20,13 +23,14 @@ Chains, ancestral sampling, DDIM and the chain's bound take their coefficients f
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from scorefield.numerics.errors import ArgumentError
-from scorefield.sde_lib.sde import SDE
+from scorefield.sde_lib.sde import SDE, expand_as
 
 FIXED = ("beta", "beta_tilde")      # known from the process alone
-VARIANCES = (*FIXED, "analytic")
+VARIANCES = (*FIXED, "analytic", "learned")
 
 
 def check_variance(kind: str, allowed: Sequence[str] = VARIANCES) -> None:
@@ -75,3 +79,13 @@ def reverse_variance(kind: str, step: Transition, eta: float = 1.0) -> Tensor:
     check_variance(kind, FIXED)
     variance = eta**2 * step.variance
     return variance if kind == "beta" else variance * (step.sigma_s / step.sigma_t).square()
+
+
+def learned_between(share: Tensor, beta_tilde: Tensor, beta: Tensor) -> Tensor:
+    """beta^w beta_tilde^(1 - w) for the share w of each element, (batch, *event), in its dtype; of variances, or of their roots.
+
+    beta_tilde, beta  above 0, scalars or (batch,). Where w is 0 or 1 the result is one of them to the bit. w outside of
+                      [0, 1] is not clipped.
+    """
+    low, high, slope = (expand_as(end, share) for end in (beta_tilde, beta, (beta / beta_tilde).log()))
+    return torch.where(share < 0.5, low * torch.exp(slope * share), high * torch.exp(slope * (share - 1)))

@@ -335,6 +335,7 @@ class NCSNpp(LabelledNetwork):
             head = Head(c, channels, groups, norm_eps) if progressive == "output_skip" or level == 0 else None
             self.up.append(UpLevel(blocks, attention(c, resolution(sides, level)), head, up(c) if level else None))
         self.fourier = FourierFeatures(width, fourier_scale) if embedding == "fourier" else None
+        self.last_layers = tuple(f"up.{i}.head.conv" for i, level in enumerate(self.up) if level.head is not None)
         self._initialise()
         self._take_labels(classes, time_dim, class_embedding, width, freq_shift)      # last, as it draws numbers
 

@@ -83,6 +83,7 @@ class UNet(LabelledNetwork):
     """
 
     axes = (1, 2)      # that x may have beside the batch's and the channels'
+    last_layers = ("conv_out",)
 
     def __init__(self, image_size: int | Sequence[int] = 32, channels: int = 3, width: int = 128,
                  multipliers: Sequence[int] = (1, 2, 2, 2), num_blocks: int = 2,
