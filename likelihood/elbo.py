@@ -31,7 +31,7 @@ from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.noise import BOUND, NoiseStream, Seed
 from scorefield.sde_lib.chain import Chain
 from scorefield.sde_lib.sde import expand_as
-from scorefield.sde_lib.transition import FIXED, check_variance, known_variance, learned_between, reverse_variance
+from scorefield.sde_lib.transition import CHAIN, FIXED, check_variance, known_variance, learned_between, reverse_variance
 
 PSEUDO_DIMENSIONS = 16.0      # how many dimensions of a draw the guess m / D = sigmoid(2 lambda)^2 is worth
 
@@ -132,7 +132,7 @@ def chain_elbo(model: ScoreModel, k: Tensor, levels: int | None, chain: Chain | 
     check_repetitions(draws)
     check_density(model)
     sde = model.sde
-    chain = Chain.from_sde(sde, sde.steps or 1000) if chain is None else chain
+    chain = Chain.from_sde(sde, sde.steps or CHAIN) if chain is None else chain
     steps = chain.steps if steps is None else steps
     if not 2 <= steps <= chain.steps:
         raise ArgumentError(f"steps must lie in 2 .. {chain.steps}, got {steps}", "steps")

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from scorefield.models.conditions import Condition, Conditions, declared
 from scorefield.models.parametrization import make_parametrization
-from scorefield.models.score_model import ConditionalModel, ScoreModel, evaluation_mode
+from scorefield.models.score_model import ConditionalModel, Posterior, ScoreModel, evaluation_mode
 from scorefield.numerics.errors import ArgumentError
 from scorefield.sde_lib.sde import SDE, as_time, check_time, expand_as
+from scorefield.sde_lib.transition import variance_of_x0
 
 __all__ = ["TIME_INPUTS", "Denoiser", "ScoreModel", "TimeInput", "evaluation_mode"]
 
@@ -152,6 +153,13 @@ class Denoiser(ConditionalModel):
                              else super().with_share(x, t, kind))
         assert share is not None
         return prediction, share
+
+    def posterior(self, x: Tensor, t: float | Tensor, condition: Condition | None = None) -> Posterior:
+        """As ScoreModel's; the variance is known where one was learned."""
+        if not self.learned_variance:
+            return super().posterior(x, t, condition)
+        mean, share = self.with_share(x, t, "x0", condition)
+        return Posterior(mean, variance_of_x0(share, self.sde, _precise(t)))
 
     def _predicted(self, x: Tensor, t: float | Tensor, kind: str, condition: Condition | None
                    ) -> tuple[Tensor, Tensor | None]:

@@ -121,7 +121,7 @@ class Ancestral(OneStepSampler):
     """
 
     variance: str = option("beta_tilde", "of a step: beta; beta_tilde, that of x_s given x_t and x_0; analytic, for a model "
-                                         "that knows the variance of x_0; learned, for one that was trained with it")
+                                         "that knows that of x_0; learned, for one that has it")
     mean_shift: bool = option(False, "guide by a classifier as algorithm 1 of Dhariwal and Nichol: move each step's mean by "
                                      "its variance times the gradient")
     stochastic = True
