@@ -24,6 +24,7 @@ TimeInput = Callable[[Any, Tensor], Tensor]      # of the SDE and t, in t's shap
 TIME_INPUTS: dict[str, TimeInput] = {
     "999t": lambda sde, t: 999 * t,                      # Song et al. 2021, for t in [0, 1]
     "index": lambda sde, t: sde.steps * t - 1,           # a chain's own labels 0 .. steps - 1, between them too
+    "index1000": lambda sde, t: (sde.steps * t - 1) * 1000 / sde.steps,      # as if there were 1000 (Nichol and Dhariwal 2021)
     "sigma": lambda sde, t: sde.sigma(t),
     "log_sigma": lambda sde, t: sde.sigma(t.double() if t.device.type != "mps" else t).log(),
     "half_log_snr": lambda sde, t: sde.half_log_snr(t),
@@ -48,7 +49,7 @@ class Denoiser(ConditionalModel):
                      the share of log beta in the log variance of a step back (`with_share`; Nichol and Dhariwal 2021)
     autocast         an attribute: the dtype of the network's arithmetic (torch.bfloat16), or None for its own
 
-    Raises ArgumentError (a ValueError) for an unknown word, for time_input "index" if the SDE is not a chain's, for
+    Raises ArgumentError (a ValueError) for an unknown word, for time_input "index" and "index1000" if the SDE is not a chain's, for
     parametrization "edm" without input_std, for label_dropout if the network takes no label, and for an energy that has
     learned a variance. One use:
 
@@ -65,8 +66,8 @@ class Denoiser(ConditionalModel):
         super().__init__()
         if not callable(time_input) and time_input not in TIME_INPUTS:
             raise ArgumentError(f"unknown time_input {time_input!r}; choose from {', '.join(TIME_INPUTS)}", "time_input")
-        if time_input == "index" and sde.steps is None:
-            raise ArgumentError(f"time_input 'index' needs the SDE of a chain, got {sde}", "time_input")
+        if time_input in ("index", "index1000") and sde.steps is None:
+            raise ArgumentError(f"time_input {time_input!r} needs the SDE of a chain, got {sde}", "time_input")
         if input_std is not None and not input_std > 0:
             raise ArgumentError(f"input_std must be positive, got {input_std}", "input_std")
         if label_dropout and declared(network).classes is None:

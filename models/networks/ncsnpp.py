@@ -30,6 +30,8 @@ from torch import Tensor, nn
 
 from scorefield.models.conditions import Condition
 from scorefield.models.layers import (
+    MeanDown,
+    NearestUp,
     ResidualBlock,
     SelfAttention,
     check_sizes,
@@ -90,20 +92,6 @@ class FIRUp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv_transpose2d(x, stride=2, padding=1, **_each_channel(self.kernel, x))
-
-
-class MeanDown(nn.Module):
-    """Halves height and width by the mean over 2 x 2 pixels."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.avg_pool2d(x, 2)
-
-
-class NearestUp(nn.Module):
-    """Doubles height and width by repetition."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 def shrink(fir: bool) -> nn.Module:
