@@ -5,8 +5,8 @@
     python -m benchmarks.variances --learned runs/vp_digits_hybrid
 
 The model is that of the run without labels. The moments are of all training examples at 100 times; all rows share the noise.
-With --learned, a run with a learned variance has three rows: beta; that between beta and beta_tilde ("learned"); and that of the
-variance of x_0 which the share stands for ("of x_0", variance=analytic).
+With --learned, a run with a learned variance has three rows: beta; that between beta and beta_tilde ("learned"); and that of
+the variance of x_0 which the share stands for ("of x_0", variance=analytic).
 """
 
 import argparse

@@ -34,8 +34,8 @@ def find(source: str | Path) -> tuple[ModuleType, Path]:
     path = Path(os.path.expanduser(source))
     if not path.exists():
         if not hub.is_id(str(source)) or path.suffix in (".safetensors", ".pth", ".pt", ".ckpt", ".bin"):
-            raise FileNotFoundError(f"{source} does not exist; give a run's folder, a .safetensors, a .pth, a .pt, a folder of "
-                                    "diffusers, or owner/name of a model on the Hugging Face hub")
+            raise FileNotFoundError(f"{source} does not exist; give a run's folder, a .safetensors, a .pth, a .pt, a folder "
+                                    "of diffusers, or owner/name of a model on the Hugging Face hub")
         path = hub.fetch(str(source))
     files = [*path.glob("*.safetensors"), *path.glob("*.pth")] if path.is_dir() else []
     for candidate in [path, *files][:2] if len(files) == 1 else [path]:      # a repository with one file means that file

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from scorefield.likelihood.checks import check_input, fitting, start_time
 from scorefield.models.score_model import ScoreModel, check_density, evaluation_mode
+from scorefield.numerics.discretised import discretised_log_prob
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.noise import BOUND, NoiseStream, Seed
 from scorefield.sde_lib.chain import Chain
@@ -213,7 +214,7 @@ def _predicted(model: ScoreModel, x: Tensor, t: Tensor, variance: str) -> tuple[
 
 
 def _variance(kind: str, chain: Chain, i: int, told: Tensor | None) -> Tensor:
-    """That of the step from index i, a scalar or (batch, *event); of the decoder for i = 0. `told` is as `_predicted` says."""
+    """That of the step from index i, a scalar or (batch, *event); of the decoder for i = 0. `told` is from `_predicted`."""
     step = chain.between(i, i - 1)
     tilde = reverse_variance("beta_tilde", step if i else chain.between(1, 0))      # at the data that of the step before
     if told is None:
@@ -230,27 +231,6 @@ def _gaussian_log_prob(error: Tensor, variance: Tensor) -> Tensor:
         return -0.5 * (error.square() / variance + (2 * math.pi * variance).log()).flatten(1).sum(1)
     constant = error[0].numel() * math.log(2 * math.pi * float(variance))
     return -0.5 * (_squares(error) / float(variance) + constant)
-
-
-def discretised_log_prob(k: Tensor, mean: Tensor, std: float | Tensor, levels: int, low: float = -1.0, high: float = 1.0,
-                         dequantized: bool = False) -> Tensor:
-    """log P(k) in nats, (batch,), for N(mean, std^2 I) gathered into levels (Ho et al. 2020, equation 13).
-
-    k and mean (batch, *event); std a number, or of their shape. Neighbouring levels meet half-way between their centres; the
-    outer ones go on to infinity. Worked out in float64 on the CPU, as not every accelerator has it, and in the lower tail,
-    where the distribution function keeps its relative accuracy.
-    """
-    width = (high - low) / (levels if dequantized else levels - 1)
-    edges = low + width * (torch.arange(levels + 1, dtype=torch.float64) - (0.0 if dequantized else 0.5))
-    edges[0], edges[-1] = -math.inf, math.inf
-    k, centre = k.long().cpu(), mean.double().cpu()
-    std = std.double().cpu() if isinstance(std, Tensor) else std
-    a, b = (edges[k] - centre) / std, (edges[k + 1] - centre) / std
-    upper = a + b > 0
-    a, b = torch.where(upper, -b, a), torch.where(upper, -a, b)
-    log_b = torch.special.log_ndtr(b)
-    log_p = log_b + torch.log(-torch.expm1(torch.special.log_ndtr(a) - log_b))
-    return log_p.flatten(1).sum(1).to(mean)
 
 
 def _squares(x: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ TimeInput = Callable[[Any, Tensor], Tensor]      # of the SDE and t, in t's shap
 TIME_INPUTS: dict[str, TimeInput] = {
     "999t": lambda sde, t: 999 * t,                      # Song et al. 2021, for t in [0, 1]
     "index": lambda sde, t: sde.steps * t - 1,           # a chain's own labels 0 .. steps - 1, between them too
-    "index1000": lambda sde, t: (sde.steps * t - 1) * 1000 / sde.steps,      # as if there were 1000 (Nichol and Dhariwal 2021)
+    "index1000": lambda sde, t: (sde.steps * t - 1) * 1000 / sde.steps,      # as if there were 1000 of them
     "sigma": lambda sde, t: sde.sigma(t),
     "log_sigma": lambda sde, t: sde.sigma(t.double() if t.device.type != "mps" else t).log(),
     "half_log_snr": lambda sde, t: sde.half_log_snr(t),
@@ -45,13 +45,13 @@ class Denoiser(ConditionalModel):
     energy           whether F is the gradient by x of the scalar <x, network(x, time)>. The score is then that of an energy,
                      and curl-free whatever the weights (Salimans and Ho 2021, "Should EBMs Model the Energy or the Score?").
                      An evaluation then has a backward pass, too
-    learned_variance whether the network gives twice the channels: F, and a number r for each element, with which (r + 1) / 2 is
-                     the share of log beta in the log variance of a step back (`with_share`; Nichol and Dhariwal 2021)
+    learned_variance  whether the network gives twice the channels: F, and a number r for each element, of which (r + 1)/2
+                     is the share of log beta in the log variance of a step back (`with_share`; Nichol and Dhariwal 2021)
     autocast         an attribute: the dtype of the network's arithmetic (torch.bfloat16), or None for its own
 
-    Raises ArgumentError (a ValueError) for an unknown word, for time_input "index" and "index1000" if the SDE is not a chain's, for
-    parametrization "edm" without input_std, for label_dropout if the network takes no label, and for an energy that has
-    learned a variance. One use:
+    Raises ArgumentError (a ValueError) for an unknown word, for time_input "index" and "index1000" if the SDE is not a
+    chain's, for parametrization "edm" without input_std, for label_dropout if the network takes no label, and for an energy
+    that has learned a variance. One use:
 
     >>> from scorefield.models import MLP, Denoiser
     >>> from scorefield.sde_lib import VPSDE

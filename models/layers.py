@@ -175,8 +175,8 @@ class SelfAttention(nn.Module):
         super().__init__()
         if heads is not None:
             if head_dim is not None or heads < 1 or channels % heads:
-                raise ArgumentError(f"attention to {channels} channels cannot have {heads} heads; attention_heads must divide "
-                                    f"{channels}, and stands in place of attention_head_dim", "attention_heads")
+                raise ArgumentError(f"attention to {channels} channels cannot have {heads} heads; attention_heads must "
+                                    f"divide {channels}, and stands in place of attention_head_dim", "attention_heads")
             head_dim = channels // heads
         if order not in ATTENTION_ORDERS:
             raise ArgumentError(f"unknown attention_order {order!r}; choose from {', '.join(ATTENTION_ORDERS)}",

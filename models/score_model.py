@@ -126,10 +126,12 @@ class ScoreModel(nn.Module):
 
     def with_share(self, x: Tensor, t: float | Tensor, kind: str) -> tuple[Tensor, Tensor]:
         """The prediction of `kind` and the share of log beta in the log variance of a step back (sde_lib/transition.py,
-        "learned"), both of the shape of x, from one evaluation. The share lies near [0, 1]; ArgumentError if none was learned.
+        "learned"), both of the shape of x, from one evaluation. The share lies near [0, 1].
+
+        Raises ArgumentError as `predict`, and if no variance was learned.
         """
-        raise ArgumentError("variance 'learned' needs a model that has learned one (model.learned_variance=true and objective "
-                            "learned_variance), and this one has not; choose beta or beta_tilde", "variance")
+        raise ArgumentError("variance 'learned' needs a model that has learned one (model.learned_variance=true and "
+                            "objective learned_variance), and this one has not; choose beta or beta_tilde", "variance")
 
     def score(self, x: Tensor, t: float | Tensor) -> Tensor:
         """grad log p_t(x) = -eps / sigma."""

@@ -9,8 +9,8 @@ With a, v and V as in sde_lib/transition.py:
 
 where score = -eps / sigma_t and x_0 = (x - sigma_t eps) / alpha_t. With the analytic variance the noise of the last two has
 V + b^2 Var[x_0 given x_t], b being the coefficient of x_0 where x_s is written in x_t and x_0: x_0 is not known, and its
-uncertainty is that of x_s, too (Bao et al. 2022, "Analytic-DPM", theorem 1). Then DDIM draws noise with eta = 0, too. With the
-learned variance V of ancestral sampling is a number for each element, between beta_tilde and v.
+uncertainty is that of x_s, too (Bao et al. 2022, "Analytic-DPM", theorem 1). Then DDIM draws noise with eta = 0, too. With
+the learned variance V of ancestral sampling is a number for each element, between beta_tilde and v.
 """
 
 from abc import abstractmethod
@@ -129,8 +129,8 @@ class Ancestral(OneStepSampler):
     def __post_init__(self) -> None:
         check_variance(self.variance)
         if self.mean_shift and self.variance == "analytic":
-            raise ArgumentError("mean_shift is for the variances beta, beta_tilde and learned; leave it out, or choose one of "
-                                "these", "mean_shift", "variance")
+            raise ArgumentError("mean_shift is for the variances beta, beta_tilde and learned; leave it out, or choose one "
+                                "of these", "mean_shift", "variance")
 
     def solve(self, model: CountedModel, x: Tensor, times: Tensor, noise: NoiseStream | None) -> Iterator[Tensor]:
         assert noise is not None

@@ -13,12 +13,12 @@ the predicted x_0, and one of these variances:
     analytic     beta_tilde + b^2 Var[x_0 given x_t], b the coefficient of x_0 above: the variance of x_s given x_t, which is
                  the best for any data (Bao et al. 2022, "Analytic-DPM", theorem 1). It needs the variance of x_0 from the
                  model (`ScoreModel.posterior`): a number for all elements, or one for each
-    learned      beta^w beta_tilde^(1 - w), whose logarithm lies between theirs as a network says for each element: w is the v of
-                 Nichol and Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models", equation 15. It needs w from
-                 the model (`ScoreModel.with_share`)
+    learned      beta^w beta_tilde^(1 - w), whose logarithm lies between theirs as a network says for each element: w is the
+                 v of Nichol and Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models", equation 15. It needs w
+                 from the model (`ScoreModel.with_share`)
 
-A share w of the short steps of a chain also says the variance of x_0, since w log(beta / beta_tilde) = log(1 + d Var[x_0 given
-x_t]) there, d being the gain in alpha^2 / sigma^2. So a model with a learned variance has the analytic one for longer steps.
+A share w of the short steps of a chain also says the variance of x_0: there w log(beta / beta_tilde) = log(1 + d Var[x_0
+given x_t]), d being the gain in alpha^2 / sigma^2. So a model with a learned variance has the analytic one for longer steps.
 
 Chains, ancestral sampling, DDIM and the chain's bound take their coefficients from here.
 """
@@ -74,8 +74,8 @@ class Transition:
 
     @classmethod
     def back(cls, sde: SDE, t: Tensor, stride: int = 1) -> tuple["Transition", Tensor]:
-        """The steps back from t by so many of the chain's own, but not beyond its first index; and a mask of those times that
-        lie there, at which the data come next: their step is that from the second index. Both in the shape of t.
+        """The steps back from t by so many of the chain's own, but not beyond its first index; and a mask of the times that
+        lie there, where the data come next: their step is that from the second index. Both in the shape of t.
         """
         first = sde.t_max / (sde.steps or CHAIN)
         data = t <= first * (1 + 1e-4)
@@ -107,7 +107,7 @@ def reverse_variance(kind: str, step: Transition, eta: float = 1.0) -> Tensor:
 
 
 def learned_between(share: Tensor, beta_tilde: Tensor, beta: Tensor) -> Tensor:
-    """beta^w beta_tilde^(1 - w) for the share w of each element, (batch, *event), in its dtype; of variances, or of their roots.
+    """beta^w beta_tilde^(1 - w) for the share w of each element, (batch, *event), in its dtype; of variances or their roots.
 
     beta_tilde, beta  above 0, scalars or (batch,). Where w is 0 or 1 the result is one of them to the bit. w outside of
                       [0, 1] is not clipped.

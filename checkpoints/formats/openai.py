@@ -9,7 +9,7 @@
     output_blocks.N.0, .1, .2   the same on the way up, and last in a level .conv of the doubled picture, or a residual block
     out.0, out.2                norm and last convolution, of twice the channels if the variance is learned
 
-The network is a `UNet` with groups 32, norm_eps 1e-5, freq_shift 0 and downsample_padding 1, and its settings are read off the
+The network is a `UNet` with groups 32, norm_eps 1e-5, freq_shift 0 and downsample_padding 1. Its settings are read off the
 names and shapes. What a file does not tell has the default of their programs, unless the config says otherwise:
 
     sde                         ddpm with schedule linear and steps 1000
@@ -29,13 +29,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from scorefield.checkpoints.checkpoint import Checkpoint, Config, merged, outline, require_agreement, require_dense, require_fit
+from scorefield.checkpoints.checkpoint import (
+    Checkpoint,
+    Config,
+    merged,
+    outline,
+    require_agreement,
+    require_dense,
+    require_fit,
+)
 from scorefield.checkpoints.formats.pickles import read_pickle
 from scorefield.models.layers import SelfAttention, resolution
 
 SUFFIX = ".pt"
 SIZES = {(1, 2, 2, 2): 32, (1, 2, 3, 4): 64, (1, 1, 2, 3, 4): 128, (1, 1, 2, 2, 4, 4): 256}      # of published networks
 HEADS = 4
+KEYS = {"time_embed.0.weight", "input_blocks.0.0.weight", "out.2.weight"}
+# What a config may say beside a file, since that does not tell it, or since it is of training.
+ASSUMED = ("attention_heads", "attention_head_dim", "attention_order", "time_input", "parametrization", "dropout",
+           "attention_resolutions")
 PARTS = (("norm1", "in_layers.0"), ("conv1", "in_layers.2"), ("time", "emb_layers.1"), ("norm2", "out_layers.0"),
          ("conv2", "out_layers.3"), ("shortcut", "skip_connection"), ("out", "proj_out"))
 
@@ -55,7 +67,7 @@ def read(path: Path, config: Config | None = None) -> Checkpoint:
     """
     path, given = Path(path), config or {}
     tensors = read_pickle(path)
-    if not isinstance(tensors, dict) or not {"time_embed.0.weight", "input_blocks.0.0.weight", "out.2.weight"} <= set(tensors):
+    if not isinstance(tensors, dict) or not KEYS <= set(tensors):
         found = ", ".join(map(str, list(tensors)[:4])) if isinstance(tensors, dict) else type(tensors).__name__
         raise ValueError(f"{path} is not a UNetModel of improved-diffusion or guided-diffusion: expected keys such as "
                          f"input_blocks.0.0.weight, time_embed.0.weight and out.2.weight, found {found or 'none'}; give the "
@@ -63,7 +75,7 @@ def read(path: Path, config: Config | None = None) -> Checkpoint:
     require_dense(tensors, path)
     told, note = _told(tensors, given, path)
     fixed = {"model": [field for field in told["model"] if field not in ASSUMED], "data": ["low", "high"]}
-    require_agreement(told, {section: {field: value for field, value in (given.get(section) or {}).items() if field in fields}
+    require_agreement(told, {section: {field: given[section][field] for field in fields if field in given.get(section, {})}
                              for section, fields in fixed.items()}, path)
     resolved = merged(told, given)
     try:
@@ -80,10 +92,6 @@ def read(path: Path, config: Config | None = None) -> Checkpoint:
     return Checkpoint(resolved, weights, source=str(path), note="; ".join(notes))
 
 
-ASSUMED = ("attention_heads", "attention_head_dim", "attention_order", "time_input", "parametrization", "dropout",
-           "attention_resolutions")
-
-
 def _told(tensors: Mapping[str, Tensor], given: Config, path: Path) -> tuple[dict[str, Any], str]:
     """The config that the file implies, with their defaults for what neither it nor `given` says; and what was assumed."""
     settings = infer_settings(tensors, path)
@@ -91,8 +99,8 @@ def _told(tensors: Mapping[str, Tensor], given: Config, path: Path) -> tuple[dic
     channels, sides, guessed = tensors["input_blocks.0.0.weight"].shape[1], None, False
     if given.get("shape"):
         sides = list(given["shape"][1:])
-    elif (size := (given.get("data") or {}).get("image_size") or SIZES.get(settings["multipliers"])) is not None:
-        guessed = not (given.get("data") or {}).get("image_size")
+    elif (size := given.get("data", {}).get("image_size") or SIZES.get(settings["multipliers"])) is not None:
+        guessed = not given.get("data", {}).get("image_size")
         sides = [size] * (tensors["input_blocks.0.0.weight"].ndim - 2)
     if sides is None:
         raise ValueError(f"{path} does not store the size of its pictures; give data.image_size")
@@ -100,8 +108,9 @@ def _told(tensors: Mapping[str, Tensor], given: Config, path: Path) -> tuple[dic
     if outputs not in (channels, 2 * channels) or (channels == 6 and not given.get("shape")):
         raise ValueError(f"{path} takes {channels} channels and gives {outputs}: networks of super-resolution, which see "
                          "a small picture beside x, cannot be read")
-    said = {field: value for field, value in (given.get("model") or {}).items() if value is not None}
-    steps = (given.get("sde") or {}).get("steps") or 1000
+    said = {field: value for field, value in given.get("model", {}).items() if value is not None}
+    chain = given.get("sde", {})
+    steps = chain.get("steps") or 1000
     model = settings | {
         "network": "unet", "groups": 32, "norm_eps": 1e-5, "freq_shift": 0, "downsample_padding": 1, "centred": True,
         "middle_norm": True, "dropout": 0.0, "parametrization": "eps", "learned_variance": outputs == 2 * channels,
@@ -116,7 +125,7 @@ def _told(tensors: Mapping[str, Tensor], given: Config, path: Path) -> tuple[dic
             "training": training}
     unsaid = [] if "attention_heads" in said or "attention_head_dim" in said else [f"{HEADS} heads of attention"]
     unsaid += [] if "attention_order" in said else ["qkv in the order of heads"]
-    unsaid += [] if (given.get("sde") or {}).get("name") or (given.get("sde") or {}).get("schedule") else ["the linear schedule"]
+    unsaid += [] if chain.get("name") or chain.get("schedule") else ["the linear schedule"]
     unsaid += [f"pictures of {sides[0]} pixels a side"] if guessed else []
     return told, f"assumed, since the file does not tell: {', '.join(unsaid)}" if unsaid else ""
 
@@ -126,8 +135,7 @@ def infer_settings(tensors: Mapping[str, Tensor], path: str | Path = "the checkp
 
     ValueError of one line for a network that a UNet cannot be.
     """
-    ups = [match for match in (re.fullmatch(r"output_blocks\.(\d+)\.[12]\.(conv|in_layers\.0)\.weight", key) for key in tensors)
-           if match]
+    ups = [key for key in tensors if re.fullmatch(r"output_blocks\.\d+\.[12]\.(conv|in_layers\.0)\.weight", key)]
     count = len({key.split(".")[1] for key in tensors if key.startswith("output_blocks.")})
     number = len(ups) + 1
     blocks = count // number - 1
@@ -146,7 +154,8 @@ def infer_settings(tensors: Mapping[str, Tensor], path: str | Path = "the checkp
                          "multiples of it can be read")
     label = tensors.get("label_emb.weight")
     return {"width": width, "multipliers": tuple(w // width for w in widths), "num_blocks": blocks, "scale_shift": scaled,
-            "resample": "residual" if ups and ups[0][2] != "conv" else "conv", "classes": None if label is None else len(label),
+            "resample": "residual" if any("in_layers" in key for key in ups) else "conv",
+            "classes": None if label is None else len(label),
             "levels": [level for level, n in enumerate(firsts) if f"input_blocks.{n}.1.qkv.weight" in tensors]}
 
 
@@ -161,10 +170,9 @@ def keys_of(network: nn.Module) -> dict[str, str]:
                 places |= {f"{way}.{i}.blocks.{j}": f"{theirs}.{n}.0", f"{way}.{i}.attentions.{j}": f"{theirs}.{n}.1"}
                 n += 1
             if level.resample is not None:
-                convolves, place = hasattr(level.resample, "conv"), f"{theirs}.{n}.0"
-                if way == "up":
-                    place = f"{theirs}.{n - 1}.{1 + attends}"
-                places[f"{way}.{i}.resample" + ".conv" * convolves] = place + (".op" if way == "down" else ".conv") * convolves
+                place, layer = (f"{theirs}.{n}.0", ".op") if way == "down" else (f"{theirs}.{n - 1}.{1 + attends}", ".conv")
+                convolves = hasattr(level.resample, "conv")
+                places[f"{way}.{i}.resample" + ".conv" * convolves] = place + layer * convolves
                 n += way == "down"
     keys = {}
     for name in network.state_dict():

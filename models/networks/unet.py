@@ -34,7 +34,6 @@ from scorefield.models.layers import (
 from scorefield.models.networks.labels import LabelledNetwork
 from scorefield.numerics.errors import ArgumentError
 
-
 RESAMPLINGS = ("conv", "residual")
 
 
@@ -80,8 +79,8 @@ class UNet(LabelledNetwork):
     middle_norm            False: the attention in the middle has no GroupNorm
     attention_heads        number of heads of attention, in place of attention_head_dim
     attention_order        of the rows of qkv, see `SelfAttention`
-    resample               "conv": a convolution, strided or of the doubled picture; "residual": a residual block around the mean
-                           of 2 x 2 pixels or their repetition (Brock et al. 2019; Dhariwal and Nichol 2021, section 3)
+    resample               "conv": a convolution, strided or of the doubled picture; "residual": a residual block around the
+                           mean of 2 x 2 pixels or their repetition (Brock et al. 2019; Dhariwal and Nichol 2021, section 3)
 
     Raises ArgumentError (a ValueError) if the sizes do not fit. One use:
 

@@ -125,7 +125,8 @@ def test_the_prediction_beside_the_share_is_the_models_to_the_bit(kind):
     x, t = torch.randn(6, 3), torch.linspace(0.1, 0.9, 6).double()
     for view in (model, model.given(label=2), model.given(label=2).given(label=None),
                  threshold(model.given(label=1)), classifier_free(model, 1.5, label=3, batched=False),
-                 classifier_free(model, 1.5, interval=(0.2, 0.5), label=3, batched=False), classifier_free(model, 1.0, label=3),
+                 classifier_free(model, 1.5, interval=(0.2, 0.5), label=3, batched=False),
+                 classifier_free(model, 1.0, label=3),
                  classifier_guided(model.given(label=1), lambda x, t: x @ torch.ones(3, 4), 2.0, label=1)):
         with torch.no_grad():
             prediction, share = view.with_share(x, t, kind)

@@ -9,12 +9,13 @@ A model with `learned_variance` gives for each element the share w in log V = w 
 where L_simple is the loss of score matching under `weighting`. The step from t has the terms
 
     KL(q(x_s given x_t, x_0) || p(x_s given x_t))      at the predicted x_0 and V
-    -log N(x_0; predicted x_0, V)                      for the step to the data, where V has the beta_tilde of the step before
+    -log N(x_0; predicted x_0, V)                      for the step to the data, with the beta_tilde of the step before; of
+                                                       data that are levels the mass of their cells (numerics/discretised.py)
 
-each as often as the chain has it. On a chain, s is the index before t; in continuous time the chain has CHAIN equal steps, and
-t may lie between them. With `bound_steps` the bound is that of fewer and longer steps, as strided sampling takes. They have the
-analytic variance (transition.py), with the variance of x_0 that w stands for on the chain itself. In short steps beta and
-beta_tilde are nearly equal and the bound hardly knows the variance; in long ones it does.
+each as often as the chain has it. On a chain, s is the index before t; in continuous time the chain has CHAIN equal steps,
+and t may lie between them. With `bound_steps` the bound is that of fewer and longer steps, as strided sampling takes. They
+have the analytic variance (transition.py), with the variance of x_0 that w stands for on the chain itself. In short steps
+beta and beta_tilde are nearly equal and the bound hardly knows the variance; in long ones it does.
 """
 
 import math
@@ -26,6 +27,7 @@ import torch
 from torch import Tensor
 
 from scorefield.models.denoiser import Denoiser
+from scorefield.numerics.discretised import discretised_log_prob
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.options import option, worded
 from scorefield.numerics.processes import World
@@ -67,6 +69,7 @@ class LearnedVariance(NoisyExamples):
 
     method       a key of METHODS with its options: "hybrid:weight=0.001", "vlb:resample=true"
     bound_steps  how many steps back the bound is of; None: all of the chain
+    levels       of data that are levels: how many, and the x of the first and the last; None: of real x
 
     The other arguments are those of ScoreMatching, and belong to L_simple. Raises ArgumentError for a word or a number that
     does not exist, for a weighting beside "vlb", and for times drawn both by the weighting and by losses.
@@ -74,6 +77,7 @@ class LearnedVariance(NoisyExamples):
 
     method: str = field(default="hybrid", kw_only=True)
     bound_steps: int | None = field(default=None, kw_only=True)
+    levels: tuple[int, float, float] | None = field(default=None, kw_only=True)
     of: Hybrid | VLB = field(init=False, repr=False, compare=False)
     history: LossHistory | None = field(init=False, repr=False, compare=False)
 
@@ -84,11 +88,11 @@ class LearnedVariance(NoisyExamples):
         if self.bound_steps is not None and not 2 <= self.bound_steps <= steps:
             raise ArgumentError(f"bound_steps must lie in 2 .. {steps}, got {self.bound_steps}", "bound_steps")
         if isinstance(of, VLB) and (self.weighting, self.importance) != ("simple", False):
-            raise ArgumentError("the bound of method 'vlb' has its own weights; leave out weighting and importance, or choose "
-                                "method hybrid", "method", "weighting")
+            raise ArgumentError("the bound of method 'vlb' has its own weights; leave out weighting and importance, or "
+                                "choose method hybrid", "method", "weighting")
         if of.resample and self.importance:
-            raise ArgumentError("times are drawn either by the weighting (importance) or by their losses (resample); leave out "
-                                "one", "method", "importance")
+            raise ArgumentError("times are drawn either by the weighting (importance) or by their losses (resample); leave "
+                                "out one", "method", "importance")
         object.__setattr__(self, "of", of)
         object.__setattr__(self, "history", LossHistory(self.sde, self.time_sampling) if of.resample else None)
 
@@ -113,15 +117,16 @@ class LearnedVariance(NoisyExamples):
         error = (output - target) * expand_as(model.parametrization.eps(alpha, sigma)[1], x0)      # in eps
         simple = self.times.weighting(t)
         if isinstance(self.of, VLB):
-            losses = self.bound(t, error, share)
+            losses = self.bound(t, error, share, x0)
         else:
-            losses = error.square().flatten(1).mean(1) * simple.to(x0) + self.of.weight * self.bound(t, error.detach(), share)
+            losses = error.square().flatten(1).mean(1) * simple.to(x0)
+            losses = losses + self.of.weight * self.bound(t, error.detach(), share, x0)
         if self.history is not None and torch.is_grad_enabled():
             self.history.note(t, losses)
         return losses * (weight / simple).to(x0)
 
-    def bound(self, t: Tensor, error: Tensor, share: Tensor) -> Tensor:
-        """T times the bound's term at t in bits/dim, (batch,), for errors in eps and shares w (batch, *event)."""
+    def bound(self, t: Tensor, error: Tensor, share: Tensor, x0: Tensor) -> Tensor:
+        """T times the bound's term at t in bits/dim, (batch,), for errors in eps, shares w and data (batch, *event)."""
         steps = self.sde.steps or CHAIN
         stride = round(steps / (self.bound_steps or steps))
         alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)
@@ -139,6 +144,13 @@ class LearnedVariance(NoisyExamples):
         divergence = square + torch.expm1(-log_excess) + log_excess
         decoder = square + log_excess + expand_as((2 * math.pi * beta_tilde).log(), share)
         terms = torch.where(expand_as(data, share).bool(), decoder, divergence).flatten(1).mean(1)
+        if self.levels is not None and bool(data.any()):
+            number, low, high = self.levels
+            v = expand_as(beta_tilde, share)[data] * torch.exp(log_excess[data])
+            mean = x0[data] - expand_as(of_error, x0)[data] * error[data]
+            k = ((x0[data] - low) / (high - low) * (number - 1)).round()
+            mass = discretised_log_prob(k, mean, v.sqrt(), number, low, high)
+            terms = terms.masked_scatter(data, -2 * mass.to(terms) / x0[0].numel())
         times = torch.where(data, torch.full_like(t, steps), steps / stride)
         return terms * (times / (2 * math.log(2))).to(terms)
 

@@ -2,8 +2,8 @@
 
     p_t ~ sqrt(E[L_t^2]),      weight 1 / (T p_t)
 
-with the mean over the last KEPT losses at each of the T times. Until every time has as many, p_t is uniform. A share LEAST of
-it is always uniform, so that no time is left out and the weighted mean of the losses stays unbiased.
+with the mean over the last KEPT losses at each of the T times. Until every time has as many, p_t is uniform. A share LEAST
+of it is always uniform, so that no time is left out and the weighted mean of the losses stays unbiased.
 
 The history is a part of the state of a run. Every process keeps the whole one: after each update it takes in the losses of
 all processes in the order of the batch.
@@ -34,8 +34,8 @@ class LossHistory:
 
     def __init__(self, sde: SDE, sampling: str):
         if sde.steps is None:
-            raise ArgumentError(f"times drawn by their losses need a chain, and {sde} is none; choose sde.name=ddpm, or leave "
-                                "out resample", "method")
+            raise ArgumentError(f"times drawn by their losses need a chain, and {sde} is none; choose sde.name=ddpm, or "
+                                "leave out resample", "method")
         self.steps, self.t_max, self.sampling = sde.steps, sde.t_max, sampling
         self.losses = torch.zeros(self.steps, KEPT, dtype=torch.float64)
         self.counts = torch.zeros(self.steps, dtype=torch.int64)

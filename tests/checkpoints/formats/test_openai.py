@@ -1,7 +1,7 @@
-"""openai's .pt files: outputs equal to those of a reference that follows the published description on the file's own tensors.
+"""openai's .pt files: outputs equal to those of a reference that applies the published formulas to a file's own tensors.
 
-The reference knows names and formulas alone: it walks input_blocks, middle_block and output_blocks of a state dict, and applies
-to each part what its keys say. It shares nothing with the network that is compared.
+The reference knows names and formulas alone: it walks input_blocks, middle_block and output_blocks of a state dict, and
+applies to each part what its keys say. It shares nothing with the network that is compared.
 """
 
 import math
@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from scorefield.checkpoints import load_denoiser, read_checkpoint
-from scorefield.checkpoints.load import find
 from scorefield.checkpoints.formats import openai
+from scorefield.checkpoints.load import find
 from scorefield.likelihood import chain_elbo
 from scorefield.models.denoiser import TIME_INPUTS
 from scorefield.samplers import make_sampler, prior_sample
@@ -20,10 +20,10 @@ from scorefield.samplers import make_sampler, prior_sample
 WIDTH = 32
 
 
-def state_of(multipliers=(1, 2), blocks=1, attended=(1,), outputs=6, channels=3, scale_shift=True, residual=False, classes=None,
-             axes=2, seed=0, std=0.15):
+def state_of(multipliers=(1, 2), blocks=1, attended=(1,), outputs=6, channels=3, scale_shift=True, residual=False,  # noqa: C901
+             classes=None, axes=2, std=0.15):
     """A state dict of a UNetModel of random weights."""
-    generator, state, time = torch.Generator().manual_seed(seed), {}, 4 * WIDTH
+    generator, state, time = torch.Generator().manual_seed(0), {}, 4 * WIDTH
 
     def layer(name, *shape):
         state[f"{name}.weight"] = torch.randn(shape, generator=generator) * std
@@ -85,7 +85,7 @@ def state_of(multipliers=(1, 2), blocks=1, attended=(1,), outputs=6, channels=3,
     return state
 
 
-def reference(state, x, timesteps, label=None, heads=4, order="heads"):
+def reference(state, x, timesteps, label=None, heads=4, order="heads"):  # noqa: C901
     """The output of a UNetModel (Dhariwal and Nichol 2021, section 3 and appendix) with these tensors, in their dtype."""
     axes = x.ndim - 2
     conv, pool = (F.conv1d, F.avg_pool1d) if axes == 1 else (F.conv2d, F.avg_pool2d)
@@ -133,7 +133,7 @@ def reference(state, x, timesteps, label=None, heads=4, order="heads"):
         embedding = embedding + state["label_emb.weight"].to(x)[label]
     h = conv(x, *weights("input_blocks.0.0"), padding=1)
     skips, n = [h], 1
-    ups = sum(has(f"output_blocks.{i}.{j}.conv") or has(f"output_blocks.{i}.{j}.in_layers.0") for i in range(99) for j in (1, 2))
+    ups = sum(has(f"output_blocks.{i}.{j}.{part}") for i in range(99) for j in (1, 2) for part in ("conv", "in_layers.0"))
     per_level = len({key.split(".")[1] for key in state if key.startswith("output_blocks")}) // (ups + 1)
     while any(key.startswith(f"input_blocks.{n}.") for key in state):
         name = f"input_blocks.{n}.0"
@@ -211,8 +211,9 @@ def test_the_variance_is_theirs_and_serves_strided_sampling_and_the_bound(tmp_pa
         eps, share = model.with_share(x, t, "eps")
         theirs = reference(state, x, torch.full((2,), 499.0))
     torch.testing.assert_close(torch.cat([eps, 2 * share - 1], 1), theirs, rtol=1e-4, atol=1e-4)
-    sample = make_sampler("ancestral", steps=5, variance="learned")(model, prior_sample(model.sde, (3, 8, 8), range(2)), range(2))
-    bound = chain_elbo(model, torch.zeros(1, 3, 8, 8, dtype=torch.int64), 256, steps=5, variance="learned", seeds=[0])
+    x_T, k = prior_sample(model.sde, (3, 8, 8), range(2)), torch.zeros(1, 3, 8, 8, dtype=torch.int64)
+    sample = make_sampler("ancestral", steps=5, variance="learned")(model, x_T, range(2))
+    bound = chain_elbo(model, k, 256, steps=5, variance="learned", seeds=[0])
     assert sample.x.isfinite().all() and bound.value.isfinite().all()
 
 
@@ -225,14 +226,14 @@ def test_what_the_file_does_not_tell_has_their_defaults_and_is_said(tmp_path):
     assert config["model"]["attention_heads"] == 4 and config["model"]["attention_order"] == "heads"
     assert config["model"]["attention_resolutions"] == (16,) and config["model"]["time_input"] == "index"
     assert config["training"] == {"objective": "learned_variance"}
-    assert checkpoint.note == ("assumed, since the file does not tell: 4 heads of attention, qkv in the order of heads, the linear "
-                               "schedule, pictures of 32 pixels a side")
+    assert checkpoint.note == ("assumed, since the file does not tell: 4 heads of attention, qkv in the order of heads, the "
+                               "linear schedule, pictures of 32 pixels a side")
     said = {"sde": {"name": "ddpm", "schedule": "cosine", "steps": 4000}, "data": {"image_size": 32},
             "model": {"attention_heads": 4, "attention_order": "heads"}}
     whole = read_checkpoint(path, said)
     assert whole.note == "" and whole.config["model"]["time_input"] == "index1000"
     sde = whole.denoiser().sde
-    assert float(TIME_INPUTS["index1000"](sde, torch.tensor(1.0).double())) == pytest.approx(3999 / 4)      # rescale_timesteps
+    assert float(TIME_INPUTS["index1000"](sde, torch.tensor(1.0).double())) == pytest.approx(3999 / 4)
     assert float(sde.alpha(1 / 4000) ** 2) == pytest.approx(math.cos(math.pi / 2 * (1 / 4000 + 0.008) / 1.008) ** 2
                                                            / math.cos(math.pi / 2 * 0.008 / 1.008) ** 2)
 
