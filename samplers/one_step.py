@@ -151,17 +151,17 @@ class Ancestral(OneStepSampler):
                         guidance: MeanGuidance | None) -> Iterator[Tensor]:
         """The steps where the variance is learned, or a gradient moves the mean."""
         keep, of_eps, of_noise = self.coefficients(model.sde, times)
-        step, model_of_mean = Transition.along(model.sde, times), guidance and guidance.unguided
+        step, of_mean = Transition.along(model.sde, times), None if guidance is None else guidance.unguided
         beta, beta_tilde = (reverse_variance(kind, step) for kind in FIXED)
         for i, (a, b, std) in enumerate(zip(keep.tolist(), of_eps.tolist(), of_noise.tolist(), strict=True)):
             variance = std**2
             if self.variance == "learned":
-                eps, share = model.with_share(x, times[i], "eps", model_of_mean)
+                eps, share = model.with_share(x, times[i], "eps", of_mean)
                 if step.sigma_s[i] > 0:
                     variance = learned_between(share, beta_tilde[i], beta[i])
                     std = learned_between(share, beta_tilde[i].sqrt(), beta[i].sqrt())
             else:
-                eps = model.predict(x, times[i], "eps", model_of_mean)
+                eps = model.predict(x, times[i], "eps", of_mean)
             mean = x.mul(a).add_(eps, alpha=b)
             if guidance is not None:
                 mean = _add(mean, model.gradient(guidance, x, times[i]), variance)

@@ -101,11 +101,13 @@ def read(folder: Path, config: Config | None = None) -> Checkpoint:
     fourier = fields["time_embedding_type"] == "fourier"
     sides = _sides(fields, given, place)
     labels, training = _labels(fields, given, place / "config.json")
-    told = {"model": _network(fields, sides, place / "config.json") | labels, "data": {"low": -1.0, "high": 1.0},
-            "shape": [fields["in_channels"], *sides], "levels": 256}
+    model = _network(fields, sides, place / "config.json") | labels
+    told: dict[str, Any] = {"model": model, "data": {"low": -1.0, "high": 1.0}, "levels": 256,
+                            "shape": [fields["in_channels"], *sides],
+                            **({"training": {"objective": "learned_variance"}} if model["learned_variance"] else {})}
     sde, wanted = (given.get("sde") or {}).get("name"), given
     if scheduler is not None:
-        process = read_process(scheduler, fourier, told["model"]["learned_variance"])
+        process = read_process(scheduler, fourier, model["learned_variance"])
     elif sde is not None:
         time_input = "log_sigma" if fourier else "index"
         process = {"sde": {"name": sde}, "model": {"parametrization": "eps", "time_input": time_input},

@@ -324,7 +324,8 @@ def test_two_processes_train_as_one_with_times_drawn_by_losses(tmp_path):
     words = [f"--config.{field}={value}" for field, value in (RESAMPLED | {"training.steps": 8}).items()]
     subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone",
                     str(ROOT / "main.py"), "--config", str(ROOT / "configs/vp_digits.py"), "--mode", "train",
-                    "--workdir", str(tmp_path / "two"), *words], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, timeout=300)
+                    "--workdir", str(tmp_path / "two"), *words], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+                   capture_output=True, timeout=300)
     shared = read_state(newest_checkpoint(tmp_path / "two"))
     assert torch.equal(single["objective"]["counts"], shared["objective"]["counts"])
     torch.testing.assert_close(single["objective"]["losses"], shared["objective"]["losses"], rtol=1e-3, atol=1e-3)

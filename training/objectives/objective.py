@@ -44,6 +44,7 @@ class Objective(Protocol):
 
     def stepped(self, world: World) -> None:
         """Called after each update of the weights, in all processes of `world` together."""
+        return
 
     def state(self) -> Mapping[str, Any] | None:
         """What further steps depend on, of tensors that all processes have alike; None for nothing."""
@@ -51,3 +52,4 @@ class Objective(Protocol):
 
     def restore(self, state: Mapping[str, Any] | None) -> None:
         """Go on from a state of a checkpoint; None if it has none."""
+        return

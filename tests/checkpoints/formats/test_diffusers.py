@@ -393,7 +393,7 @@ def test_folders_of_diffusers_are_recognised(saved, tmp_path):
     ("resnet_time_scale_shift", "spatial"), ("downsample_type", "resnet"), ("upsample_type", "resnet"),
     ("mid_block_type", None), ("time_embedding_type", "learned"), ("time_embedding_type", "fourier"),
     ("time_embedding_dim", 100), ("mid_block_scale_factor", 1.5), ("attn_norm_num_groups", 8), ("norm_num_groups", None),
-    ("norm_num_groups", 7), ("out_channels", 6), ("downsample_padding", 2), ("freq_shift", 2), ("attention_head_dim", 12),
+    ("norm_num_groups", 7), ("out_channels", 9), ("downsample_padding", 2), ("freq_shift", 2), ("attention_head_dim", 12),
     ("down_block_types", ["DownBlock2D", "ResnetDownsampleBlock2D"]),
     ("down_block_types", ["SkipDownBlock2D", "DownBlock2D"]),
     ("up_block_types", ["UpBlock2D", "AttnUpBlock2D"]), ("block_out_channels", [16, 24]), ("block_out_channels", [16]),
