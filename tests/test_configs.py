@@ -111,6 +111,9 @@ def parent_of(tree):
 def settings_of(tree):
     """What a config file says: the fields that it sets, and those that a new section gives beside the class's name."""
     for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "renew":
+            section = node.args[1].value
+            yield section, SECTIONS[section].word, True
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute):
             if isinstance(node.value, ast.Call) and isinstance(node.value.func, ast.Name):
                 section = node.targets[0].attr
