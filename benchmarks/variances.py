@@ -1,9 +1,12 @@
 """The bound of a chain on held-out digits, by the variance of a step back and the number of steps, in bits/dim.
 
     python main.py --config configs/vp_digits_labels.py --mode train        # or make demo
-    python -m benchmarks.variances
+    python main.py --config configs/vp_digits_hybrid.py --mode train        # for the rows of --learned
+    python -m benchmarks.variances --learned runs/vp_digits_hybrid
 
 The model is that of the run without labels. The moments are of all training examples at 100 times; all rows share the noise.
+With --learned, a run with a learned variance has three rows: beta; that between beta and beta_tilde ("learned"); and that of
+the variance of x_0 which the share stands for ("of x_0", variance=analytic).
 """
 
 import argparse
@@ -27,6 +30,8 @@ STEPS = (10, 25, 100)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", nargs="?", type=Path, default=ROOT / "runs" / "vp_digits_labels")
+    parser.add_argument("--learned", type=Path, help="a run with model.learned_variance")
+    parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
     asked = parser.parse_args()
     model = load_denoiser(asked.run)
     plain = model.given(label=None) if model.takes.names else model
@@ -35,15 +40,18 @@ def main() -> None:
     k = data.test[torch.arange(len(data.test))][0]
     seeds = sample_seeds(0, 0, len(k))
     x = codec.encode(k, NoiseStream(seeds, DEQUANTIZATION).uniform(torch.empty(k.shape)))
-    rows = {"beta": plain, "isotropic": FittedVariance(plain, moments, covariance="isotropic", span=span),
-            "diagonal": FittedVariance(plain, moments, span=span),
-            "diagonal, optimal": FittedVariance(plain, moments, span=span),
-            "diagonal, score": FittedVariance(plain, moments, "score", span=span)}
-    print(f"{'steps':>18}" + "".join(f"{steps:>17}" for steps in STEPS))
-    for name, known in rows.items():
+    diagonal = FittedVariance(plain, moments, span=span)
+    rows = {"beta": (plain, "beta"),
+            "isotropic": (FittedVariance(plain, moments, covariance="isotropic", span=span), "analytic"),
+            "diagonal": (diagonal, "analytic"), "diagonal, optimal": (diagonal, "analytic"),
+            "diagonal, score": (FittedVariance(plain, moments, "score", span=span), "analytic")}
+    if asked.learned is not None:
+        own = load_denoiser(asked.learned)
+        rows |= {"its beta": (own, "beta"), "learned": (own, "learned"), "learned, of x_0": (own, "analytic")}
+    print(f"{'steps':>18}" + "".join(f"{steps:>17}" for steps in asked.steps))
+    for name, (known, variance) in rows.items():
         found = []
-        for steps in STEPS:
-            variance = "beta" if name == "beta" else "analytic"
+        for steps in asked.steps:
             grid = "optimal" if "optimal" in name else "even"
             nats = -chain_elbo(known, x, None, steps=steps, variance=variance, grid=grid, seeds=seeds).value
             bits = nats / (x[0].numel() * math.log(2)) + codec.offset

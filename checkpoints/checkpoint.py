@@ -42,7 +42,8 @@ class Checkpoint:
     note         what was assumed when it was read, for the user
     passed_over  newer checkpoints of its run that are damaged, a line each
     file         that of a run's checkpoint
-    further      what else further training depends on, as in training.update: "averages", "schedule", "scaler", "skipped"
+    further      what else further training depends on, as in training.update: "averages", "schedule", "scaler",
+                 "skipped", and the "objective"'s
     run          the folder of the run, where the snapshots of its averages lie
     """
 

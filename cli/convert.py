@@ -34,7 +34,7 @@ def run(command: Command) -> None:
     if not values["output"]:
         raise ArgumentError("mode convert needs an output: a .safetensors, a .pth, or a folder with the format diffusers or "
                             "run", "output", "format")
-    formats: dict[str, Any] = {**FORMATS, **EXPORTS}
+    formats: dict[str, Any] = {name: form for name, form in {**FORMATS, **EXPORTS}.items() if hasattr(form, "write")}
     suffixes = SUFFIXES | {export.SUFFIX: name for name, export in EXPORTS.items()}
     output = Path(os.path.expanduser(values["output"]))
     kind = values["format"] or suffixes.get(output.suffix)

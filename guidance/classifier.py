@@ -64,7 +64,15 @@ class ClassifierGuided(Derived):
 
     def predict(self, x: Tensor, t: float | Tensor, kind: str) -> Tensor:
         check_kind(kind)
-        output = self.model.predict(x, t, kind)
+        return self._moved(self.model.predict(x, t, kind), x, t, kind)
+
+    def with_share(self, x: Tensor, t: float | Tensor, kind: str) -> tuple[Tensor, Tensor]:
+        """The guided prediction, and the model's own share."""
+        output, share = self.model.with_share(x, t, kind)
+        return self._moved(output, x, t, kind), share
+
+    def _moved(self, output: Tensor, x: Tensor, t: float | Tensor, kind: str) -> Tensor:
+        """The model's prediction `output`, with the gradient added."""
         if not self._calls_at(t):
             return output
         weight = torch.ones((), dtype=torch.float64)

@@ -70,7 +70,17 @@ class ClassifierFree(ScoreModel):
         one = self._only(t)
         if one is not None:
             return one.predict(x, t, kind)
-        without, conditional = self._both(x, t, kind)
+        return self._guided(*self._both(x, t, kind), x, t)
+
+    def with_share(self, x: Tensor, t: float | Tensor, kind: str) -> tuple[Tensor, Tensor]:
+        """The guided prediction, and the share of the model with the label."""
+        one = self._only(t)
+        if one is not None:
+            return one.with_share(x, t, kind)
+        conditional, share = self.conditional.with_share(x, t, kind)
+        return self._guided(self.without.predict(x, t, kind), conditional, x, t), share
+
+    def _guided(self, without: Tensor, conditional: Tensor, x: Tensor, t: float | Tensor) -> Tensor:
         guided = without.lerp(conditional, self.scale)
         within = holds(self.interval, t)
         return torch.where(expand_as(within, x).bool(), guided, conditional) if isinstance(within, Tensor) else guided

@@ -49,7 +49,15 @@ class Threshold(Derived):
 
     def predict(self, x: Tensor, t: float | Tensor, kind: str) -> Tensor:
         check_kind(kind)
-        output = self.model.predict(x, t, kind)
+        return self._kept(self.model.predict(x, t, kind), x, t, kind)
+
+    def with_share(self, x: Tensor, t: float | Tensor, kind: str) -> tuple[Tensor, Tensor]:
+        """The prediction kept to the range, and the model's own share."""
+        output, share = self.model.with_share(x, t, kind)
+        return self._kept(output, x, t, kind), share
+
+    def _kept(self, output: Tensor, x: Tensor, t: float | Tensor, kind: str) -> Tensor:
+        """The model's prediction `output` of which the x_0 is kept to the range."""
         t = check_time(self.sde, t)
         alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)
         to_x0 = make_parametrization(kind).x0(alpha, sigma)

@@ -27,11 +27,12 @@ from torch import Tensor
 
 from scorefield.likelihood.checks import check_input, fitting, start_time
 from scorefield.models.score_model import ScoreModel, check_density, evaluation_mode
+from scorefield.numerics.discretised import discretised_log_prob
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.noise import BOUND, NoiseStream, Seed
 from scorefield.sde_lib.chain import Chain
 from scorefield.sde_lib.sde import expand_as
-from scorefield.sde_lib.transition import FIXED, check_variance, known_variance, reverse_variance
+from scorefield.sde_lib.transition import CHAIN, FIXED, check_variance, known_variance, learned_between, reverse_variance
 
 CHAIN_GRIDS = ("even", "optimal")
 PSEUDO_DIMENSIONS = 16.0      # how many dimensions of a draw the guess m / D = sigmoid(2 lambda)^2 is worth
@@ -117,7 +118,8 @@ def chain_elbo(model: ScoreModel, k: Tensor, levels: int | None, chain: Chain | 
     variance     of the reverse step from i to j: "beta", that of q(x_i given x_j), or "beta_tilde", that of
                  q(x_j given x_i, x_0). The latter is 0 where j is the data, so there that of the step before
                  stands in, as in Ho et al. 2020 and Nichol and Dhariwal 2021. "analytic" is that of q(x_j given x_i), by the
-                 model's variance of x_0 (transition.py)
+                 model's variance of x_0; "learned" is one for each element between the first two, by the model's network
+                 (transition.py)
     grid         where on the chain's indices the steps stand, both ends included: "even", or "optimal", where the bound is
                  best, for a model that knows the moments of its errors (models/variance.py)
     dequantized  level k means low + (high - low)(k + 1/2) / levels instead of low + (high - low) k / (levels - 1)
@@ -135,7 +137,7 @@ def chain_elbo(model: ScoreModel, k: Tensor, levels: int | None, chain: Chain | 
     check_repetitions(draws)
     check_density(model)
     sde = model.sde
-    chain = Chain.from_sde(sde, sde.steps or 1000) if chain is None else chain
+    chain = Chain.from_sde(sde, sde.steps or CHAIN) if chain is None else chain
     steps = chain.steps if steps is None else steps
     if not 2 <= steps <= chain.steps:
         raise ArgumentError(f"steps must lie in 2 .. {chain.steps}, got {steps}", "steps")
@@ -161,16 +163,13 @@ def chain_elbo(model: ScoreModel, k: Tensor, levels: int | None, chain: Chain | 
                 mean, q_variance = chain.marginal(x, i)
                 x_i = mean + expand_as(q_variance.sqrt(), x) * noise.normal(x)
                 with fitting(x):
-                    x0, of_x0 = _predicted(model, x_i, t, variance)
+                    x0, told = _predicted(model, x_i, t, variance)
                 x0 = x0.clamp(low, high) if clip_x0 else x0
+                v = _variance(variance, chain, i, told)
                 if i:      # the mean of the posterior is linear in x_0, so this is the difference of two of them
                     shift, tilde = chain.posterior(x - x0, torch.zeros_like(x), i)
-                    step = chain.between(i, i - 1)
-                    v = (reverse_variance(variance, step) if of_x0 is None
-                         else tilde.to(x) + step.posterior[1].to(x).square() * of_x0)
                     parts.append(-gaussian_kl(shift, tilde, v))
                 else:
-                    v = of_x0 if of_x0 is not None else q_variance if variance == "beta" else chain.posterior(x, x, 1)[1]
                     parts.append(_gaussian_log_prob(x - x0, v) if levels is None else
                                  discretised_log_prob(k, x0, v.sqrt(), levels, low, high, dequantized))
             samples.append(torch.stack(parts))
@@ -216,11 +215,27 @@ def gaussian_kl(shift: Tensor, variance: Tensor, other: float | Tensor) -> Tenso
 
 
 def _predicted(model: ScoreModel, x: Tensor, t: Tensor, variance: str) -> tuple[Tensor, Tensor | None]:
-    """x_0 as the model predicts it, and for the analytic variance that of x_0, a scalar or (batch, *event)."""
+    """x_0 as the model predicts it, and what the model says of the variance: for the analytic one that of x_0, a scalar or
+    (batch, *event), for the learned one its share of log beta, (batch, *event).
+    """
     if variance in FIXED:
         return model.x0(x, t), None
+    if variance == "learned":
+        return model.with_share(x, t, "x0")
     posterior = model.posterior(x, t)
     return posterior.mean, known_variance(posterior.variance)
+
+
+def _variance(kind: str, chain: Chain, i: int, told: Tensor | None) -> Tensor:
+    """That of the step from index i, a scalar or (batch, *event); of the decoder for i = 0. `told` is from `_predicted`."""
+    step = chain.between(i, i - 1)
+    tilde = reverse_variance("beta_tilde", step if i else chain.between(1, 0))      # at the data that of the step before
+    if told is None:
+        return step.variance if kind == "beta" else tilde
+    if kind == "learned":
+        v = learned_between(told if told.device.type == "mps" else told.double(), tilde, step.variance)
+        return v.flatten()[0].double().cpu() if bool((v == v.flatten()[:1]).all()) else v      # a number has its own sums
+    return tilde.to(told) + step.posterior[1].to(told).square() * told if i else told
 
 
 def _gaussian_log_prob(error: Tensor, variance: Tensor) -> Tensor:
@@ -229,27 +244,6 @@ def _gaussian_log_prob(error: Tensor, variance: Tensor) -> Tensor:
         return -0.5 * (error.square() / variance + (2 * math.pi * variance).log()).flatten(1).sum(1)
     constant = error[0].numel() * math.log(2 * math.pi * float(variance))
     return -0.5 * (_squares(error) / float(variance) + constant)
-
-
-def discretised_log_prob(k: Tensor, mean: Tensor, std: float | Tensor, levels: int, low: float = -1.0, high: float = 1.0,
-                         dequantized: bool = False) -> Tensor:
-    """log P(k) in nats, (batch,), for N(mean, std^2 I) gathered into levels (Ho et al. 2020, equation 13).
-
-    k and mean (batch, *event); std a number, or of their shape. Neighbouring levels meet half-way between their centres; the
-    outer ones go on to infinity. Worked out in float64 on the CPU, as not every accelerator has it, and in the lower tail,
-    where the distribution function keeps its relative accuracy.
-    """
-    width = (high - low) / (levels if dequantized else levels - 1)
-    edges = low + width * (torch.arange(levels + 1, dtype=torch.float64) - (0.0 if dequantized else 0.5))
-    edges[0], edges[-1] = -math.inf, math.inf
-    k, centre = k.long().cpu(), mean.double().cpu()
-    std = std.double().cpu() if isinstance(std, Tensor) else std
-    a, b = (edges[k] - centre) / std, (edges[k + 1] - centre) / std
-    upper = a + b > 0
-    a, b = torch.where(upper, -b, a), torch.where(upper, -a, b)
-    log_b = torch.special.log_ndtr(b)
-    log_p = log_b + torch.log(-torch.expm1(torch.special.log_ndtr(a) - log_b))
-    return log_p.flatten(1).sum(1).to(mean)
 
 
 def _squares(x: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from scorefield.models.denoiser import Denoiser
 from scorefield.models.networks.classifier import Classifier
 from scorefield.models.networks.mlp import MLP
 from scorefield.models.networks.ncsnpp import NCSNpp
+from scorefield.models.networks.outputs import doubled
 from scorefield.models.networks.unet import UNet
 from scorefield.numerics.errors import ArgumentError, renamed
 from scorefield.numerics.sections import Section, arguments
@@ -82,6 +83,8 @@ def build_denoiser(config: Mapping[str, Any], shape: Sequence[int]) -> Denoiser:
         dropout = (config.get("training") or {}).get("label_dropout") or 0
         _require_memory(make, shape, settings)
         network = make(tuple(shape), **settings)
+        if beside["learned_variance"]:
+            network = doubled(network)
         return Denoiser(network, sde, **beside, label_dropout=dropout > 0 and declared(network).classes is not None)
 
 

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from scorefield.models.conditions import Condition, Conditions, declared
 from scorefield.models.parametrization import make_parametrization
-from scorefield.models.score_model import ConditionalModel, ScoreModel, evaluation_mode
+from scorefield.models.score_model import ConditionalModel, Posterior, ScoreModel, evaluation_mode
 from scorefield.numerics.errors import ArgumentError
 from scorefield.sde_lib.sde import SDE, as_time, check_time, expand_as
+from scorefield.sde_lib.transition import variance_of_x0
 
 __all__ = ["TIME_INPUTS", "Denoiser", "ScoreModel", "TimeInput", "evaluation_mode"]
 
@@ -23,6 +24,7 @@ TimeInput = Callable[[Any, Tensor], Tensor]      # of the SDE and t, in t's shap
 TIME_INPUTS: dict[str, TimeInput] = {
     "999t": lambda sde, t: 999 * t,                      # Song et al. 2021, for t in [0, 1]
     "index": lambda sde, t: sde.steps * t - 1,           # a chain's own labels 0 .. steps - 1, between them too
+    "index1000": lambda sde, t: (sde.steps * t - 1) * 1000 / sde.steps,      # as if there were 1000 of them
     "sigma": lambda sde, t: sde.sigma(t),
     "log_sigma": lambda sde, t: sde.sigma(t.double() if t.device.type != "mps" else t).log(),
     "half_log_snr": lambda sde, t: sde.half_log_snr(t),
@@ -43,10 +45,13 @@ class Denoiser(ConditionalModel):
     energy           whether F is the gradient by x of the scalar <x, network(x, time)>. The score is then that of an energy,
                      and curl-free whatever the weights (Salimans and Ho 2021, "Should EBMs Model the Energy or the Score?").
                      An evaluation then has a backward pass, too
+    learned_variance  whether the network gives twice the channels: F, and a number r for each element, of which (r + 1)/2
+                     is the share of log beta in the log variance of a step back (`with_share`; Nichol and Dhariwal 2021)
     autocast         an attribute: the dtype of the network's arithmetic (torch.bfloat16), or None for its own
 
-    Raises ArgumentError (a ValueError) for an unknown word, for time_input "index" if the SDE is not a chain's, for
-    parametrization "edm" without input_std, and for label_dropout if the network takes no label. One use:
+    Raises ArgumentError (a ValueError) for an unknown word, for time_input "index" and "index1000" if the SDE is not a
+    chain's, for parametrization "edm" without input_std, for label_dropout if the network takes no label, and for an energy
+    that has learned a variance. One use:
 
     >>> from scorefield.models import MLP, Denoiser
     >>> from scorefield.sde_lib import VPSDE
@@ -56,18 +61,22 @@ class Denoiser(ConditionalModel):
     """
 
     def __init__(self, network: nn.Module, sde: SDE, parametrization: str = "eps", time_input: str | TimeInput = "999t",
-                 input_std: float | None = None, label_dropout: bool = False, energy: bool = False):
+                 input_std: float | None = None, label_dropout: bool = False, energy: bool = False,
+                 learned_variance: bool = False):
         super().__init__()
         if not callable(time_input) and time_input not in TIME_INPUTS:
             raise ArgumentError(f"unknown time_input {time_input!r}; choose from {', '.join(TIME_INPUTS)}", "time_input")
-        if time_input == "index" and sde.steps is None:
-            raise ArgumentError(f"time_input 'index' needs the SDE of a chain, got {sde}", "time_input")
+        if time_input in ("index", "index1000") and sde.steps is None:
+            raise ArgumentError(f"time_input {time_input!r} needs the SDE of a chain, got {sde}", "time_input")
         if input_std is not None and not input_std > 0:
             raise ArgumentError(f"input_std must be positive, got {input_std}", "input_std")
         if label_dropout and declared(network).classes is None:
             raise ArgumentError("label_dropout needs a network that takes labels, one with the attributes conditions and "
                                 f"classes; {type(network).__name__} has not both", "label_dropout")
-        self.network, self.sde = network, sde
+        if energy and learned_variance:
+            raise ArgumentError("a scalar energy has no variance beside it; leave out energy or learned_variance", "energy",
+                                "learned_variance")
+        self.network, self.sde, self.learned_variance = network, sde, learned_variance
         self.parametrization = make_parametrization(parametrization, input_std)
         self.time_input, self.input_std, self.label_dropout, self.energy = time_input, input_std, label_dropout, energy
         self.autocast: torch.dtype | None = None
@@ -79,7 +88,7 @@ class Denoiser(ConditionalModel):
     def with_network(self, network: nn.Module) -> "Denoiser":
         """The same view of another network, in that network's mode."""
         other = Denoiser(network, self.sde, self.parametrization.name, self.time_input, self.input_std, self.label_dropout,
-                         self.energy)
+                         self.energy, self.learned_variance)
         return other.train(network.training)
 
     def forward(self, x: Tensor, t: float | Tensor, condition: Condition | None = None) -> Tensor:
@@ -87,6 +96,21 @@ class Denoiser(ConditionalModel):
 
         condition  the conditions of each sample, (batch, ...) by name; labels may be the index `classes`, "no label"
         """
+        return self.outputs(x, t, condition)[0]
+
+    def outputs(self, x: Tensor, t: float | Tensor, condition: Condition | None = None) -> tuple[Tensor, Tensor | None]:
+        """F as in `forward`, and the share (r + 1) / 2 of the shape of x, or None if no variance was learned."""
+        output = self._raw(x, t, condition)
+        if not self.learned_variance:
+            return output, None
+        if output.shape != (len(x), 2 * x.shape[1], *x.shape[2:]):
+            raise ValueError(f"{type(self.network).__name__} has learned no variance: it returns shape "
+                             f"{tuple(output.shape)} for x of shape {tuple(x.shape)}, not twice its channels")
+        output, raw = output.chunk(2, dim=1)
+        return output, (raw + 1) / 2
+
+    def _raw(self, x: Tensor, t: float | Tensor, condition: Condition | None) -> Tensor:
+        """All that the network gives at (x, t), in the dtype of x."""
         t = _precise(t)
         own = next(self.network.parameters(), x)
         h = x
@@ -122,18 +146,32 @@ class Denoiser(ConditionalModel):
         return torch.full((len(x),), float(time), dtype=torch.float32, device=x.device)
 
     def predict(self, x: Tensor, t: float | Tensor, kind: str, condition: Condition | None = None) -> Tensor:
-        t = _precise(check_time(self.sde, t))
-        if kind == self.parametrization.name:
-            return self._predicted(x, t, condition)
-        a, b = self._coefficients(t, kind)
-        return expand_as(a, x) * x + expand_as(b, x) * self._predicted(x, t, condition)
+        return self._predicted(x, t, kind, condition)[0]
 
-    def _predicted(self, x: Tensor, t: Tensor, condition: Condition | None) -> Tensor:
-        output = self(x, t, condition)
+    def with_share(self, x: Tensor, t: float | Tensor, kind: str, condition: Condition | None = None
+                   ) -> tuple[Tensor, Tensor]:
+        prediction, share = (self._predicted(x, t, kind, condition) if self.learned_variance
+                             else super().with_share(x, t, kind))
+        assert share is not None
+        return prediction, share
+
+    def posterior(self, x: Tensor, t: float | Tensor, condition: Condition | None = None) -> Posterior:
+        """As ScoreModel's; the variance is known where one was learned."""
+        if not self.learned_variance:
+            return super().posterior(x, t, condition)
+        mean, share = self.with_share(x, t, "x0", condition)
+        return Posterior(mean, variance_of_x0(share, self.sde, _precise(t)))
+
+    def _predicted(self, x: Tensor, t: float | Tensor, kind: str, condition: Condition | None
+                   ) -> tuple[Tensor, Tensor | None]:
+        t = _precise(check_time(self.sde, t))
+        plain = kind == self.parametrization.name
+        a, b = (t, t) if plain else self._coefficients(t, kind)
+        output, share = self.outputs(x, t, condition)
         if output.shape != x.shape:
             raise ValueError(f"{type(self.network).__name__} is not the network of a score model: it returns shape "
                              f"{tuple(output.shape)} for x of shape {tuple(x.shape)}")
-        return output
+        return output if plain else expand_as(a, x) * x + expand_as(b, x) * output, share
 
     def _coefficients(self, t: Tensor, kind: str) -> tuple[Tensor, Tensor]:
         alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from scorefield.numerics.errors import ArgumentError
 
+ATTENTION_ORDERS = ("qkv", "heads")
 CONVOLUTIONS: dict[int, type[nn.Conv1d | nn.Conv2d]] = {1: nn.Conv1d, 2: nn.Conv2d}      # by the number of axes
 
 
@@ -126,12 +127,14 @@ class ResidualBlock(nn.Module):
 
     groups, eps  of both norms, see `group_norm`
     resample     as in BigGAN, halves or doubles both branches: the main one after its first SiLU, and the shortcut
+    projected    whether the shortcut of a block that resamples has a convolution
     scale_shift  time enters as (1 + s) GroupNorm(h) + b of the second norm, (s, b) its linear map (Dhariwal and Nichol 2021,
                  equation 1, adaptive group normalization), instead of being added to h
     """
 
     def __init__(self, c_in: int, c_out: int, time_dim: int, groups: int | None, dropout: float, scale: float = 1.0,
-                 resample: nn.Module | None = None, eps: float = 1e-6, scale_shift: bool = False, axes: int = 2):
+                 resample: nn.Module | None = None, eps: float = 1e-6, scale_shift: bool = False, axes: int = 2,
+                 projected: bool = True):
         super().__init__()
         conv = CONVOLUTIONS[axes]
         self.norm1 = group_norm(c_in, groups, eps)
@@ -140,7 +143,7 @@ class ResidualBlock(nn.Module):
         self.norm2 = group_norm(c_out, groups, eps)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = conv(c_out, c_out, 3, padding=1)
-        plain = c_in == c_out and resample is None
+        plain = c_in == c_out and (resample is None or not projected)
         self.shortcut = nn.Identity() if plain else conv(c_in, c_out, 1)
         self.resample = nn.Identity() if resample is None else resample
         self.scale, self.scale_shift = scale, scale_shift
@@ -162,11 +165,22 @@ class SelfAttention(nn.Module):
     `scale`.
 
     groups, eps  of the norm of its input, see `group_norm`; there is none if `norm` is False
+    heads        their number, in place of their size
+    order        of the rows of qkv: "qkv", those of all heads for q, then k, then v; "heads", those of each head together
     """
 
     def __init__(self, channels: int, groups: int | None, scale: float = 1.0, eps: float = 1e-6,
-                 head_dim: int | None = None, norm: bool = True, axes: int = 2):
+                 head_dim: int | None = None, norm: bool = True, axes: int = 2, heads: int | None = None,
+                 order: str = "qkv"):
         super().__init__()
+        if heads is not None:
+            if head_dim is not None or heads < 1 or channels % heads:
+                raise ArgumentError(f"attention to {channels} channels cannot have {heads} heads; attention_heads must "
+                                    f"divide {channels}, and stands in place of attention_head_dim", "attention_heads")
+            head_dim = channels // heads
+        if order not in ATTENTION_ORDERS:
+            raise ArgumentError(f"unknown attention_order {order!r}; choose from {', '.join(ATTENTION_ORDERS)}",
+                                "attention_order")
         if head_dim is not None and (head_dim < 1 or channels % head_dim):
             raise ArgumentError(f"attention to {channels} channels cannot have heads of {head_dim} channels; "
                                 f"attention_head_dim must divide {channels}", "attention_head_dim")
@@ -174,10 +188,12 @@ class SelfAttention(nn.Module):
         self.norm = group_norm(channels, groups, eps) if norm else nn.Identity()
         self.qkv = CONVOLUTIONS[axes](channels, 3 * channels, 1)
         self.out = CONVOLUTIONS[axes](channels, channels, 1)
-        self.scale = scale
+        self.scale, self.order = scale, order
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(self.norm(x)).flatten(2).unflatten(1, (3, self.heads, -1)).unbind(1)
+        rows = self.qkv(self.norm(x)).flatten(2)
+        q, k, v = (rows.unflatten(1, (3, self.heads, -1)).unbind(1) if self.order == "qkv"
+                   else rows.unflatten(1, (self.heads, 3, -1)).unbind(2))
         return _scaled(x + self.out(_attended(q, k, v).reshape(x.shape)), self.scale)
 
 
@@ -195,6 +211,20 @@ def _attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def _scaled(x: Tensor, scale: float) -> Tensor:
     return x if scale == 1 else x * scale      # a pass over memory saved
+
+
+class MeanDown(nn.Module):
+    """Halves height and width by the mean over 2 x 2 pixels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.avg_pool2d(x, 2) if x.ndim == 4 else F.avg_pool1d(x, 2)
+
+
+class NearestUp(nn.Module):
+    """Doubles height and width by repetition."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 class Downsample(nn.Module):

@@ -131,6 +131,15 @@ class ScoreModel(nn.Module):
         """
         raise ArgumentError("grid 'optimal' needs a model whose errors are known; fit them with mode fit_variance", "grid")
 
+    def with_share(self, x: Tensor, t: float | Tensor, kind: str) -> tuple[Tensor, Tensor]:
+        """The prediction of `kind` and the share of log beta in the log variance of a step back (sde_lib/transition.py,
+        "learned"), both of the shape of x, from one evaluation. The share lies near [0, 1].
+
+        Raises ArgumentError as `predict`, and if no variance was learned.
+        """
+        raise ArgumentError("variance 'learned' needs a model that has learned one (model.learned_variance=true and "
+                            "objective learned_variance), and this one has not; choose beta or beta_tilde", "variance")
+
     def score(self, x: Tensor, t: float | Tensor) -> Tensor:
         """grad log p_t(x) = -eps / sigma."""
         return self.predict(x, t, "score")
@@ -169,6 +178,11 @@ class ConditionalModel(ScoreModel):
         """As ScoreModel's, with the condition of each sample."""
         return Posterior(self.predict(x, t, "x0", condition), None)
 
+    def with_share(self, x: Tensor, t: float | Tensor, kind: str, condition: Condition | None = None
+                   ) -> tuple[Tensor, Tensor]:
+        """As ScoreModel's, with the condition of each sample."""
+        return super().with_share(x, t, kind)
+
 
 class Derived(ScoreModel):
     """A score model made of another one, `model`. It passes on what that says, but for what a subclass writes."""
@@ -198,6 +212,12 @@ class Derived(ScoreModel):
     def predict(self, x: Tensor, t: float | Tensor, kind: str) -> Tensor:
         return self.model.predict(x, t, kind)
 
+    def with_share(self, x: Tensor, t: float | Tensor, kind: str) -> tuple[Tensor, Tensor]:
+        if type(self).predict is not Derived.predict:      # its prediction is not the model's
+            raise ArgumentError(f"{type(self).__name__} does not pass on the variance that its model has learned; choose "
+                                "beta or beta_tilde", "variance")
+        return self.model.with_share(x, t, kind)
+
 
 class Given(Derived):
     """`model` with a condition bound to it: what `model.given(...)` returns."""
@@ -225,6 +245,9 @@ class Given(Derived):
 
     def posterior(self, x: Tensor, t: float | Tensor) -> Posterior:
         return self.model.posterior(x, t, self.for_batch(x))
+
+    def with_share(self, x: Tensor, t: float | Tensor, kind: str) -> tuple[Tensor, Tensor]:
+        return self.model.with_share(x, t, kind, self.for_batch(x))
 
     def for_batch(self, x: Tensor) -> Condition:
         """The condition of each sample of x."""

@@ -18,11 +18,13 @@ class Wrapped(nn.Module):
                 has one as its attribute `sample`, as those of diffusers have
     conditions  the names of its other inputs
     classes     how many labels there are, if "label" is one of these
+    doubled     whether the output has twice the channels of x
     """
 
-    def __init__(self, function: Callable[..., Any], conditions: Sequence[str] = (), classes: int | None = None):
+    def __init__(self, function: Callable[..., Any], conditions: Sequence[str] = (), classes: int | None = None,
+                 doubled: bool = False):
         super().__init__()
-        self.function = function
+        self.function, self.doubled = function, doubled
         self.conditions, self.classes = tuple(conditions), classes
 
     def forward(self, x: Tensor, *inputs: Any) -> Tensor:
@@ -32,15 +34,16 @@ class Wrapped(nn.Module):
         if not isinstance(output, Tensor):
             raise ValueError(f"{_name(self.function)} must return a tensor, or an object with a tensor as its attribute "
                              f"sample, got {type(output).__name__}")
-        if output.shape != x.shape:
-            raise ValueError(f"{_name(self.function)} must return a tensor of x's shape {tuple(x.shape)}, got "
-                             f"{tuple(output.shape)}")
+        shape = (len(x), 2 * x.shape[1], *x.shape[2:]) if self.doubled else tuple(x.shape)
+        if output.shape != shape:
+            what = f"twice the channels of x, {shape}" if self.doubled else f"x's shape {shape}"
+            raise ValueError(f"{_name(self.function)} must return a tensor of {what}, got {tuple(output.shape)}")
         return output
 
 
 def wrap(function: Callable[..., Any], sde: SDE, predicts: str = "eps", time: str | TimeInput = "999t",
          input_std: float | None = None, conditions: Sequence[str] | None = None, classes: int | None = None,
-         label_dropout: bool = False) -> Denoiser:
+         label_dropout: bool = False, learned_variance: bool = False) -> Denoiser:
     """The score model of a function or a network from elsewhere; it needs no base class and no parameters.
 
     function       called (x, time), x (batch, *event) and time float32 (batch,); returns a tensor of x's shape, or an
@@ -53,6 +56,7 @@ def wrap(function: Callable[..., Any], sde: SDE, predicts: str = "eps", time: st
                    default those that it names itself in an attribute `conditions`
     classes        how many labels there are, if "label" is one of the conditions; by default its attribute `classes`
     label_dropout  whether it takes the label `classes` to mean "no label", which allows label=None
+    learned_variance  whether it gives the variance of a step back in a second half of its channels, see `Denoiser`
 
     A denoiser D(x, sigma) of k-diffusion is wrap(D, VESDE(), predicts="x0", time="sigma"). Raises ArgumentError (a
     ValueError) for an unknown word and for what is not callable, and, when it is used, ValueError for an output of another
@@ -75,7 +79,8 @@ def wrap(function: Callable[..., Any], sde: SDE, predicts: str = "eps", time: st
     names = getattr(function, "conditions", ()) if conditions is None else conditions
     number = getattr(function, "classes", None) if classes is None else classes
     with renamed(names={"time_input": "time"}):
-        return Denoiser(Wrapped(function, names, number), sde, predicts, time, input_std, label_dropout)
+        return Denoiser(Wrapped(function, names, number, learned_variance), sde, predicts, time, input_std, label_dropout,
+                        learned_variance=learned_variance)
 
 
 def _name(function: Callable[..., Any]) -> str:

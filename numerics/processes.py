@@ -52,6 +52,14 @@ class World:
             value /= self.size
         return value
 
+    def interleaved(self, share: torch.Tensor) -> torch.Tensor:
+        """The rows of all processes in the order of a batch of which this one has rows rank, rank + size, ..."""
+        if self.size == 1:
+            return share
+        parts = [torch.empty_like(share) for _ in range(self.size)]
+        dist.all_gather(parts, share.contiguous())
+        return torch.stack(parts, 1).flatten(0, 1)
+
     def wrap(self, network: nn.Module, device: torch.device) -> nn.Module:
         """The network with its gradients averaged over all processes."""
         if self.size == 1:

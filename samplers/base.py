@@ -62,12 +62,21 @@ class CountedModel:
         self.model, self.sde, self.nfe = model, model.sde, 0
         self.predictions: list[Tensor] | None = [] if keep else None
 
-    def predict(self, x: Tensor, t: float | Tensor, kind: str) -> Tensor:
-        return self._predict(self.model, x, t, kind)
-
-    def _predict(self, model: ScoreModel, x: Tensor, t: float | Tensor, kind: str) -> Tensor:
+    def predict(self, x: Tensor, t: float | Tensor, kind: str, model: ScoreModel | None = None) -> Tensor:
+        """As ScoreModel's, of the model or of another one that stands for it."""
+        model = model or self.model
         self.nfe += model.evaluations_at(t)
-        output = model.predict(x, t, kind)
+        return self._noted(model.predict(x, t, kind), x, t, kind)
+
+    def with_share(self, x: Tensor, t: float | Tensor, kind: str, model: ScoreModel | None = None) -> tuple[Tensor, Tensor]:
+        """As ScoreModel's, of the model or of another one that stands for it."""
+        model = model or self.model
+        self.nfe += model.evaluations_at(t)
+        output, share = model.with_share(x, t, kind)
+        return self._noted(output, x, t, kind), share
+
+    def _noted(self, output: Tensor, x: Tensor, t: float | Tensor, kind: str) -> Tensor:
+        """A prediction, which is another tensor than x; its x_0 is kept if that is asked for."""
         if output.data_ptr() == x.data_ptr():      # a model that returns its input, which samplers change in place
             output = output.clone()
         if self.predictions is not None:
@@ -77,13 +86,13 @@ class CountedModel:
             self.predictions.append(x0)
         return output
 
-    def eps_and_gradient(self, guidance: MeanGuidance, x: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
-        """eps of the unguided model, and the gradient that guides it, both (batch, *event)."""
-        eps = self._predict(guidance.unguided, x, t, "eps")
+    def gradient(self, guidance: MeanGuidance, x: Tensor, t: float | Tensor) -> Tensor:
+        """The gradient that guides the unguided model, (batch, *event)."""
         self.nfe += guidance.evaluations_at(t)
-        return eps, guidance.gradient(x, t)
+        return guidance.gradient(x, t)
 
     def posterior(self, x: Tensor, t: float | Tensor) -> Posterior:
+        """As ScoreModel's."""
         self.nfe += self.model.evaluations_at(t)
         posterior = self.model.posterior(x, t)
         if self.predictions is not None:

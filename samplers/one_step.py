@@ -9,7 +9,8 @@ With a, v and V as in sde_lib/transition.py:
 
 where score = -eps / sigma_t and x_0 = (x - sigma_t eps) / alpha_t. With the analytic variance the noise of the last two has
 V + b^2 Var[x_0 given x_t], b being the coefficient of x_0 where x_s is written in x_t and x_0: x_0 is not known, and its
-uncertainty is that of x_s, too (Bao et al. 2022, "Analytic-DPM", theorem 1). Then DDIM draws noise with eta = 0, too.
+uncertainty is that of x_s, too (Bao et al. 2022, "Analytic-DPM", theorem 1). Then DDIM draws noise with eta = 0, too. With
+the learned variance V of ancestral sampling is a number for each element, between beta_tilde and v.
 """
 
 from abc import abstractmethod
@@ -19,13 +20,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scorefield.models.score_model import ScoreModel, evaluation_mode
+from scorefield.models.score_model import MeanGuidance, ScoreModel, evaluation_mode
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.noise import NoiseStream
 from scorefield.numerics.options import option
 from scorefield.samplers.base import ETA, STEPS, CountedModel, GridSampler
 from scorefield.sde_lib.sde import SDE
-from scorefield.sde_lib.transition import FIXED, Transition, check_variance, known_variance, reverse_variance
+from scorefield.sde_lib.transition import (
+    FIXED,
+    VARIANCES,
+    Transition,
+    check_variance,
+    known_variance,
+    learned_between,
+    reverse_variance,
+)
 from scorefield.sde_lib.ve import VESDE
 from scorefield.sde_lib.vp import VariancePreserving
 
@@ -107,53 +116,76 @@ class Ancestral(OneStepSampler):
     For variance-preserving and variance-exploding SDEs, those of chains included; ValueError for others. With `mean_shift` a
     model that has a classifier is guided in each step by N(mean + V gradient, V I), V the step's variance and the mean that
     of the unguided model (Dhariwal and Nichol 2021, algorithm 1). Without it the guided score makes the mean, as under
-    every other sampler: the gradient's weight is then v / a, in the symbols above.
+    every other sampler: the gradient's weight is then v / a, in the symbols above. With the learned variance a step to the
+    data (t = 0) draws no noise.
     """
 
     steps: int | None = option(  # type: ignore[assignment]      # of a base whose subclasses know their number
         None, f"{STEPS}; by default every index of a chain, which is algorithm 2, or else 100")
     variance: str = option("beta_tilde", "of a step: beta; beta_tilde, that of x_s given x_t and x_0; analytic, for a model "
-                                         "that knows the variance of x_0")
+                                         "that knows that of x_0; learned, for one that has it")
     mean_shift: bool = option(False, "guide by a classifier as algorithm 1 of Dhariwal and Nichol: move each step's mean by "
                                      "its variance times the gradient")
     stochastic = True
 
     def __post_init__(self) -> None:
         check_variance(self.variance)
-        if self.mean_shift and self.variance not in FIXED:
-            raise ArgumentError("mean_shift is for the variances beta and beta_tilde; leave it out, or choose one of these",
-                                "mean_shift", "variance")
+        if self.mean_shift and self.variance == "analytic":
+            raise ArgumentError("mean_shift is for the variances beta, beta_tilde and learned; leave it out, or choose one "
+                                "of these", "mean_shift", "variance")
 
     def times(self, model: ScoreModel) -> Tensor:
         return self.grid_of(model, (model.sde.steps or 100) if self.steps is None else self.steps)
 
     def solve(self, model: CountedModel, x: Tensor, times: Tensor, noise: NoiseStream | None) -> Iterator[Tensor]:
-        if self.variance not in FIXED:
+        assert noise is not None
+        if self.variance == "analytic":
             _require_chain(model.sde)
-            assert noise is not None
             yield from self.solve_with_posterior(model, x, times, noise, 1.0)
             return
-        if not self.mean_shift:
+        guidance = model.model.mean_guidance() if self.mean_shift else None
+        if not self.mean_shift and self.variance in FIXED:
             yield from super().solve(model, x, times, noise)
             return
-        guidance = model.model.mean_guidance()
-        if guidance is None:
+        if self.mean_shift and guidance is None:
             raise ArgumentError("mean_shift moves the mean of a step by the gradient of a classifier, and the model has "
                                 "none; sample classifier_guided(model, classifier), or leave mean_shift out", "mean_shift")
-        assert noise is not None
-        keep, of_eps, of_noise = (c.tolist() for c in self.coefficients(model.sde, times))
-        for i in range(len(keep)):
-            eps, gradient = model.eps_and_gradient(guidance, x, times[i])
-            mean = x.mul(keep[i]).add_(eps, alpha=of_eps[i]).add_(gradient, alpha=of_noise[i] ** 2)
-            x = mean.add_(noise.normal(x), alpha=of_noise[i])
+        yield from self._solve_in_parts(model, x, times, noise, guidance)
+
+    def _solve_in_parts(self, model: CountedModel, x: Tensor, times: Tensor, noise: NoiseStream,
+                        guidance: MeanGuidance | None) -> Iterator[Tensor]:
+        """The steps where the variance is learned, or a gradient moves the mean."""
+        keep, of_eps, of_noise = self.coefficients(model.sde, times)
+        step, of_mean = Transition.along(model.sde, times), None if guidance is None else guidance.unguided
+        beta, beta_tilde = (reverse_variance(kind, step) for kind in FIXED)
+        for i, (a, b, std) in enumerate(zip(keep.tolist(), of_eps.tolist(), of_noise.tolist(), strict=True)):
+            variance = std**2
+            if self.variance == "learned":
+                eps, share = model.with_share(x, times[i], "eps", of_mean)
+                if step.sigma_s[i] > 0:
+                    variance = learned_between(share, beta_tilde[i], beta[i])
+                    std = learned_between(share, beta_tilde[i].sqrt(), beta[i].sqrt())
+            else:
+                eps = model.predict(x, times[i], "eps", of_mean)
+            mean = x.mul(a).add_(eps, alpha=b)
+            if guidance is not None:
+                mean = _add(mean, model.gradient(guidance, x, times[i]), variance)
+            x = _add(mean, noise.normal(x), std)
             yield x
 
     def coefficients(self, sde: SDE, times: Tensor) -> Coefficients:
+        """As OneStepSampler's; of_noise of the learned variance is the least, that of beta_tilde."""
         _require_chain(sde)
         step = Transition.along(sde, times)
+        kind = "beta_tilde" if self.variance == "learned" else self.variance
         # mean = x / a - v / (a sigma_t) eps, from x_0 = (x - sigma_t eps) / alpha_t (Ho et al. 2020, equation 11)
         of_eps = -step.variance / (step.scale * step.sigma_t)
-        return 1 / step.scale, of_eps, reverse_variance(self.variance, step).sqrt()
+        return 1 / step.scale, of_eps, reverse_variance(kind, step).sqrt()
+
+
+def _add(x: Tensor, other: Tensor, by: float | Tensor) -> Tensor:
+    """x + by * other in x itself, by a number or one for each element, with the same roundings."""
+    return x.addcmul_(by, other) if isinstance(by, Tensor) else x.add_(other, alpha=by)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +198,7 @@ class DDIM(OneStepSampler):
                                          "model that knows the variance of x_0")
 
     def __post_init__(self) -> None:
-        check_variance(self.variance)
+        check_variance(self.variance, [kind for kind in VARIANCES if kind != "learned"])
         if not 0 <= self.eta <= 1:
             raise ArgumentError(f"eta of DDIM must lie in [0, 1], got {self.eta}", "eta")
         if self.variance == "beta" and self.eta != 1:

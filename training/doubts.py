@@ -33,6 +33,8 @@ IGNORED = (
     ("model.combine", "model.progressive_input is not input_skip",
      lambda config, model: config["model"].get("progressive_input") != "input_skip"),
     ("model.downsample_padding", "there is one level", lambda config, model: len(config["model"]["multipliers"]) < 2),
+    ("model.learned_variance", "training.objective is not learned_variance, so the variance keeps the geometric mean of beta"
+     " and beta_tilde", lambda config, model: config["training"]["objective"] != "learned_variance"),
     ("training.label_dropout", "the model takes no labels (model.classes)", lambda config, model: not model.takes.classes),
     ("training.importance", "training.weighting is simple, in proportion to which times are drawn anyway",
      lambda config, model: config["training"].get("weighting") == "simple"),

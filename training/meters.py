@@ -48,6 +48,15 @@ class Watched(Objective):
     def metrics(self, model: Any, batch: Batch, draw: Any) -> dict[str, Tensor]:
         return self.inner.metrics(model, batch, draw)
 
+    def stepped(self, world: World) -> None:
+        self.inner.stepped(world)
+
+    def state(self) -> Mapping[str, Any] | None:
+        return self.inner.state()
+
+    def restore(self, state: Mapping[str, Any] | None) -> None:
+        self.inner.restore(state)
+
 
 class LossByTime:
     """Mean losses in BUCKETS quantiles of the times that an objective draws.

@@ -26,7 +26,7 @@ from scorefield.checkpoints.formats.run import (
 from scorefield.configs.loading import all_fields, apply, from_stored, load_config
 from scorefield.configs.sections import data, require_sections
 from scorefield.configs.training import names_of
-from scorefield.data.codec import Codec
+from scorefield.data.codec import Codec, Pixels
 from scorefield.data.dataset import Dataset, as_dataset
 from scorefield.data.datasets import CODEC_FIELDS, codec_of, in_units_of, load_dataset
 from scorefield.data.fingerprint import fingerprint
@@ -166,7 +166,8 @@ def set_up(config: ConfigDict, dataset: Dataset, run: Path, device: torch.device
     torch.manual_seed(settings.seed)
     model = build_denoiser(config, codec.event(dataset.shape)).to(device)
     model.autocast = autocast_dtype(settings.precision, device)
-    objective = build_objective(model, settings)
+    levels = (codec.levels, codec.low, codec.high) if isinstance(codec, Pixels) and codec.discrete else None
+    objective = build_objective(model, settings, levels)
     dataset = require_conditions(model, objective, config, dataset)
     machine, share = Machine(run, device), settings.batch_size // world.size
     noise = partial(_loss_of_noise, model, dataset, codec, device)

@@ -177,6 +177,7 @@ class Trainer:
                 raise
             self._tried(partial(_raise, error))
             return
+        self.objective.stepped(self.world)
         self.step += 1
         if self.settings.on_nonfinite == "skip":
             bad = ~(loss + norm).isfinite()
@@ -319,11 +320,14 @@ class Trainer:
         return self._tried(lambda: self.signals.unless_stopped(lambda: look(self.averaged)))
 
     def _state(self) -> dict[str, Any]:
-        return {"step": self.step, "seconds": self.seconds, **self.update.state()}
+        remembered = self.objective.state()
+        return {"step": self.step, "seconds": self.seconds, **self.update.state(),
+                **({} if remembered is None else {"objective": dict(remembered)})}
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.step, self.seconds = state["step"], state["seconds"]
         self.update.restore(state)
+        self.objective.restore(state.get("objective"))
 
 
 def _raise(error: Exception) -> None:

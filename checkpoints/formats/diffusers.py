@@ -101,11 +101,13 @@ def read(folder: Path, config: Config | None = None) -> Checkpoint:
     fourier = fields["time_embedding_type"] == "fourier"
     sides = _sides(fields, given, place)
     labels, training = _labels(fields, given, place / "config.json")
-    told = {"model": _network(fields, sides, place / "config.json") | labels, "data": {"low": -1.0, "high": 1.0},
-            "shape": [fields["in_channels"], *sides], "levels": 256}
+    model = _network(fields, sides, place / "config.json") | labels
+    told: dict[str, Any] = {"model": model, "data": {"low": -1.0, "high": 1.0}, "levels": 256,
+                            "shape": [fields["in_channels"], *sides],
+                            **({"training": {"objective": "learned_variance"}} if model["learned_variance"] else {})}
     sde, wanted = (given.get("sde") or {}).get("name"), given
     if scheduler is not None:
-        process = read_process(scheduler, fourier)
+        process = read_process(scheduler, fourier, model["learned_variance"])
     elif sde is not None:
         time_input = "log_sigma" if fourier else "index"
         process = {"sde": {"name": sde}, "model": {"parametrization": "eps", "time_input": time_input},
@@ -230,7 +232,7 @@ def _network(fields: Config, sides: tuple[int, int], path: Path) -> dict[str, An
     if not 0 < len(widths) == len(kinds) or not all(type(w) is int and w > 0 and w % widths[0] == 0 for w in widths):
         raise ValueError(f"{path}: block_out_channels = {widths!r:.100} cannot be imported, only {len(kinds)} multiples of "
                          "the first one")
-    require_one_of(path, "out_channels", fields["out_channels"], channels)
+    require_one_of(path, "out_channels", fields["out_channels"], channels, 2 * channels)
     require_one_of(path, "time_embedding_dim", fields["time_embedding_dim"], None, 4 * widths[0])
     common = {
         "width": widths[0], "multipliers": tuple(w // widths[0] for w in widths), "num_blocks": fields["layers_per_block"],
@@ -239,6 +241,7 @@ def _network(fields: Config, sides: tuple[int, int], path: Path) -> dict[str, An
         "attention_head_dim": fields["attention_head_dim"], "centred": not fields["center_input_sample"],
         "scale_shift": (scaled := fields["resnet_time_scale_shift"] == "scale_shift"),
         "middle_norm": not scaled or fields["attn_norm_num_groups"] is not None,
+        "learned_variance": fields["out_channels"] != channels,
     }
     if not skip:
         require_one_of(path, "time_embedding_type", fields["time_embedding_type"], "positional")
@@ -247,6 +250,7 @@ def _network(fields: Config, sides: tuple[int, int], path: Path) -> dict[str, An
         require_one_of(path, "attn_norm_num_groups", fields["attn_norm_num_groups"], None, groups)
         return {"network": "unet", **common, "groups": groups, "downsample_padding": fields["downsample_padding"]}
     require_one_of(path, "in_channels", channels, 3)
+    require_one_of(path, "out_channels", fields["out_channels"], 3)
     require_one_of(path, "mid_block_scale_factor", round(float(fields["mid_block_scale_factor"]), 6), round(math.sqrt(2), 6))
     norms = [("norm_num_groups", width) for width in (widths[0], widths[-1])]
     for field, width in [*norms, ("attn_norm_num_groups", widths[-1])]:
@@ -326,6 +330,11 @@ def _exported_network(config: Config) -> dict[str, Any]:
     for field, value in (SKIP | {"groups": None, "last_label": None}).items() if skip else ():
         if settings[field] != value:
             raise refusal("model", field, settings[field], f"a UNet2DModel has only {value!r}")
+    for field, value in {} if skip else {"attention_heads": None, "attention_order": "qkv", "resample": "conv"}.items():
+        if settings[field] != value:
+            raise refusal("model", field, settings[field], f"a UNet2DModel is written with {value!r} only")
+    if skip and settings["learned_variance"]:
+        raise refusal("model", "learned_variance", True, "a UNet2DModel's progressive output has 3 channels")
     if skip and channels != 3:
         raise refusal("data", "channels", channels, "a UNet2DModel's progressive input and output have 3 channels")
     if skip and any(at and w < 128 for w, at in zip(widths, attended, strict=True)):
@@ -342,7 +351,8 @@ def _exported_network(config: Config) -> dict[str, Any]:
         "downsample_padding": settings.get("downsample_padding", 0), "dropout": settings["dropout"],
         "flip_sin_to_cos": False, "freq_shift": settings["freq_shift"], "in_channels": channels,
         "layers_per_block": settings["num_blocks"], "mid_block_scale_factor": math.sqrt(2) if skip else 1,
-        "norm_eps": settings["norm_eps"], "out_channels": channels,
+        "norm_eps": settings["norm_eps"],
+        "out_channels": channels * (1 + settings["learned_variance"]),
         "sample_size": sides[0] if sides[0] == sides[1] else sides,
         "norm_num_groups": groups,
         "time_embedding_type": settings.get("embedding", "positional"),

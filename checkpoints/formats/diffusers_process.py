@@ -20,6 +20,7 @@ WHOLE, NUMBER = (int,), (int, float)
 PLAIN = {"rescale_betas_zero_snr": False, "use_flow_sigmas": False, "timestep_type": "discrete", "snr_shift_scale": 1.0}
 SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine", "sigmoid": "sigmoid"}
 PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
+LEARNED = "learned_range"      # the variance_type of a network with model.learned_variance
 # The SDEs that a scheduler can express, each with the network's time input.
 CHAINS = {("ddpm", "index"), ("vp", "999t"), ("cosine", "999t"), ("sigmoid", "999t")}
 # For the SDE "ve": time input, parametrization, and whether the embedding is Fourier's.
@@ -37,9 +38,15 @@ def refusal(section: str, field: str, value: Any, reason: str) -> ValueError:
     return ValueError(f"cannot export to diffusers with {section}.{field} = {value!r:.100}: {reason}")
 
 
-def read_process(path: Path, fourier: bool) -> dict[str, Any]:
-    """The SDE, and the network's time input and parametrization, from a scheduler's config."""
+def read_process(path: Path, fourier: bool, learned: bool) -> dict[str, Any]:
+    """The SDE, and the network's time input and parametrization, from a scheduler's config.
+
+    learned  whether the network gives a variance, too, which the scheduler must know of
+    """
     config = read_json(path, "; fetch it again")
+    kind = config.get("variance_type")
+    if learned or kind in ("learned", "learned_range"):
+        require_one_of(path, "variance_type", kind, LEARNED if learned else "fixed_small")
 
     def number(field: str, kinds: tuple[type, ...] = NUMBER) -> float:
         if type(value := config.get(field)) not in kinds:
@@ -96,7 +103,8 @@ def write_process(config: Config, sde: SDE, fourier: bool) -> tuple[str, dict[st
     if exploding:
         return "ScoreSdeVePipeline", {"_class_name": "ScoreSdeVeScheduler", "correct_steps": 1, "num_train_timesteps": 2000,
                                       "sampling_eps": 1e-5, "snr": 0.15, **settings}
-    scheduler = {"_class_name": "DDPMScheduler", "clip_sample": True, "variance_type": "fixed_large",
+    scheduler = {"_class_name": "DDPMScheduler", "clip_sample": True,
+                 "variance_type": LEARNED if model.get("learned_variance") else "fixed_large",
                  "prediction_type": next(theirs for theirs, ours in PREDICTIONS.items() if ours == parametrization)}
     betas = settings["betas"] if name == "ddpm" else _betas_of_labels(sde)
     if betas is not None:

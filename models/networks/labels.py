@@ -34,6 +34,7 @@ class LabelledNetwork(nn.Module):
     classes: int | None
     conditions: tuple[str, ...]
     label: nn.Module | None
+    last_layers: tuple[str, ...] = ()      # the layers that the output is made of, by their names
 
     def _take_labels(self, classes: int | None, width: int, kind: str = "table", waves: int = 0,
                      freq_shift: int = 1) -> None:

@@ -27,6 +27,8 @@ class MLP(LabelledNetwork):
     torch.Size([4, 2])
     """
 
+    last_layers = ("last",)
+
     def __init__(self, shape: tuple[int, ...], width: int = 128, layers: int = 4, classes: int | None = None):
         super().__init__()
         if width < 4 or width % 2 or layers < 1:
@@ -48,4 +50,4 @@ class MLP(LabelledNetwork):
         h = self.first(x.flatten(1))
         for norm, inner, outer in zip(self.norms, self.inner, self.outer, strict=True):
             h = h + outer(F.silu(inner(norm(h)) + embedding))
-        return self.last(F.silu(h)).reshape(x.shape)
+        return self.last(F.silu(h)).unflatten(1, (-1, *x.shape[2:]))

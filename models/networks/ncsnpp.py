@@ -30,6 +30,8 @@ from torch import Tensor, nn
 
 from scorefield.models.conditions import Condition
 from scorefield.models.layers import (
+    MeanDown,
+    NearestUp,
     ResidualBlock,
     SelfAttention,
     check_sizes,
@@ -90,20 +92,6 @@ class FIRUp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv_transpose2d(x, stride=2, padding=1, **_each_channel(self.kernel, x))
-
-
-class MeanDown(nn.Module):
-    """Halves height and width by the mean over 2 x 2 pixels."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.avg_pool2d(x, 2)
-
-
-class NearestUp(nn.Module):
-    """Doubles height and width by repetition."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
 def shrink(fir: bool) -> nn.Module:
@@ -335,6 +323,7 @@ class NCSNpp(LabelledNetwork):
             head = Head(c, channels, groups, norm_eps) if progressive == "output_skip" or level == 0 else None
             self.up.append(UpLevel(blocks, attention(c, resolution(sides, level)), head, up(c) if level else None))
         self.fourier = FourierFeatures(width, fourier_scale) if embedding == "fourier" else None
+        self.last_layers = tuple(f"up.{i}.head.conv" for i, level in enumerate(self.up) if level.head is not None)
         self._initialise()
         self._take_labels(classes, time_dim, class_embedding, width, freq_shift)      # last, as it draws numbers
 

@@ -17,6 +17,8 @@ from scorefield.models.conditions import Condition
 from scorefield.models.layers import (
     CONVOLUTIONS,
     Downsample,
+    MeanDown,
+    NearestUp,
     ResidualBlock,
     SelfAttention,
     Upsample,
@@ -31,6 +33,8 @@ from scorefield.models.layers import (
 )
 from scorefield.models.networks.labels import LabelledNetwork
 from scorefield.numerics.errors import ArgumentError
+
+RESAMPLINGS = ("conv", "residual")
 
 
 class Level(nn.Module):
@@ -73,6 +77,10 @@ class UNet(LabelledNetwork):
     centred                False: data lie in [0, 1] and the network sees 2 x - 1
     class_embedding        "table": a row for each label; "timestep": the label's sinusoidal embedding, then two layers
     middle_norm            False: the attention in the middle has no GroupNorm
+    attention_heads        number of heads of attention, in place of attention_head_dim
+    attention_order        of the rows of qkv, see `SelfAttention`
+    resample               "conv": a convolution, strided or of the doubled picture; "residual": a residual block around the
+                           mean of 2 x 2 pixels or their repetition (Brock et al. 2019; Dhariwal and Nichol 2021, section 3)
 
     Raises ArgumentError (a ValueError) if the sizes do not fit. One use:
 
@@ -83,14 +91,18 @@ class UNet(LabelledNetwork):
     """
 
     axes = (1, 2)      # that x may have beside the batch's and the channels'
+    last_layers = ("conv_out",)
 
     def __init__(self, image_size: int | Sequence[int] = 32, channels: int = 3, width: int = 128,
                  multipliers: Sequence[int] = (1, 2, 2, 2), num_blocks: int = 2,
                  attention_resolutions: Sequence[int] = (16,), dropout: float = 0.1, groups: int | None = None,
                  norm_eps: float = 1e-6, attention_head_dim: int | None = None, freq_shift: int = 1,
                  downsample_padding: int = 0, centred: bool = True, classes: int | None = None,
-                 class_embedding: str = "table", scale_shift: bool = False, middle_norm: bool = True):
+                 class_embedding: str = "table", scale_shift: bool = False, middle_norm: bool = True,
+                 attention_heads: int | None = None, attention_order: str = "qkv", resample: str = "conv"):
         super().__init__()
+        if resample not in RESAMPLINGS:
+            raise ArgumentError(f"unknown resample {resample!r}; choose from {', '.join(RESAMPLINGS)}", "resample")
         check_sizes(image_size, width, multipliers, num_blocks, dropout, norm_eps, self.axes)
         check_switch("freq_shift", freq_shift)
         check_switch("downsample_padding", downsample_padding)
@@ -102,11 +114,19 @@ class UNet(LabelledNetwork):
         last, sides = len(widths) - 1, sides_of(image_size)
         axes, conv = len(sides), CONVOLUTIONS[len(sides)]
 
-        def residual(c_in: int, c_out: int) -> ResidualBlock:
-            return ResidualBlock(c_in, c_out, time_dim, groups, dropout, eps=norm_eps, scale_shift=scale_shift, axes=axes)
+        def residual(c_in: int, c_out: int, resample: nn.Module | None = None) -> ResidualBlock:
+            return ResidualBlock(c_in, c_out, time_dim, groups, dropout, resample=resample, eps=norm_eps,
+                                 scale_shift=scale_shift, axes=axes, projected=False)
 
         def attend(c: int, norm: bool = True) -> nn.Module:
-            return SelfAttention(c, groups, eps=norm_eps, head_dim=attention_head_dim, norm=norm, axes=axes)
+            return SelfAttention(c, groups, eps=norm_eps, head_dim=attention_head_dim, norm=norm, axes=axes,
+                                 heads=attention_heads, order=attention_order)
+
+        def halve(c: int) -> nn.Module:
+            return Downsample(c, downsample_padding, axes) if resample == "conv" else residual(c, c, MeanDown())
+
+        def double(c: int) -> nn.Module:
+            return Upsample(c, axes) if resample == "conv" else residual(c, c, NearestUp())
 
         def attention(c: int, size: int) -> nn.Module:
             return attend(c) if size in attention_resolutions else nn.Identity()
@@ -121,7 +141,7 @@ class UNet(LabelledNetwork):
             c = w
             skips += [w] * (num_blocks + (level < last))
             self.down.append(Level(blocks, [attention(w, size) for _ in blocks],
-                                   Downsample(w, downsample_padding, axes) if level < last else None))
+                                   halve(w) if level < last else None))
         self.middle = nn.ModuleList([residual(c, c), attend(c, middle_norm), residual(c, c)])
         self.up: Any = nn.ModuleList()
         for level, w in reversed(list(enumerate(widths))):
@@ -130,7 +150,7 @@ class UNet(LabelledNetwork):
             for _ in range(num_blocks + 1):
                 blocks.append(residual(c + skips.pop(), w))
                 c = w
-            self.up.append(Level(blocks, [attention(w, size) for _ in blocks], Upsample(w, axes) if level else None))
+            self.up.append(Level(blocks, [attention(w, size) for _ in blocks], double(w) if level else None))
         self.norm_out = group_norm(c, groups, norm_eps)
         self.conv_out = conv(c, channels, 3, padding=1)
         self._initialise()
@@ -156,7 +176,7 @@ class UNet(LabelledNetwork):
                 h = attention(block(h, embedding))
                 skips.append(h)
             if level.resample is not None:
-                h = level.resample(h)
+                h = _resampled(level.resample, h, embedding)
                 skips.append(h)
         first, attention, second = self.middle
         h = second(attention(first(h, embedding)), embedding)
@@ -164,5 +184,9 @@ class UNet(LabelledNetwork):
             for block, attention in level.pairs():
                 h = attention(block(torch.cat([h, skips.pop()], dim=1), embedding))
             if level.resample is not None:
-                h = level.resample(h)
+                h = _resampled(level.resample, h, embedding)
         return self.conv_out(F.silu(self.norm_out(h)))
+
+
+def _resampled(module: nn.Module, h: Tensor, embedding: Tensor) -> Tensor:
+    return module(h, embedding) if isinstance(module, ResidualBlock) else module(h)

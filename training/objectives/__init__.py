@@ -4,25 +4,34 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from scorefield.numerics.errors import renamed
+from scorefield.numerics.errors import ArgumentError, renamed
 from scorefield.numerics.text import choose
 from scorefield.training.objectives.classifier import Classification
+from scorefield.training.objectives.learned_variance import LearnedVariance
 from scorefield.training.objectives.objective import Batch, Objective
 from scorefield.training.objectives.score_matching import ScoreMatching
 from scorefield.training.objectives.sliced import SlicedScoreMatching
 
-__all__ = ["OBJECTIVES", "Batch", "Classification", "Objective", "ScoreMatching", "SlicedScoreMatching",
-           "build_objective"]
+__all__ = ["OBJECTIVES", "Batch", "Classification", "LearnedVariance", "Objective", "ScoreMatching",
+           "SlicedScoreMatching", "build_objective"]
 
-# The arguments `sde` and `data_std` come from the model; the others are the fields of a config's section `training`.
+# The arguments `sde` and `data_std` come from the model, `levels` from the data; the others are the fields of a config's
+# section `training`.
 OBJECTIVES: dict[str, type[Objective]] = {
-    "score_matching": ScoreMatching, "sliced_score_matching": SlicedScoreMatching, "classifier": Classification}
+    "score_matching": ScoreMatching, "sliced_score_matching": SlicedScoreMatching, "learned_variance": LearnedVariance,
+    "classifier": Classification}
 
 
-def build_objective(model: Any, section: Mapping[str, Any]) -> Objective:
-    """The objective that a config's section `training` names, for a model with an SDE; ArgumentError as its class."""
+def build_objective(model: Any, section: Mapping[str, Any], levels: tuple[int, float, float] | None = None) -> Objective:
+    """The objective that a config's section `training` names, for a model with an SDE; ArgumentError as its class.
+
+    levels  of data that are levels (a codec that is `discrete`): how many, and the x of the first and the last
+    """
     kind = choose("objective", OBJECTIVES, section.get("objective", "score_matching"), "training.objective")
-    known = {**section, "sde": model.sde, "data_std": model.input_std}
+    if kind is LearnedVariance and not model.learned_variance:
+        raise ArgumentError("objective learned_variance needs a model that learns a variance; set "
+                            "model.learned_variance=true", "training.objective", "model.learned_variance")
+    known = {**section, "sde": model.sde, "data_std": model.input_std, "levels": levels}
     if model.takes.classes is None:      # no label, no dropout: its random numbers would be drawn for nothing
         known["label_dropout"] = 0.0
     settings = {name: known[name] for name in inspect.signature(kind).parameters if name in known}

@@ -7,14 +7,17 @@
         def loss(self, model, batch, draw):
             return (model(batch.x + draw, 0.5) - draw).square().flatten(1).mean(1)
 
-An objective draws random numbers only in `draw`, so that a resumed run equals one that never stopped.
+An objective draws random numbers only in `draw`, so that a resumed run equals one that never stopped. One that remembers
+something from step to step gives it as its `state`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor
 
+from scorefield.numerics.processes import World
 from scorefield.training.draws import Draws
 
 
@@ -38,3 +41,15 @@ class Objective(Protocol):
     def metrics(self, model: Any, batch: Batch, draw: Any) -> dict[str, Tensor]:
         """Other figures of held-out examples, (batch,) each by name, of which the mean is logged as held_out_<name>."""
         return {}
+
+    def stepped(self, world: World) -> None:
+        """Called after each update of the weights, in all processes of `world` together."""
+        return
+
+    def state(self) -> Mapping[str, Any] | None:
+        """What further steps depend on, of tensors that all processes have alike; None for nothing."""
+        return None
+
+    def restore(self, state: Mapping[str, Any] | None) -> None:
+        """Go on from a state of a checkpoint; None if it has none."""
+        return

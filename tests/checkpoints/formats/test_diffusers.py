@@ -18,6 +18,7 @@ from scorefield.checkpoints.formats.diffusers_layout import OLD
 from scorefield.checkpoints.formats.diffusers_weights import BASE as WEIGHTS
 from scorefield.configs import vp_cifar10
 from scorefield.models.build import build_denoiser
+from scorefield.sde_lib.transition import Transition, learned_between, reverse_variance
 
 diffusers = pytest.importorskip("diffusers")
 safetensors_torch = pytest.importorskip("safetensors.torch")
@@ -153,6 +154,38 @@ def test_scores_of_fourier_networks_with_skip_blocks_equal_diffusers(settings, s
         t = denoiser.sde.time(-SIGMAS.double().log())
         assert difference(denoiser.score(x, t), expected) < 1e-5
     assert type(denoiser.network).__name__ == "NCSNpp"
+
+
+LEARNED = SMALL | {"out_channels": 6}
+
+
+@pytest.mark.parametrize("step", [1, 10])
+def test_a_learned_range_is_the_learned_variance_and_goes_back(step, saved, tmp_path):
+    """The variance of a step of diffusers' own scheduler, also of a strided one."""
+    model = saved(LEARNED, variance_type="learned_range")
+    scheduler, denoiser = diffusers.DDPMScheduler(variance_type="learned_range"), read(tmp_path).denoiser()
+    scheduler.set_timesteps(1000 // step)
+    write(read(tmp_path), tmp_path / "export")
+    told = json.loads((tmp_path / "export/scheduler_config.json").read_text())
+    assert told["variance_type"] == "learned_range"
+    x, index = batch(), 500
+    with torch.no_grad():
+        output = model(x, index).sample
+        for one in (denoiser, read(tmp_path / "export").denoiser()):
+            eps, share = one.with_share(x, (index + 1) / 1000, "eps")
+            assert difference(torch.cat([eps, 2 * share - 1], 1), output) < 1e-5
+        theirs = scheduler._get_variance(index, output[:, 3:])      # a log variance
+        times = torch.tensor([index + 1, index + 1 - step], dtype=torch.float64) / 1000
+        along = Transition.along(denoiser.sde, times)
+        ours = learned_between(share, *(reverse_variance(kind, along)[0] for kind in ("beta_tilde", "beta"))).log()
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("settings, kind", [(LEARNED, "fixed_small"), (LEARNED, "learned"), (SMALL, "learned_range")])
+def test_a_scheduler_that_does_not_fit_the_networks_variance_is_refused(settings, kind, saved, tmp_path):
+    saved(settings, variance_type=kind)
+    with pytest.raises(ValueError, match="variance_type = .* cannot be imported, only"):
+        read(tmp_path)
 
 
 SCALED = {"resnet_time_scale_shift": "scale_shift"}
@@ -360,7 +393,7 @@ def test_folders_of_diffusers_are_recognised(saved, tmp_path):
     ("resnet_time_scale_shift", "spatial"), ("downsample_type", "resnet"), ("upsample_type", "resnet"),
     ("mid_block_type", None), ("time_embedding_type", "learned"), ("time_embedding_type", "fourier"),
     ("time_embedding_dim", 100), ("mid_block_scale_factor", 1.5), ("attn_norm_num_groups", 8), ("norm_num_groups", None),
-    ("norm_num_groups", 7), ("out_channels", 6), ("downsample_padding", 2), ("freq_shift", 2), ("attention_head_dim", 12),
+    ("norm_num_groups", 7), ("out_channels", 9), ("downsample_padding", 2), ("freq_shift", 2), ("attention_head_dim", 12),
     ("down_block_types", ["DownBlock2D", "ResnetDownsampleBlock2D"]),
     ("down_block_types", ["SkipDownBlock2D", "DownBlock2D"]),
     ("up_block_types", ["UpBlock2D", "AttnUpBlock2D"]), ("block_out_channels", [16, 24]), ("block_out_channels", [16]),
