@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from scorefield.data import Dataset
     from scorefield.evaluation.likelihood import Evaluation
     from scorefield.evaluation.score import Score
-    from scorefield.models import Denoiser
+    from scorefield.models import Denoiser, Dequantizer
 
 SPLITS = ("train", "test")
 SUMMARY = "writes likelihood/summary.json, .csv and .png: bits/dim, standard error, evaluations"
@@ -30,6 +30,8 @@ FLAGS = (
     CHECKPOINT,
     Flag("estimator", str, "ode", "what computes the likelihood", ("ode", "elbo", "chain_elbo")),
     Flag("draws", int, 1, "number of dequantisations of each example"),
+    Flag("dequantizer", str, "own", "what draws the noise within levels: own (the run's flow, or uniform where it has none), "
+         "uniform, or another run with a flow"),
     Flag("float64", bool, False, "keep the state of the likelihood in float64"),
     Flag("split", str, "test", "which examples to score", SPLITS),
     Flag("num_images", int, None, "score only the first num_images examples"),
@@ -108,7 +110,8 @@ def run(command: Command) -> None:
         set_memory_format(denoiser, "channels_last")
     if values["compile"]:
         denoiser.network.compile()
-    identity = _identity(command, settings, checkpoint)
+    dequantizer, flow_file = _dequantizer(command)
+    identity = _identity(command, settings, checkpoint) + ([flow_file] if flow_file else [])
     world = launched()
     sources = [values["images"] or values["split"], *([values["compare"]] if values["compare"] else [])]
     labels = _labels(command, denoiser)
@@ -122,7 +125,7 @@ def run(command: Command) -> None:
             n=values["num_images"], seed=values["seed"],
             batch_size=values["batch_size"], device=command.device, draws=values["draws"], estimator=values["estimator"],
             float64=values["float64"], folder=command.run / "likelihood" / "partial" / key, world=world, label=label,
-            **settings))
+            dequantizer=dequantizer, **settings))
         names.append(files)
     truth = _truth(command, evaluations[0], len(labels)) if values["classify"] else None
     meet(world, [e.folder for e in evaluations if e.folder], command.device)
@@ -137,6 +140,7 @@ def run(command: Command) -> None:
             "estimator": values["estimator"], "levels": evaluations[0].dataset.levels, "settings": settings,
             "float64": values["float64"], "batch_size": values["batch_size"], "seed": values["seed"], "ema": values["ema"],
             "checkpoint": str(checkpoint), "processes": world.size, **({"note": note} if note else {}),
+            **({} if evaluations[0].dequantizer is None else {"dequantizer": values["dequantizer"]}),
         }
         suffix = _suffix(command, settings)
         own, scores = "images" if values["images"] else "split", [e.result() for e in evaluations]
@@ -148,6 +152,24 @@ def run(command: Command) -> None:
                           command.run / "likelihood", own, suffix)
         for e in evaluations:
             e.clear()
+
+
+def _dequantizer(command: Command) -> tuple[Dequantizer | str, str]:
+    """What the flag says, and what tells it from others: "", the word, or a checksum of another run's checkpoint."""
+    from scorefield.checkpoints.load import read_checkpoint
+    from scorefield.models.networks.dequantizer import dequantizer_of
+    from scorefield.numerics.files import sha256_of
+
+    word = command.asked.values["dequantizer"]
+    if word in ("own", "uniform"):
+        return word, "" if word == "own" else word
+    with renamed(names={"config": "dequantizer"}):
+        found = read_checkpoint(word, strict=command.asked.values["strict"])
+    flow = dequantizer_of(found.denoiser(command.asked.values["ema"]).to(command.device))
+    if flow is None:
+        raise ArgumentError(f"{word} has no dequantizer; train one with training.objective=dequantization, or give own or "
+                            "uniform", "dequantizer")
+    return flow, word if found.file is None else sha256_of(found.file)
 
 
 def _labels(command: Command, model: Denoiser) -> list[str | int | None]:
@@ -201,7 +223,7 @@ def _suffix(command: Command, settings: dict[str, Any]) -> str:
 
     values, own = command.asked.values, options()[command.asked.values["estimator"]]
     changed = {name: value for name, value in settings.items() if name != "max_evaluations" and value != own[name].default}
-    changed |= {flag.name: value for flag in FLAGS if flag.name in ("draws", "float64", "num_images", "compile", "seed")
+    changed |= {flag.name: value for flag in FLAGS if flag.name in ("draws", "dequantizer", "float64", "num_images", "compile", "seed")
                 and (value := values[flag.name]) != flag.default}
     return suffix_of(changed) + "".join(f"_{word}" for word in words_of_weights(values["ema"]))
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         OBJECTIVES,
         Batch,
         Classification,
+        Dequantization,
         Objective,
         ScoreMatching,
         SlicedScoreMatching,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from scorefield.training.weightings import WEIGHTINGS
 
 _HOMES = {
-    "objectives": ("OBJECTIVES", "Batch", "Classification", "Objective", "ScoreMatching", "SlicedScoreMatching",
+    "objectives": ("OBJECTIVES", "Batch", "Classification", "Dequantization", "Objective", "ScoreMatching", "SlicedScoreMatching",
                    "build_objective"),
     "batches": ("Batches", "held_out"),
     "draws": ("Draws",),
@@ -40,8 +41,8 @@ _HOMES = {
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "OBJECTIVES", "TIME_SAMPLERS", "WEIGHTINGS", "Batch", "Batches", "Classification", "Draws", "Interrupted", "Objective",
-    "ScoreMatching", "SlicedScoreMatching", "Trainer", "build_objective", "held_out", "set_up", "train", "train_run",
+    "OBJECTIVES", "TIME_SAMPLERS", "WEIGHTINGS", "Batch", "Batches", "Classification", "Dequantization", "Draws", "Interrupted",
+    "Objective", "ScoreMatching", "SlicedScoreMatching", "Trainer", "build_objective", "held_out", "set_up", "train", "train_run",
 ]
 
 

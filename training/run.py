@@ -20,6 +20,7 @@ from scorefield.checkpoints.formats.run import (
     Sound,
     compared_names,
     differences,
+    newest_checkpoint,
     newest_sound,
     read_config,
 )
@@ -30,7 +31,10 @@ from scorefield.data.codec import Codec
 from scorefield.data.dataset import Dataset, as_dataset
 from scorefield.data.datasets import CODEC_FIELDS, codec_of, in_units_of, load_dataset
 from scorefield.data.fingerprint import fingerprint
+from scorefield.checkpoints.load import load_denoiser
 from scorefield.models.build import build_denoiser
+from scorefield.models.denoiser import Denoiser
+from scorefield.models.networks.dequantizer import dequantizer_of
 from scorefield.numerics.devices import autocast_dtype, keep_freed_memory, local_device, require_compiler, slow_arithmetic
 from scorefield.numerics.errors import ArgumentError, renamed
 from scorefield.numerics.files import write_json
@@ -166,7 +170,8 @@ def set_up(config: ConfigDict, dataset: Dataset, run: Path, device: torch.device
     torch.manual_seed(settings.seed)
     model = build_denoiser(config, codec.event(dataset.shape)).to(device)
     model.autocast = autocast_dtype(settings.precision, device)
-    objective = build_objective(model, settings)
+    objective = build_objective(model, settings, codec)
+    _prepare(model, objective, start is None and newest_checkpoint(run) is None)
     dataset = require_conditions(model, objective, config, dataset)
     machine, share = Machine(run, device), settings.batch_size // world.size
     noise = partial(_loss_of_noise, model, dataset, codec, device)
@@ -183,6 +188,37 @@ def set_up(config: ConfigDict, dataset: Dataset, run: Path, device: torch.device
                       start, meters, figures)
     trainer.machine = machine
     return trainer
+
+
+def _prepare(model: Denoiser, objective: Any, new: bool) -> None:
+    """Give the network of a new run the weights of its objective's score_model, and freeze what the objective keeps."""
+    source = getattr(objective, "score_model", "")
+    if source and new:
+        begin_with(model, source)
+    if getattr(objective, "frozen", False):
+        flow = {id(parameter) for parameter in dequantizer_of(model).parameters()}      # type: ignore[union-attr]
+        for parameter in model.parameters():
+            parameter.requires_grad_(id(parameter) in flow)
+
+
+def begin_with(model: Denoiser, source: str) -> None:
+    """Copy the averaged weights of a run or a checkpoint into the network of a denoiser, but for its dequantizer.
+
+    Raises ArgumentError if that is a model of another kind.
+    """
+    with renamed(names={"config": "training.score_model"}):
+        found = load_denoiser(source)
+    own = {name: tensor for name, tensor in model.network.state_dict().items() if not name.startswith("dequantizer.")}
+    weights = {name: tensor for name, tensor in found.network.state_dict().items() if name in own}
+    for what, here, there in (("sde", repr(model.sde), repr(found.sde)),
+                              *((name, getattr(model, name), getattr(found, name)) for name in ("time_input", "input_std", "energy")),
+                              ("parametrization", model.parametrization.name, found.parametrization.name),
+                              ("network", {n: tuple(w.shape) for n, w in own.items()}, {n: tuple(w.shape) for n, w in weights.items()})):
+        if here != there:
+            words = "other weights" if what == "network" else f"{what} {there}, and this config has {here}"
+            raise ArgumentError(f"the score_model {source} has {words}; the sections sde and model must be those of its run, but "
+                                "for model.dequantizer", "training.score_model")
+    model.network.load_state_dict(weights, strict=False)
 
 
 def _loss_of_noise(model: Any, dataset: Dataset, codec: Codec, device: torch.device, n: int) -> Tensor:

@@ -29,6 +29,7 @@ from scorefield.models.layers import (
     xavier_init,
     zero_init,
 )
+from scorefield.models.networks.dequantizer import dequantizer_for
 from scorefield.models.networks.labels import LabelledNetwork
 from scorefield.numerics.errors import ArgumentError
 
@@ -62,6 +63,7 @@ class UNet(LabelledNetwork):
     classes                if given, it takes a label too, {"label": integers (batch,)} from 0 to `classes`, the last of
                            which means "no label"; the label's embedding is added to that of time
     scale_shift            residual blocks scale and shift their second norm by time, see `ResidualBlock`
+    dequantizer            width of a `Dequantizer`, kept in the attribute of that name for likelihoods; 0: none
 
     and, for networks trained elsewhere, which differ in details:
 
@@ -89,7 +91,7 @@ class UNet(LabelledNetwork):
                  attention_resolutions: Sequence[int] = (16,), dropout: float = 0.1, groups: int | None = None,
                  norm_eps: float = 1e-6, attention_head_dim: int | None = None, freq_shift: int = 1,
                  downsample_padding: int = 0, centred: bool = True, classes: int | None = None,
-                 class_embedding: str = "table", scale_shift: bool = False, middle_norm: bool = True):
+                 class_embedding: str = "table", scale_shift: bool = False, middle_norm: bool = True, dequantizer: int = 0):
         super().__init__()
         check_sizes(image_size, width, multipliers, num_blocks, dropout, norm_eps, self.axes)
         check_switch("freq_shift", freq_shift)
@@ -135,6 +137,7 @@ class UNet(LabelledNetwork):
         self.conv_out = conv(c, channels, 3, padding=1)
         self._initialise()
         self._take_labels(classes, time_dim, class_embedding, width, freq_shift)      # last, as it draws numbers
+        self.dequantizer = dequantizer_for(channels, dequantizer, axes)
 
     def _initialise(self) -> None:
         xavier_init(self)

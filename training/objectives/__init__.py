@@ -4,27 +4,36 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from scorefield.numerics.errors import renamed
+from scorefield.models.networks.dequantizer import dequantizer_of
+from scorefield.numerics.errors import ArgumentError, renamed
 from scorefield.numerics.text import choose
 from scorefield.training.objectives.classifier import Classification
+from scorefield.training.objectives.dequantization import Dequantization
 from scorefield.training.objectives.objective import Batch, Objective
 from scorefield.training.objectives.score_matching import ScoreMatching
 from scorefield.training.objectives.sliced import SlicedScoreMatching
 
-__all__ = ["OBJECTIVES", "Batch", "Classification", "Objective", "ScoreMatching", "SlicedScoreMatching",
+__all__ = ["OBJECTIVES", "Batch", "Classification", "Dequantization", "Objective", "ScoreMatching", "SlicedScoreMatching",
            "build_objective"]
 
-# The arguments `sde` and `data_std` come from the model; the others are the fields of a config's section `training`.
+# The arguments `sde` and `data_std` come from the model, `codec` from the data; the others are the fields of a config's section `training`.
 OBJECTIVES: dict[str, type[Objective]] = {
-    "score_matching": ScoreMatching, "sliced_score_matching": SlicedScoreMatching, "classifier": Classification}
+    "score_matching": ScoreMatching, "sliced_score_matching": SlicedScoreMatching, "classifier": Classification,
+    "dequantization": Dequantization}
 
 
-def build_objective(model: Any, section: Mapping[str, Any]) -> Objective:
-    """The objective that a config's section `training` names, for a model with an SDE; ArgumentError as its class."""
+def build_objective(model: Any, section: Mapping[str, Any], codec: Any = None) -> Objective:
+    """The objective that a config's section `training` names, for a model with an SDE and the codec of its data;
+    ArgumentError as its class, and if a dequantizer would not be trained.
+    """
     kind = choose("objective", OBJECTIVES, section.get("objective", "score_matching"), "training.objective")
-    known = {**section, "sde": model.sde, "data_std": model.input_std}
+    known = {**section, "sde": model.sde, "data_std": model.input_std, "codec": codec}
     if model.takes.classes is None:      # no label, no dropout: its random numbers would be drawn for nothing
         known["label_dropout"] = 0.0
+    if (dequantizer_of(model) is not None) != (kind is Dequantization):
+        raise ArgumentError("a dequantizer is trained by objective dequantization, and by no other: set model.dequantizer to a "
+                            "width and training.objective to dequantization, or neither", "model.dequantizer",
+                            "training.objective")
     settings = {name: known[name] for name in inspect.signature(kind).parameters if name in known}
     with renamed("training", {"data_std": "model.input_std"}):
         return kind(**settings)
