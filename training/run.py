@@ -4,7 +4,7 @@ import contextlib
 import copy
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -171,7 +171,6 @@ def set_up(config: ConfigDict, dataset: Dataset, run: Path, device: torch.device
     model = build_denoiser(config, codec.event(dataset.shape)).to(device)
     model.autocast = autocast_dtype(settings.precision, device)
     objective = build_objective(model, settings, codec)
-    _prepare(model, objective, start is None and newest_checkpoint(run) is None)
     dataset = require_conditions(model, objective, config, dataset)
     machine, share = Machine(run, device), settings.batch_size // world.size
     noise = partial(_loss_of_noise, model, dataset, codec, device)
@@ -184,6 +183,7 @@ def set_up(config: ConfigDict, dataset: Dataset, run: Path, device: torch.device
                        device=device)
     shown = None if preview is None else lambda model: preview(model, dataset, codec)
     figures = measured_by(settings, measures, model, dataset, codec)
+    _prepare(model, objective, start is None and newest_checkpoint(run) is None)      # after what needs gradients
     trainer = Trainer(model, meters.objective, batches, settings, run, device, world, evaluate, shown, progress, stored,
                       start, meters, figures)
     trainer.machine = machine
@@ -202,23 +202,32 @@ def _prepare(model: Denoiser, objective: Any, new: bool) -> None:
 
 
 def begin_with(model: Denoiser, source: str) -> None:
-    """Copy the averaged weights of a run or a checkpoint into the network of a denoiser, but for its dequantizer.
+    """Copy the averaged weights of a run or a checkpoint into the network of a denoiser. A dequantizer that the source lacks
+    stays as it is.
 
     Raises ArgumentError if that is a model of another kind.
     """
     with renamed(names={"config": "training.score_model"}):
         found = load_denoiser(source)
-    own = {name: tensor for name, tensor in model.network.state_dict().items() if not name.startswith("dequantizer.")}
-    weights = {name: tensor for name, tensor in found.network.state_dict().items() if name in own}
-    for what, here, there in (("sde", repr(model.sde), repr(found.sde)),
-                              *((name, getattr(model, name), getattr(found, name)) for name in ("time_input", "input_std", "energy")),
-                              ("parametrization", model.parametrization.name, found.parametrization.name),
-                              ("network", {n: tuple(w.shape) for n, w in own.items()}, {n: tuple(w.shape) for n, w in weights.items()})):
+    for name, here, there in _views(model, found):
         if here != there:
-            words = "other weights" if what == "network" else f"{what} {there}, and this config has {here}"
-            raise ArgumentError(f"the score_model {source} has {words}; the sections sde and model must be those of its run, but "
-                                "for model.dequantizer", "training.score_model")
+            raise ArgumentError(f"the score_model {source} has {name} {there}, and this config has {here}; the sections sde and "
+                                "model must be those of its run, but for model.dequantizer", "training.score_model")
+    own, weights = model.network.state_dict(), found.network.state_dict()
+    lacking = [name for name, tensor in own.items() if name not in weights or weights[name].shape != tensor.shape]
+    flow = dequantizer_of(found) is None and dequantizer_of(model) is not None
+    if [name for name in lacking if not (flow and name.startswith("dequantizer."))] or weights.keys() - own.keys():
+        raise ArgumentError(f"the score_model {source} has other weights; the section model must be that of its run, but for a "
+                            "model.dequantizer that it lacks", "training.score_model")
     model.network.load_state_dict(weights, strict=False)
+
+
+def _views(model: Denoiser, other: Denoiser) -> Iterator[tuple[str, Any, Any]]:
+    """What two denoisers make of their networks, by name."""
+    yield "sde", repr(model.sde), repr(other.sde)
+    yield "parametrization", model.parametrization.name, other.parametrization.name
+    for name in ("time_input", "input_std", "energy"):
+        yield name, getattr(model, name), getattr(other, name)
 
 
 def _loss_of_noise(model: Any, dataset: Dataset, codec: Codec, device: torch.device, n: int) -> Tensor:

@@ -64,7 +64,10 @@ class Dequantizer(nn.Module):
 
     def inverse(self, centre: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         """r, and log q(u given k) in nats (batch,): `forward` of that r gives u."""
-        z = _logit(u)
+        return self.inverse_of_logits(centre, _logit(u))
+
+    def inverse_of_logits(self, centre: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """As `inverse`, of z = logit u, which tells apart numbers near the ends that u rounds to one."""
         log_q, features = _log_slope(z), self._features(centre)
         for i in reversed(range(len(self.steps))):
             log_a, b = self._step(i, features, z)

@@ -7,6 +7,8 @@ with the weighting "likelihood": Song et al. 2021, "Maximum Likelihood Training 
 section 4.3. The gradient of u reaches q through the noisy state x_t. All is unbiased. In nats a dimension,
 
     loss = 1/D [ log q + KL(q(x_T given x) || prior) + decoder ] + (t_max - t_min)/2 w(t)/p(t) |eps_theta - eps|^2 / D + offset
+
+Where the score model stays as it is, times are drawn where the noise is small enough to tell apart the numbers within a bin.
 """
 
 import math
@@ -22,6 +24,11 @@ from scorefield.numerics.errors import ArgumentError
 from scorefield.training.draws import Draws
 from scorefield.training.objectives.objective import Batch
 from scorefield.training.objectives.score_matching import NoisyExamples, NoisyTimes, ScoreMatching
+from scorefield.training.times import Times
+from scorefield.training.weightings import Likelihood
+
+
+FLOOR = 0.1
 
 
 class Dequantized(NamedTuple):
@@ -36,11 +43,26 @@ class Dequantized(NamedTuple):
 
 
 @dataclass(frozen=True)
+class WithinBins(Likelihood):
+    """The weighting "likelihood", whose importance falls to FLOOR of it where noise hides the place within a bin.
+
+    width  of a bin, in x. Uniform noise within has the variance width^2 / 12, whose ratio to the noise's is s; the rest falls
+           as s / (1 + s)
+    """
+
+    width: float = 1.0
+
+    def importance(self, t: Tensor) -> Tensor:
+        s = self.width**2 / 12 * torch.exp(2 * self.sde.half_log_snr(t))
+        return self(t) * (FLOOR + s / (1 + s))
+
+
+@dataclass(frozen=True)
 class Dequantization(NoisyExamples):
     """The training loss of a score model whose network has a dequantizer (`model.dequantizer`), and of that.
 
     frozen       the score model stays as it is, and the dequantizer alone is trained
-    score_model  a trained run or checkpoint whose averaged weights the network starts from, but for the dequantizer; "": none
+    score_model  a trained run or checkpoint whose averaged weights the network starts from; it may lack a dequantizer. "": none
     codec        of the data
 
     The other arguments are those of NoisyExamples; the weighting is "likelihood". Raises ArgumentError for data without levels,
@@ -63,6 +85,9 @@ class Dequantization(NoisyExamples):
                                 "sde.name")
         if self.frozen and not self.score_model:
             raise ArgumentError("frozen keeps a trained score model; name it as score_model", "frozen", "score_model")
+        if self.frozen and self.importance:
+            width = 2.0 ** -self.codec.dense.offset
+            object.__setattr__(self, "times", Times(self.sde, WithinBins(self.sde, None, width), self.time_sampling, True))
         object.__setattr__(self, "_matching", ScoreMatching(self.sde, "likelihood", self.time_sampling, self.importance,
                                                             self.label_dropout))
 
