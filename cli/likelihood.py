@@ -32,7 +32,7 @@ FLAGS = (
     CHECKPOINT,
     Flag("estimator", str, "ode", "what computes the likelihood", ("ode", "elbo", "chain_elbo")),
     Flag("draws", int, 1, "number of dequantisations of each example"),
-    Flag("dequantizer", str, "own", "what draws the noise within levels: own (the run's flow, or uniform where it has none), "
+    Flag("dequantizer", str, "own", "what draws the noise within levels: own (the run's flow, or uniform without one), "
          "uniform, or another run with a flow"),
     Flag("float64", bool, False, "keep the state of the likelihood in float64"),
     Flag("split", str, "test", "which examples to score", SPLITS),
@@ -252,7 +252,8 @@ def _suffix(command: Command, settings: dict[str, Any]) -> str:
 
     values, own = command.asked.values, options()[command.asked.values["estimator"]]
     changed = {name: value for name, value in settings.items() if name != "max_evaluations" and value != own[name].default}
-    changed |= {flag.name: value for flag in FLAGS if flag.name in ("draws", "dequantizer", "float64", "num_images", "compile", "seed")
+    changed |= {flag.name: value for flag in FLAGS
+                if flag.name in ("draws", "dequantizer", "float64", "num_images", "compile", "seed")
                 and (value := values[flag.name]) != flag.default}
     return suffix_of(changed) + "".join(f"_{word}" for word in words_of_weights(values["ema"]))
 

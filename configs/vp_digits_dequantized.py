@@ -1,4 +1,4 @@
-"""The digits, with a flow that draws the noise within their levels: the score model of another run and the flow, together."""
+"""The digits, with a flow that draws the noise within their levels, trained with the score model."""
 
 from scorefield.configs import vp_digits
 from scorefield.configs.sections import training

@@ -14,4 +14,5 @@ from scorefield.evaluation.score import Score, auroc
 from scorefield.evaluation.truncation import best_t_min
 
 __all__ = ["Classification", "Comparison", "Evaluation", "Measures", "Preview", "Quality", "SampleSet", "Samples", "Score",
-           "auroc", "best_t_min", "classify", "compare", "draw", "evaluate", "fit_moments", "generate", "measure", "picture", "score"]
+           "auroc", "best_t_min", "classify", "compare", "draw", "evaluate", "fit_moments", "generate", "measure", "picture",
+           "score"]

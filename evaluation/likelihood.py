@@ -29,8 +29,8 @@ from scorefield.data import Codec, Dataset
 from scorefield.evaluation.estimators import ESTIMATORS, Task
 from scorefield.evaluation.progress import Progress
 from scorefield.evaluation.score import Score
-from scorefield.models import ScoreModel
 from scorefield.likelihood.checks import fitting
+from scorefield.models import ScoreModel
 from scorefield.models.conditions import LABEL
 from scorefield.models.networks.dequantizer import Dequantizer, dequantizer_of
 from scorefield.models.score_model import Given, check_density
@@ -281,7 +281,7 @@ def score(model: ScoreModel, dataset: Dataset, codec: Codec, split: str = "test"
                `draws` are called `bound_draws` here. chain_elbo bounds the probability of the integers where the codec
                is discrete, else the density; `discrete` says otherwise
     float64    the state in float64
-    dequantizer  "own": the flow q(u given k) that the model has, or uniform u where it has none; "uniform"; or a Dequantizer.
+    dequantizer  "own": the flow q(u given k) that the model has, or uniform u without one; "uniform"; or a Dequantizer.
                -log q counts as part of log p, and the bound on log P(k) holds for each
     label      "true": log p(x | y), y the example's own label; a class: that one for every example; None: no label
 
@@ -294,16 +294,16 @@ def score(model: ScoreModel, dataset: Dataset, codec: Codec, split: str = "test"
 def _flow_of(model: ScoreModel, dequantizer: Dequantizer | str, noisy: bool, shape: tuple[int, ...]) -> Dequantizer | None:
     """The dequantizer that scores examples; None for uniform noise, and for examples that are not dequantised."""
     if isinstance(dequantizer, str) and dequantizer not in (OWN_FLOW, UNIFORM):
-        raise ArgumentError(f"dequantizer must be a Dequantizer, {OWN_FLOW!r} (the model's, if it has one) or {UNIFORM!r}, got "
-                            f"{dequantizer!r}", "dequantizer")
+        raise ArgumentError(f"dequantizer must be a Dequantizer, {OWN_FLOW!r} (the model's, if it has one) or {UNIFORM!r}, "
+                            f"got {dequantizer!r}", "dequantizer")
     if not noisy:
         if dequantizer == OWN_FLOW:
             return None
         raise ArgumentError("these examples are not dequantised; leave out dequantizer", "dequantizer")
     flow = dequantizer_of(model) if dequantizer == OWN_FLOW else None if isinstance(dequantizer, str) else dequantizer
     if flow is not None and (len(shape) != 3 or shape[0] != flow.channels):
-        raise ArgumentError(f"the dequantizer is for pictures ({flow.channels}, height, width), and the examples are {shape}",
-                            "dequantizer")
+        raise ArgumentError(f"the dequantizer is for pictures ({flow.channels}, height, width), and the examples are "
+                            f"{shape}", "dequantizer")
     return flow
 
 

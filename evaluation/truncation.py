@@ -1,9 +1,8 @@
 """The time at which a likelihood starts, chosen by the bound that it gives on training examples.
 
-A score model is least accurate where the noise is smallest, so a likelihood that starts at a larger time may be the better one:
-what it says is then the density of slightly noisy data (ODE), or of a wider decoder (bound), which bounds -log P(k) as well for
-any fixed time (Song et al. 2021, "Maximum Likelihood Training", section 4.2, by hand: 1e-5 for VP). Choosing it by the examples
-that are scored would flatter the model; training examples know nothing of them.
+A score model is least accurate where the noise is smallest, so a likelihood that starts at a larger time may be the better
+one. The density of slightly noisy data (ODE), or that of a wider decoder (bound), bounds -log P(k) as well, for any time.
+Choosing it by the examples that are scored would flatter the model; training examples know nothing of them.
 """
 
 from collections.abc import Sequence
@@ -23,8 +22,9 @@ FACTORS = tuple(10 ** (i / 2) for i in range(6))
 
 @dataclass(frozen=True)
 class Truncation:
-    """t_min, the best of the times in `bits`: bits/dim of the training examples for each. A time at which the solver fails is not
-    chosen."""
+    """t_min, the best of the times in `bits`: bits/dim of the training examples for each. One at which the solver fails is
+    not chosen.
+    """
 
     t_min: float
     bits: dict[float, float]
@@ -58,6 +58,6 @@ def best_t_min(model: ScoreModel, dataset: Dataset, codec: Codec, times: Sequenc
         bits[t] = result.mean
         solved += [t] if result.summary().get("solver_error", 0.0) <= WRONG else []
     if not solved:
-        raise ArithmeticError(f"at each of the times {', '.join(f'{t:g}' for t in times)} the solver's error is above {WRONG} "
-                              "bits/dim, so none can be chosen; take more steps")
+        raise ArithmeticError(f"at each of the times {', '.join(f'{t:g}' for t in times)} the solver's error is above "
+                              f"{WRONG} bits/dim, so none can be chosen; take more steps")
     return Truncation(min(solved, key=lambda t: bits[t]), bits)

@@ -15,6 +15,7 @@ from scorefield.models.variance import FittedVariance, Moments
 from scorefield.models.wrap import wrap
 
 __all__ = [
-    "EMA", "MLP", "NETWORKS", "PARAMETRIZATIONS", "TIME_INPUTS", "Condition", "Conditions", "Denoiser", "Dequantizer", "FittedVariance",
-    "GaussianMixture", "Moments", "NCSNpp", "Posterior", "ScoreModel", "UNet", "build_denoiser", "build_sde", "wrap",
+    "EMA", "MLP", "NETWORKS", "PARAMETRIZATIONS", "TIME_INPUTS", "Condition", "Conditions", "Denoiser", "Dequantizer",
+    "FittedVariance", "GaussianMixture", "Moments", "NCSNpp", "Posterior", "ScoreModel", "UNet", "build_denoiser",
+    "build_sde", "wrap",
 ]

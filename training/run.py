@@ -24,6 +24,7 @@ from scorefield.checkpoints.formats.run import (
     newest_sound,
     read_config,
 )
+from scorefield.checkpoints.load import load_denoiser
 from scorefield.configs.loading import all_fields, apply, from_stored, load_config
 from scorefield.configs.sections import data, require_sections
 from scorefield.configs.training import names_of
@@ -31,7 +32,6 @@ from scorefield.data.codec import Codec
 from scorefield.data.dataset import Dataset, as_dataset
 from scorefield.data.datasets import CODEC_FIELDS, codec_of, in_units_of, load_dataset
 from scorefield.data.fingerprint import fingerprint
-from scorefield.checkpoints.load import load_denoiser
 from scorefield.models.build import build_denoiser
 from scorefield.models.denoiser import Denoiser
 from scorefield.models.networks.dequantizer import dequantizer_of
@@ -211,14 +211,14 @@ def begin_with(model: Denoiser, source: str) -> None:
         found = load_denoiser(source)
     for name, here, there in _views(model, found):
         if here != there:
-            raise ArgumentError(f"the score_model {source} has {name} {there}, and this config has {here}; the sections sde and "
-                                "model must be those of its run, but for model.dequantizer", "training.score_model")
+            raise ArgumentError(f"the score_model {source} has {name} {there}, and this config has {here}; the sections "
+                                "sde and model must be those of its run, but for model.dequantizer", "training.score_model")
     own, weights = model.network.state_dict(), found.network.state_dict()
     lacking = [name for name, tensor in own.items() if name not in weights or weights[name].shape != tensor.shape]
     flow = dequantizer_of(found) is None and dequantizer_of(model) is not None
     if [name for name in lacking if not (flow and name.startswith("dequantizer."))] or weights.keys() - own.keys():
-        raise ArgumentError(f"the score_model {source} has other weights; the section model must be that of its run, but for a "
-                            "model.dequantizer that it lacks", "training.score_model")
+        raise ArgumentError(f"the score_model {source} has other weights; the section model must be that of its run, but "
+                            "for a model.dequantizer that it lacks", "training.score_model")
     model.network.load_state_dict(weights, strict=False)
 
 

@@ -9,8 +9,9 @@ with equality where q is p within the bin, given it; uniform u is the case q = 1
     z = logit r;   z <- a z + b, several times;   u = sigmoid z
     log q = - sum [ log a + log sigmoid'(z at the end) - log sigmoid'(z at the start) ]
 
-a and b of the first step depend on k alone. Those of each further one, a coupling (Dinh et al. 2017, "Density Estimation Using
-Real NVP"), see the elements of one colour of a checkerboard and move the others. An untrained flow is the identity, to the bit.
+a and b of the first step depend on k alone. Those of each further one, a coupling (Dinh et al. 2017, "Density Estimation
+Using Real NVP"), see the elements of one colour of a checkerboard and move the others. An untrained flow is the identity, to
+the bit.
 """
 
 import torch
@@ -95,7 +96,9 @@ class Dequantizer(nn.Module):
 
 
 def dequantizer_for(channels: int, width: int, axes: int = 2) -> Dequantizer | None:
-    """The dequantizer of a network of so many channels; None for width 0. ArgumentError for a series, and for width below 0."""
+    """The dequantizer of a network of so many channels; None for width 0. ArgumentError for a series
+    and for a width below 0.
+    """
     if width and axes != 2:
         raise ArgumentError("a dequantizer is for pictures (channels, height, width); set dequantizer to 0", "dequantizer")
     if width < 0:

@@ -5,7 +5,6 @@ import math
 
 import pytest
 import torch
-from tests.helpers import train_briefly
 
 from scorefield.cli.main import main
 from scorefield.data import Dataset, make_codec
@@ -15,6 +14,7 @@ from scorefield.evaluation.truncation import candidates
 from scorefield.models import Denoiser, GaussianMixture
 from scorefield.numerics.errors import ArgumentError
 from scorefield.sde_lib import VPSDE, DDPMChain, FlowSDE
+from tests.helpers import train_briefly
 
 GAUSSIAN = GaussianMixture(VPSDE(), torch.zeros(1, 4, dtype=torch.float64), torch.tensor([0.25], dtype=torch.float64))
 POINTS = 0.5 * torch.randn(64, 4, generator=torch.Generator().manual_seed(0))

@@ -1,11 +1,10 @@
-"""Variational dequantisation: the loss is the bound, the flow finds the best bound on a known distribution, runs go on exactly."""
+"""Variational dequantisation: the loss is the bound, the flow finds the best one, runs go on exactly."""
 
 import json
 import math
 
 import pytest
 import torch
-from tests.helpers import ROOT, SMALL, train_briefly
 from torch import nn
 
 from scorefield.checkpoints import load_denoiser
@@ -20,6 +19,7 @@ from scorefield.models.networks.dequantizer import dequantizer_of
 from scorefield.numerics.errors import ArgumentError
 from scorefield.sde_lib import VESDE, VPSDE, DDPMChain
 from scorefield.training import Batch, Dequantization, Draws, ScoreMatching, build_objective, train
+from tests.helpers import ROOT, SMALL, train_briefly
 
 CPU, SHAPE = torch.device("cpu"), (1, 2, 1)
 CODEC = make_codec(3)
@@ -73,8 +73,8 @@ def exact_bound(flow, k, n=64):
 
 
 def test_the_flow_finds_the_best_bound_on_a_known_distribution():
-    """With the exact score the least bound is -log P(k) itself. Uniform noise misses it by 1.12 nats on average, a trained flow
-    by at most .08: what is left is that a logistic flow is no Gaussian cut off by the ends of a bin, and the noise of training.
+    """With the exact score the least bound is -log P(k) itself. Uniform noise misses it by 1.12 nats on average, a
+    trained flow by at most .08: a logistic flow is no Gaussian cut off by the ends of a bin, and training is noisy.
     """
     k, probability = every_picture()
     weight, exact = probability / probability.sum(), -probability.log()
@@ -176,7 +176,7 @@ def test_a_discrete_bound_and_points_have_no_dequantizer():
 
 def test_what_has_no_such_bound_is_refused_in_one_line():
     for sde, codec, words in ((VPSDE(), Points(), "holds points"),
-                              (DDPMChain.from_schedule("linear", 100).to_sde(), CODEC, "is of a chain")):
+                              (DDPMChain.from_schedule("linear", 100).to_sde(), CODEC, "is that of a chain")):
         with pytest.raises(ArgumentError, match=words):
             Dequantization(sde, codec=codec)
     with pytest.raises(ArgumentError, match="name it as score_model"):

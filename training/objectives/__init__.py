@@ -16,7 +16,8 @@ from scorefield.training.objectives.sliced import SlicedScoreMatching
 __all__ = ["OBJECTIVES", "Batch", "Classification", "Dequantization", "Objective", "ScoreMatching", "SlicedScoreMatching",
            "build_objective"]
 
-# The arguments `sde` and `data_std` come from the model, `codec` from the data; the others are the fields of a config's section `training`.
+# The arguments `sde` and `data_std` come from the model, `codec` from the data; the others are the fields of a config's
+# section `training`.
 OBJECTIVES: dict[str, type[Objective]] = {
     "score_matching": ScoreMatching, "sliced_score_matching": SlicedScoreMatching, "classifier": Classification,
     "dequantization": Dequantization}
@@ -31,8 +32,8 @@ def build_objective(model: Any, section: Mapping[str, Any], codec: Any = None) -
     if model.takes.classes is None:      # no label, no dropout: its random numbers would be drawn for nothing
         known["label_dropout"] = 0.0
     if (dequantizer_of(model) is not None) != (kind is Dequantization):
-        raise ArgumentError("a dequantizer is trained by objective dequantization, and by no other: set model.dequantizer to a "
-                            "width and training.objective to dequantization, or neither", "model.dequantizer",
+        raise ArgumentError("a dequantizer is trained by objective dequantization, and by no other: set model.dequantizer "
+                            "to a width and training.objective to dequantization, or neither", "model.dequantizer",
                             "training.objective")
     settings = {name: known[name] for name in inspect.signature(kind).parameters if name in known}
     with renamed("training", {"data_std": "model.input_std"}):

@@ -1,12 +1,12 @@
-"""Variational dequantisation: the bound on the probability of integers, as a loss of the score model and of a flow q(u given k).
+"""Variational dequantisation: the bound on the probability of integers as a loss of the score model and of a flow.
 
     -log P(k) <= E_q [ log q(u given k) - log p(k + u) ]       Ho et al. 2019, "Flow++", section 3.1
 
-and -log p is bounded in continuous time (likelihood/elbo.py), whose integral over time is one draw of denoising score matching
-with the weighting "likelihood": Song et al. 2021, "Maximum Likelihood Training of Score-Based Diffusion Models", theorem 3 and
-section 4.3. The gradient of u reaches q through the noisy state x_t. All is unbiased. In nats a dimension,
+and -log p is bounded in continuous time (likelihood/elbo.py), whose integral over time is estimated by denoising score
+matching with the weighting "likelihood" (Song et al. 2021, "Maximum Likelihood Training of Score-Based Diffusion Models",
+theorem 3). The gradient by u reaches q through the noisy state x_t. All is unbiased. In nats a dimension,
 
-    loss = 1/D [ log q + KL(q(x_T given x) || prior) + decoder ] + (t_max - t_min)/2 w(t)/p(t) |eps_theta - eps|^2 / D + offset
+    loss = [ log q + KL(q(x_T given x) || prior) + decoder + (t_max - t_min)/2 w(t)/p(t) |eps_theta - eps|^2 ] / D + offset
 
 Where the score model stays as it is, times are drawn where the noise is small enough to tell apart the numbers within a bin.
 """
@@ -27,7 +27,6 @@ from scorefield.training.objectives.score_matching import NoisyExamples, NoisyTi
 from scorefield.training.times import Times
 from scorefield.training.weightings import Likelihood
 
-
 FLOOR = 0.1
 
 
@@ -46,8 +45,8 @@ class Dequantized(NamedTuple):
 class WithinBins(Likelihood):
     """The weighting "likelihood", whose importance falls to FLOOR of it where noise hides the place within a bin.
 
-    width  of a bin, in x. Uniform noise within has the variance width^2 / 12, whose ratio to the noise's is s; the rest falls
-           as s / (1 + s)
+    width  of a bin, in x. Uniform noise within has the variance width^2 / 12, whose ratio to the noise's is s; the rest
+           falls as s / (1 + s)
     """
 
     width: float = 1.0
@@ -62,11 +61,12 @@ class Dequantization(NoisyExamples):
     """The training loss of a score model whose network has a dequantizer (`model.dequantizer`), and of that.
 
     frozen       the score model stays as it is, and the dequantizer alone is trained
-    score_model  a trained run or checkpoint whose averaged weights the network starts from; it may lack a dequantizer. "": none
+    score_model  a trained run or checkpoint whose averaged weights the network starts from; it may lack a dequantizer. "":
+                 none
     codec        of the data
 
-    The other arguments are those of NoisyExamples; the weighting is "likelihood". Raises ArgumentError for data without levels,
-    for the SDE of a chain, which has no bound in continuous time, and for `frozen` without a score_model.
+    The other arguments are those of NoisyExamples; the weighting is "likelihood". Raises ArgumentError for data without
+    levels, for the SDE of a chain, which has no bound in continuous time, and for `frozen` without a score_model.
     """
 
     weighting: str = field(default="likelihood", init=False)
@@ -79,10 +79,11 @@ class Dequantization(NoisyExamples):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.codec is None or self.codec.levels is None:
-            raise ArgumentError("variational dequantisation is for integer levels; this data set holds points", "data.dataset")
+            raise ArgumentError("variational dequantisation is for integer levels; this data set holds points",
+                                "data.dataset")
         if self.sde.steps is not None:
-            raise ArgumentError(f"variational dequantisation needs the bound in continuous time, and {self.sde} is of a chain",
-                                "sde.name")
+            raise ArgumentError(f"variational dequantisation needs the bound in continuous time, and {self.sde} is that of "
+                                "a chain", "sde.name")
         if self.frozen and not self.score_model:
             raise ArgumentError("frozen keeps a trained score model; name it as score_model", "frozen", "score_model")
         if self.frozen and self.importance:
