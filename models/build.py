@@ -17,6 +17,7 @@ from scorefield.models.networks.unet import UNet
 from scorefield.numerics.errors import ArgumentError, renamed
 from scorefield.numerics.sections import Section, arguments
 from scorefield.sde_lib import SDES
+from scorefield.sde_lib.learned import LearnedVPSDE
 from scorefield.sde_lib.schedules import BETAS
 from scorefield.sde_lib.sde import SDE
 
@@ -82,6 +83,8 @@ def build_denoiser(config: Mapping[str, Any], shape: Sequence[int]) -> Denoiser:
         dropout = (config.get("training") or {}).get("label_dropout") or 0
         _require_memory(make, shape, settings)
         network = make(tuple(shape), **settings)
+        if isinstance(sde, LearnedVPSDE):      # its weights are the network's, to be trained, averaged and saved with those
+            network.schedule = sde.schedule
         return Denoiser(network, sde, **beside, label_dropout=dropout > 0 and declared(network).classes is not None)
 
 

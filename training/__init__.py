@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         Batch,
         Classification,
         Dequantization,
+        LearnedSchedule,
         Objective,
         ScoreMatching,
         SlicedScoreMatching,
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from scorefield.training.weightings import WEIGHTINGS
 
 _HOMES = {
-    "objectives": ("OBJECTIVES", "Batch", "Classification", "Dequantization", "Objective", "ScoreMatching",
-                   "SlicedScoreMatching", "build_objective"),
+    "objectives": ("OBJECTIVES", "Batch", "Classification", "Dequantization", "LearnedSchedule", "Objective",
+                   "ScoreMatching", "SlicedScoreMatching", "build_objective"),
     "batches": ("Batches", "held_out"),
     "draws": ("Draws",),
     "run": ("set_up", "train", "train_run"),
@@ -42,8 +43,8 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "OBJECTIVES", "TIME_SAMPLERS", "WEIGHTINGS", "Batch", "Batches", "Classification", "Dequantization", "Draws",
-    "Interrupted", "Objective", "ScoreMatching", "SlicedScoreMatching", "Trainer", "build_objective", "held_out",
-    "set_up", "train", "train_run",
+    "Interrupted", "LearnedSchedule", "Objective", "ScoreMatching", "SlicedScoreMatching", "Trainer", "build_objective",
+    "held_out", "set_up", "train", "train_run",
 ]
 
 

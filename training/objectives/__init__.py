@@ -7,20 +7,24 @@ from typing import Any
 from scorefield.models.networks.dequantizer import dequantizer_of
 from scorefield.numerics.errors import ArgumentError, renamed
 from scorefield.numerics.text import choose
+from scorefield.sde_lib.learned import LearnedVPSDE
 from scorefield.training.objectives.classifier import Classification
 from scorefield.training.objectives.dequantization import Dequantization
+from scorefield.training.objectives.learned_schedule import LearnedSchedule
 from scorefield.training.objectives.objective import Batch, Objective
 from scorefield.training.objectives.score_matching import ScoreMatching
 from scorefield.training.objectives.sliced import SlicedScoreMatching
 
-__all__ = ["OBJECTIVES", "Batch", "Classification", "Dequantization", "Objective", "ScoreMatching", "SlicedScoreMatching",
-           "build_objective"]
+__all__ = [
+    "OBJECTIVES", "Batch", "Classification", "Dequantization", "LearnedSchedule", "Objective", "ScoreMatching",
+    "SlicedScoreMatching", "build_objective",
+]
 
 # The arguments `sde` and `data_std` come from the model, `codec` from the data; the others are the fields of a config's
 # section `training`.
 OBJECTIVES: dict[str, type[Objective]] = {
     "score_matching": ScoreMatching, "sliced_score_matching": SlicedScoreMatching, "classifier": Classification,
-    "dequantization": Dequantization}
+    "dequantization": Dequantization, "learned_schedule": LearnedSchedule}
 
 
 def build_objective(model: Any, section: Mapping[str, Any], codec: Any = None) -> Objective:
@@ -35,6 +39,9 @@ def build_objective(model: Any, section: Mapping[str, Any], codec: Any = None) -
         raise ArgumentError("a dequantizer is trained by objective dequantization, and by no other: set model.dequantizer "
                             "to a width and training.objective to dequantization, or neither", "model.dequantizer",
                             "training.objective")
+    if isinstance(model.sde, LearnedVPSDE) and kind is not LearnedSchedule:
+        raise ArgumentError("the schedule of sde.name=learned is trained by objective learned_schedule, and by no other",
+                            "training.objective", "sde.name")
     settings = {name: known[name] for name in inspect.signature(kind).parameters if name in known}
     with renamed("training", {"data_std": "model.input_std"}):
         return kind(**settings)
