@@ -34,7 +34,7 @@ class Schedule(nn.Module):
         super().__init__()
         place = (torch.arange(hidden) + 0.5) / hidden
         slope = torch.full((hidden,), min(STEEPEST, 4.0 * hidden))
-        self.height = nn.Parameter(torch.full((hidden,), -math.log(hidden) - 3.0))      # logarithms of a and b
+        self.height = nn.Parameter(torch.full((hidden,), -math.log(hidden)))      # logarithms of a and b
         self.slope = nn.Parameter(slope.log())
         self.shift = nn.Parameter(slope * place)
 

@@ -183,15 +183,19 @@ def set_up(config: ConfigDict, dataset: Dataset, run: Path, device: torch.device
                        device=device)
     shown = None if preview is None else lambda model: preview(model, dataset, codec)
     figures = measured_by(settings, measures, model, dataset, codec)
-    _prepare(model, objective, start is None and newest_checkpoint(run) is None)      # after what needs gradients
+    new, sharded = start is None and newest_checkpoint(run) is None, settings.sharding == "fsdp" and world.size > 1
+    _prepare(model, objective, new, sharded)      # after what needs gradients
     trainer = Trainer(model, meters.objective, batches, settings, run, device, world, evaluate, shown, progress, stored,
                       start, meters, figures)
     trainer.machine = machine
     return trainer
 
 
-def _prepare(model: Denoiser, objective: Any, new: bool) -> None:
+def _prepare(model: Denoiser, objective: Any, new: bool, sharded: bool) -> None:
     """Give the network of a new run the weights of its objective's score_model, and freeze what the objective keeps."""
+    if sharded and (dequantizer_of(model) is not None or hasattr(model.network, "schedule")):
+        raise ArgumentError("a dequantizer and a learned schedule are called beside the network, which FSDP cannot do; choose "
+                            "training.sharding=none", "training.sharding")
     source = getattr(objective, "score_model", "")
     if source and new:
         begin_with(model, source)
