@@ -194,8 +194,8 @@ def set_up(config: ConfigDict, dataset: Dataset, run: Path, device: torch.device
 def _prepare(model: Denoiser, objective: Any, new: bool, sharded: bool) -> None:
     """Give the network of a new run the weights of its objective's score_model, and freeze what the objective keeps."""
     if sharded and (dequantizer_of(model) is not None or hasattr(model.network, "schedule")):
-        raise ArgumentError("a dequantizer and a learned schedule are called beside the network, which FSDP cannot do; choose "
-                            "training.sharding=none", "training.sharding")
+        raise ArgumentError("a dequantizer and a learned schedule are called beside the network, which FSDP cannot do; "
+                            "choose training.sharding=none", "training.sharding")
     source = getattr(objective, "score_model", "")
     if source and new:
         begin_with(model, source)

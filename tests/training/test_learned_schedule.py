@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from tests.helpers import train_briefly
 from torch import nn
 
 from scorefield.checkpoints import load_denoiser
@@ -16,6 +15,7 @@ from scorefield.numerics.errors import ArgumentError
 from scorefield.sde_lib import VPSDE, LearnedVPSDE
 from scorefield.training import Batch, Draws, LearnedSchedule, ScoreMatching, build_objective
 from scorefield.training.objectives.learned_schedule import log_slope_at_fixed_gamma
+from tests.helpers import train_briefly
 
 CPU, D, STD = torch.device("cpu"), 8, 0.5
 MEANS, VARIANCES = torch.tensor([[1.0] * D, [-1.0] * D]), torch.tensor([0.2, 0.1])
@@ -79,13 +79,13 @@ def second_moment(sde):
 
 
 def test_training_the_schedule_lowers_the_variance_of_the_loss_towards_the_least_there_is():
-    """For N(0, s^2 I) the error |eps_theta - eps|^2 / D is m chi^2_D / D, m = s^2 alpha^2 / (s^2 alpha^2 + sigma^2). By Cauchy
-    and Schwarz the least second moment is that of gamma' m = const: the square of the mean, times 1 + 2/D.
+    """For N(0, s^2 I) the error |eps_theta - eps|^2 / D is m chi^2_D / D, m = s^2 alpha^2 / (s^2 alpha^2 + sigma^2). By
+    Cauchy and Schwarz the least second moment is that of gamma' m = const: the square of the mean, times 1 + 2/D.
     """
     sde = LearnedVPSDE()
     denoiser, objective = exact(sde), LearnedSchedule(sde, label_dropout=0.0)
     gamma = torch.linspace(-2 * sde.lambda_max, -2 * sde.lambda_min, 4001, dtype=torch.float64)
-    mean = float(torch.trapezoid(torch.sigmoid(-gamma + 2 * math.log(STD)), gamma))      # of m over gamma, any schedule
+    mean = float(torch.trapezoid(torch.sigmoid(-gamma + 2 * math.log(STD)), gamma))      # of any schedule
     first, least = second_moment(sde) - mean**2, mean**2 * 2 / D
     optimizer = torch.optim.Adam(sde.schedule.parameters(), lr=0.1)
     for step in range(100):
@@ -146,7 +146,7 @@ def test_a_schedule_needs_its_objective_and_the_objective_a_schedule():
         LearnedVPSDE(hidden=0)
 
 
-LEARNED = ["--config.sde.name=learned", "--config.training.objective=learned_schedule", "--config.model.time_input=half_log_snr"]
+LEARNED = ["--config.sde.name=learned", "--config.training.objective=learned_schedule"]
 
 
 @pytest.mark.one_machine
