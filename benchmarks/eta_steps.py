@@ -1,8 +1,9 @@
 """DDIM's table of eta and steps on digits: `python -m benchmarks.eta_steps [RUN] [--samples 2000] [--seeds 3]`.
 
-Frechet distance of samples to the training digits, in the features of the project's classifier, by the number of steps and by
-the noise: eta 0 (DDIM), between, eta 1 (the DDPM posterior), and sigma-hat, the larger variance beta (Song, Meng and Ermon 2021,
-table 1). Each figure is the median over the seeds, with the lowest and the highest; the floor is that of the held-out digits.
+Frechet distance of samples to the training digits, in the features of the project's classifier, by the number of steps and
+by the noise: eta 0 (DDIM), between, eta 1 (the DDPM posterior), and sigma-hat, the larger variance beta (Song, Meng and
+Ermon 2021, table 1). Each figure is the median over the seeds, with the lowest and the highest; the floor is that of the held-out
+digits.
 
     python main.py --config configs/vp_digits_labels.py --mode train        # or make demo
     python -m benchmarks.eta_steps
@@ -20,8 +21,8 @@ from scorefield.samplers import make_sampler
 
 ROOT = Path(__file__).parents[1]
 STEPS = (5, 10, 20, 50, 100)
-ROWS: dict[str, dict[str, Any]] = {"eta 0": {"eta": 0.0}, "eta 0.2": {"eta": 0.2}, "eta 0.5": {"eta": 0.5}, "eta 1": {"eta": 1.0},
-                                   "sigma-hat": {"eta": 1.0, "variance": "beta"}}
+ROWS: dict[str, dict[str, Any]] = {f"eta {eta:g}": {"eta": eta} for eta in (0.0, 0.2, 0.5, 1.0)}
+ROWS["sigma-hat"] = {"eta": 1.0, "variance": "beta"}
 
 
 def main() -> None:
@@ -41,8 +42,8 @@ def main() -> None:
         for steps in STEPS:
             found = []
             for seed in range(asked.seeds):
-                quality = evaluate(plain, data, codec, n=asked.samples, metrics=["fid"], seed=seed, progress=False, bootstrap=0,
-                                   sampler=make_sampler("ddim", steps=steps, **settings))
+                quality = evaluate(plain, data, codec, n=asked.samples, metrics=["fid"], seed=seed, progress=False,
+                                   bootstrap=0, sampler=make_sampler("ddim", steps=steps, **settings))
                 found.append(quality.figures["fid"].value)
                 floor = quality.figures["fid"].floor
             cells.append(f"{statistics.median(found):.2f} ({min(found):.2f} to {max(found):.2f})")

@@ -23,14 +23,18 @@ if TYPE_CHECKING:
     from scorefield.data import Dataset
     from scorefield.evaluation.likelihood import Evaluation
     from scorefield.evaluation.score import Score
-    from scorefield.models import Denoiser, ScoreModel
+    from scorefield.evaluation.truncation import Truncation
+    from scorefield.models import Denoiser, Dequantizer, ScoreModel
 
 SPLITS = ("train", "test")
+BEST = "best"      # as t_min: the one that training examples choose
 SUMMARY = "writes likelihood/summary.json, .csv and .png: bits/dim, standard error, evaluations"
 FLAGS = (
     CHECKPOINT,
     Flag("estimator", str, "ode", "what computes the likelihood", ("ode", "elbo", "chain_elbo")),
     Flag("draws", int, 1, "number of dequantisations of each example"),
+    Flag("dequantizer", str, "own", "what draws the noise within levels: own (the run's flow, or uniform without one), "
+         "uniform, or another run with a flow"),
     Flag("float64", bool, False, "keep the state of the likelihood in float64"),
     Flag("split", str, "test", "which examples to score", SPLITS),
     Flag("num_images", int, None, "score only the first num_images examples"),
@@ -76,11 +80,16 @@ def settings_of(command: Command) -> dict[str, Any]:
                             "compare")
     if values["float64"] and command.device.type == "mps":
         raise ArgumentError("device 'mps' has no float64; leave out float64 or choose another device", "float64", "device")
-    given = command.asked.settings(own)
+    given = dataclasses.replace(command.asked, texts=_numbers(command.asked.texts)).settings(own)
     back = {flag: name for name, flag in RENAMED.items()}
     with renamed(names=RENAMED):
         estimator = ESTIMATORS[values["estimator"]](**{back.get(name, name): value for name, value in given.items()})
     return {RENAMED.get(name, name): value for name, value in vars(estimator).items() if value is not None}
+
+
+def _numbers(texts: Mapping[str, str | bool]) -> dict[str, str | bool]:
+    """The given options without a t_min that is to be chosen."""
+    return {name: text for name, text in texts.items() if (name, text) != ("t_min", BEST)}
 
 
 def run(command: Command) -> None:
@@ -109,14 +118,17 @@ def run(command: Command) -> None:
         set_memory_format(denoiser, "channels_last")
     if values["compile"]:
         denoiser.network.compile()
-    identity = _identity(command, settings, checkpoint)
+    dequantizer, flow_file = _dequantizer(command)
+    labels = _labels(command, denoiser)
+    chosen = _truncation(command, denoiser, settings, labels, dequantizer)
+    settings |= {} if chosen is None else {"t_min": chosen.t_min}
+    identity = _identity(command, settings, checkpoint) + ([flow_file] if flow_file else [])
     model: ScoreModel = denoiser
     if needs_fit(settings):
         fit = fit_of(command, checkpoint, values["label"] is not None or values["classify"])
         identity, model = [identity, fit.digest], fit.model(denoiser)
     world = launched()
     sources = [values["images"] or values["split"], *([values["compare"]] if values["compare"] else [])]
-    labels = _labels(command, denoiser)
     evaluations, names = [], []
     for source, label in [(source, label) for source in sources for label in labels]:
         dataset, files = _scored_data(command, source)
@@ -127,7 +139,7 @@ def run(command: Command) -> None:
             n=values["num_images"], seed=values["seed"],
             batch_size=values["batch_size"], device=command.device, draws=values["draws"], estimator=values["estimator"],
             float64=values["float64"], folder=command.run / "likelihood" / "partial" / key, world=world, label=label,
-            **settings))
+            dequantizer=dequantizer, **settings))
         names.append(files)
     truth = _truth(command, evaluations[0], len(labels)) if values["classify"] else None
     meet(world, [e.folder for e in evaluations if e.folder], command.device)
@@ -142,8 +154,10 @@ def run(command: Command) -> None:
             "estimator": values["estimator"], "levels": evaluations[0].dataset.levels, "settings": settings,
             "float64": values["float64"], "batch_size": values["batch_size"], "seed": values["seed"], "ema": values["ema"],
             "checkpoint": str(checkpoint), "processes": world.size, **({"note": note} if note else {}),
+            **({} if chosen is None else {"t_min_by_train": {f"{t:g}": bits for t, bits in chosen.bits.items()}}),
+            **({} if evaluations[0].dequantizer is None else {"dequantizer": values["dequantizer"]}),
         }
-        suffix = _suffix(command, settings)
+        suffix = _suffix(command, settings if chosen is None else {**settings, "t_min": BEST})
         own, scores = "images" if values["images"] else "split", [e.result() for e in evaluations]
         if truth is not None:
             write_classification(scores, *truth, {own: sources[0], **described}, command.run / "likelihood", suffix)
@@ -153,6 +167,43 @@ def run(command: Command) -> None:
                           command.run / "likelihood", own, suffix)
         for e in evaluations:
             e.clear()
+
+
+def _dequantizer(command: Command) -> tuple[Dequantizer | str, str]:
+    """What the flag says, and what tells it from others: "", the word, or a checksum of another run's checkpoint."""
+    from scorefield.checkpoints.load import read_checkpoint
+    from scorefield.models.networks.dequantizer import dequantizer_of
+    from scorefield.numerics.files import sha256_of
+
+    word = command.asked.values["dequantizer"]
+    if word in ("own", "uniform"):
+        return word, "" if word == "own" else word
+    with renamed(names={"config": "dequantizer"}):
+        found = read_checkpoint(word, strict=command.asked.values["strict"])
+    flow = dequantizer_of(found.denoiser(command.asked.values["ema"]).to(command.device))
+    if flow is None:
+        raise ArgumentError(f"{word} has no dequantizer; train one with training.objective=dequantization, or give own or "
+                            "uniform", "dequantizer")
+    return flow, word if found.file is None else sha256_of(found.file)
+
+
+def _truncation(command: Command, model: Denoiser, settings: dict[str, Any], labels: list[str | int | None],
+                dequantizer: Dequantizer | str) -> Truncation | None:
+    """The t_min that the run's training examples choose, which is printed; None unless that is asked for."""
+    from scorefield.data import codec_of
+    from scorefield.evaluation.likelihood import OWN
+    from scorefield.evaluation.truncation import best_t_min
+
+    values = command.asked.values
+    if command.asked.texts.get("t_min") != BEST:
+        return None
+    data = own_data(command, "t_min=best is chosen by the run's training examples; give a number")
+    chosen = best_t_min(model, data, codec_of(command.config.data, data), label=OWN if values["classify"] else labels[0],
+                        dequantizer=dequantizer, progress=False, device=command.device,
+                        **{name: values[name] for name in ("seed", "batch_size", "estimator", "float64")}, **settings)
+    table = ", ".join(f"{t:g}: {bits:.4f}" for t, bits in chosen.bits.items())
+    command.say(f"t_min {chosen.t_min:g} is the best of (bits/dim of training examples) {table}")
+    return chosen
 
 
 def _labels(command: Command, model: Denoiser) -> list[str | int | None]:
@@ -206,7 +257,8 @@ def _suffix(command: Command, settings: dict[str, Any]) -> str:
 
     values, own = command.asked.values, options()[command.asked.values["estimator"]]
     changed = {name: value for name, value in settings.items() if name != "max_evaluations" and value != own[name].default}
-    changed |= {flag.name: value for flag in FLAGS if flag.name in ("draws", "float64", "num_images", "compile", "seed")
+    changed |= {flag.name: value for flag in FLAGS
+                if flag.name in ("draws", "dequantizer", "float64", "num_images", "compile", "seed")
                 and (value := values[flag.name]) != flag.default}
     return suffix_of(changed) + "".join(f"_{word}" for word in words_of_weights(values["ema"]))
 

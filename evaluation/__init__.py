@@ -11,6 +11,8 @@ from scorefield.evaluation.moments import fit_moments
 from scorefield.evaluation.preview import Preview, picture
 from scorefield.evaluation.sample_set import SampleSet
 from scorefield.evaluation.score import Score, auroc
+from scorefield.evaluation.truncation import best_t_min
 
 __all__ = ["Classification", "Comparison", "Evaluation", "Measures", "Preview", "Quality", "SampleSet", "Samples", "Score",
-           "auroc", "classify", "compare", "draw", "evaluate", "fit_moments", "generate", "measure", "picture", "score"]
+           "auroc", "best_t_min", "classify", "compare", "draw", "evaluate", "fit_moments", "generate", "measure", "picture",
+           "score"]

@@ -1,7 +1,8 @@
 """Bits/dim of data under a model, in batches. Processes share them, and a killed evaluation does not repeat finished ones.
 
 Example i is scored K times (its draws): y_ij = -log2 p(x_ij)/D + offset, where x_ij is its j-th dequantisation, and the
-codec has the offset. What a draw is depends on (seed, i, j) alone:
+codec has the offset. A dequantizer (models/networks/dequantizer.py) makes u of uniform numbers, and log2 q(u given k)/D is
+added. What a draw is depends on (seed, i, j) alone:
 
     dequantisation    the (j + 1)-th uniform draw of the stream DEQUANTIZATION of the seeds (seed, i)
     probes            the seeds ((seed + j GOLDEN) mod 2^64, i), so those of draw 0 are (seed, i)
@@ -28,8 +29,10 @@ from scorefield.data import Codec, Dataset
 from scorefield.evaluation.estimators import ESTIMATORS, Task
 from scorefield.evaluation.progress import Progress
 from scorefield.evaluation.score import Score
+from scorefield.likelihood.checks import fitting
 from scorefield.models import ScoreModel
 from scorefield.models.conditions import LABEL
+from scorefield.models.networks.dequantizer import Dequantizer, dequantizer_of
 from scorefield.models.score_model import Given, check_density
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.files import seal, write_atomically
@@ -39,6 +42,7 @@ from scorefield.samplers import sample_seeds
 
 GOLDEN = 0x9E3779B97F4A7C15      # odd, so that the draws of one example have 2^64 different seeds
 OWN = "true"                     # as a label: that of each example
+OWN_FLOW, UNIFORM = "own", "uniform"      # as a dequantizer
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,8 @@ class Evaluation:
     def __init__(self, model: ScoreModel, dataset: Dataset, codec: Codec, split: str = "test", n: int | None = None,
                  seed: int = 0, batch_size: int = 128, device: torch.device | str = "cpu", progress: bool = True,
                  draws: int = 1, estimator: str = "ode", float64: bool = False, folder: Path | None = None,
-                 world: World | None = None, label: str | int | None = None, **settings: Any):
+                 world: World | None = None, label: str | int | None = None,
+                 dequantizer: Dequantizer | str = OWN_FLOW, **settings: Any):
         if estimator not in ESTIMATORS:
             raise ArgumentError(f"unknown estimator {estimator!r}; choose from {', '.join(ESTIMATORS)}", "estimator")
         if draws < 1:
@@ -81,6 +86,8 @@ class Evaluation:
         if draws > 1 and (codec.levels is None or self.discrete):
             what = "for chain_elbo integers" if self.discrete else f"the points of data set {dataset.name!r}"
             raise ArgumentError(f"{what} are not dequantised: draws must be 1, got {draws}", "draws")
+        noisy = codec.levels is not None and not self.discrete
+        self.dequantizer = _flow_of(model, dequantizer, noisy, dataset.shape)
         self.model, self.dataset, self.codec, self.label = model, dataset, codec.dense, label
         self.examples = dataset.test if split == "test" else dataset.train
         check_density(model)
@@ -194,11 +201,16 @@ class Evaluation:
         if k.shape[1:] != self.dataset.shape:
             raise ValueError(f"{name} has examples of shape {tuple(k.shape[1:])}, not {self.dataset.shape}")
         self.codec.check(k, name, begin)
-        x = self.codec.encode(k, self._uniform(k, begin, end, draw) if self.codec.noisy else None)
-        x = x.to(self.device, torch.float64 if self.float64 else None)
+        u, log_q = self._uniform(k, begin, end, draw) if self.codec.noisy else None, None
+        if self.dequantizer is not None and u is not None:
+            u, log_q = self._flown(k, u)
+        x = self.codec.encode(k, u).to(self.device, torch.float64 if self.float64 else None)
         seeds = sample_seeds((self.seed + draw * GOLDEN) % 2**64, begin, end)
         model = self.model if label is None else self.model.given(label=label.to(self.device))
         *tensors, nfe, terms = self.estimator(model, Task(x, k, seeds, self.codec), **self.settings)
+        if log_q is not None:
+            terms = (terms or {"density": tensors[0]}) | {"dequantization": -log_q}
+            tensors[0] = tensors[0] - log_q.to(tensors[0])
         value, error, solver_error = (t if t is None else t.detach().cpu().double().numpy() for t in tensors)
         assert value is not None
         if not np.isfinite(value).all():
@@ -212,6 +224,14 @@ class Evaluation:
         stream = NoiseStream(sample_seeds(self.seed, begin, end), DEQUANTIZATION)
         u = [stream.uniform(torch.empty(k.shape)) for _ in range(draw + 1)][-1]
         return u.double() if self.float64 else u
+
+    def _flown(self, k: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+        """u and log q(u given k) from the dequantizer, on the CPU."""
+        assert self.dequantizer is not None
+        with torch.no_grad(), fitting(k):
+            centre = self.codec.encode(k, torch.full_like(r, 0.5)).to(self.device)
+            u, log_q = self.dequantizer(centre, r.to(self.device))
+        return u.cpu(), log_q.cpu()
 
     def _path(self, begin: int, draw: int) -> Path:
         assert self.folder is not None
@@ -249,7 +269,8 @@ class Evaluation:
 
 def score(model: ScoreModel, dataset: Dataset, codec: Codec, split: str = "test", n: int | None = None, seed: int = 0,
           batch_size: int = 128, device: torch.device | str = "cpu", progress: bool = True, draws: int = 1,
-          estimator: str = "ode", float64: bool = False, label: str | int | None = None, **settings: Any) -> Score:
+          estimator: str = "ode", float64: bool = False, label: str | int | None = None,
+          dequantizer: Dequantizer | str = OWN_FLOW, **settings: Any) -> Score:
     """Bits/dim of the first n examples of a split (None: all), by the probability-flow ODE by default.
 
         result = score(model, dataset, make_codec(dataset.levels), divergence="exact")
@@ -260,12 +281,30 @@ def score(model: ScoreModel, dataset: Dataset, codec: Codec, split: str = "test"
                `draws` are called `bound_draws` here. chain_elbo bounds the probability of the integers where the codec
                is discrete, else the density; `discrete` says otherwise
     float64    the state in float64
+    dequantizer  "own": the flow q(u given k) that the model has, or uniform u without one; "uniform"; or a Dequantizer.
+               -log q counts as part of log p, and the bound on log P(k) holds for each
     label      "true": log p(x | y), y the example's own label; a class: that one for every example; None: no label
 
     The random numbers of example i depend only on (seed, i). Raises as `Evaluation` and `Evaluation.run` do.
     """
     return Evaluation(model, dataset, codec, split, n, seed, batch_size, device, progress, draws, estimator, float64,
-                      label=label, **settings).run().result()
+                      label=label, dequantizer=dequantizer, **settings).run().result()
+
+
+def _flow_of(model: ScoreModel, dequantizer: Dequantizer | str, noisy: bool, shape: tuple[int, ...]) -> Dequantizer | None:
+    """The dequantizer that scores examples; None for uniform noise, and for examples that are not dequantised."""
+    if isinstance(dequantizer, str) and dequantizer not in (OWN_FLOW, UNIFORM):
+        raise ArgumentError(f"dequantizer must be a Dequantizer, {OWN_FLOW!r} (the model's, if it has one) or {UNIFORM!r}, "
+                            f"got {dequantizer!r}", "dequantizer")
+    if not noisy:
+        if dequantizer == OWN_FLOW:
+            return None
+        raise ArgumentError("these examples are not dequantised; leave out dequantizer", "dequantizer")
+    flow = dequantizer_of(model) if dequantizer == OWN_FLOW else None if isinstance(dequantizer, str) else dequantizer
+    if flow is not None and (len(shape) != 3 or shape[0] != flow.channels):
+        raise ArgumentError(f"the dequantizer is for pictures ({flow.channels}, height, width), and the examples are "
+                            f"{shape}", "dequantizer")
+    return flow
 
 
 def _check_label(model: ScoreModel, examples: Any, name: str, label: str | int | None, why: str = "") -> None:

@@ -20,7 +20,7 @@ from scorefield.numerics.noise import Seed
 from scorefield.numerics.options import option
 from scorefield.sde_lib.transition import VARIANCES, check_variance
 
-T_MIN = "time at which the likelihood starts; by default the SDE's t_min"
+T_MIN = "time at which the likelihood starts; by default the SDE's t_min; best: the one that training examples choose"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from scorefield.models.networks.unet import UNet
 from scorefield.numerics.errors import ArgumentError, renamed
 from scorefield.numerics.sections import Section, arguments
 from scorefield.sde_lib import SDES
+from scorefield.sde_lib.learned import LearnedVPSDE
 from scorefield.sde_lib.schedules import BETAS
 from scorefield.sde_lib.sde import SDE
 
@@ -85,6 +86,8 @@ def build_denoiser(config: Mapping[str, Any], shape: Sequence[int]) -> Denoiser:
         network = make(tuple(shape), **settings)
         if beside["learned_variance"]:
             network = doubled(network)
+        if isinstance(sde, LearnedVPSDE):      # its weights are the network's, to be trained, averaged and saved with those
+            network.schedule = sde.schedule
         return Denoiser(network, sde, **beside, label_dropout=dropout > 0 and declared(network).classes is not None)
 
 

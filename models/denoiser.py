@@ -87,8 +87,8 @@ class Denoiser(ConditionalModel):
 
     def with_network(self, network: nn.Module) -> "Denoiser":
         """The same view of another network, in that network's mode."""
-        other = Denoiser(network, self.sde, self.parametrization.name, self.time_input, self.input_std, self.label_dropout,
-                         self.energy, self.learned_variance)
+        other = Denoiser(network, self.sde.of_network(network), self.parametrization.name, self.time_input, self.input_std,
+                         self.label_dropout, self.energy, self.learned_variance)
         return other.train(network.training)
 
     def forward(self, x: Tensor, t: float | Tensor, condition: Condition | None = None) -> Tensor:

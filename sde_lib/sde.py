@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from scorefield.numerics.errors import ArgumentError
 from scorefield.sde_lib.prior import GaussianPrior
@@ -155,6 +155,10 @@ class SDE(ABC):
         t = check_time(self, t)
         weight = 0.5 * (1 + eta**2)
         return expand_as(self.drift(t), x) * x - expand_as(weight * self.g2(t), x) * score
+
+    def of_network(self, network: nn.Module) -> "SDE":
+        """This process as a network of the same kind has it, which differs where the network learns it."""
+        return self
 
     def __repr__(self) -> str:
         settings = ", ".join(f"{k}={v!r}" for k, v in vars(self).items()

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
         OBJECTIVES,
         Batch,
         Classification,
+        Dequantization,
+        LearnedSchedule,
         LearnedVariance,
         Objective,
         ScoreMatching,
@@ -29,8 +31,8 @@ if TYPE_CHECKING:
     from scorefield.training.weightings import WEIGHTINGS
 
 _HOMES = {
-    "objectives": ("OBJECTIVES", "Batch", "Classification", "LearnedVariance", "Objective", "ScoreMatching",
-                   "SlicedScoreMatching", "build_objective"),
+    "objectives": ("OBJECTIVES", "Batch", "Classification", "Dequantization", "LearnedSchedule", "LearnedVariance",
+                   "Objective", "ScoreMatching", "SlicedScoreMatching", "build_objective"),
     "batches": ("Batches", "held_out"),
     "draws": ("Draws",),
     "run": ("set_up", "train", "train_run"),
@@ -41,9 +43,9 @@ _HOMES = {
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "OBJECTIVES", "TIME_SAMPLERS", "WEIGHTINGS", "Batch", "Batches", "Classification", "Draws", "Interrupted",
-    "LearnedVariance", "Objective", "ScoreMatching", "SlicedScoreMatching", "Trainer", "build_objective", "held_out",
-    "set_up", "train", "train_run",
+    "OBJECTIVES", "TIME_SAMPLERS", "WEIGHTINGS", "Batch", "Batches", "Classification", "Dequantization", "Draws",
+    "Interrupted", "LearnedSchedule", "LearnedVariance", "Objective", "ScoreMatching", "SlicedScoreMatching", "Trainer",
+    "build_objective", "held_out", "set_up", "train", "train_run",
 ]
 
 

@@ -18,10 +18,10 @@ from scorefield.training.objectives import Classification, Objective, build_obje
 
 def require_fit(config: ConfigDict, dataset: Dataset) -> None:
     """`require_conditions` for the model of a config, of which it builds an outline without weights."""
-    event = codec_of(config.data, dataset).event(dataset.shape)
+    codec = codec_of(config.data, dataset)
     with torch.device("meta"):
-        model = build_denoiser(config, event)
-    require_conditions(model, build_objective(model, config.training), config, dataset)
+        model = build_denoiser(config, codec.event(dataset.shape))
+    require_conditions(model, build_objective(model, config.training, codec), config, dataset)
 
 
 def require_conditions(model: Any, objective: Objective, config: ConfigDict, dataset: Dataset) -> Dataset:

@@ -4,7 +4,7 @@ import contextlib
 import copy
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -20,17 +20,21 @@ from scorefield.checkpoints.formats.run import (
     Sound,
     compared_names,
     differences,
+    newest_checkpoint,
     newest_sound,
     read_config,
 )
+from scorefield.checkpoints.load import load_denoiser
 from scorefield.configs.loading import all_fields, apply, from_stored, load_config
 from scorefield.configs.sections import data, require_sections
 from scorefield.configs.training import names_of
-from scorefield.data.codec import Codec, Pixels
+from scorefield.data.codec import Codec
 from scorefield.data.dataset import Dataset, as_dataset
 from scorefield.data.datasets import CODEC_FIELDS, codec_of, in_units_of, load_dataset
 from scorefield.data.fingerprint import fingerprint
 from scorefield.models.build import build_denoiser
+from scorefield.models.denoiser import Denoiser
+from scorefield.models.networks.dequantizer import dequantizer_of
 from scorefield.numerics.devices import autocast_dtype, keep_freed_memory, local_device, require_compiler, slow_arithmetic
 from scorefield.numerics.errors import ArgumentError, renamed
 from scorefield.numerics.files import write_json
@@ -166,8 +170,7 @@ def set_up(config: ConfigDict, dataset: Dataset, run: Path, device: torch.device
     torch.manual_seed(settings.seed)
     model = build_denoiser(config, codec.event(dataset.shape)).to(device)
     model.autocast = autocast_dtype(settings.precision, device)
-    levels = (codec.levels, codec.low, codec.high) if isinstance(codec, Pixels) and codec.discrete else None
-    objective = build_objective(model, settings, levels)
+    objective = build_objective(model, settings, codec)
     dataset = require_conditions(model, objective, config, dataset)
     machine, share = Machine(run, device), settings.batch_size // world.size
     noise = partial(_loss_of_noise, model, dataset, codec, device)
@@ -180,10 +183,55 @@ def set_up(config: ConfigDict, dataset: Dataset, run: Path, device: torch.device
                        device=device)
     shown = None if preview is None else lambda model: preview(model, dataset, codec)
     figures = measured_by(settings, measures, model, dataset, codec)
+    new, sharded = start is None and newest_checkpoint(run) is None, settings.sharding == "fsdp" and world.size > 1
+    _prepare(model, objective, new, sharded)      # after what needs gradients
     trainer = Trainer(model, meters.objective, batches, settings, run, device, world, evaluate, shown, progress, stored,
                       start, meters, figures)
     trainer.machine = machine
     return trainer
+
+
+def _prepare(model: Denoiser, objective: Any, new: bool, sharded: bool) -> None:
+    """Give the network of a new run the weights of its objective's score_model, and freeze what the objective keeps."""
+    if sharded and (dequantizer_of(model) is not None or hasattr(model.network, "schedule")):
+        raise ArgumentError("a dequantizer and a learned schedule are called beside the network, which FSDP cannot do; "
+                            "choose training.sharding=none", "training.sharding")
+    source = getattr(objective, "score_model", "")
+    if source and new:
+        begin_with(model, source)
+    if getattr(objective, "frozen", False):
+        flow = {id(parameter) for parameter in dequantizer_of(model).parameters()}      # type: ignore[union-attr]
+        for parameter in model.parameters():
+            parameter.requires_grad_(id(parameter) in flow)
+
+
+def begin_with(model: Denoiser, source: str) -> None:
+    """Copy the averaged weights of a run or a checkpoint into the network of a denoiser. A dequantizer that the source lacks
+    stays as it is.
+
+    Raises ArgumentError if that is a model of another kind.
+    """
+    with renamed(names={"config": "training.score_model"}):
+        found = load_denoiser(source)
+    for name, here, there in _views(model, found):
+        if here != there:
+            raise ArgumentError(f"the score_model {source} has {name} {there}, and this config has {here}; the sections "
+                                "sde and model must be those of its run, but for model.dequantizer", "training.score_model")
+    own, weights = model.network.state_dict(), found.network.state_dict()
+    lacking = [name for name, tensor in own.items() if name not in weights or weights[name].shape != tensor.shape]
+    flow = dequantizer_of(found) is None and dequantizer_of(model) is not None
+    if [name for name in lacking if not (flow and name.startswith("dequantizer."))] or weights.keys() - own.keys():
+        raise ArgumentError(f"the score_model {source} has other weights; the section model must be that of its run, but "
+                            "for a model.dequantizer that it lacks", "training.score_model")
+    model.network.load_state_dict(weights, strict=False)
+
+
+def _views(model: Denoiser, other: Denoiser) -> Iterator[tuple[str, Any, Any]]:
+    """What two denoisers make of their networks, by name."""
+    yield "sde", repr(model.sde), repr(other.sde)
+    yield "parametrization", model.parametrization.name, other.parametrization.name
+    for name in ("time_input", "input_std", "energy"):
+        yield name, getattr(model, name), getattr(other, name)
 
 
 def _loss_of_noise(model: Any, dataset: Dataset, codec: Codec, device: torch.device, n: int) -> Tensor:

@@ -323,6 +323,8 @@ def _exported_network(config: Config) -> dict[str, Any]:
     channels, *sides = config["shape"]
     if len(sides) != 2:
         raise ValueError(f"a UNet2DModel has pictures, and the data of this model have the shape {tuple(config['shape'])}")
+    if settings["dequantizer"]:
+        raise refusal("model", "dequantizer", settings["dequantizer"], "a UNet2DModel has none")
     widths = [settings["width"] * m for m in settings["multipliers"]]
     attended = [resolution(sides, level) in settings["attention_resolutions"] for level in range(len(widths))]
     if settings["multipliers"][0] != 1:

@@ -376,7 +376,7 @@ def _require_expressible(config: Config) -> None:
         "model.attention_head_dim": None, "model.groups": groups, "data.low": 0.0 if name in EXPLODING else -1.0,
         "data.high": 1.0, "model.centred": name not in EXPLODING,
         "model.classes": None, "model.scale_shift": False, "model.middle_norm": True,
-        "model.energy": False, "model.learned_variance": False,
+        "model.energy": False, "model.learned_variance": False, "model.dequantizer": 0,
     }
     for field, value in expected.items():
         section, word = field.split(".")

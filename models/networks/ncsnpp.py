@@ -44,6 +44,7 @@ from scorefield.models.layers import (
     xavier_init,
     zero_init,
 )
+from scorefield.models.networks.dequantizer import dequantizer_for
 from scorefield.models.networks.labels import LabelledNetwork
 from scorefield.numerics.errors import ArgumentError
 
@@ -230,8 +231,8 @@ class NCSNpp(LabelledNetwork):
     """Pictures (batch, channels, height, width) and time (batch,) to a tensor of the first one's shape; see the module.
 
     image_size, channels, width, multipliers, num_blocks, attention_resolutions, dropout, norm_eps, attention_head_dim,
-    freq_shift, classes, class_embedding ("timestep" only with positional embedding of time), scale_shift and middle_norm
-    are those of UNet, and
+    freq_shift, classes, class_embedding ("timestep" only with positional embedding of time), scale_shift, middle_norm and
+    dequantizer are those of UNet, and
 
     block                  "biggan": residual blocks resample, too; "ddpm": strided convolutions do
     embedding              of time: "positional" or "fourier" (random fixed frequencies, of what is best log sigma)
@@ -256,7 +257,7 @@ class NCSNpp(LabelledNetwork):
                  combine: str = "sum", groups: int | None = None, centred: bool = True, last_label: int | None = None,
                  norm_eps: float = 1e-6, attention_head_dim: int | None = None, freq_shift: int = 1,
                  classes: int | None = None, class_embedding: str = "table", scale_shift: bool = False,
-                 middle_norm: bool = True):
+                 middle_norm: bool = True, dequantizer: int = 0):
         super().__init__()
         for name, value, allowed in (("block", block, BLOCKS), ("embedding", embedding, EMBEDDINGS),
                                      ("progressive_input", progressive_input, PROGRESSIVE_INPUT),
@@ -326,6 +327,7 @@ class NCSNpp(LabelledNetwork):
         self.last_layers = tuple(f"up.{i}.head.conv" for i, level in enumerate(self.up) if level.head is not None)
         self._initialise()
         self._take_labels(classes, time_dim, class_embedding, width, freq_shift)      # last, as it draws numbers
+        self.dequantizer = dequantizer_for(channels, dequantizer)
 
     def _initialise(self) -> None:
         """Variance scaling over the mean fan: scale 1, 0.1 in attention, 0 at the end of every branch."""

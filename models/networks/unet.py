@@ -31,6 +31,7 @@ from scorefield.models.layers import (
     xavier_init,
     zero_init,
 )
+from scorefield.models.networks.dequantizer import dequantizer_for
 from scorefield.models.networks.labels import LabelledNetwork
 from scorefield.numerics.errors import ArgumentError
 
@@ -66,6 +67,7 @@ class UNet(LabelledNetwork):
     classes                if given, it takes a label too, {"label": integers (batch,)} from 0 to `classes`, the last of
                            which means "no label"; the label's embedding is added to that of time
     scale_shift            residual blocks scale and shift their second norm by time, see `ResidualBlock`
+    dequantizer            width of a `Dequantizer`, kept in the attribute of that name for likelihoods; 0: none
 
     and, for networks trained elsewhere, which differ in details:
 
@@ -99,7 +101,8 @@ class UNet(LabelledNetwork):
                  norm_eps: float = 1e-6, attention_head_dim: int | None = None, freq_shift: int = 1,
                  downsample_padding: int = 0, centred: bool = True, classes: int | None = None,
                  class_embedding: str = "table", scale_shift: bool = False, middle_norm: bool = True,
-                 attention_heads: int | None = None, attention_order: str = "qkv", resample: str = "conv"):
+                 attention_heads: int | None = None, attention_order: str = "qkv", resample: str = "conv",
+                 dequantizer: int = 0):
         super().__init__()
         if resample not in RESAMPLINGS:
             raise ArgumentError(f"unknown resample {resample!r}; choose from {', '.join(RESAMPLINGS)}", "resample")
@@ -155,6 +158,7 @@ class UNet(LabelledNetwork):
         self.conv_out = conv(c, channels, 3, padding=1)
         self._initialise()
         self._take_labels(classes, time_dim, class_embedding, width, freq_shift)      # last, as it draws numbers
+        self.dequantizer = dequantizer_for(channels, dequantizer, axes)
 
     def _initialise(self) -> None:
         xavier_init(self)

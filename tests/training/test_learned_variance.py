@@ -10,6 +10,7 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from scorefield.checkpoints.formats.run import newest_checkpoint, read_state
+from scorefield.data import make_codec
 from scorefield.likelihood import chain_elbo
 from scorefield.models import MLP, Denoiser
 from scorefield.models.networks.outputs import doubled
@@ -105,7 +106,7 @@ def test_the_decoder_of_levels_is_the_mass_of_their_cells_and_has_a_gradient(lev
     t = torch.full((6,), 1 / 40, dtype=torch.float64)
     error = 0.05 * torch.randn(6, 3, generator=draws).double()
     share = torch.rand(6, 3, generator=draws).double().requires_grad_()
-    objective = LearnedVariance(sde, method="vlb", levels=(levels, -1.0, 1.0))
+    objective = LearnedVariance(sde, method="vlb", codec=make_codec(levels))
     terms = objective.bound(t, error, share, x)
     v = torch.exp(share * chain.sigma[0].square().log() + (1 - share) * chain.posterior(x, x, 1)[1].log())
     cell, mean = 1 / (levels - 1), x - chain.sigma[0] / chain.alpha[0] * error

@@ -4,36 +4,48 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from scorefield.models.networks.dequantizer import dequantizer_of
 from scorefield.numerics.errors import ArgumentError, renamed
 from scorefield.numerics.text import choose
+from scorefield.sde_lib.learned import LearnedVPSDE
 from scorefield.training.objectives.classifier import Classification
+from scorefield.training.objectives.dequantization import Dequantization
+from scorefield.training.objectives.learned_schedule import LearnedSchedule
 from scorefield.training.objectives.learned_variance import LearnedVariance
 from scorefield.training.objectives.objective import Batch, Objective
 from scorefield.training.objectives.score_matching import ScoreMatching
 from scorefield.training.objectives.sliced import SlicedScoreMatching
 
-__all__ = ["OBJECTIVES", "Batch", "Classification", "LearnedVariance", "Objective", "ScoreMatching",
-           "SlicedScoreMatching", "build_objective"]
+__all__ = [
+    "OBJECTIVES", "Batch", "Classification", "Dequantization", "LearnedSchedule", "LearnedVariance", "Objective",
+    "ScoreMatching", "SlicedScoreMatching", "build_objective",
+]
 
-# The arguments `sde` and `data_std` come from the model, `levels` from the data; the others are the fields of a config's
+# The arguments `sde` and `data_std` come from the model, `codec` from the data; the others are the fields of a config's
 # section `training`.
 OBJECTIVES: dict[str, type[Objective]] = {
     "score_matching": ScoreMatching, "sliced_score_matching": SlicedScoreMatching, "learned_variance": LearnedVariance,
-    "classifier": Classification}
+    "classifier": Classification, "dequantization": Dequantization, "learned_schedule": LearnedSchedule}
 
 
-def build_objective(model: Any, section: Mapping[str, Any], levels: tuple[int, float, float] | None = None) -> Objective:
-    """The objective that a config's section `training` names, for a model with an SDE; ArgumentError as its class.
-
-    levels  of data that are levels (a codec that is `discrete`): how many, and the x of the first and the last
+def build_objective(model: Any, section: Mapping[str, Any], codec: Any = None) -> Objective:
+    """The objective that a config's section `training` names, for a model with an SDE and the codec of its data;
+    ArgumentError as its class, and if a dequantizer or a variance would not be trained.
     """
     kind = choose("objective", OBJECTIVES, section.get("objective", "score_matching"), "training.objective")
     if kind is LearnedVariance and not model.learned_variance:
         raise ArgumentError("objective learned_variance needs a model that learns a variance; set "
                             "model.learned_variance=true", "training.objective", "model.learned_variance")
-    known = {**section, "sde": model.sde, "data_std": model.input_std, "levels": levels}
+    known = {**section, "sde": model.sde, "data_std": model.input_std, "codec": codec}
     if model.takes.classes is None:      # no label, no dropout: its random numbers would be drawn for nothing
         known["label_dropout"] = 0.0
+    if (dequantizer_of(model) is not None) != (kind is Dequantization):
+        raise ArgumentError("a dequantizer is trained by objective dequantization, and by no other: set model.dequantizer "
+                            "to a width and training.objective to dequantization, or neither", "model.dequantizer",
+                            "training.objective")
+    if isinstance(model.sde, LearnedVPSDE) and kind is not LearnedSchedule:
+        raise ArgumentError("the schedule of sde.name=learned is trained by objective learned_schedule, and by no other",
+                            "training.objective", "sde.name")
     settings = {name: known[name] for name in inspect.signature(kind).parameters if name in known}
     with renamed("training", {"data_std": "model.input_std"}):
         return kind(**settings)

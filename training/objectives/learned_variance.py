@@ -69,7 +69,7 @@ class LearnedVariance(NoisyExamples):
 
     method       a key of METHODS with its options: "hybrid:weight=0.001", "vlb:resample=true"
     bound_steps  how many steps back the bound is of; None: all of the chain
-    levels       of data that are levels: how many, and the x of the first and the last; None: of real x
+    codec        of the data; None, or one whose x is real: the decoder is a density
 
     The other arguments are those of ScoreMatching, and belong to L_simple. Raises ArgumentError for a word or a number that
     does not exist, for a weighting beside "vlb", and for times drawn both by the weighting and by losses.
@@ -77,7 +77,7 @@ class LearnedVariance(NoisyExamples):
 
     method: str = field(default="hybrid", kw_only=True)
     bound_steps: int | None = field(default=None, kw_only=True)
-    levels: tuple[int, float, float] | None = field(default=None, kw_only=True)
+    codec: Any = field(default=None, kw_only=True)
     of: Hybrid | VLB = field(init=False, repr=False, compare=False)
     history: LossHistory | None = field(init=False, repr=False, compare=False)
 
@@ -144,8 +144,8 @@ class LearnedVariance(NoisyExamples):
         divergence = square + torch.expm1(-log_excess) + log_excess
         decoder = square + log_excess + expand_as((2 * math.pi * beta_tilde).log(), share)
         terms = torch.where(expand_as(data, share).bool(), decoder, divergence).flatten(1).mean(1)
-        if self.levels is not None and bool(data.any()):
-            number, low, high = self.levels
+        if self.codec is not None and self.codec.discrete and bool(data.any()):
+            number, low, high = self.codec.levels, self.codec.low, self.codec.high
             v = expand_as(beta_tilde, share)[data] * torch.exp(log_excess[data])
             mean = x0[data] - expand_as(of_error, x0)[data] * error[data]
             k = ((x0[data] - low) / (high - low) * (number - 1)).round()
