@@ -1,0 +1,68 @@
+"""Figures of curves and clouds for the pictures of the papers, as pictures (3, height, width)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scorefield.evaluation import plots
+from scorefield.evaluation.explore.schedule import Curves
+from scorefield.evaluation.explore.schedule import schedule as schedule_of
+from scorefield.sde_lib import VPSDE, CosineVPSDE
+
+SIDE = 3.1      # inches of a panel of curves
+
+
+def curve_panels(columns: int, title: str = "") -> tuple[Any, Any]:
+    """A figure with a row of axes for curves."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(SIDE * columns, SIDE), layout="constrained")
+    FigureCanvasAgg(figure)
+    if title:
+        figure.suptitle(title, fontsize=10)
+    axes = figure.subplots(1, columns, squeeze=False)[0]
+    for axis in axes:
+        axis.grid(alpha=0.25)
+    return figure, axes
+
+
+def schedule_figure(curves: Curves, title: str) -> Tensor:
+    """alpha and sigma, alpha_bar, the log-SNR, and g^2 over t; in grey those of the VP and the cosine process."""
+    figure, axes = curve_panels(4, title)
+    t = curves.times.numpy()
+    axes[0].plot(t, curves.alpha.numpy(), label="alpha")
+    axes[0].plot(t, curves.sigma.numpy(), label="sigma")
+    if float(curves.sigma.max()) > 10 * float(curves.alpha.max()):
+        axes[0].set_yscale("log")
+    axes[0].legend(fontsize=8)
+    axes[0].set_title("scale of signal and noise", fontsize=9)
+    axes[1].plot(t, curves.alpha.square().numpy(), label="this run", zorder=3)
+    axes[2].plot(t, curves.log_snr.numpy(), zorder=3)
+    for name, sde, style in (("vp, linear", VPSDE(), "-"), ("cosine", CosineVPSDE(), "--")):
+        other = schedule_of(sde)
+        axes[1].plot(other.times.numpy(), other.alpha.square().numpy(), style, c="0.65", lw=1, label=name)
+        axes[2].plot(other.times.numpy(), other.log_snr.numpy(), style, c="0.65", lw=1)
+    axes[1].legend(fontsize=8)
+    axes[1].set_title("alpha_bar = alpha$^2$", fontsize=9)
+    axes[2].set_title("log SNR", fontsize=9)
+    if curves.betas is None:
+        finite = torch.isfinite(curves.g2)
+        axes[3].plot(t[finite.numpy()], curves.g2[finite].numpy())
+        axes[3].set_title("beta(t) = g$^2$ per unit of time", fontsize=9)
+        spread = curves.g2[finite & (curves.g2 > 0)]
+    else:
+        axes[3].plot(torch.arange(len(curves.betas)).numpy(), curves.betas.numpy())
+        axes[3].set_title("beta of each step of the chain", fontsize=9)
+        spread = curves.betas
+    if float(spread.max()) > 300 * float(spread.min()):
+        axes[3].set_yscale("log")
+    for axis in axes:
+        axis.set_xlabel("t", fontsize=9)
+        axis.tick_params(labelsize=8)
+    if curves.betas is not None:
+        axes[3].set_xlabel("index", fontsize=9)
+    return plots.render(figure)
