@@ -27,6 +27,7 @@ class Picture:
     takes    names of flags of the mode, beside those of the run
     sampler  its sampler unless one is chosen, with `options`; None if it takes no sampler
     owner    the sampler or estimator whose options it takes, where none can be chosen
+    one_label  whether a label is one for all that is drawn
     """
 
     shows: str
@@ -34,6 +35,7 @@ class Picture:
     sampler: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     owner: str | None = None
+    one_label: bool = False
 
     @property
     def flags(self) -> set[str]:
@@ -46,7 +48,18 @@ _EXAMPLES = ("examples", "split", "images")
 _NOISY = {"eta": 1.0, "steps": 100}
 PICTURES: Mapping[str, Picture] = {
     "progressive": Picture("a film of the x_0 predicted along a sampler's path", (*_GUIDED, "num_samples", "frames"), "auto"),
+    "interpolate": Picture("the way from one example to another through several t",
+                           (*_GUIDED, *_EXAMPLES, "times", "frames"), "auto", one_label=True),
+    "shared_latents": Picture("completions of one x_t at several t", (*_GUIDED, *_EXAMPLES, "times", "num_samples"), "ddim", _NOISY),
+    "slerp": Picture("samples between latents", (*_GUIDED, "num_samples", "frames"), "ddim", one_label=True),
+    "inversion": Picture("examples encoded to latents and decoded", (*_GUIDED, *_EXAMPLES, "step_counts"), "ddim",
+                         one_label=True),
+    "rate_distortion": Picture("rate and distortion of the chain by t", (*_MODEL, *_EXAMPLES, "num_samples", "label"),
+                               owner="chain_elbo"),
     "forward": Picture("x_t of examples at equally spaced t", ("seed", "frames", *_EXAMPLES)),
+    "swiss_roll": Picture("points of the forward and the reverse process, and the drift",
+                          (*_GUIDED, "num_samples", "frames"), "ddim", _NOISY, one_label=True),
+    "langevin": Picture("naive against annealed Langevin dynamics", (*_GUIDED, "num_samples"), owner="langevin"),
     "schedule": Picture("alpha, sigma, log-SNR and beta of the run's process", ()),
 }
 FLAGS = (
@@ -106,7 +119,8 @@ def _owner(command: Command, picture: Picture) -> str | None:
 
 def run(command: Command) -> None:
     """Draw the pictures one after the other, each with its files in explore/ of the run's folder."""
-    from scorefield.cli.explore_pictures import DRAW, Task
+    from scorefield.cli.explore_pictures import DRAW
+    from scorefield.cli.explore_task import Task
 
     names = chosen(command)
     tasks = [Task.of(command, name, PICTURES[name], _owner(command, PICTURES[name])) for name in names]
@@ -119,5 +133,5 @@ def run(command: Command) -> None:
 
     with keeping(kept):
         for task in tasks:
-            print(task.write(DRAW[task.name](task)), flush=True)
+            print(task.draw(DRAW[task.name]), flush=True)
             done.append(f"{task.stem}.png")

@@ -1,267 +1,47 @@
-"""What mode explore draws: for each picture, from the command line to the files."""
+"""What each picture of mode explore computes, shows and records."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from scorefield.cli.drawing import options as sampler_flags
-from scorefield.cli.drawing import parsed_options, precision_of, prepare
-from scorefield.cli.examples import examples_at, own_data
-from scorefield.cli.guide import Guide, guide_of
-from scorefield.data import Codec, Dataset, codec_of
-from scorefield.evaluation.explore import forward as forward_of
-from scorefield.evaluation.explore import progressive as progressive_of
-from scorefield.evaluation.explore import schedule as schedule_of
-from scorefield.evaluation.explore.figures import schedule_figure
-from scorefield.evaluation.explore.paths import Models, encoded
-from scorefield.evaluation.explore.sheets import Looks, as_data, save_gif, sheet, time_names
-from scorefield.evaluation.names import changed, name_of_place, suffix_of, suffix_of_drawing, whole, with_suffix
-from scorefield.evaluation.plots import save_png
+from scorefield.cli.explore_task import POINTS, ROWS, Drawn, Task, numbers
+from scorefield.data import Pixels
+from scorefield.evaluation import explore
+from scorefield.evaluation.explore.figures import cloud_rows, rate_distortion_figure, schedule_figure, stacked
+from scorefield.evaluation.explore.langevin import published, published_start, shares
+from scorefield.evaluation.explore.paths import shown_width
+from scorefield.evaluation.explore.sheets import Looks, sheet, time_names
+from scorefield.evaluation.explore.swiss_roll import sliced_distance
+from scorefield.evaluation.explore.units import data_scale, unit_range
+from scorefield.evaluation.progress import Progress
+from scorefield.likelihood import ChainELBO
 from scorefield.numerics.errors import ArgumentError
-from scorefield.numerics.files import write_json
-from scorefield.samplers import Sampler, make_sampler, prior_sample, sample_seeds
-from scorefield.sde_lib import SDE
+from scorefield.samplers import Langevin, ProbabilityFlow, Sampler
 
-if TYPE_CHECKING:
-    from scorefield.cli.command import Command
-    from scorefield.cli.explore import Picture
-    from scorefield.models import Denoiser
-
-FRAMES = 11
-POINTS, ROWS = 2000, 8      # samples of points; rows of pictures or series
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A picture, the frames of its film, and what its record says beside the settings."""
-
-    picture: Tensor
-    facts: Mapping[str, Any]
-    film: Sequence[Tensor] = ()
-    line: str = ""
-
-
-@dataclass(frozen=True, eq=False)
-class Task:
-    """One picture as a command line asks for it.
-
-    sampler  the one that it uses, or None
-    """
-
-    command: Command
-    name: str
-    takes: frozenset[str]
-    sampler: Sampler | None
-    sampler_name: str | None
-    started: float = field(default_factory=time.perf_counter)
-
-    @classmethod
-    def of(cls, command: Command, name: str, picture: Picture, owner: str | None) -> Task:
-        """ArgumentError for what does not fit together, before anything is computed."""
-        sampler = None
-        if owner is not None:
-            flags = sampler_flags().get(owner, {})
-            texts = {option: text for option, text in command.asked.texts.items() if option in flags or not flags}
-            chosen = command.asked.values["sampler"] is not None
-            sampler = make_sampler(owner, **({} if chosen else dict(picture.options)) | parsed_options(owner, texts))
-        task = cls(command, name, frozenset(picture.flags), sampler, owner)
-        if "ema" in task.takes:
-            if sampler is not None:
-                sampler.times(task.model)      # refuses a grid that does not fit
-            _ = task.guide
-        return task
-
-    # ---- what the command line says --------------------------------------------------------------------------------
-
-    def value(self, name: str, default: Any = None) -> Any:
-        value = self.command.asked.values[name]
-        return default if value is None else value
-
-    @property
-    def seed(self) -> int:
-        return self.command.asked.values["seed"]
-
-    @property
-    def frames(self) -> int:
-        return self.value("frames", FRAMES)
-
-    @property
-    def batch_size(self) -> int:
-        return self.command.asked.values["batch_size"]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of an example, as data."""
-        assert self.command.stored is not None
-        return tuple(self.command.stored["shape"])
-
-    @cached_property
-    def codec(self) -> Codec:
-        assert self.command.stored is not None
-        return codec_of(self.command.config.data, self.command.stored)
-
-    @property
-    def event(self) -> tuple[int, ...]:
-        return self.codec.event(self.shape)
-
-    @property
-    def of_points(self) -> bool:
-        return len(self.shape) == 1
-
-    # ---- the model and the data ------------------------------------------------------------------------------------
-
-    @property
-    def model(self) -> Denoiser:
-        """The run's model, which the pictures of one command share."""
-        found = self.command.__dict__.get("_explored")
-        if found is None:
-            found = self.command.denoiser()
-            prepare(found.network, self.command)
-            self.command.__dict__["_explored"] = found
-        return found
-
-    @property
-    def sde(self) -> SDE:
-        from scorefield.models.build import build_sde
-
-        return build_sde(self.command.stored)
-
-    @cached_property
-    def guide(self) -> Guide:
-        return guide_of(self.command, self.model) if "label" in self.takes else Guide()
-
-    @property
-    def models(self) -> Models:
-        """The score models of the samples, guided as the command line asks."""
-        return self.guide.of(self.model, self.command.device) if self.guide.described else self.model
-
-    @property
-    def names(self) -> Sequence[str]:
-        """Of the samples' classes."""
-        return self.guide.names
-
-    @cached_property
-    def dataset(self) -> Dataset:
-        images = self.command.asked.values["images"] if "images" in self.takes else None
-        if images is None:
-            return own_data(self.command, f"{self.name} needs examples: give images" if "images" in self.takes else "")
-        return examples_at(self.command, images, "images")[0]
-
-    def examples(self, numbers: Sequence[int]) -> Tensor:
-        """The examples with these numbers in their split, as data."""
-        name = "test" if self.value("images") else self.value("split", "test")
-        split = getattr(self.dataset, name)
-        if wrong := [i for i in numbers if not 0 <= i < len(split)]:
-            raise ArgumentError(f"examples must lie in 0 .. {len(split) - 1} ({name} examples of {self.dataset.name!r}), got "
-                                f"{wrong[0]}", "examples")
-        return split[torch.tensor(list(numbers), dtype=torch.long)][0]
-
-    def chosen_examples(self, n: int, exactly: bool = False) -> tuple[list[int], Tensor]:
-        """The numbers of the examples (n unless they are given) and the examples as the model sees them."""
-        given = self.value("examples")
-        if given is not None and (not given or (exactly and len(given) != n)):
-            raise ArgumentError(f"{self.name} takes {n if exactly else 'one or more'} examples, got {len(given)}", "examples")
-        total = len(self.dataset.test if self.value("images") or self.value("split") == "test" else self.dataset.train)
-        numbers = list(range(min(n, total))) if given is None else list(given)
-        x = encoded(self.codec, self.examples(numbers), [(self.seed, i) for i in numbers], self.command.device)
-        return numbers, x
-
-    @cached_property
-    def data(self) -> Tensor | None:
-        """Training examples to be seen behind points, or whose range gives the axes; None if they cannot be read."""
-        if self.command.config.data.dataset == "arrays":
-            return None
-        try:
-            train = own_data(self.command).train
-        except (OSError, ValueError):
-            return None
-        return train[torch.arange(min(len(train), 4000))][0]
-
-    def looks(self, like: Tensor) -> Looks:
-        """How examples are drawn: by the training data where they are there, else by examples of the picture."""
-        data = None if self.codec.levels is not None else self.data
-        return Looks.of(self.codec, self.shape, like if data is None else data)
-
-    def prior(self, n: int) -> tuple[Tensor, list[Any]]:
-        seeds = sample_seeds(self.seed, 0, n)
-        return prior_sample(self.sde, self.event, seeds, self.command.device), seeds
-
-    # ---- the files -------------------------------------------------------------------------------------------------
-
-    @property
-    def given(self) -> dict[str, Any]:
-        """The mode's own flags that were given and that this picture takes."""
-        values = self.command.asked.values
-        own = ("num_samples", "frames", "times", "examples", "split", "images", "step_counts")
-        return {name: values[name] for name in own if name in self.takes and name in self.command.asked.given}
-
-    @property
-    def stem(self) -> Path:
-        """The path of the files without their suffixes, which says every setting that is no default."""
-        own = {name: name_of_place(value) if name == "images" else value for name, value in self.given.items()
-               if (name, value) != ("split", "test")}
-        used = "" if self.sampler is None else (
-            ("" if self.sampler_name == self.name else f"_{self.sampler_name}") + suffix_of(changed(self.sampler)))
-        values = self.command.asked.values
-        seed = self.seed if "seed" in self.takes else 0
-        drawn = suffix_of_drawing(seed, values["ema"], precision_of(self.command), None, self.batch_size) if (
-            "ema" in self.takes) else suffix_of({"seed": seed} if seed else {})
-        return self.command.run / "explore" / whole(self.name + used + suffix_of(own) + self.guide.suffix + drawn)
-
-    def write(self, drawn: Drawn) -> str:
-        """Write the files; returns a line that says what was written."""
-        self.stem.parent.mkdir(exist_ok=True)
-        record: dict[str, Any] = {"what": self.name, **self.given}
-        if self.sampler is not None:
-            record |= {"sampler": self.sampler_name, "options": dict(vars(self.sampler))}
-        if "ema" in self.takes:
-            values = self.command.asked.values
-            record |= {**self.guide.described, "ema": values["ema"], "precision": precision_of(self.command),
-                       "batch_size": self.batch_size, "checkpoint": str(self.command.newest)}
-        if "seed" in self.takes:
-            record["seed"] = self.seed
-        seconds = time.perf_counter() - self.started
-        if drawn.film:
-            save_gif(with_suffix(self.stem, ".gif"), drawn.film)
-        save_png(with_suffix(self.stem, ".png"), drawn.picture)
-        write_json(with_suffix(self.stem, ".json"), {**record, **drawn.facts, "seconds": round(seconds, 3)})
-        kinds = ",".join(["png", *(["gif"] if drawn.film else []), "json"])
-        return f"{self.name}: {drawn.line}{'; ' if drawn.line else ''}wrote {self.stem}.{{{kinds}}}"
-
-
-def numbers(values: Tensor, digits: int = 6) -> list[Any]:
-    """A tensor as nested lists of numbers with so many digits."""
-    return torch.round(values.double().cpu(), decimals=12).tolist() if digits > 10 else [
-        numbers(row, digits) if row.ndim else float(f"{float(row):.{digits}g}") for row in values.detach().cpu()]
-
-
-# ---- the pictures --------------------------------------------------------------------------------------------------
+TIMES = (0.125, 0.25, 0.375, 0.5, 0.75, 1.0)      # of t_max
+COUNTS = (10, 20, 50, 100, 200)                   # of steps, for inversions
+FRONT, TOY = 16, 1280                             # examples of a curve; points of the published experiment
 
 
 def progressive(task: Task) -> Drawn:
     n = task.value("num_samples", POINTS if task.of_points else ROWS)
     x_T, seeds = task.prior(n)
-    assert task.sampler is not None
-    film = progressive_of(task.models, task.sampler, x_T, seeds, task.frames, task.batch_size, True)
-    data = as_data(task.codec, film.predictions)
-    noisy = torch.stack([as_data(task.codec, x, task.sde, float(t)) for x, t in zip(film.states, film.times, strict=True)])
+    film = explore.progressive(task.models, _sampler(task), x_T, seeds, task.frames, task.batch_size, True)
+    data, noisy = task.shown(film.predictions), _shown_states(task, film.states, film.times)
     looks, names = task.looks(data[-1]), time_names(film.times.tolist(), task.of_points)
-    title = f"x_0 predicted at t by {task.sampler_name}"
     if task.of_points:
         cells, rows = [list(noisy), list(data)], ["x_t", "predicted x_0"]
         picture = sheet(cells, looks, rows, names, behind=task.data)
         frames = [sheet([[a, b]], looks, (), ("x_t", "predicted x_0"), f"t = {t:.3f}", task.data)
                   for a, b, t in zip(noisy, data, film.times.tolist(), strict=True)]
     else:
-        picture = sheet([list(data[:, i]) for i in range(n)], looks, _labels(task, n), names, title)
+        picture = sheet([list(data[:, i]) for i in range(n)], looks, _labels(task, n), names,
+                        f"x_0 predicted at t by {task.owner}")
         frames = [sheet([list(a), list(b)], looks, ["x_t", "x_0"], (), f"t = {t:.3f}")
                   for a, b, t in zip(noisy, data, film.times.tolist(), strict=True)]
     error = (film.predictions - film.x).double().square().flatten(1).mean(1).sqrt()
@@ -269,16 +49,122 @@ def progressive(task: Task) -> Drawn:
     return Drawn(picture, facts, frames, f"{n} samples at {len(film.times)} times, {film.nfe} evaluations each")
 
 
-def _labels(task: Task, n: int) -> list[str]:
-    """The names of the classes of n samples, as labels of rows; nothing without labels."""
-    labels = task.guide.of_samples(range(n))
-    return [] if labels is None else [task.guide.name(y) for y in labels.tolist()]
+def interpolate(task: Task) -> Drawn:
+    chosen, ends = task.chosen_examples(2, exactly=True)
+    times = task.value("times", (0.0, *(f * task.sde.t_max for f in TIMES)))
+    result = explore.interpolate(task.models, _sampler(task), *ends, times, task.frames, task.seed, task.batch_size, True)
+    data, own, used = task.shown(result.x), task.shown(ends), result.times.tolist()
+    looks, weights = task.looks(own), [f"{w:.2g}" for w in result.weights]
+    if task.of_points:
+        picture = sheet([[path] for path in data], looks, time_names(used), ["from one example to the other"], behind=task.data)
+    else:
+        picture = sheet([[own[0], *row, own[1]] for row in data], looks, time_names(used),
+                        [f"example {chosen[0]}", *weights, f"example {chosen[1]}"])
+    away = [float((row[[0, -1]] - ends).double().square().mean().sqrt()) for row in result.x]
+    facts = {"numbers": chosen, "times": used, "weights": numbers(result.weights), "nfe": result.nfe,
+             "rmse_of_the_ends_to_the_examples": away}
+    return Drawn(picture, facts, line=f"examples {chosen[0]} and {chosen[1]} through {len(used)} times")
+
+
+def shared_latents(task: Task) -> Drawn:
+    chosen, x0 = task.chosen_examples(1, exactly=True)
+    n = task.value("num_samples", 500 if task.of_points else ROWS)
+    times = task.value("times", tuple(f * task.sde.t_max for f in TIMES))
+    result = explore.shared_latents(task.models, _sampler(task), x0[0], times, n, task.seed, task.batch_size, True)
+    data, used = task.shown(result.completions), result.times.tolist()
+    latents = [task.shown(x, t) for x, t in zip(result.latents, used, strict=True)]
+    own = task.shown(x0)
+    looks = task.looks(own)
+    if task.of_points:
+        picture = cloud_rows([[x[None] for x in latents], list(data)], looks, [f"x_t of example {chosen[0]}", "completions"],
+                             time_names(used), behind=task.data) if task.shape == (2,) else sheet(
+            [list(data)], looks, ["completions"], time_names(used), behind=task.data)
+    else:
+        cells = [[own[0], x, *row] for x, row in zip(latents, data, strict=True)]
+        picture = sheet(cells, looks, time_names(used), ["x_0", "x_t", *(f"{i + 1}" for i in range(n))],
+                        f"completions of one x_t of example {chosen[0]} by {task.owner}")
+    facts = {"numbers": chosen, "times": used, "spread": numbers(result.spread), "nfe": result.nfe}
+    return Drawn(picture, facts, line=f"{n} completions at each of {len(used)} times, spread {float(result.spread[0]):.3g} to "
+                                      f"{float(result.spread[-1]):.3g}")
+
+
+def slerp(task: Task) -> Drawn:
+    n = task.value("num_samples", 50 if task.of_points else 4)
+    x_T, _ = task.prior(2 * n)
+    result = explore.slerp_samples(task.models, _sampler(task), x_T[0::2], x_T[1::2], task.frames, task.batch_size, True)
+    data, weights = task.shown(result.x), [f"{w:.2g}" for w in result.weights]
+    looks = task.looks(data[:, 0])
+    if task.of_points:
+        picture = sheet([list(data.transpose(0, 1))], looks, ["samples"], weights, behind=task.data)
+        frames = [sheet([[x]], looks, (), (), f"weight {w}", task.data) for x, w in zip(data.unbind(1), weights, strict=True)]
+    else:
+        picture = sheet(list(map(list, data)), looks, [f"pair {i}" for i in range(n)], weights,
+                        f"{task.owner} from latents between two, by slerp")
+        frames = [sheet([list(x)], looks, (), (), f"weight {w}") for x, w in zip(data.unbind(1), weights, strict=True)]
+    norms = result.latents.double().flatten(2).norm(dim=2)
+    facts = {"weights": numbers(result.weights), "norm_of_the_latents": numbers(norms.mean(0)), "nfe": result.nfe}
+    return Drawn(picture, facts, frames, f"{n} pairs of latents, {len(weights)} samples between each, {result.nfe} evaluations")
+
+
+def inversion(task: Task) -> Drawn:
+    chosen, x = task.chosen_examples(POINTS if task.of_points else ROWS)
+    sampler, given = _sampler(task), task.value("step_counts")
+    if isinstance(sampler, ProbabilityFlow) and given is not None:
+        raise ArgumentError("sampler 'ode' chooses its steps; leave out step_counts, or choose ddim", "step_counts", "sampler")
+    if given is not None and "steps" in task.command.asked.given:
+        raise ArgumentError("step_counts are the numbers of steps; leave out steps", "steps", "step_counts")
+    if isinstance(sampler, ProbabilityFlow):
+        rounds = {"adaptive": explore.inversion(task.models, sampler, x, task.batch_size)}
+    else:
+        own = (sampler.steps,) if "steps" in task.command.asked.given else COUNTS
+        counts = given or own
+        if not isinstance(getattr(sampler, "grid", ""), str):
+            raise ArgumentError("a list of times fixes the steps that inversion compares; give the name of a grid", "grid")
+        found = explore.inversions(task.models, lambda steps: replace(sampler, steps=steps), x, counts, task.batch_size)
+        rounds = {f"{steps} steps": result for steps, result in found.items()}
+    unit = unit_range(task.codec) ** 2
+    errors = {name: float(result.error.mean()) / unit for name, result in rounds.items()}
+    last = list(rounds.values())[-1]
+    shown = {"example": task.shown(x), f"latent, {list(rounds)[-1]}": task.shown(last.latents, task.sde.t_max)}
+    shown |= {f"{name}: {errors[name]:.2g}": task.shown(result.x) for name, result in rounds.items()}
+    looks, rows = task.looks(shown["example"]), list(shown)
+    if task.of_points:
+        picture = sheet([list(shown.values())], looks, (), rows)
+    else:
+        picture = sheet(list(map(list, shown.values())), looks, rows, [f"{i}" for i in chosen],
+                        "examples, latents, and what the latents decode to: mean square error")
+    scale = data_scale(task.codec, task.event).to(x.device)
+    table = {name: {"mse": errors[name], "rmse_in_data": float(((r.x - x).double() * scale).square().mean().sqrt()),
+                    "nfe": r.nfe} for name, r in rounds.items()}
+    range_of = "of pictures with the range of the data as 1" if isinstance(task.codec, Pixels) else "in units of the model"
+    facts = {"numbers": [] if task.of_points else chosen, "mse_is": range_of, "rounds": table,
+             "square_of_the_latents": float(last.latents.double().square().mean())}
+    told = ", ".join(f"{error:.2g} by {name}" for name, error in errors.items())
+    return Drawn(picture, facts, line=f"mean square error of {len(x)} examples {told}")
+
+
+def rate_distortion(task: Task) -> Drawn:
+    estimator = task.settings
+    assert isinstance(estimator, ChainELBO)
+    chosen, data = task.chosen_data(task.value("num_samples", FRONT))
+    parts = -(-len(chosen) // task.batch_size) * estimator.draws
+    steps = estimator.steps or task.sde.steps or 1000
+    with Progress(parts * steps, "step", True, "examples", len(chosen)) as bar:
+        curve = explore.rate_distortion(task.models, task.codec, data, [(task.seed, i) for i in chosen], task.batch_size,
+                                        task.command.device, bar.step, **vars(estimator))
+    unit = f"levels 0 to {task.codec.levels - 1}" if task.codec.levels else "the data's units"
+    facts = {"examples_scored": len(chosen), "distortion_in": unit, "times": numbers(curve.times),
+             "rate": numbers(curve.rate, 17), "distortion": numbers(curve.distortion), "rest": curve.rest,
+             "total": curve.total, "standard_error": curve.error, "nfe": curve.nfe}
+    line = (f"{float(curve.rate[0]):.4f} bits/dim of rate and {curve.rest:.4f} of the rest are the bound {curve.total:.4f} +- "
+            f"{curve.error:.4f}; distortion {float(curve.distortion[-1]):.3g} to {float(curve.distortion[0]):.3g} in {unit}")
+    return Drawn(rate_distortion_figure(curve, unit, f"{len(chosen)} examples, {steps} steps"), facts, line=line)
 
 
 def forward(task: Task) -> Drawn:
     chosen, x0 = task.chosen_examples(POINTS if task.of_points else 4)
-    strip = forward_of(task.sde, x0, [(task.seed, i) for i in chosen], task.frames)
-    data = torch.stack([as_data(task.codec, x, task.sde, float(t)) for x, t in zip(strip.states, strip.times, strict=True)])
+    strip = explore.forward(task.sde, x0, [(task.seed, i) for i in chosen], task.frames)
+    data = _shown_states(task, strip.states, strip.times)
     looks, names = task.looks(data[0]), time_names(strip.times.tolist(), task.of_points)
     if task.of_points:
         picture = sheet([list(data)], looks, ["x_t"], names)
@@ -293,13 +179,93 @@ def forward(task: Task) -> Drawn:
     return Drawn(picture, facts, frames, f"{len(chosen)} examples at {len(strip.times)} times")
 
 
+def swiss_roll(task: Task) -> Drawn:
+    if task.shape != (2,):
+        raise ArgumentError(f"swiss_roll draws points in the plane, and the run's examples have shape {task.shape}", "what")
+    n = task.value("num_samples", POINTS)
+    x_T, seeds = task.prior(n)
+    x0 = task.training(n)
+    frames = task.value("frames", 5)
+    half = 1.25 * float(x0.abs().max())
+    result = explore.swiss_roll(task.models, _sampler(task), x0, x_T, seeds, frames, half, max(task.batch_size, 2048), True)
+    times, looks = result.times.tolist(), task.looks(task.shown(x0))
+    rows = [list(_shown_states(task, clouds, result.times)) for clouds in (result.forward, result.reverse)]
+    scale = data_scale(task.codec, task.event)
+    arrows = [direction.cpu().double() * scale for direction in result.drift]
+    picture = cloud_rows(rows, looks, ["forward process", "reverse process", "drift of the reverse process"],
+                         time_names(times), (task.shown(result.places), arrows))
+    films = [cloud_rows([[a, b]], looks, (), ("forward", "reverse"), title=f"t = {t:.3f}")
+             for a, b, t in zip(*rows, times, strict=True)][::-1]
+    facts = {"times": numbers(result.times), "sliced_wasserstein": numbers(result.distance), "nfe": result.nfe}
+    return Drawn(picture, facts, films, f"{n} points at {len(times)} times, {result.nfe} evaluations; the reverse process ends "
+                                        f"{float(result.distance[0]):.3g} from the data (sliced Wasserstein)")
+
+
+def langevin(task: Task) -> Drawn:
+    sampler = _sampler(task)
+    assert isinstance(sampler, Langevin)
+    toy, own = _published(task.seed)
+    n = task.value("num_samples", POINTS if task.of_points else ROWS)
+    x_T, seeds = task.prior(n)
+    result = explore.langevin(task.models, sampler, x_T, seeds, task.batch_size, True)
+    sets = {"naive": task.shown(result.naive), "annealed": task.shown(result.annealed)}
+    distances = {}
+    if task.data is not None:
+        train = task.training(min(4000, max(n, 200)))
+        distances = {name: float(sliced_distance(x, train)) for name, x in (("naive", result.naive),
+                                                                          ("annealed", result.annealed))}
+        sets = {"data": task.data[:n], **sets}
+    looks = task.looks(next(iter(sets.values())))
+    if task.of_points:
+        picture = sheet([list(sets.values())], looks, ["this run"], list(sets), behind=task.data)
+    else:
+        picture = sheet(list(map(list, sets.values())), looks, list(sets), (), "this run")
+    facts = {"published_mixture": own, "nfe": result.nfe, "sliced_wasserstein_to_the_data": distances}
+    weights = own["share_near_the_larger_mode"]
+    return Drawn(stacked([toy, picture]), facts, line=(
+        f"of a mixture with weight 0.8, naive Langevin gives {weights['naive']:.3f} and annealed {weights['annealed']:.3f}"))
+
+
+def _published(seed: int) -> tuple[Tensor, dict[str, Any]]:
+    """The experiment of the paper's figure 3 as a picture, and its numbers."""
+    model, sampler = published()
+    start = published_start(TOY, seed)
+    result = explore.langevin(model, sampler, start, [(seed, i) for i in range(TOY)], progress=True)
+    exact = model.sample(TOY, generator=torch.Generator().manual_seed(seed % 2**63)).float()
+    sets = {"exact": exact, "naive": result.naive, "annealed": result.annealed}
+    share = {name: float(shares(x, model.means)[1]) for name, x in sets.items()}
+    looks = Looks((2,), None, torch.full((2,), -9.0), torch.full((2,), 9.0))
+    picture = sheet([[start, *sets.values()]], looks, ["mixture .2, .8"],
+                    ["start", *(f"{name}: {share[name]:.2f} above" for name in sets)])
+    return picture, {"points": TOY, "weight_of_the_larger_mode": 0.8, "share_near_the_larger_mode": share, "nfe": result.nfe}
+
+
 def schedule(task: Task) -> Drawn:
-    sde = task.sde
-    curves = schedule_of(sde)
-    facts = {"sde": repr(sde), **{name: numbers(value) for name, value in vars(curves).items() if value is not None},
+    curves = explore.schedule(task.sde)
+    facts = {"sde": repr(task.sde), **{name: numbers(value) for name, value in vars(curves).items() if value is not None},
              "alpha_bar": numbers(curves.alpha.square())}
     ends = f"log SNR from {float(curves.log_snr[0]):.3g} to {float(curves.log_snr[-1]):.3g}"
-    return Drawn(schedule_figure(curves, repr(sde)), facts, line=ends)
+    return Drawn(schedule_figure(curves, repr(task.sde)), facts, line=ends)
 
 
-DRAW: Mapping[str, Callable[[Task], Drawn]] = {"progressive": progressive, "forward": forward, "schedule": schedule}
+def _sampler(task: Task) -> Sampler:
+    assert isinstance(task.settings, Sampler)
+    return task.settings
+
+
+def _shown_states(task: Task, states: Tensor, times: Tensor) -> Tensor:
+    """States (frames, n, *event) at their times, as data."""
+    return torch.stack([task.shown(x, float(t)) for x, t in zip(states, times, strict=True)])
+
+
+def _labels(task: Task, n: int) -> Sequence[str]:
+    """The names of the classes of n samples, as labels of rows; nothing without labels."""
+    labels = task.guide.of_samples(range(n))
+    return [] if labels is None else [task.guide.name(y) for y in labels.tolist()]
+
+
+DRAW: Mapping[str, Callable[[Task], Drawn]] = {
+    "progressive": progressive, "interpolate": interpolate, "shared_latents": shared_latents, "slerp": slerp,
+    "inversion": inversion, "rate_distortion": rate_distortion, "forward": forward, "swiss_roll": swiss_roll,
+    "langevin": langevin, "schedule": schedule,
+}

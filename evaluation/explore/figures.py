@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from scorefield.evaluation import plots
+from scorefield.evaluation.explore.rate_distortion import RateDistortion
 from scorefield.evaluation.explore.schedule import Curves
 from scorefield.evaluation.explore.schedule import schedule as schedule_of
+from scorefield.evaluation.explore.sheets import FONT, PANEL, Looks, paint
 from scorefield.sde_lib import VPSDE, CosineVPSDE
 
 SIDE = 3.1      # inches of a panel of curves
@@ -66,3 +69,57 @@ def schedule_figure(curves: Curves, title: str) -> Tensor:
     if curves.betas is not None:
         axes[3].set_xlabel("index", fontsize=9)
     return plots.render(figure)
+
+
+def rate_distortion_figure(curve: RateDistortion, unit: str, title: str = "") -> Tensor:
+    """Distortion and rate by t, and distortion by rate (Ho et al. 2020, figure 5). `unit` of the distortion, in words."""
+    figure, axes = curve_panels(3, title)
+    t, rate, distortion = (values.numpy() for values in (curve.times, curve.rate, curve.distortion))
+    axes[0].plot(t, distortion)
+    axes[0].set(xlabel="t", ylabel=f"distortion: RMSE in {unit}")
+    axes[1].plot(t, rate)
+    axes[1].axhline(curve.total, c="0.6", ls="--", lw=1, label="the whole bound")
+    axes[1].set(xlabel="t", ylabel="rate: bits/dim")
+    axes[1].legend(fontsize=8)
+    for axis in axes[:2]:
+        axis.invert_xaxis()      # as the sender goes on
+    axes[2].plot(rate, distortion, ".-", ms=2.5, lw=1)
+    axes[2].set(xlabel="rate: bits/dim", ylabel=f"distortion: RMSE in {unit}")
+    return plots.render(figure)
+
+
+def cloud_rows(rows: Sequence[Sequence[Tensor]], looks: Looks, names: Sequence[str], columns: Sequence[str],
+               arrows: tuple[Tensor, Sequence[Tensor]] | None = None, title: str = "", behind: Tensor | None = None) -> Tensor:
+    """Rows of clouds of points in the plane, and one of arrows (places, directions of each column), each panel to its scale."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
+    from matplotlib.figure import Figure
+
+    wide, tall = len(columns), len(rows) + (arrows is not None)
+    figure = Figure(figsize=(1.15 * PANEL * wide + 0.4, 1.15 * PANEL * tall + 0.3 + 0.25 * bool(title)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(tall, wide, squeeze=False, sharex=True, sharey=True)
+    for i, row in enumerate(rows):
+        for axis, cell in zip(axes[i], row, strict=True):
+            paint(axis, cell, looks, behind, ("tab:blue", "tab:red")[i % 2])
+    if arrows is not None:
+        places, directions = arrows
+        for axis, direction in zip(axes[-1], directions, strict=True):
+            axis.quiver(*places.T.numpy(), *direction.T.numpy(), angles="xy", pivot="mid", width=0.006, color="0.25")
+            paint(axis, places[:0], looks)
+    for axis, column in zip(axes[0], columns, strict=True):
+        axis.set_title(column, fontsize=FONT + 1)
+    for axis, name in zip(axes[:, 0], names, strict=True):
+        axis.set_ylabel(name, fontsize=FONT + 1)
+    if title:
+        figure.suptitle(title, fontsize=FONT + 2)
+    return plots.render(figure)
+
+
+def stacked(pictures: Sequence[Tensor]) -> Tensor:
+    """Pictures (3, height, width) one below the other, on white."""
+    width = max(picture.shape[2] for picture in pictures)
+    padded = []
+    for picture in pictures:
+        left = (width - picture.shape[2]) // 2
+        padded.append(torch.nn.functional.pad(picture, (left, width - picture.shape[2] - left), value=255))
+    return torch.cat(padded, 1)

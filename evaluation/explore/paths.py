@@ -123,6 +123,12 @@ def carry(model: Models, sampler: Sampler, x: Tensor, seeds: Sequence[Seed] | No
     return torch.cat(parts), nfe
 
 
+def shown_width(sde: SDE, t: float | Tensor) -> float:
+    """sqrt(alpha^2 + sigma^2), the width of x_t for data of width 1, where it is above 1 (VE); pictures of x_t are of x_t over it."""
+    at = torch.as_tensor(t, dtype=torch.float64)
+    return max(1.0, float((sde.alpha(at).square() + sde.sigma(at).square()).sqrt()))
+
+
 def encoded(codec: Codec, data: Tensor, seeds: Sequence[Seed], device: Any = "cpu") -> Tensor:
     """Data (n, *shape) as the model sees them, (n, *event); the noise of dequantisation depends on each one's seed."""
     u = NoiseStream(seeds, DEQUANTIZATION).uniform(torch.empty(data.shape)) if codec.noisy else None

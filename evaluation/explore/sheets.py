@@ -21,7 +21,6 @@ from scorefield.data import Codec
 from scorefield.evaluation import plots
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.files import write_atomically
-from scorefield.sde_lib import SDE
 
 DPI, FONT = 100, 8
 TILE = 48               # pixels; smaller pictures are enlarged by a whole factor to at least this
@@ -64,15 +63,12 @@ class Looks:
         return len(self.shape) == 1
 
 
-def as_data(codec: Codec, x: Tensor, sde: SDE | None = None, t: float = 0.0) -> Tensor:
-    """States x (..., *event) at time t as data, (..., *shape), on the CPU.
-
-    Of pictures, states with more than unit variance (VE) are divided by sqrt(alpha^2 + sigma^2), which shows their noise.
-    """
-    if sde is not None and codec.levels is not None:
-        at = torch.tensor(t, dtype=torch.float64)
-        x = x / max(1.0, float((sde.alpha(at).square() + sde.sigma(at).square()).sqrt()))
-    return codec.decode(x.detach()).cpu()
+def as_data(codec: Codec, x: Tensor, dims: int, width: float = 1.0) -> Tensor:
+    """x (..., *event) over `width` as data, (..., *shape), on the CPU; an event has `dims` dimensions."""
+    x = x.detach() / width
+    lead = x.shape[:x.ndim - dims]
+    data = codec.decode(x.reshape(-1, *x.shape[x.ndim - dims:])).cpu()
+    return data.reshape(*lead, *data.shape[1:])
 
 
 def sheet(cells: Sequence[Sequence[Tensor | None]], looks: Looks, rows: Sequence[str] = (), columns: Sequence[str] = (),
