@@ -54,7 +54,7 @@ PICTURES: Mapping[str, Picture] = {
     "slerp": Picture("samples between latents", (*_GUIDED, "num_samples", "frames"), "ddim", one_label=True),
     "inversion": Picture("examples encoded to latents and decoded", (*_GUIDED, *_EXAMPLES, "step_counts"), "ddim",
                          one_label=True),
-    "rate_distortion": Picture("rate and distortion of the chain by t", (*_MODEL, *_EXAMPLES, "num_samples", "label"),
+    "rate_distortion": Picture("rate and distortion of the chain by t", (*_MODEL, *_EXAMPLES, "num_samples", "label", "clip_x0"),
                                owner="chain_elbo"),
     "forward": Picture("x_t of examples at equally spaced t", ("seed", "frames", *_EXAMPLES)),
     "swiss_roll": Picture("points of the forward and the reverse process, and the drift",
@@ -74,6 +74,8 @@ FLAGS = (
     Flag("split", str, "test", "which split of the data has the examples", SPLITS),
     Flag("images", str, None, "examples instead of the run's own: a folder of pictures, or an .npy, .npz or .csv"),
     Flag("step_counts", tuple[int, ...], None, "numbers of steps that inversion compares, by default 10,20,50,100,200"),
+    Flag("clip_x0", bool, None, "keep the x_0 that rate_distortion predicts for pictures within the range of the data, as Ho et "
+                                "al. 2020; --noclip_x0 gives the bound of mode likelihood"),
     PRECISION, COMPILE,
     *GUIDANCE,
     SEED, EMA, AVERAGE, BATCH_SIZE, STRICT,

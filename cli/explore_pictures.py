@@ -56,10 +56,10 @@ def interpolate(task: Task) -> Drawn:
     data, own, used = task.shown(result.x), task.shown(ends), result.times.tolist()
     looks, weights = task.looks(own), [f"{w:.2g}" for w in result.weights]
     if task.of_points:
-        picture = sheet([[path] for path in data], looks, time_names(used), ["from one example to the other"], behind=task.data)
+        picture = sheet([list(data)], looks, ["interpolations"], time_names(used), behind=task.data)
     else:
         picture = sheet([[own[0], *row, own[1]] for row in data], looks, time_names(used),
-                        [f"example {chosen[0]}", *weights, f"example {chosen[1]}"])
+                        ["x_0", *weights, "x_0'"], f"examples {chosen[0]} and {chosen[1]} interpolated at t by {task.owner}")
     away = [float((row[[0, -1]] - ends).double().square().mean().sqrt()) for row in result.x]
     facts = {"numbers": chosen, "times": used, "weights": numbers(result.weights), "nfe": result.nfe,
              "rmse_of_the_ends_to_the_examples": away}
@@ -149,11 +149,14 @@ def rate_distortion(task: Task) -> Drawn:
     chosen, data = task.chosen_data(task.value("num_samples", FRONT))
     parts = -(-len(chosen) // task.batch_size) * estimator.draws
     steps = estimator.steps or task.sde.steps or 1000
+    clip = task.codec.levels is not None and task.value("clip_x0", True)
+    if task.codec.levels is None and task.value("clip_x0"):
+        raise ArgumentError("points have no range to keep x_0 to; leave out clip_x0", "clip_x0")
     with Progress(parts * steps, "step", True, "examples", len(chosen)) as bar:
         curve = explore.rate_distortion(task.models, task.codec, data, [(task.seed, i) for i in chosen], task.batch_size,
-                                        task.command.device, bar.step, **vars(estimator))
+                                        task.command.device, bar.step, clip_x0=clip, **vars(estimator))
     unit = f"levels 0 to {task.codec.levels - 1}" if task.codec.levels else "the data's units"
-    facts = {"examples_scored": len(chosen), "distortion_in": unit, "times": numbers(curve.times),
+    facts = {"examples_scored": len(chosen), "clip_x0": clip, "distortion_in": unit, "times": numbers(curve.times),
              "rate": numbers(curve.rate, 17), "distortion": numbers(curve.distortion), "rest": curve.rest,
              "total": curve.total, "standard_error": curve.error, "nfe": curve.nfe}
     line = (f"{float(curve.rate[0]):.4f} bits/dim of rate and {curve.rest:.4f} of the rest are the bound {curve.total:.4f} +- "

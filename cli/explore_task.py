@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 FRAMES = 11
 POINTS, ROWS = 2000, 8      # samples of points; rows of pictures or series
-OWN = ("num_samples", "frames", "times", "examples", "split", "images", "step_counts")      # flags of the mode's own
+OWN = ("num_samples", "frames", "times", "examples", "split", "images", "step_counts", "clip_x0")      # of the mode alone
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,7 @@ def cloud_rows(rows: Sequence[Sequence[Tensor]], looks: Looks, names: Sequence[s
             paint(axis, places[:0], looks)
     for axis, column in zip(axes[0], columns, strict=True):
         axis.set_title(column, fontsize=FONT + 1)
-    for axis, name in zip(axes[:, 0], names, strict=True):
+    for axis, name in zip(axes[:, 0], names, strict=False):
         axis.set_ylabel(name, fontsize=FONT + 1)
     if title:
         figure.suptitle(title, fontsize=FONT + 2)

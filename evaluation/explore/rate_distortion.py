@@ -19,12 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scorefield.data import Codec
+from scorefield.data import Codec, Pixels
 from scorefield.evaluation.explore.paths import Models, batches, encoded, of_batch
 from scorefield.evaluation.explore.units import data_scale
 from scorefield.likelihood import chain_elbo
 from scorefield.models import ScoreModel
 from scorefield.models.score_model import Derived, Posterior
+from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.noise import Seed
 
 
@@ -53,9 +54,10 @@ class RateDistortion:
 class _Watched(Derived):
     """A model that notes the squared error of every x_0 that it predicts for examples x_0, in the order of the predictions."""
 
-    def __init__(self, model: ScoreModel, x0: Tensor, scale: Tensor, step: Callable[[], None]):
+    def __init__(self, model: ScoreModel, x0: Tensor, scale: Tensor, step: Callable[[], None],
+                 clip: tuple[float, float] | None):
         super().__init__(model)
-        self.x0_true, self.scale, self.step = x0.double(), scale.to(x0.device), step
+        self.x0_true, self.scale, self.step, self.clip = x0, scale.to(x0.device, x0.dtype), step, clip
         self.times: list[float] = []
         self.errors: list[Tensor] = []      # (batch,) of each prediction, mean square over the elements
 
@@ -71,19 +73,22 @@ class _Watched(Derived):
         return posterior
 
     def _note(self, x0: Tensor, t: float | Tensor) -> None:
+        x0 = x0 if self.clip is None else x0.clamp(*self.clip)
         self.times.append(float(t))
-        self.errors.append(((x0.double() - self.x0_true) * self.scale).square().flatten(1).mean(1).cpu())
+        self.errors.append(((x0 - self.x0_true) * self.scale).square().flatten(1).mean(1).cpu())
         self.step()
 
 
 def rate_distortion(model: Models, codec: Codec, data: Tensor, seeds: Sequence[Seed], batch_size: int = 128,
-                    device: Any = "cpu", step: Callable[[], None] = lambda: None, **settings: Any) -> RateDistortion:
+                    device: Any = "cpu", step: Callable[[], None] = lambda: None, clip_x0: bool = False,
+                    **settings: Any) -> RateDistortion:
     """The curve for examples `data` (n, *shape), as data.
 
         curve = rate_distortion(model, codec, dataset.test[torch.arange(16)][0], seeds=range(16), steps=100)
 
-    settings  of `chain_elbo`: steps, variance, draws
     step      called after each evaluation of a batch
+    clip_x0   keep predictions for pictures within the range of the data, in the bound and in the distortion
+    settings  of `chain_elbo`: steps, variance, draws
 
     Data of levels whose codec is discrete are bounded as integers, others as densities. States are float64, where the device
     has it, so that the terms add up to 1e-9. Raises as `chain_elbo` does.
@@ -92,14 +97,18 @@ def rate_distortion(model: Models, codec: Codec, data: Tensor, seeds: Sequence[S
     d, discrete = math.prod(event), codec.discrete
     nats_to_bits = 1 / (d * math.log(2))
     dtype = torch.float32 if torch.device(device).type == "mps" else torch.float64
+    if clip_x0 and not isinstance(codec, Pixels):
+        raise ArgumentError("only pictures have a range to which x_0 can be kept", "clip_x0")
+    ends = {"low": codec.low, "high": codec.high} if isinstance(codec, Pixels) else {}
+    clip = (codec.low, codec.high) if clip_x0 and isinstance(codec, Pixels) else None
     rates, squares, decoders, values, times, nfe = [], [], [], [], torch.empty(0), 0
     for numbers in batches(len(data), batch_size):
         own = seeds[numbers.start:numbers.stop]
         x = encoded(codec, data[numbers.start:numbers.stop], own, device).to(dtype)
-        watched = _Watched(of_batch(model, numbers), x, data_scale(codec, event), step)
-        bits: dict[str, Any] = {"low": codec.low, "high": codec.high} if discrete else {}
+        watched = _Watched(of_batch(model, numbers), x, data_scale(codec, event), step, clip)
         bound = chain_elbo(watched, data[numbers.start:numbers.stop].to(device) if discrete else x,
-                           codec.levels if discrete else None, seeds=own, dtype=dtype, **bits, **settings)
+                           codec.levels if discrete else None, seeds=own, dtype=dtype, clip_x0=clip_x0,
+                           **ends, **settings)
         assert bound.per_step is not None
         received = torch.cat([bound.terms["prior"][None], bound.per_step.flip(0)]).double().cumsum(0).flip(0)
         rates.append(-received.cpu())

@@ -28,6 +28,7 @@ GAP = 3                 # pixels between pictures
 LARGEST = 2**26         # pixels of a sheet
 PANEL = 1.7             # inches of a panel of points; series are lower
 MOST_POINTS = 4000      # of one panel
+FEW = 100               # points that are shown larger
 
 
 @dataclass(frozen=True)
@@ -84,12 +85,12 @@ def sheet(cells: Sequence[Sequence[Tensor | None]], looks: Looks, rows: Sequence
     return _panels(cells, looks, rows, columns, title, behind)
 
 
-def _figure(width: float, height: float) -> Any:
+def _figure(width: float, height: float, layout: Any = None) -> Any:
     """A figure of so many inches with its own canvas, so other users of matplotlib notice nothing."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=DPI)
+    figure = Figure(figsize=(width, height), dpi=DPI, layout=layout)
     FigureCanvasAgg(figure)
     return figure
 
@@ -149,7 +150,7 @@ def _panels(cells: Sequence[Sequence[Tensor | None]], looks: Looks, rows: Sequen
     """A panel for each cell, all with the same axes."""
     tall, wide = len(cells), max(map(len, cells))
     height = PANEL if looks.of_points else 0.7 * PANEL
-    figure = _figure(PANEL * wide + 0.5, height * tall + 0.45 + 0.2 * bool(title))
+    figure = _figure(PANEL * wide + 0.5, height * tall + 0.5 + 0.2 * bool(title), layout="constrained")
     axes = figure.subplots(tall, wide, squeeze=False, sharex=True, sharey=True)
     for i, row in enumerate(cells):
         for j in range(wide):
@@ -164,7 +165,6 @@ def _panels(cells: Sequence[Sequence[Tensor | None]], looks: Looks, rows: Sequen
                 axis.set_ylabel(rows[i], fontsize=FONT + 1)
     if title:
         figure.suptitle(title, fontsize=FONT + 2)
-    figure.set_layout_engine("constrained")
     return plots.render(figure)
 
 
@@ -185,7 +185,7 @@ def paint(axis: Any, cell: Tensor, looks: Looks, behind: Tensor | None = None, c
         return
     if behind is not None:
         axis.scatter(*behind[:MOST_POINTS, :2].T.numpy(), s=1, c="0.8", linewidths=0, rasterized=True)
-    axis.scatter(*cell[:MOST_POINTS, :2].T.numpy(), s=2, c=colour, linewidths=0, rasterized=True)
+    axis.scatter(*cell[:MOST_POINTS, :2].T.numpy(), s=2 if len(cell) > FEW else 9, c=colour, linewidths=0, rasterized=True)
     axis.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     if max(high[0] - low[0], high[1] - low[1]) <= plots.ALIKE * min(high[0] - low[0], high[1] - low[1]):
         axis.set_aspect("equal")
