@@ -238,8 +238,8 @@ def _published(seed: int) -> tuple[Tensor, dict[str, Any]]:
     sets = {"exact": exact, "naive": result.naive, "annealed": result.annealed}
     share = {name: float(shares(x, model.means)[1]) for name, x in sets.items()}
     looks = Looks((2,), None, torch.full((2,), -9.0), torch.full((2,), 9.0))
-    picture = sheet([[start, *sets.values()]], looks, ["mixture .2, .8"],
-                    ["start", *(f"{name}: {share[name]:.2f} above" for name in sets)])
+    picture = sheet([[start, *sets.values()]], looks, ["weights .2 and .8"],
+                    ["start", *(f"{name}, {share[name]:.2f} upper" for name in sets)])
     return picture, {"points": TOY, "weight_of_the_larger_mode": 0.8, "share_near_the_larger_mode": share, "nfe": result.nfe}
 
 

@@ -90,7 +90,9 @@ def rate_distortion_figure(curve: RateDistortion, unit: str, title: str = "") ->
 
 def cloud_rows(rows: Sequence[Sequence[Tensor]], looks: Looks, names: Sequence[str], columns: Sequence[str],
                arrows: tuple[Tensor, Sequence[Tensor]] | None = None, title: str = "", behind: Tensor | None = None) -> Tensor:
-    """Rows of clouds of points in the plane, and one of arrows (places, directions of each column), each panel to its scale."""
+    """Rows of clouds of points in the plane, and one of arrows: places, and for each column the directions there, whose colour
+    says how long they are, from dark to light, within a panel.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
     from matplotlib.figure import Figure
 
@@ -104,7 +106,9 @@ def cloud_rows(rows: Sequence[Sequence[Tensor]], looks: Looks, names: Sequence[s
     if arrows is not None:
         places, directions = arrows
         for axis, direction in zip(axes[-1], directions, strict=True):
-            axis.quiver(*places.T.numpy(), *direction.T.numpy(), angles="xy", pivot="mid", width=0.006, color="0.25")
+            size = direction.double().norm(dim=1).clamp(min=1e-300)
+            axis.quiver(*places.T.numpy(), *(direction / size[:, None]).T.numpy(), size.log().numpy(), cmap="viridis",
+                        pivot="mid", width=0.008, scale=20)
             paint(axis, places[:0], looks)
     for axis, column in zip(axes[0], columns, strict=True):
         axis.set_title(column, fontsize=FONT + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -82,6 +83,17 @@ def spread_steps(sampler: Sampler, model: ScoreModel, frames: int) -> list[int]:
         raise ArgumentError(f"frames must be at least 2, got {frames}", "frames")
     last = len(sampler.times(model)) - 1
     return torch.linspace(0, last, frames, dtype=torch.float64).round().long().unique().tolist()
+
+
+def late_steps(times: Tensor, frames: int) -> list[int]:
+    """At most `frames` steps of a grid from 0 to the last, the others nearest to times in geometric progression: structure
+    appears late. ArgumentError for fewer than 2.
+    """
+    if frames < 2:
+        raise ArgumentError(f"frames must be at least 2, got {frames}", "frames")
+    first, last = float(times[0]), float(times[-1])
+    wanted = torch.logspace(math.log10(first), math.log10(max(last, 0.05 * first)), frames - 1, dtype=torch.float64)
+    return sorted({*(int((times - t).abs().argmin()) for t in wanted), len(times) - 1})
 
 
 def of_batch(model: Models, numbers: range) -> ScoreModel:

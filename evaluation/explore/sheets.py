@@ -53,8 +53,10 @@ class Looks:
         rows = like[:max(1, 2**20 // like[0].numel())].double()
         if len(shape) == 1:
             low, high = rows[:, :2].min(0).values, rows[:, :2].max(0).values
-            margin = torch.where(high > low, 0.25 * (high - low), torch.ones_like(low))
-            return cls(tuple(shape), None, low - margin, high + margin)
+            half = torch.where(high > low, 0.75 * (high - low), torch.ones_like(low))
+            if len(half) == 2 and half.max() <= plots.ALIKE * half.min():
+                half = half.max().expand(2)      # equal units, so that panels are square
+            return cls(tuple(shape), None, (low + high) / 2 - half, (low + high) / 2 + half)
         ends = np.quantile(rows.numpy(), [0.001, 0.999] if len(shape) == 3 else [0.0, 1.0])
         margin = 0.0 if len(shape) == 3 else 0.25 * float(ends[1] - ends[0])
         return cls(tuple(shape), None, float(ends[0]) - margin, float(ends[1]) + margin)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scorefield.evaluation.explore.paths import Models, batches, carry, of_batch, recording, shown_width, spread_steps
+from scorefield.evaluation.explore.paths import Models, batches, carry, late_steps, of_batch, recording, shown_width
 from scorefield.evaluation.metrics.sliced import directions, squared_w2
 from scorefield.models import ScoreModel
 from scorefield.models.score_model import evaluation_mode
@@ -28,7 +28,8 @@ CELLS = 17      # of the grid on which the drift is shown, each way
 
 @dataclass(frozen=True)
 class Diffusion:
-    """Points at some times of a sampler's path, from the data's end to the noise's.
+    """Points at some times of a sampler's path, from the data's end to the noise's: the last time, and times in about
+    geometric progression from .05 t_max to t_max, where a linear schedule shows most.
 
     times     (frames,), increasing; forward, reverse  (frames, n, 2)
     places    (CELLS^2, 2), a grid of the plane
@@ -60,9 +61,10 @@ def swiss_roll(model: Models, sampler: Sampler, x0: Tensor, x_T: Tensor, seeds: 
     if x_T.shape[1:] != (2,):
         raise ArgumentError(f"forward, reverse and drift are drawn of points in the plane, not of shape {tuple(x_T.shape[1:])}",
                             "what")
-    sampler = recording(sampler, frames)
+    sampler = recording(sampler, 20 * frames)      # of an adaptive solver, to choose among
     first = of_batch(model, batches(len(x_T), batch_size)[0])
-    sde, kept, grid = first.sde, spread_steps(sampler, first, frames), sampler.times(first)
+    sde, grid = first.sde, sampler.times(first)
+    kept = late_steps(grid, frames)
     reverse = torch.stack([x_T] * len(kept))
 
     def keep(numbers: range, step: int, t: float, x: Tensor) -> None:
