@@ -48,7 +48,7 @@ def flowed(sde, x, t, s):
 
 
 def exact(sde, **options):
-    return make_sampler("ode", rtol=1e-8, atol=1e-8, scaling="ve", **options)
+    return make_sampler("ode", rtol=1e-6, atol=1e-6, scaling="ve", **options)
 
 
 def points(n, seed=0):
@@ -67,7 +67,7 @@ def test_interpolations_go_where_the_flow_carries_the_mixture(gaussian):
     from scorefield.numerics.noise import NoiseStream
 
     noisy = sde.perturb(mixed, t, NoiseStream([3]).normal(mixed[:1]).expand_as(mixed))
-    assert (through - flowed(sde, noisy, t, end)).abs().max() < 1e-5
+    assert (through - flowed(sde, noisy, t, end)).abs().max() < 1e-4
     assert result.nfe[0] == 0 < result.nfe[1]
 
 
@@ -133,9 +133,9 @@ def test_slerp_goes_from_one_sample_to_the_other_on_latents_of_gaussian_norm():
 def test_latents_are_where_the_flow_carries_the_data_and_decode_to_them(gaussian):
     sde, x = gaussian.sde, points(20)
     latents, nfe = invert(gaussian, exact(sde), x)
-    assert (latents - flowed(sde, x, sde.t_sample, sde.t_max)).abs().max() < 1e-4 * float(spread(sde, sde.t_max)) and nfe
+    assert (latents - flowed(sde, x, sde.t_sample, sde.t_max)).abs().max() < 1e-3 * float(spread(sde, sde.t_max)) and nfe
     there_and_back = inversion(gaussian, exact(sde), x, batch_size=7)
-    assert float(there_and_back.error.max()) < 1e-8
+    assert float(there_and_back.error.max()) < 1e-7
 
 
 @pytest.mark.parametrize("name, order", [("ddim", 1), ("euler", 1)])
@@ -239,7 +239,7 @@ def test_naive_langevin_gets_the_weights_wrong_and_annealed_right():
     model, sampler = published()
     sigma = model.sde.sigma(sampler.times(model)[1:])
     assert abs(float(sigma[0]) - 20) < 0.01 and abs(float(sigma[-1]) - 1) < 1e-4 and len(sigma) == 10
-    n = 300
+    n = 200
     result = langevin(model, sampler, published_start(n), [(0, i) for i in range(n)])
     naive, annealed = (float(shares(x, model.means)[1]) for x in (result.naive, result.annealed))
     error = (0.8 * 0.2 / n) ** 0.5
