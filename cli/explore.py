@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from scorefield.cli.drawing import PRECISION
 from scorefield.cli.drawing import options as sampler_flags
-from scorefield.cli.flags import AVERAGE, BATCH_SIZE, CHECKPOINT, COMPILE, EMA, SEED, STRICT, Flag, flags_of, words
+from scorefield.cli.flags import AVERAGE, BATCH_SIZE, CHECKPOINT, COMPILE, EMA, SEED, STRICT, Flag, words
 from scorefield.cli.guide import FLAGS as GUIDANCE
 from scorefield.cli.likelihood import SPLITS
 from scorefield.numerics.errors import ArgumentError
@@ -47,15 +47,17 @@ _GUIDED = (*_MODEL, *(flag.name for flag in GUIDANCE))
 _EXAMPLES = ("examples", "split", "images")
 _NOISY = {"eta": 1.0, "steps": 100}
 PICTURES: Mapping[str, Picture] = {
-    "progressive": Picture("a film of the x_0 predicted along a sampler's path", (*_GUIDED, "num_samples", "frames"), "auto"),
+    "progressive": Picture("a film of the x_0 predicted along a sampler's path",
+                           (*_GUIDED, "num_samples", "frames"), "auto"),
     "interpolate": Picture("the way from one example to another through several t",
                            (*_GUIDED, *_EXAMPLES, "times", "frames"), "auto", one_label=True),
-    "shared_latents": Picture("completions of one x_t at several t", (*_GUIDED, *_EXAMPLES, "times", "num_samples"), "ddim", _NOISY),
+    "shared_latents": Picture("completions of one x_t at several t",
+                              (*_GUIDED, *_EXAMPLES, "times", "num_samples"), "ddim", _NOISY),
     "slerp": Picture("samples between latents", (*_GUIDED, "num_samples", "frames"), "ddim", one_label=True),
     "inversion": Picture("examples encoded to latents and decoded", (*_GUIDED, *_EXAMPLES, "step_counts"), "ddim",
                          one_label=True),
-    "rate_distortion": Picture("rate and distortion of the chain by t", (*_MODEL, *_EXAMPLES, "num_samples", "label", "clip_x0"),
-                               owner="chain_elbo"),
+    "rate_distortion": Picture("rate and distortion of the chain by t",
+                               (*_MODEL, *_EXAMPLES, "num_samples", "label", "clip_x0"), owner="chain_elbo"),
     "forward": Picture("x_t of examples at equally spaced t", ("seed", "frames", *_EXAMPLES)),
     "swiss_roll": Picture("points of the forward and the reverse process, and the drift",
                           (*_GUIDED, "num_samples", "frames"), "ddim", _NOISY, one_label=True),
@@ -74,8 +76,8 @@ FLAGS = (
     Flag("split", str, "test", "which split of the data has the examples", SPLITS),
     Flag("images", str, None, "examples instead of the run's own: a folder of pictures, or an .npy, .npz or .csv"),
     Flag("step_counts", tuple[int, ...], None, "numbers of steps that inversion compares, by default 10,20,50,100,200"),
-    Flag("clip_x0", bool, None, "keep the x_0 that rate_distortion predicts for pictures within the range of the data, as Ho et "
-                                "al. 2020; --noclip_x0 gives the bound of mode likelihood"),
+    Flag("clip_x0", bool, None, "keep the x_0 that rate_distortion predicts for pictures within the range of the data, which "
+                                "it does by default; --noclip_x0 gives the bound of mode likelihood"),
     PRECISION, COMPILE,
     *GUIDANCE,
     SEED, EMA, AVERAGE, BATCH_SIZE, STRICT,

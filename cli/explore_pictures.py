@@ -14,14 +14,14 @@ from scorefield.data import Pixels
 from scorefield.evaluation import explore
 from scorefield.evaluation.explore.figures import cloud_rows, rate_distortion_figure, schedule_figure, stacked
 from scorefield.evaluation.explore.langevin import published, published_start, shares
-from scorefield.evaluation.explore.paths import shown_width
+from scorefield.evaluation.explore.latents import check_invertible
 from scorefield.evaluation.explore.sheets import Looks, sheet, time_names
 from scorefield.evaluation.explore.swiss_roll import sliced_distance
 from scorefield.evaluation.explore.units import data_scale, unit_range
 from scorefield.evaluation.progress import Progress
 from scorefield.likelihood import ChainELBO
 from scorefield.numerics.errors import ArgumentError
-from scorefield.samplers import Langevin, ProbabilityFlow, Sampler
+from scorefield.samplers import GridSampler, Langevin, ProbabilityFlow, Sampler
 
 TIMES = (0.125, 0.25, 0.375, 0.5, 0.75, 1.0)      # of t_max
 COUNTS = (10, 20, 50, 100, 200)                   # of steps, for inversions
@@ -52,7 +52,8 @@ def progressive(task: Task) -> Drawn:
 def interpolate(task: Task) -> Drawn:
     chosen, ends = task.chosen_examples(2, exactly=True)
     times = task.value("times", (0.0, *(f * task.sde.t_max for f in TIMES)))
-    result = explore.interpolate(task.models, _sampler(task), *ends, times, task.frames, task.seed, task.batch_size, True)
+    result = explore.interpolate(task.models, _sampler(task), ends[0], ends[1], times, task.frames, task.seed,
+                                 task.batch_size, True)
     data, own, used = task.shown(result.x), task.shown(ends), result.times.tolist()
     looks, weights = task.looks(own), [f"{w:.2g}" for w in result.weights]
     if task.of_points:
@@ -84,8 +85,8 @@ def shared_latents(task: Task) -> Drawn:
         picture = sheet(cells, looks, time_names(used), ["x_0", "x_t", *(f"{i + 1}" for i in range(n))],
                         f"completions of one x_t of example {chosen[0]} by {task.owner}")
     facts = {"numbers": chosen, "times": used, "spread": numbers(result.spread), "nfe": result.nfe}
-    return Drawn(picture, facts, line=f"{n} completions at each of {len(used)} times, spread {float(result.spread[0]):.3g} to "
-                                      f"{float(result.spread[-1]):.3g}")
+    ends = f"spread {float(result.spread[0]):.3g} to {float(result.spread[-1]):.3g}"
+    return Drawn(picture, facts, line=f"{n} completions at each of {len(used)} times, {ends}")
 
 
 def slerp(task: Task) -> Drawn:
@@ -96,29 +97,33 @@ def slerp(task: Task) -> Drawn:
     looks = task.looks(data[:, 0])
     if task.of_points:
         picture = sheet([list(data.transpose(0, 1))], looks, ["samples"], weights, behind=task.data)
-        frames = [sheet([[x]], looks, (), (), f"weight {w}", task.data) for x, w in zip(data.unbind(1), weights, strict=True)]
+        frames = [sheet([[x]], looks, (), (), f"weight {w}", task.data)
+                  for x, w in zip(data.unbind(1), weights, strict=True)]
     else:
         picture = sheet(list(map(list, data)), looks, [f"pair {i}" for i in range(n)], weights,
                         f"{task.owner} from latents between two, by slerp")
         frames = [sheet([list(x)], looks, (), (), f"weight {w}") for x, w in zip(data.unbind(1), weights, strict=True)]
     norms = result.latents.double().flatten(2).norm(dim=2)
     facts = {"weights": numbers(result.weights), "norm_of_the_latents": numbers(norms.mean(0)), "nfe": result.nfe}
-    return Drawn(picture, facts, frames, f"{n} pairs of latents, {len(weights)} samples between each, {result.nfe} evaluations")
+    return Drawn(picture, facts, frames, f"{n} pairs of latents, {len(weights)} samples each, {result.nfe} evaluations")
 
 
 def inversion(task: Task) -> Drawn:
     chosen, x = task.chosen_examples(POINTS if task.of_points else ROWS)
     sampler, given = _sampler(task), task.value("step_counts")
+    check_invertible(sampler)
     if isinstance(sampler, ProbabilityFlow) and given is not None:
-        raise ArgumentError("sampler 'ode' chooses its steps; leave out step_counts, or choose ddim", "step_counts", "sampler")
+        raise ArgumentError("sampler 'ode' chooses its steps; leave out step_counts, or choose ddim", "step_counts",
+                            "sampler")
     if given is not None and "steps" in task.command.asked.given:
         raise ArgumentError("step_counts are the numbers of steps; leave out steps", "steps", "step_counts")
     if isinstance(sampler, ProbabilityFlow):
         rounds = {"adaptive": explore.inversion(task.models, sampler, x, task.batch_size)}
     else:
+        assert isinstance(sampler, GridSampler)
         own = (sampler.steps,) if "steps" in task.command.asked.given else COUNTS
         counts = given or own
-        if not isinstance(getattr(sampler, "grid", ""), str):
+        if not isinstance(sampler.grid, str):
             raise ArgumentError("a list of times fixes the steps that inversion compares; give the name of a grid", "grid")
         found = explore.inversions(task.models, lambda steps: replace(sampler, steps=steps), x, counts, task.batch_size)
         rounds = {f"{steps} steps": result for steps, result in found.items()}
@@ -159,8 +164,8 @@ def rate_distortion(task: Task) -> Drawn:
     facts = {"examples_scored": len(chosen), "clip_x0": clip, "distortion_in": unit, "times": numbers(curve.times),
              "rate": numbers(curve.rate, 17), "distortion": numbers(curve.distortion), "rest": curve.rest,
              "total": curve.total, "standard_error": curve.error, "nfe": curve.nfe}
-    line = (f"{float(curve.rate[0]):.4f} bits/dim of rate and {curve.rest:.4f} of the rest are the bound {curve.total:.4f} +- "
-            f"{curve.error:.4f}; distortion {float(curve.distortion[-1]):.3g} to {float(curve.distortion[0]):.3g} in {unit}")
+    line = (f"{float(curve.rate[0]):.4f} bits/dim of rate and {curve.rest:.4f} of the rest are the bound {curve.total:.4f} "
+            f"+- {curve.error:.4f}; distortion {float(curve.distortion[-1]):.3g} to {float(curve.distortion[0]):.3g} in {unit}")
     return Drawn(rate_distortion_figure(curve, unit, f"{len(chosen)} examples, {steps} steps"), facts, line=line)
 
 
@@ -200,8 +205,8 @@ def swiss_roll(task: Task) -> Drawn:
     films = [cloud_rows([[a, b]], looks, (), ("forward", "reverse"), title=f"t = {t:.3f}")
              for a, b, t in zip(*rows, times, strict=True)][::-1]
     facts = {"times": numbers(result.times), "sliced_wasserstein": numbers(result.distance), "nfe": result.nfe}
-    return Drawn(picture, facts, films, f"{n} points at {len(times)} times, {result.nfe} evaluations; the reverse process ends "
-                                        f"{float(result.distance[0]):.3g} from the data (sliced Wasserstein)")
+    end = f"the reverse process ends {float(result.distance[0]):.3g} from the data (sliced Wasserstein)"
+    return Drawn(picture, facts, films, f"{n} points at {len(times)} times, {result.nfe} evaluations; {end}")
 
 
 def langevin(task: Task) -> Drawn:

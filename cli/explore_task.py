@@ -125,6 +125,7 @@ class Task:
     def sde(self) -> SDE:
         from scorefield.models.build import build_sde
 
+        assert self.command.stored is not None
         return build_sde(self.command.stored)
 
     @cached_property
@@ -153,16 +154,16 @@ class Task:
         name = "test" if self.value("images") else self.value("split", "test")
         split = getattr(self.dataset, name)
         if wrong := [i for i in numbers if not 0 <= i < len(split)]:
-            raise ArgumentError(f"examples must lie in 0 .. {len(split) - 1} ({name} examples of {self.dataset.name!r}), got "
-                                f"{wrong[0]}", "examples")
+            raise ArgumentError(f"examples must lie in 0 .. {len(split) - 1} ({name} examples of {self.dataset.name!r}), "
+                                f"got {wrong[0]}", "examples")
         return split[torch.tensor(list(numbers), dtype=torch.long)][0]
 
     def chosen_data(self, n: int, exactly: bool = False) -> tuple[list[int], Tensor]:
         """The numbers of the examples, the first n unless they are given, and the examples as data."""
         given = self.value("examples")
         if given is not None and (not given or (exactly and len(given) != n)):
-            raise ArgumentError(f"{self.name} takes {n if exactly else 'one or more'} example{'s' * (n > 1)}, got {len(given)}",
-                                "examples")
+            raise ArgumentError(f"{self.name} takes {n if exactly else 'one or more'} example{'s' * (n > 1)}, got "
+                                f"{len(given)}", "examples")
         total = len(self.dataset.test if self.value("images") or self.value("split") == "test" else self.dataset.train)
         chosen = list(range(min(n, total))) if given is None else list(given)
         if exactly and len(chosen) < n:

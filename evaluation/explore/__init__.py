@@ -14,7 +14,7 @@ from scorefield.evaluation.explore.shared_latents import Shared, shared_latents
 from scorefield.evaluation.explore.swiss_roll import Diffusion, swiss_roll
 
 __all__ = [
-    "Compared", "Curves", "Diffusion", "Film", "Interpolation", "RateDistortion", "Round", "Shared", "Slerp", "Strip", "forward",
-    "interpolate", "inversion", "inversions", "invert", "langevin", "progressive", "rate_distortion", "schedule",
+    "Compared", "Curves", "Diffusion", "Film", "Interpolation", "RateDistortion", "Round", "Shared", "Slerp", "Strip",
+    "forward", "interpolate", "inversion", "inversions", "invert", "langevin", "progressive", "rate_distortion", "schedule",
     "shared_latents", "slerp_samples", "swiss_roll",
 ]

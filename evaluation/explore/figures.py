@@ -89,15 +89,17 @@ def rate_distortion_figure(curve: RateDistortion, unit: str, title: str = "") ->
 
 
 def cloud_rows(rows: Sequence[Sequence[Tensor]], looks: Looks, names: Sequence[str], columns: Sequence[str],
-               arrows: tuple[Tensor, Sequence[Tensor]] | None = None, title: str = "", behind: Tensor | None = None) -> Tensor:
-    """Rows of clouds of points in the plane, and one of arrows: places, and for each column the directions there, whose colour
-    says how long they are, from dark to light, within a panel.
+               arrows: tuple[Tensor, Sequence[Tensor]] | None = None, title: str = "",
+               behind: Tensor | None = None) -> Tensor:
+    """Rows of clouds of points in the plane, and one of arrows: places, and for each column the directions there, whose
+    colour says how long they are, from dark to light, within a panel.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
     from matplotlib.figure import Figure
 
     wide, tall = len(columns), len(rows) + (arrows is not None)
-    figure = Figure(figsize=(1.15 * PANEL * wide + 0.4, 1.15 * PANEL * tall + 0.3 + 0.25 * bool(title)), layout="constrained")
+    width, height = 1.15 * PANEL * wide + 0.4, 1.15 * PANEL * tall + 0.3 + 0.25 * bool(title)
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(tall, wide, squeeze=False, sharex=True, sharey=True)
     for i, row in enumerate(rows):

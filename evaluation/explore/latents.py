@@ -4,8 +4,8 @@ Spherical interpolation (their section 5.3, figure 6 and appendix D.5) keeps the
 
     sin((1 - a) theta) / sin(theta) x_T + sin(a theta) / sin(theta) x_T',        theta the angle between x_T and x_T'
 
-Inversion (section 5.4, table 2) takes the sampler's steps backwards, from data to latent, and decodes again. The error is that
-of the steps alone, and falls as they grow.
+Inversion (section 5.4, table 2) takes the sampler's steps backwards, from data to latent, and decodes again. The error is
+that of the steps alone, and falls as they grow.
 """
 
 from __future__ import annotations
@@ -72,11 +72,10 @@ def slerp_samples(model: Models, sampler: Sampler, first: Tensor, second: Tensor
 def invert(model: ScoreModel, sampler: Sampler, x: Tensor) -> tuple[Tensor, int]:
     """The latents at t_max of x (n, *event) at the sampler's last time, and the evaluations: its steps, taken backwards.
 
-    For ddim with eta 0 (`samplers.ddim_invert`), and euler, heun, rk4 and ode on the probability flow; ArgumentError for others.
+    For ddim with eta 0 (`samplers.ddim_invert`), and euler, heun, rk4 and ode on the probability flow; ArgumentError for
+    others.
     """
-    _refuse_noise(sampler)
-    if not isinstance(sampler, tuple(INVERTIBLE.values())):
-        raise ArgumentError(f"only {', '.join(INVERTIBLE)} can be taken backwards", "sampler")
+    check_invertible(sampler)
     counted = CountedModel(model)
     with evaluation_mode(model), torch.no_grad():
         *_, latents = sampler.solve(counted, x, sampler.times(model).flip(0), None)
@@ -107,7 +106,14 @@ def inversions(model: Models, sampler_of: Callable[[int], Sampler], x: Tensor, c
     return {steps: inversion(model, sampler_of(steps), x, batch_size) for steps in counts}
 
 
+def check_invertible(sampler: Sampler) -> None:
+    """ArgumentError unless the sampler's steps can be taken backwards."""
+    _refuse_noise(sampler)
+    if not isinstance(sampler, tuple(INVERTIBLE.values())):
+        raise ArgumentError(f"only {', '.join(INVERTIBLE)} can be taken backwards", "sampler")
+
+
 def _refuse_noise(sampler: Sampler) -> None:
     if sampler.stochastic:
-        raise ArgumentError("the samples must be a function of the latent, and this sampler draws noise; choose a "
-                            "deterministic one, such as ddim with eta 0", "sampler", *(["eta"] if hasattr(sampler, "eta") else []))
+        raise ArgumentError("samples must be a function of the latent, and this sampler draws noise; choose a deterministic one, "
+                            "such as ddim with eta 0", "sampler", *(["eta"] if hasattr(sampler, "eta") else []))

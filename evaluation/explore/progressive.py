@@ -40,7 +40,8 @@ def progressive(model: Models, sampler: Sampler, x_T: Tensor, seeds: Sequence[Se
 
     model  or a function from the numbers of samples to their score model (evaluation/draw.py)
 
-    At t = 0, where samplers such as edm end, the prediction is the state itself. Raises ArgumentError for fewer than 2 frames.
+    At t = 0, where samplers such as edm end, the prediction is the state itself. Raises ArgumentError for fewer than 2
+    frames.
     """
     sampler = recording(sampler, frames)
     first = of_batch(model, batches(len(x_T), batch_size)[0])

@@ -1,12 +1,12 @@
-"""Rate and distortion of a chain by t: progressive lossy compression (Ho et al. 2020, section 4.3, figure 5, tables 3 and 4).
+"""Rate and distortion of a chain by t: progressive lossy compression (Ho et al. 2020, section 4.3, figure 5 and table 4).
 
 A sender transmits x_T, then x_(T-1) given x_T, and so on. Who knows x_i has received
 
     rate_i = L_T + sum over j > i of L_(j-1),        L_(j-1) = KL(q(x_(j-1) given x_j, x_0) || p(x_(j-1) given x_j))
 
 and expects x_0 = E[x_0 given x_i], with the root of its mean square error as distortion. What remains at the end is L_0: the
-rate at the first index and L_0 add up to the bound on -log p. All terms are those of `likelihood.chain_elbo`, and the distortion
-is of the very predictions that it makes.
+rate at the first index and L_0 add up to the bound on -log p. All terms are those of `likelihood.chain_elbo`, and the
+distortion is of the very predictions that it makes.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class RateDistortion:
 
 
 class _Watched(Derived):
-    """A model that notes the squared error of every x_0 that it predicts for examples x_0, in the order of the predictions."""
+    """A model that notes the squared error of every x_0 that it predicts for examples x_0, in their order."""
 
     def __init__(self, model: ScoreModel, x0: Tensor, scale: Tensor, step: Callable[[], None],
                  clip: tuple[float, float] | None):
@@ -99,7 +99,7 @@ def rate_distortion(model: Models, codec: Codec, data: Tensor, seeds: Sequence[S
     dtype = torch.float32 if torch.device(device).type == "mps" else torch.float64
     if clip_x0 and not isinstance(codec, Pixels):
         raise ArgumentError("only pictures have a range to which x_0 can be kept", "clip_x0")
-    ends = {"low": codec.low, "high": codec.high} if isinstance(codec, Pixels) else {}
+    ends: dict[str, Any] = {"low": codec.low, "high": codec.high} if isinstance(codec, Pixels) else {}
     clip = (codec.low, codec.high) if clip_x0 and isinstance(codec, Pixels) else None
     rates, squares, decoders, values, times, nfe = [], [], [], [], torch.empty(0), 0
     for numbers in batches(len(data), batch_size):

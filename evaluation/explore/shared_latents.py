@@ -1,7 +1,7 @@
 """Many completions of one x_t (Ho et al. 2020, section 4.3 and figure 7): what they share is what x_t knows of x_0.
 
-Completions are draws of p(x_0 given x_t) by a sampler that draws noise. Their spread falls with t: at t_max they share nothing,
-near 0 all.
+Completions are draws of p(x_0 given x_t) by a sampler that draws noise. Their spread falls with t: at t_max they share
+nothing, near 0 all.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ def shared_latents(model: Models, sampler: Sampler, x0: Tensor, times: Sequence[
 
     times  from above the sampler's last time up to t_max; those of a chain move to its nearest index
 
-    Completion i draws its noise from (seed, i), at every time the same. Raises ArgumentError for a sampler without noise, whose
-    completions would all be one, for times that cannot be and for fewer than 2 completions.
+    Completion i draws its noise from (seed, i), at every time the same. Raises ArgumentError for a sampler without noise,
+    whose completions would all be one, for times that cannot be and for fewer than 2 completions.
     """
     if not sampler.stochastic:
-        raise ArgumentError("completions of one x_t differ by the noise that a sampler draws, and this one draws none; choose "
-                            "ddim with eta 1, ancestral or euler_maruyama", "sampler")
+        raise ArgumentError("completions of one x_t differ by the noise that a sampler draws, and this one draws none; "
+                            "choose ddim with eta 1, ancestral or euler_maruyama", "sampler")
     if n < 2:
         raise ArgumentError(f"completions must be at least 2, got {n}", "num_samples")
     sde = of_batch(model, range(1)).sde

@@ -157,10 +157,11 @@ def _panels(cells: Sequence[Sequence[Tensor | None]], looks: Looks, rows: Sequen
     for i, row in enumerate(cells):
         for j in range(wide):
             axis = axes[i, j]
-            if j >= len(row) or row[j] is None:
+            cell = row[j] if j < len(row) else None
+            if cell is None:
                 axis.set_axis_off()
                 continue
-            paint(axis, row[j], looks, behind)
+            paint(axis, cell, looks, behind)
             if i == 0 and j < len(columns):
                 axis.set_title(columns[j], fontsize=FONT + 1)
             if j == 0 and i < len(rows):

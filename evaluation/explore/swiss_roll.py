@@ -1,4 +1,4 @@
-"""Diffusion of points in the plane: the forward process, the reverse process and its drift (Sohl-Dickstein et al. 2015, fig. 1).
+"""Diffusion of points: the forward process, the reverse process and its drift (Sohl-Dickstein et al. 2015, figure 1).
 
 The drift is that of the reverse-time SDE, taken backwards in time, as a sampler moves:
 
@@ -33,7 +33,7 @@ class Diffusion:
 
     times     (frames,), increasing; forward, reverse  (frames, n, 2)
     places    (CELLS^2, 2), a grid of the plane
-    drift     (frames, CELLS^2, 2), per unit of time, as the sampler moves, at `places` times the width of x_t (`shown_width`)
+    drift     (frames, CELLS^2, 2), per unit of time, as the sampler moves, at `places` times `shown_width`
     distance  (frames,), sliced Wasserstein distance between forward and reverse points
     nfe       evaluations of the sampler
     """
@@ -59,8 +59,8 @@ def swiss_roll(model: Models, sampler: Sampler, x0: Tensor, x_T: Tensor, seeds: 
     Raises ArgumentError for events that are no points in the plane and for fewer than 2 frames.
     """
     if x_T.shape[1:] != (2,):
-        raise ArgumentError(f"forward, reverse and drift are drawn of points in the plane, not of shape {tuple(x_T.shape[1:])}",
-                            "what")
+        raise ArgumentError(f"forward, reverse and drift are drawn of points in the plane, not of shape "
+                            f"{tuple(x_T.shape[1:])}", "what")
     sampler = recording(sampler, 20 * frames)      # of an adaptive solver, to choose among
     first = of_batch(model, batches(len(x_T), batch_size)[0])
     sde, grid = first.sde, sampler.times(first)
@@ -90,7 +90,7 @@ def _towards_data(model: ScoreModel, x: Tensor, t: Tensor) -> Tensor:
 
 
 def sliced_distance(x: Tensor, y: Tensor) -> Tensor:
-    """The sliced Wasserstein distance SW_2 between two sets (n, *event) and (m, *event), a float64 scalar (metrics/sliced.py)."""
+    """The sliced Wasserstein distance SW_2 between sets (n, *event) and (m, *event), a float64 scalar (metrics/sliced.py)."""
     a, b = (z.detach().cpu().double().flatten(1) for z in (x, y))
     theta = directions(a.shape[1], 0)
     squares, _ = squared_w2((theta @ a.T).sort(1).values, (theta @ b.T).sort(1).values)
