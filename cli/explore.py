@@ -76,7 +76,7 @@ FLAGS = (
     Flag("split", str, "test", "which split of the data has the examples", SPLITS),
     Flag("images", str, None, "examples instead of the run's own: a folder of pictures, or an .npy, .npz or .csv"),
     Flag("step_counts", tuple[int, ...], None, "numbers of steps that inversion compares, by default 10,20,50,100,200"),
-    Flag("clip_x0", bool, None, "keep the x_0 that rate_distortion predicts for pictures within the range of the data, which "
+    Flag("clip_x0", bool, None, "keep the x_0 that rate_distortion predicts for pictures within the range of the data, as "
                                 "it does by default; --noclip_x0 gives the bound of mode likelihood"),
     PRECISION, COMPILE,
     *GUIDANCE,

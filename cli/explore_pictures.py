@@ -164,8 +164,8 @@ def rate_distortion(task: Task) -> Drawn:
     facts = {"examples_scored": len(chosen), "clip_x0": clip, "distortion_in": unit, "times": numbers(curve.times),
              "rate": numbers(curve.rate, 17), "distortion": numbers(curve.distortion), "rest": curve.rest,
              "total": curve.total, "standard_error": curve.error, "nfe": curve.nfe}
-    line = (f"{float(curve.rate[0]):.4f} bits/dim of rate and {curve.rest:.4f} of the rest are the bound {curve.total:.4f} "
-            f"+- {curve.error:.4f}; distortion {float(curve.distortion[-1]):.3g} to {float(curve.distortion[0]):.3g} in {unit}")
+    line = (f"rate {float(curve.rate[0]):.4f} and the rest {curve.rest:.4f} make the bound {curve.total:.4f} +- "
+            f"{curve.error:.4f} bits/dim; distortion {float(curve.distortion[-1]):.3g} to {float(curve.distortion[0]):.3g}")
     return Drawn(rate_distortion_figure(curve, unit, f"{len(chosen)} examples, {steps} steps"), facts, line=line)
 
 

@@ -3,8 +3,9 @@
     x <- x + e score(x) + sqrt(2 e) z
 
 on the data's own score does not cross regions without data, so from a start in both basins the modes get the weights of the
-basins, not their own. Annealing starts where the noise fills these regions and goes on to less noise, so the weights come out
-right. The naive dynamics here take as many steps of the same rule as the annealed ones (`Langevin`), all at the least noise.
+basins, not their own. Annealing starts where the noise fills these regions and goes on to less noise, so the weights come
+out right. The naive dynamics here take as many steps of the same rule as the annealed ones (`Langevin`), all of them at the
+least noise.
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ def langevin(model: Models, sampler: Langevin, start: Tensor, seeds: Sequence[Se
 def published() -> tuple[GaussianMixture, Langevin]:
     """The mixture of the paper's figure 3 with its exact scores, 1/5 N((-5, -5), I) + 4/5 N((5, 5), I), and the sampler.
 
-    Ten noise levels in geometric progression from 20 to 1, 100 steps at each; the step e is .05 times the squared level, which
-    is epsilon = .1 in the paper's algorithm. The process has one level more, its first, at which nothing is corrected.
+    Ten noise levels in geometric progression from 20 to 1, 100 steps at each; the step e is .05 times the squared level,
+    which is epsilon = .1 in the paper's algorithm. The process has one level more, its first, at which nothing is corrected.
     """
     ratio = (LARGEST / LEAST) ** (1 / (LEVELS - 1))
     means = torch.tensor([[-5.0, -5.0], [5.0, 5.0]])

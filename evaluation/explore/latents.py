@@ -115,5 +115,5 @@ def check_invertible(sampler: Sampler) -> None:
 
 def _refuse_noise(sampler: Sampler) -> None:
     if sampler.stochastic:
-        raise ArgumentError("samples must be a function of the latent, and this sampler draws noise; choose a deterministic one, "
-                            "such as ddim with eta 0", "sampler", *(["eta"] if hasattr(sampler, "eta") else []))
+        raise ArgumentError("samples must be a function of the latent, and this sampler draws noise; choose a deterministic "
+                            "one, such as ddim with eta 0", "sampler", *(["eta"] if hasattr(sampler, "eta") else []))

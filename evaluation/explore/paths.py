@@ -136,7 +136,9 @@ def carry(model: Models, sampler: Sampler, x: Tensor, seeds: Sequence[Seed] | No
 
 
 def shown_width(sde: SDE, t: float | Tensor) -> float:
-    """sqrt(alpha^2 + sigma^2), the width of x_t for data of width 1, where it is above 1 (VE), else 1. Pictures show x_t over it.
+    """sqrt(alpha^2 + sigma^2), the width of x_t for data of width 1, where it is above 1 (VE), else 1.
+
+    Pictures show x_t divided by it.
     """
     at = torch.as_tensor(t, dtype=torch.float64)
     return max(1.0, float((sde.alpha(at).square() + sde.sigma(at).square()).sqrt()))

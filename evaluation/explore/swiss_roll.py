@@ -90,7 +90,7 @@ def _towards_data(model: ScoreModel, x: Tensor, t: Tensor) -> Tensor:
 
 
 def sliced_distance(x: Tensor, y: Tensor) -> Tensor:
-    """The sliced Wasserstein distance SW_2 between sets (n, *event) and (m, *event), a float64 scalar (metrics/sliced.py)."""
+    """The sliced Wasserstein distance SW_2 between sets (n, *event) and (m, *event), a float64 scalar (metrics)."""
     a, b = (z.detach().cpu().double().flatten(1) for z in (x, y))
     theta = directions(a.shape[1], 0)
     squares, _ = squared_w2((theta @ a.T).sort(1).values, (theta @ b.T).sort(1).values)
