@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,11 +23,25 @@ from scorefield.sde_lib import SDE
 Models = ScoreModel | Callable[[range], ScoreModel]      # or a function from the numbers of samples to their model
 
 
+class _Until(ScoreModel):
+    """A process without predictions, for the times of a sampler."""
+
+    def __init__(self, sde: SDE):
+        super().__init__()
+        self.sde = sde
+
+    def predict(self, x: Tensor, t: float | Tensor, kind: str) -> Tensor:
+        raise NotImplementedError
+
+
 @dataclass(frozen=True, kw_only=True)
 class StartedAt(Sampler):
-    """`sampler` from the time `start` on: its own times below it, after one step from `start` to the first of them.
+    """`sampler` from the time `start` on, with all its steps below.
 
         StartedAt(sampler=make_sampler("auto", steps=20), start=0.5)(model, x_t)      # x_t at t = 0.5
+
+    A list of times as its grid stays as it is below the start, and a chain that has fewer indices there than steps takes them
+    all.
     """
 
     sampler: Sampler
@@ -46,12 +61,19 @@ class StartedAt(Sampler):
         return self.sampler.stochastic
 
     def times(self, model: ScoreModel) -> Tensor:
-        own = self.sampler.times(model)
-        below = own[own < self.start * (1 - 1e-9)]
-        if not len(below) or self.start > model.sde.t_max:
+        sde, own = model.sde, self.sampler.times(model)
+        if not float(own[-1]) < self.start <= sde.t_max:
             raise ArgumentError(f"t must lie above {float(own[-1]):g}, where the sampler ends, and be at most "
-                                f"{model.sde.t_max:g}, got {self.start:g}", "times")
-        return torch.cat([torch.tensor([self.start], dtype=torch.float64), below])
+                                f"{sde.t_max:g}, got {self.start:g}", "times")
+        until = copy.copy(sde)
+        until.t_max = self.start
+        until.steps = None if sde.steps is None else round(self.start / sde.t_max * sde.steps)
+        try:
+            times = self.sampler.times(_Until(until)).clone()      # which asks for nothing but the process
+            times[0] = self.start
+        except ArgumentError:      # a list of times, or more steps than a chain has indices below the start
+            times = torch.cat([torch.tensor([self.start], dtype=torch.float64), own[own < self.start * (1 - 1e-9)]])
+        return times
 
     def solve(self, model: CountedModel, x: Tensor, times: Tensor, noise: NoiseStream | None) -> Iterator[Tensor]:
         yield from self.sampler.solve(model, x, times, noise)

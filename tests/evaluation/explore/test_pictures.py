@@ -285,6 +285,19 @@ def test_a_start_that_cannot_be_is_refused_and_t_max_changes_nothing():
         StartedAt(sampler=make_sampler("torchsde"), start=0.5)
 
 
+def test_a_start_spreads_the_steps_below_it_and_keeps_lists_and_indices():
+    model = GaussianMixture(VPSDE(), MEAN[None], torch.tensor([VARIANCE]))
+    times = StartedAt(sampler=make_sampler("euler", steps=4), start=0.5).times(model)
+    assert torch.allclose(times, torch.linspace(0.5, 0.001, 5, dtype=torch.float64), rtol=0, atol=1e-15)
+    listed = StartedAt(sampler=make_sampler("euler", grid=[1.0, 0.6, 0.3, 0.1]), start=0.5).times(model)
+    assert listed.tolist() == [0.5, 0.3, 0.1]
+    chain = GaussianMixture(ddpm("cosine", steps=100), MEAN[None], torch.tensor([VARIANCE]))
+    strided = StartedAt(sampler=make_sampler("ddim", steps=9, grid="strided"), start=0.5).times(chain)
+    assert len(strided) == 10 and bool((strided * 100 - (strided * 100).round()).abs().max() < 1e-9) and strided[0] == 0.5
+    every = StartedAt(sampler=make_sampler("ddim", steps=99, grid="strided"), start=0.5).times(chain)
+    assert torch.allclose(every, torch.arange(50, 0, -1, dtype=torch.float64) / 100, rtol=0, atol=1e-12)
+
+
 def test_times_of_a_chain_are_its_indices():
     assert on_chain(ddpm("cosine", steps=10), [0, 0.01, 0.27, 1.0]) == [0.0, 0.1, 0.3, 1.0]
     assert on_chain(VESDE(), [0.27]) == [0.27]
