@@ -106,6 +106,8 @@ def chosen(command: Command) -> list[str]:
             takers = [other for other, picture in PICTURES.items() if name in picture.flags]
             raise ArgumentError(f"{' and '.join(names)} {'takes' if len(names) == 1 else 'take'} no {name}; it belongs to "
                                 f"{', '.join(takers)}", name, "what")
+    if asked.values["images"] is not None and "split" in asked.given:
+        raise ArgumentError("images are the examples instead of a split; leave out split", "images", "split")
     every = options()
     owners = {owner for picture in pictures.values() if (owner := _owner(command, picture))}
     for name in asked.texts:
@@ -133,7 +135,7 @@ def run(command: Command) -> None:
 
     def kept() -> str:
         return "" if not done else (f"{len(done)} of {len(names)} pictures are done and kept: {', '.join(done)}; the same "
-                                    f"command with what {','.join(names[len(done):])} draws the rest")
+                                    f"command with --what {','.join(names[len(done):])} draws the rest")
 
     with keeping(kept):
         for task in tasks:

@@ -195,7 +195,7 @@ def swiss_roll(task: Task) -> Drawn:
     x0 = task.training(n)
     frames = task.value("frames", 5)
     half = 1.25 * float(x0.abs().max())
-    result = explore.swiss_roll(task.models, _sampler(task), x0, x_T, seeds, frames, half, max(task.batch_size, 2048), True)
+    result = explore.swiss_roll(task.models, _sampler(task), x0, x_T, seeds, frames, half, task.batch_size, True)
     times, looks = result.times.tolist(), task.looks(task.shown(x0))
     rows = [list(_shown_states(task, clouds, result.times)) for clouds in (result.forward, result.reverse)]
     scale = data_scale(task.codec, task.event)

@@ -40,8 +40,8 @@ class StartedAt(Sampler):
 
         StartedAt(sampler=make_sampler("auto", steps=20), start=0.5)(model, x_t)      # x_t at t = 0.5
 
-    A list of times as its grid stays as it is below the start, and a chain that has fewer indices there than steps takes them
-    all.
+    A list of times as its grid stays as it is below the start, and a chain that has fewer indices there than steps takes
+    them all.
     """
 
     sampler: Sampler
