@@ -2,8 +2,8 @@
 
 Frechet distance of samples to the training digits, in the features of the project's classifier, by the number of steps and
 by the noise: eta 0 (DDIM), between, eta 1 (the DDPM posterior), and sigma-hat, the larger variance beta (Song, Meng and
-Ermon 2021, table 1). Each figure is the median over the seeds, with the lowest and the highest; the floor is that of the held-out
-digits.
+Ermon 2021, table 1). Each figure is the median over the seeds, with the lowest and the highest; the floor is that of the
+held-out digits.
 
     python main.py --config configs/vp_digits_labels.py --mode train        # or make demo
     python -m benchmarks.eta_steps

@@ -39,9 +39,14 @@ def options() -> Mapping[str, Mapping[str, Flag]]:
 
 def settings_of(command: Command) -> dict[str, Any]:
     """The given options of the chosen sampler; ArgumentError for options of other samplers."""
+    return parsed_options(command.asked.values["sampler"], command.asked.texts)
+
+
+def parsed_options(name: str, given: Mapping[str, str | bool]) -> dict[str, Any]:
+    """Options of a sampler from their texts; ArgumentError for those of other samplers."""
     from scorefield.samplers import GRIDS, sampler_options
 
-    name, texts = command.asked.values["sampler"], dict(command.asked.texts)
+    texts = dict(given)
     sampler_options(name)      # refuses an unknown name
     own = options()[name]
     for option in texts:

@@ -11,15 +11,15 @@ from types import ModuleType
 from absl import flags
 
 from scorefield import __version__
-from scorefield.cli import compare, convert, evaluate, fit_variance, likelihood, plan, report, sample, train
+from scorefield.cli import compare, convert, evaluate, explore, fit_variance, likelihood, plan, report, sample, train
 from scorefield.cli.flags import Flag, Table, describe, describe_options, fields_in, wrapped
 from scorefield.numerics import stopping
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.text import nearest
 
 MODES: Mapping[str, ModuleType] = {"train": train, "sample": sample, "likelihood": likelihood, "evaluate": evaluate,
-                                   "compare": compare, "fit_variance": fit_variance, "convert": convert,
-                                   "report": report, "plan": plan}
+                                   "compare": compare, "explore": explore, "fit_variance": fit_variance,
+                                   "convert": convert, "report": report, "plan": plan}
 SHARED = ("train", "sample", "likelihood", "evaluate")      # the modes in which processes of torchrun share the work
 COMMON = (
     Flag("config", str, None, "a config file: configs/NAME.py, or your own"),
@@ -33,7 +33,7 @@ HELP = {"--help", "-help", "-h", "--helpshort", "--helpfull"}
 # The smallest and the largest value of a flag, for flags with bounds.
 BOUNDS = {"seed": (0, 2**64 - 1), "batch_size": (1, 2**31), "num_samples": (1, 10_000_000), "draws": (1, 10_000),
           "num_images": (1, 2**40), "bootstrap": (0, 10**6), "reference_samples": (2, 2**40), "bound_draws": (1, 10**7),
-          "likelihood_examples": (0, 10**6), "from_step": (0, 10**12), "gpus": (1, 10**6),
+          "likelihood_examples": (0, 10**6), "frames": (2, 10_000), "from_step": (0, 10**12), "gpus": (1, 10**6),
           "num_examples": (2, 2**40), "num_times": (2, 10_000)}
 
 

@@ -43,13 +43,14 @@ class ProbabilityFlow(Sampler):
         return make_grid("uniform", model.sde, self.points - 1, self.end(model))
 
     def solve(self, model: CountedModel, x: Tensor, times: Tensor, noise: NoiseStream | None) -> Iterator[Tensor]:
-        sde, end = model.sde, float(times[-1])
+        sde = model.sde
+        low, high = sorted((float(times[0]), float(times[-1])))      # from noise to data, or back
 
         def in_x(t: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             return (sde.reverse_drift(state[0], t, model.score(state[0], t), eta=0.0),)
 
         def in_z(c: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            t = sde.time(-torch.as_tensor(float(c), dtype=torch.float64).log()).clamp(end, sde.t_max)
+            t = sde.time(-torch.as_tensor(float(c), dtype=torch.float64).log()).clamp(low, high)
             return (model.eps(state[0] * float(sde.alpha(t)), t),)
 
         clock, scale = times, torch.ones_like(times)
