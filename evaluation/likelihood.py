@@ -207,11 +207,11 @@ class Evaluation:
         x = self.codec.encode(k, u).to(self.device, torch.float64 if self.float64 else None)
         seeds = sample_seeds((self.seed + draw * GOLDEN) % 2**64, begin, end)
         model = self.model if label is None else self.model.given(label=label.to(self.device))
-        *tensors, nfe, terms = self.estimator(model, Task(x, k, seeds, self.codec), **self.settings)
+        log_p, *errors, nfe, terms = self.estimator(model, Task(x, k, seeds, self.codec), **self.settings)
         if log_q is not None:
-            terms = (terms or {"density": tensors[0]}) | {"dequantization": -log_q}
-            tensors[0] = tensors[0] - log_q.to(tensors[0])
-        value, error, solver_error = (t if t is None else t.detach().cpu().double().numpy() for t in tensors)
+            terms = (terms or {"density": log_p}) | {"dequantization": -log_q}
+            log_p = log_p - log_q.to(log_p)
+        value, error, solver_error = (t if t is None else t.detach().cpu().double().numpy() for t in (log_p, *errors))
         assert value is not None
         if not np.isfinite(value).all():
             bad = int(np.flatnonzero(~np.isfinite(value))[0])
