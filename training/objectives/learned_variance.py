@@ -68,7 +68,7 @@ class LearnedVariance(NoisyExamples, Memory):
         objective = LearnedVariance(DDPMChain.from_schedule("cosine", 4000).to_sde(), method="vlb:resample=true")
 
     method       a key of METHODS with its options: "hybrid:weight=0.001", "vlb:resample=true"
-    bound_steps  how many steps back the bound is of; None: all of the chain
+    bound_steps  how many steps back the bound is of, as `steps` of chain_elbo; None: all of the chain
     levels       of data that are levels: how many, and the x of the first and the last; None: of real x
 
     The other arguments are those of ScoreMatching, and belong to L_simple. Raises ArgumentError for a word or a number that
@@ -128,7 +128,7 @@ class LearnedVariance(NoisyExamples, Memory):
     def bound(self, t: Tensor, error: Tensor, share: Tensor, x0: Tensor) -> Tensor:
         """T times the bound's term at t in bits/dim, (batch,), for errors in eps, shares w and data (batch, *event)."""
         steps = self.sde.steps or CHAIN
-        stride = round(steps / (self.bound_steps or steps))
+        stride = round((steps - 1) / ((self.bound_steps or steps) - 1))      # as chain_elbo spaces them
         alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)
         (step, data), (own, _) = (Transition.back(self.sde, t, by) for by in (stride, 1))
         beta_tilde = torch.where(data, reverse_variance("beta_tilde", own), reverse_variance("beta_tilde", step))
