@@ -11,5 +11,5 @@ def get_config():
     training = config.training
     training.weighting = "likelihood"
     training.importance = True
-    training.bound_steps = 25      # the bound of long steps knows the variance better, and says it for all
+    training.bound_steps = 10      # the longest steps that will be sampled know the variance best, and say it for all
     return config

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from scorefield.numerics.processes import World
-from scorefield.training.objectives.objective import Batch, Objective
+from scorefield.training.objectives.objective import Batch, Memory, Objective, memory_of
 
 BUCKETS = 4
 DRAWN = 2**13         # times whose quantiles bound the buckets
@@ -31,7 +31,7 @@ PATIENCE = 30.0       # seconds; counting operations takes one, and short runs n
 GIB = 2**30
 
 
-class Watched(Objective):
+class Watched(Objective, Memory):
     """An objective that notes the times and losses of its examples."""
 
     def __init__(self, inner: Objective, note: Callable[[Tensor, Tensor], None]):
@@ -49,13 +49,13 @@ class Watched(Objective):
         return self.inner.metrics(model, batch, draw)
 
     def stepped(self, world: World) -> None:
-        self.inner.stepped(world)
+        memory_of(self.inner).stepped(world)
 
     def state(self) -> Mapping[str, Any] | None:
-        return self.inner.state()
+        return memory_of(self.inner).state()
 
     def restore(self, state: Mapping[str, Any] | None) -> None:
-        self.inner.restore(state)
+        memory_of(self.inner).restore(state)
 
 
 class LossByTime:

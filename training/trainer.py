@@ -29,7 +29,7 @@ from scorefield.training.keeping import SANE, Keeping
 from scorefield.training.log import Log
 from scorefield.training.machine import Machine
 from scorefield.training.meters import Meters
-from scorefield.training.objectives.objective import Batch, Objective
+from scorefield.training.objectives.objective import Batch, Objective, memory_of
 from scorefield.training.readers import reading
 from scorefield.training.saving import Saver
 from scorefield.training.sharding import gathered, shard, shared_out
@@ -177,7 +177,7 @@ class Trainer:
                 raise
             self._tried(partial(_raise, error))
             return
-        self.objective.stepped(self.world)
+        memory_of(self.objective).stepped(self.world)
         self.step += 1
         if self.settings.on_nonfinite == "skip":
             bad = ~(loss + norm).isfinite()
@@ -320,14 +320,14 @@ class Trainer:
         return self._tried(lambda: self.signals.unless_stopped(lambda: look(self.averaged)))
 
     def _state(self) -> dict[str, Any]:
-        remembered = self.objective.state()
+        remembered = memory_of(self.objective).state()
         return {"step": self.step, "seconds": self.seconds, **self.update.state(),
                 **({} if remembered is None else {"objective": dict(remembered)})}
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.step, self.seconds = state["step"], state["seconds"]
         self.update.restore(state)
-        self.objective.restore(state.get("objective"))
+        memory_of(self.objective).restore(state.get("objective"))
 
 
 def _raise(error: Exception) -> None:

@@ -6,9 +6,9 @@
     output = program(x, time)      # x (batch, *event), time (batch,); any batch; and label (batch,), if it takes one
 
 The program is the raw network in float32: `time` is what `model.time_input` makes of t, and the output means what
-`model.parametrization` says, its first half where `model.learned_variance` is true (models/denoiser.py). `models.wrap` makes
-a score model of a function that calls it. Both files hold the config, too: as the extra file config.json of the .pt2, and as
-the metadata "config" of the .onnx.
+`model.parametrization` says, its first half where `model.learned_variance` is true. `models.wrap` makes a score model of a
+function that calls it. Both files hold the config, too: as the extra file config.json of the .pt2, and as the metadata
+"config" of the .onnx.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ from scorefield.sde_lib.sde import expand_as
 from scorefield.sde_lib.transition import CHAIN, Transition, reverse_variance
 from scorefield.training.draws import Draws
 from scorefield.training.objectives.loss_history import LossHistory
-from scorefield.training.objectives.objective import Batch
+from scorefield.training.objectives.objective import Batch, Memory
 from scorefield.training.objectives.score_matching import NoisyExamples, NoisyTimes, told
 
 
@@ -62,13 +62,13 @@ METHODS: dict[str, type[Hybrid | VLB]] = {"hybrid": Hybrid, "vlb": VLB}
 
 
 @dataclass(frozen=True)
-class LearnedVariance(NoisyExamples):
+class LearnedVariance(NoisyExamples, Memory):
     """The training loss of a score model with a learned variance.
 
         objective = LearnedVariance(DDPMChain.from_schedule("cosine", 4000).to_sde(), method="vlb:resample=true")
 
     method       a key of METHODS with its options: "hybrid:weight=0.001", "vlb:resample=true"
-    bound_steps  how many steps back the bound is of; None: all of the chain
+    bound_steps  how many steps back the bound is of, as `steps` of chain_elbo; None: all of the chain
     codec        of the data; None, or one whose x is real: the decoder is a density
 
     The other arguments are those of ScoreMatching, and belong to L_simple. Raises ArgumentError for a word or a number that
@@ -128,7 +128,7 @@ class LearnedVariance(NoisyExamples):
     def bound(self, t: Tensor, error: Tensor, share: Tensor, x0: Tensor) -> Tensor:
         """T times the bound's term at t in bits/dim, (batch,), for errors in eps, shares w and data (batch, *event)."""
         steps = self.sde.steps or CHAIN
-        stride = round(steps / (self.bound_steps or steps))
+        stride = round((steps - 1) / ((self.bound_steps or steps) - 1))      # as chain_elbo spaces them
         alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)
         (step, data), (own, _) = (Transition.back(self.sde, t, by) for by in (stride, 1))
         beta_tilde = torch.where(data, reverse_variance("beta_tilde", own), reverse_variance("beta_tilde", step))
@@ -138,8 +138,9 @@ class LearnedVariance(NoisyExamples):
         log_excess = expand_as(log_ratio, share) * share      # log V - log beta_tilde
         if stride > 1:
             gain = expand_as(torch.where(data, 1, step.gain / own.gain), share)
-            longer = torch.log1p(gain * torch.expm1(log_excess.clamp(min=0)))      # below 0 it goes on as a straight line
-            log_excess = torch.where(expand_as(data, share).bool(), log_excess, longer + gain * log_excess.clamp(max=0))
+            longer = torch.log1p(gain * torch.expm1(log_excess.clamp(min=0)))
+            below = expand_as(step.log_ratio, share) * share.clamp(max=0)      # no variance of x_0: as strided steps have it
+            log_excess = torch.where(expand_as(data, share).bool(), log_excess, longer + below)
         square = expand_as(of_error.square() / beta_tilde, error) * error.square() * torch.exp(-log_excess)
         divergence = square + torch.expm1(-log_excess) + log_excess
         decoder = square + log_excess + expand_as((2 * math.pi * beta_tilde).log(), share)

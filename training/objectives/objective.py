@@ -8,7 +8,7 @@
             return (model(batch.x + draw, 0.5) - draw).square().flatten(1).mean(1)
 
 An objective draws random numbers only in `draw`, so that a resumed run equals one that never stopped. One that remembers
-something from step to step gives it as its `state`.
+something from step to step is a Memory, too.
 """
 
 from collections.abc import Mapping
@@ -29,6 +29,25 @@ class Batch:
     condition: dict[str, Tensor] = field(default_factory=dict)
 
 
+class Memory:
+    """What an objective remembers from step to step: here nothing."""
+
+    def stepped(self, world: World) -> None:
+        """Called after each update of the weights, in all processes of `world` together."""
+
+    def state(self) -> Mapping[str, Any] | None:
+        """What further steps depend on, of tensors that all processes have alike; None for nothing."""
+        return None
+
+    def restore(self, state: Mapping[str, Any] | None) -> None:
+        """Go on from a state of a checkpoint; None if it has none."""
+
+
+def memory_of(objective: Any) -> Memory:
+    """The objective itself if it remembers something, as one that is a Memory, too."""
+    return objective if isinstance(objective, Memory) else Memory()
+
+
 class Objective(Protocol):
     """What every objective offers. Its draw may be of any type."""
 
@@ -41,15 +60,3 @@ class Objective(Protocol):
     def metrics(self, model: Any, batch: Batch, draw: Any) -> dict[str, Tensor]:
         """Other figures of held-out examples, (batch,) each by name, of which the mean is logged as held_out_<name>."""
         return {}
-
-    def stepped(self, world: World) -> None:
-        """Called after each update of the weights, in all processes of `world` together."""
-        return
-
-    def state(self) -> Mapping[str, Any] | None:
-        """What further steps depend on, of tensors that all processes have alike; None for nothing."""
-        return None
-
-    def restore(self, state: Mapping[str, Any] | None) -> None:
-        """Go on from a state of a checkpoint; None if it has none."""
-        return
