@@ -209,8 +209,10 @@ class Evaluation:
         model = self.model if label is None else self.model.given(label=label.to(self.device))
         *tensors, nfe, terms = self.estimator(model, Task(x, k, seeds, self.codec), **self.settings)
         if log_q is not None:
-            terms = (terms or {"density": tensors[0]}) | {"dequantization": -log_q}
-            tensors[0] = tensors[0] - log_q.to(tensors[0])
+            density = tensors[0]
+            assert density is not None
+            terms = (terms or {"density": density}) | {"dequantization": -log_q}
+            tensors[0] = density - log_q.to(density)
         value, error, solver_error = (t if t is None else t.detach().cpu().double().numpy() for t in tensors)
         assert value is not None
         if not np.isfinite(value).all():

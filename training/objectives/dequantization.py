@@ -111,6 +111,6 @@ class Dequantization(NoisyExamples):
         decoder = 0.5 * math.log(2 * math.pi * math.e) - float(sde.half_log_snr(sde.t_min))
         return matching + prior + log_q / k[0].numel() + (decoder + dense.offset * math.log(2))
 
-    def metrics(self, model: Any, batch: Batch, draw: Dequantized) -> dict[str, Tensor]:      # type: ignore[override]
+    def metrics(self, model: Any, batch: Batch, draw: Dequantized) -> dict[str, Tensor]:
         """bits_per_dim: the loss in bits."""
         return {"bits_per_dim": self.loss(model, batch, draw).double() / math.log(2)}
