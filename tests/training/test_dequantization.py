@@ -10,15 +10,17 @@ from torch import nn
 from scorefield.checkpoints import load_denoiser
 from scorefield.checkpoints.formats.run import newest_sound
 from scorefield.cli.main import main
+from scorefield.configs.loading import apply, load_config
 from scorefield.data import Dataset, Pixels, make_codec
 from scorefield.data.codec import Points
 from scorefield.evaluation import score
 from scorefield.likelihood import elbo
-from scorefield.models import MLP, Denoiser, Dequantizer, GaussianMixture
+from scorefield.models import MLP, Denoiser, Dequantizer, GaussianMixture, build_denoiser
 from scorefield.models.networks.dequantizer import dequantizer_of
 from scorefield.numerics.errors import ArgumentError
 from scorefield.sde_lib import VESDE, VPSDE, DDPMChain
 from scorefield.training import Batch, Dequantization, Draws, ScoreMatching, build_objective, train
+from scorefield.training.run import begin_with
 from tests.helpers import ROOT, SMALL, train_briefly
 
 CPU, SHAPE = torch.device("cpu"), (1, 2, 1)
@@ -249,6 +251,28 @@ def test_a_run_in_python_trains_both_together_and_samples(tmp_path):
                 overrides=settings, progress=False)
     main(["--workdir", str(run), "--mode", "sample", "--sampler", "ddim", "--steps", "3", "--num_samples", "2"])
     assert (run / "samples/ddim_steps3.npz").exists()
+
+
+@pytest.mark.one_machine
+def test_a_run_starts_from_the_weights_of_its_score_model_and_from_its_flow_if_it_has_one(trained, tmp_path):
+    def network(width, source=None):
+        torch.manual_seed(1)
+        config = load_config(str(ROOT / "configs/vp_digits_dequantized.py"))
+        words = [*SMALL, f"--config.model.dequantizer={width}"]
+        apply(config, [tuple(word.removeprefix("--config.").split("=")) for word in words])
+        model = build_denoiser(config, (1, 8, 8))
+        if source is not None:
+            begin_with(model, str(source))
+        return model.network.state_dict()
+
+    run = frozen(trained, tmp_path / "run")
+    fresh, of_plain, of_flow = network(4), network(4, trained), network(4, run)
+    plain, flow = load_denoiser(trained).network.state_dict(), load_denoiser(run).network.state_dict()
+    assert of_flow.keys() == flow.keys() and all(torch.equal(of_flow[name], flow[name]) for name in flow)
+    for name, tensor in of_plain.items():
+        assert torch.equal(tensor, fresh[name] if name.startswith("dequantizer.") else plain[name])
+    with pytest.raises(ArgumentError, match="has other weights"):
+        network(8, run)
 
 
 @pytest.mark.one_machine
