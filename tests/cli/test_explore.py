@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 from scorefield.cli import explore_pictures
 from scorefield.cli.explore import PICTURES
 from scorefield.cli.main import main
+from scorefield.evaluation.explore.langevin import published
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.one_machine
@@ -61,8 +63,10 @@ FILMS = {"progressive", "slerp", "forward", "swiss_roll"}
 
 @pytest.fixture
 def quick(monkeypatch):
-    """The published experiment of Langevin dynamics with few points, which another test holds to its numbers."""
+    """The published experiment of Langevin dynamics with few points and steps; another test holds it to its numbers."""
+    model, sampler = published()
     monkeypatch.setattr(explore_pictures, "TOY", 8)
+    monkeypatch.setattr(explore_pictures, "published", lambda: (model, replace(sampler, corrector_steps=2)))
 
 
 @pytest.mark.parametrize("kind, what", [*(("points", what) for what in EVERY), *(
