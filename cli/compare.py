@@ -53,7 +53,7 @@ def run(command: Command) -> None:
     guide = guide_of(command, denoiser)
     reference = reference_of(command, guide.labels, denoiser.takes.classes)
     command.write_imported()
-    analytic = any(needs_fit(Asked.parse(text).options) for text in samplers)
+    analytic = any(needs_fit(Asked.parse(text).options, denoiser) for text in samplers)
     model = fit_of(command, command.newest, guide.labels is not None).model(denoiser) if analytic else denoiser
     folder = command.run / f"compare{guide.suffix}{suffix_of_drawing(values['seed'], values['ema'], precision)}"
     with renamed(names={"n": "num_samples", "likelihood": "likelihood_examples"}):

@@ -114,7 +114,7 @@ class Drawing:
         """The fitted variance of the checkpoint, if the sampler needs one."""
         from scorefield.cli.fit_variance import fit_of, needs_fit
 
-        if not needs_fit(vars(self.sampler)):
+        if not needs_fit(vars(self.sampler), self.model):
             return None
         if self.command.checkpoint is not None:
             raise ArgumentError("the variance of a checkpoint is fitted in its run; first give the command with mode "

@@ -12,6 +12,7 @@ from scorefield.numerics.errors import ArgumentError, renamed
 if TYPE_CHECKING:
     from scorefield.cli.command import Command
     from scorefield.evaluation.fitted import Fit
+    from scorefield.models import Denoiser
 
 SUMMARY = "fits what --variance analytic needs, and writes it to variance/ in the run's folder"
 FLAGS = (
@@ -60,9 +61,9 @@ def run(command: Command) -> None:
           f"{fit.estimate}; wrote {path}")
 
 
-def needs_fit(settings: Mapping[str, Any]) -> bool:
-    """Whether settings of a sampler or an estimator need a fitted variance."""
-    return settings.get("variance") == "analytic" or settings.get("grid") == "optimal"
+def needs_fit(settings: Mapping[str, Any], model: Denoiser) -> bool:
+    """Whether settings of a sampler or an estimator need a fitted variance: one that the model has not learned itself."""
+    return settings.get("grid") == "optimal" or settings.get("variance") == "analytic" and not model.learned_variance
 
 
 def _there(path: Path, of: dict[str, Any], settings: dict[str, Any]) -> Fit | None:

@@ -124,7 +124,7 @@ def run(command: Command) -> None:
     settings |= {} if chosen is None else {"t_min": chosen.t_min}
     identity = _identity(command, settings, checkpoint) + ([flow_file] if flow_file else [])
     model: ScoreModel = denoiser
-    if needs_fit(settings):
+    if needs_fit(settings, denoiser):
         fit = fit_of(command, checkpoint, values["label"] is not None or values["classify"])
         identity, model = [identity, fit.digest], fit.model(denoiser)
     world = launched()

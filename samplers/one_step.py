@@ -13,6 +13,7 @@ uncertainty is that of x_s, too (Bao et al. 2022, "Analytic-DPM", theorem 1). Th
 the learned variance V of ancestral sampling is a number for each element, between beta_tilde and v.
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ from scorefield.sde_lib.transition import (
 )
 from scorefield.sde_lib.ve import VESDE
 from scorefield.sde_lib.vp import VariancePreserving
+
+LAST_NOISE = "with variance analytic, largest mean size of the last step's noise; in Analytic-DPM 2/255 or 4/255"
 
 Coefficients = tuple[Tensor, Tensor, Tensor]      # keep, of_eps and of_noise, float64 (steps,)
 
@@ -64,9 +67,12 @@ class OneStepSampler(GridSampler):
             yield x
 
 
-    def solve_with_posterior(self, model: CountedModel, x: Tensor, times: Tensor, noise: NoiseStream, eta: float
-                             ) -> Iterator[Tensor]:
-        """The steps of DDIM, those of ancestral sampling for eta = 1, with the variance that the model's posterior gives."""
+    def solve_with_posterior(self, model: CountedModel, x: Tensor, times: Tensor, noise: NoiseStream, eta: float,
+                             last_noise: float | None) -> Iterator[Tensor]:
+        """The steps of DDIM, those of ancestral sampling for eta = 1, with the variance that the model's posterior gives.
+
+        last_noise  bounds E |noise| in the last step, which is (2/pi)^(1/2) of its standard deviation
+        """
         step, alpha = Transition.along(model.sde, times), model.sde.alpha(times)
         fixed = reverse_variance("beta_tilde", step, eta)
         keep = (step.sigma_s.square() - fixed).clamp(min=0).sqrt() / step.sigma_t      # of x_t, where eps is written in it
@@ -74,6 +80,8 @@ class OneStepSampler(GridSampler):
         for i, (a, b, v) in enumerate(zip(keep.tolist(), of_x0.tolist(), fixed.tolist(), strict=True)):
             posterior = model.posterior(x, times[i])
             std = (v + b**2 * known_variance(posterior.variance)).sqrt()
+            if last_noise is not None and i == len(alpha) - 2:
+                std = std.clamp(max=last_noise * math.sqrt(math.pi / 2))
             x = a * x + b * posterior.mean + std * noise.normal(x)
             yield x
 
@@ -124,12 +132,14 @@ class Ancestral(OneStepSampler):
         None, f"{STEPS}; by default every index of a chain, which is algorithm 2, or else 100")
     variance: str = option("beta_tilde", "of a step: beta; beta_tilde, that of x_s given x_t and x_0; analytic, for a model "
                                          "that knows that of x_0; learned, for one that has it")
+    last_noise: float | None = option(None, LAST_NOISE)
     mean_shift: bool = option(False, "guide by a classifier as algorithm 1 of Dhariwal and Nichol: move each step's mean by "
                                      "its variance times the gradient")
     stochastic = True
 
     def __post_init__(self) -> None:
         check_variance(self.variance)
+        _check_last_noise(self.last_noise, self.variance)
         if self.mean_shift and self.variance == "analytic":
             raise ArgumentError("mean_shift is for the variances beta, beta_tilde and learned; leave it out, or choose one "
                                 "of these", "mean_shift", "variance")
@@ -141,7 +151,7 @@ class Ancestral(OneStepSampler):
         assert noise is not None
         if self.variance == "analytic":
             _require_chain(model.sde)
-            yield from self.solve_with_posterior(model, x, times, noise, 1.0)
+            yield from self.solve_with_posterior(model, x, times, noise, 1.0, self.last_noise)
             return
         guidance = model.model.mean_guidance() if self.mean_shift else None
         if not self.mean_shift and self.variance in FIXED:
@@ -196,9 +206,11 @@ class DDIM(OneStepSampler):
     eta: float = option(0.0, "noise in [0, 1]: 0 is deterministic, 1 has the variance of x_s given x_t and x_0")
     variance: str = option("beta_tilde", "of a step: eta^2 beta_tilde; with eta 1 also beta, sigma-hat; analytic, for a "
                                          "model that knows the variance of x_0")
+    last_noise: float | None = option(None, LAST_NOISE)
 
     def __post_init__(self) -> None:
         check_variance(self.variance, [kind for kind in VARIANCES if kind != "learned"])
+        _check_last_noise(self.last_noise, self.variance)
         if not 0 <= self.eta <= 1:
             raise ArgumentError(f"eta of DDIM must lie in [0, 1], got {self.eta}", "eta")
         if self.variance == "beta" and self.eta != 1:
@@ -213,7 +225,7 @@ class DDIM(OneStepSampler):
             yield from super().solve(model, x, times, noise)
             return
         assert noise is not None
-        yield from self.solve_with_posterior(model, x, times, noise, self.eta)
+        yield from self.solve_with_posterior(model, x, times, noise, self.eta, self.last_noise)
 
     def coefficients(self, sde: SDE, times: Tensor) -> Coefficients:
         step, alpha = Transition.along(sde, times), sde.alpha(times)
@@ -221,6 +233,12 @@ class DDIM(OneStepSampler):
         keep = alpha[1:] / alpha[:-1]
         of_eps = (step.sigma_s.square() - variance).clamp(min=0).sqrt() - keep * step.sigma_t
         return keep, of_eps, reverse_variance(self.variance, step, self.eta).sqrt()
+
+
+def _check_last_noise(last_noise: float | None, variance: str) -> None:
+    if last_noise is not None and not (variance == "analytic" and 0 < last_noise < math.inf):
+        raise ArgumentError(f"last_noise is a positive number for variance analytic, got {last_noise} for {variance}",
+                            "last_noise", "variance")
 
 
 def _require_chain(sde: SDE) -> None:

@@ -121,6 +121,18 @@ def ancestral(p, x, t, s, o):
     return mean + math.sqrt(variance) * p.draw()
 
 
+def analytic(p, x, t, s, o):
+    """Analytic-DPM (Bao et al. 2022), theorem 1 and section 4.4: the optimal variance, and a bound on the last noise."""
+    now, then, eta = p.at(t), p.at(s), getattr(o, "eta", 1.0)
+    fixed = eta**2 * kernel(p, t, s)[1] * then.sigma**2 / now.sigma**2
+    keep = math.sqrt(then.sigma**2 - fixed) / now.sigma
+    of_x0, posterior = then.alpha - keep * now.alpha, p.model.posterior(x, t)
+    std = (fixed + of_x0**2 * posterior.variance).sqrt()
+    if s == o.t_end:
+        std = torch.minimum(std, torch.tensor(o.last_noise / math.sqrt(2 / math.pi)))
+    return keep * x + of_x0 * p.x0(x, t) + std * p.draw()
+
+
 def shifted(p, x, t, s, o):
     """Dhariwal and Nichol 2021, algorithm 1: the mean moved by scale Sigma grad log p(y given x_t)."""
     (_, v), z = kernel(p, t, s), x.clone().requires_grad_()

@@ -11,6 +11,7 @@ import torch
 from paper_formulas import (
     Problem,
     adaptive,
+    analytic,
     ancestral,
     auto,
     corrected,
@@ -48,6 +49,8 @@ TOLERANT = {"t_end": 0.03, "denoise": True, "rtol": 1e-3, "atol": 1e-4}
 CASES = [
     ("ddim", {"eta": 0.5} | end(6), stepwise(ddim)),
     ("ddim", {"eta": 1.0, "variance": "beta"} | end(6), stepwise(ddim)),
+    *[(name, {"variance": "analytic", "last_noise": 0.02} | more | end(6), stepwise(analytic))
+      for name, more in (("ancestral", {}), ("ddim", {"eta": 0.5}))],
     ("euler_maruyama", {"eta": 0.6} | end(6), stepwise(euler_maruyama)),
     ("reverse_diffusion", end(6), stepwise(reverse_diffusion)),
     ("ancestral", {"variance": "beta"} | end(6), stepwise(ancestral)),

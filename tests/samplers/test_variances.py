@@ -90,6 +90,9 @@ def test_a_model_without_a_variance_and_what_does_not_fit_are_refused():
         make_sampler("ddim", variance="beta")
     with pytest.raises(ArgumentError, match="leave it out"):
         make_sampler("ancestral", variance="analytic", mean_shift=True)
+    for last_noise, variance in ((0.01, "beta_tilde"), (0.0, "analytic"), (math.inf, "analytic")):
+        with pytest.raises(ArgumentError, match="last_noise is a positive number for variance analytic"):
+            make_sampler("ancestral", variance=variance, last_noise=last_noise)
     mixture = GaussianMixture(SubVPSDE(), torch.zeros(1, 2), torch.tensor([1.0]))
     with pytest.raises(ArgumentError, match="DDPM and SMLD"):
         make_sampler("ancestral", steps=2, variance="analytic")(mixture, x_T, [0])
