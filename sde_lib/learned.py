@@ -38,9 +38,11 @@ class Schedule(nn.Module):
         self.slope = nn.Parameter(slope.log())
         self.shift = nn.Parameter(slope * place)
 
-    def forward(self, s: Tensor) -> tuple[Tensor, Tensor]:
-        """Share and slope at s, in its shape, float64; differentiable by the parameters and by s."""
-        a, b, c = (p.to(s.device, torch.float64) for p in (self.height.exp(), self.slope.exp(), self.shift))
+    def forward(self, s: Tensor, fixed: bool = False) -> tuple[Tensor, Tensor]:
+        """Share and slope at s, in its shape, float64; differentiable by s and, unless `fixed`, by the parameters."""
+        height, steepness, c = ((p.detach() if fixed else p).to(s.device, torch.float64)
+                                for p in (self.height, self.slope, self.shift))
+        a, b = height.exp(), steepness.exp()
         s = s.double()[..., None]
 
         def sigmoids(u: Tensor) -> Tensor:
@@ -89,8 +91,7 @@ class LearnedVPSDE(VariancePreserving):
     def _at(self, t: float | Tensor) -> tuple[Tensor, Tensor]:
         """lambda and -lambda' in the dtype of t."""
         t, span = as_time(t), self.lambda_max - self.lambda_min
-        with torch.no_grad():
-            share, slope = self.schedule(self.place(t))
+        share, slope = self.schedule(self.place(t), fixed=True)
         before = t.double().clamp(1e-300, self.t_min)
         lam = self.lambda_max - span * share - (before / self.t_min).log()
         slope = torch.where(t < self.t_min, 1 / before, span / (self.t_max - self.t_min) * slope)

@@ -102,7 +102,7 @@ def test_a_config_that_says_its_class_is_no_runs(tmp_path, places):
 @pytest.mark.parametrize("name", ["config.txt", "weights.ckpt"])
 def test_what_is_no_checkpoint_says_what_is(tmp_path, name):
     (tmp_path / name).write_text("x")
-    with pytest.raises(ValueError, match=r"is not a checkpoint; give a run's folder .* or a \.pth"):
+    with pytest.raises(ValueError, match=r"is not a checkpoint; give a run's folder .*, a \.pth or a \.pt"):
         find(tmp_path / name)
     with pytest.raises(ValueError, match="is not a checkpoint"):
         find(tmp_path)
