@@ -70,6 +70,7 @@ bench: setup
 	@$(PY) -m benchmarks.samplers
 	@$(PY) -m benchmarks.likelihood
 	@$(PY) -m benchmarks.train_step
+	@$(PY) -m benchmarks.two_processes
 	@$(PY) -m benchmarks.unet
 
 docs: setup

@@ -95,6 +95,7 @@ def small_config(name, **training):
     return config
 
 
+@pytest.mark.slow
 def test_an_mlp_comes_near_the_least_loss(tmp_path):
     config = small_config("ve", steps=1200, learning_rate=3e-3, decay="cosine", ema_decay=0.99)
     config.data = sections.data("gaussians8", size=20_000)

@@ -78,6 +78,7 @@ def second_moment(sde):
     return float(torch.trapezoid((sde.g2(t) / sde.sigma(t).square() * shrunk).square(), t)) * (1 + 2 / D)
 
 
+@pytest.mark.slow
 def test_training_the_schedule_lowers_the_variance_of_the_loss_towards_the_least_there_is():
     """For N(0, s^2 I) the error |eps_theta - eps|^2 / D is m chi^2_D / D, m = s^2 alpha^2 / (s^2 alpha^2 + sigma^2). By
     Cauchy and Schwarz the least second moment is that of gamma' m = const: the square of the mean, times 1 + 2/D.

@@ -100,6 +100,7 @@ class _Timeless(nn.Module):
         return self.layer(x)
 
 
+@pytest.mark.slow
 def test_states_are_counted_by_number_and_shared_by_fsdp():
     found = plan(small_config(), SHAPE, gpus=4, gpu_memory=2.1)
     weights = 4 * found.parameters
