@@ -82,7 +82,7 @@ FLAGS = (
     *GUIDANCE,
     SEED, EMA, AVERAGE, BATCH_SIZE, STRICT,
 )
-SUMMARY = "writes explore/WHAT_SETTINGS.png, .json and of films .gif: the pictures by which papers show what a model does"
+SUMMARY = "writes explore/WHAT_SETTINGS.png, .json and of films .gif: the pictures of the papers"
 ALWAYS = ("what", "checkpoint", "strict")      # flags of the run, which every picture takes
 
 
