@@ -14,6 +14,7 @@ This module loads nothing but what Python has loaded when it starts, and little 
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -112,6 +113,7 @@ def install() -> None:
         if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _process.handle)
     _process.phase = "starting"
+    atexit.register(_ignore)      # runs last of what is registered; afterwards Python would leave signals to the system
     before = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
@@ -126,6 +128,12 @@ def install() -> None:
         again.start()
 
     sys.unraisablehook = hook
+
+
+def _ignore() -> None:
+    """Take no signals any more: Python is ending, and its exit code is settled."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def working() -> None:

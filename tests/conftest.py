@@ -8,6 +8,7 @@ import os
 import runpy
 import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 
 MACHINES = Path(__file__).parent / "machines"
@@ -35,14 +36,28 @@ capabilities = getattr(torch.cpu, "get_capabilities", dict)      # older version
 torch.cpu.get_capabilities = lambda: asked_for_capabilities.append(True) or capabilities()
 
 
+MANY, KEPT = 40, 3      # of a test with more than MANY cases, `make test` runs one in KEPT; `make faults` the others
+EACH_IS_ANOTHER = ("test_layout.py", "test_docs.py", "test_options.py")      # whose cases are files and options
+READS_AND_WRITES = [ROOT / "tests" / name for name in ("cli", "evaluation", "faults", "checkpoints", "test_convert.py")]
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """A run depends on the machine that trained it, and so do the tests of one."""
+    """A run depends on the machine that trained it, and so do the tests of one. Of many cases some are slow tests."""
+    cases = Counter(item.nodeid.partition("[")[0] for item in items)
+    seen = Counter()
     for item in items:
-        if "digits_run" in item.fixturenames or item.get_closest_marker("one_machine"):
+        machine = "digits_run" in item.fixturenames or any(
+            mark.name in ("machine", "one_machine") for mark in item.iter_markers())
+        one = any(item.iter_markers("one_machine")) or any(item.path.is_relative_to(place) for place in READS_AND_WRITES)
+        if machine:
             item.add_marker(pytest.mark.machine)
-        if item.get_closest_marker("one_machine") and os.environ.get("SCOREFIELD_MACHINE", "avx2") != "avx2":
+        if machine and one and os.environ.get("SCOREFIELD_MACHINE", "avx2") != "avx2":
             item.add_marker(pytest.mark.skip(reason="one kind of machine is enough for what a command reads and writes"))
+        test = item.nodeid.partition("[")[0]
+        seen[test] += 1
+        if cases[test] > MANY and item.path.name not in EACH_IS_ANOTHER and seen[test] % KEPT:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -72,15 +72,15 @@ def test_a_chain_has_no_such_time_and_there_must_be_one():
 @pytest.mark.one_machine
 def test_mode_likelihood_says_and_records_which_time_it_took(tmp_path, capsys):
     run = train_briefly("vp_digits", tmp_path / "run")
-    quick = ["--workdir", str(run), "--mode", "likelihood", "--method", "exponential", "--steps", "8", "--num_images", "4"]
+    quick = ["--workdir", str(run), "--mode", "likelihood", "--method", "exponential", "--steps", "16", "--num_images", "4"]
     main([*quick, "--t_min", "best"])
     said = capsys.readouterr().out
-    summary = json.loads((run / "likelihood/summary_method_exponential_steps8_t_min_best_num_images4.json").read_text())
+    summary = json.loads((run / "likelihood/summary_method_exponential_steps16_t_min_best_num_images4.json").read_text())
     bits = summary["t_min_by_train"]
     best = min(bits, key=bits.get)
     assert len(bits) == 6 and summary["settings"]["t_min"] == float(best) and f"t_min {best} is the best of" in said
     main([*quick, "--t_min", best])
-    same = json.loads((run / f"likelihood/summary_method_exponential_steps8_t_min{best}_num_images4.json").read_text())
+    same = json.loads((run / f"likelihood/summary_method_exponential_steps16_t_min{best}_num_images4.json").read_text())
     assert same["bits_per_dim"] == summary["bits_per_dim"]
     with pytest.raises(ArgumentError, match="chain_elbo' takes no t_min"):
         main([*quick[:4], "--estimator", "chain_elbo", "--t_min", "best"])

@@ -134,7 +134,7 @@ def test_of_two_trainers_started_at_once_one_trains_and_the_other_is_refused(tmp
         # One that comes after the other has ended finds a finished run, or says that the folder has changed.
         assert codes == [0, 1] or (codes == [0, 0] and "already" in "".join(printed)), printed
         assert len(json.loads((tmp_path / str(i) / "stats.jsonl").read_text().splitlines()[-1])) > 3
-        assert [step for step, _ in checkpoints_of(tmp_path / str(i))] == [398, 400]
+        assert [step for step, _ in checkpoints_of(tmp_path / str(i))][-2:] == [398, 400]      # maybe after a sound one
         assert not (tmp_path / str(i) / LOCK).exists()
 
 
