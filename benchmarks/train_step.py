@@ -3,8 +3,8 @@
 Side by side in one run, in alternating rounds: a step of the trainer as it is (data, times, noise, loss, clip, Adam,
 EMA, log), and the bare forward, backward and Adam step of the same network in the same precision on ready tensors.
 The figure is the ratio of the medians over the rounds; beside it, the share of a step that waits for data, and how many
-steps a save takes (a line of the log, the checkpoint, a flush to disk) while training stands still. And what a label
-costs: whole steps of vp_digits with classes = 10 and without, in alternating order ("labels": this alone). Writes
+steps training stands still for a save (a line of the log, and a copy of the state for the thread that writes). And what a
+label costs: whole steps of vp_digits with classes = 10 and without, in alternating order ("labels": this alone). Writes
 benchmarks/results/train_step.json.
 """
 
@@ -62,11 +62,13 @@ def measure(name: str, config, dataset: Dataset, steps: int, rounds: int) -> dic
 
 
 def saving(trainer: Trainer, log: Log, step: Callable[[], None]) -> float:
-    """Seconds in which training stands still for a save."""
+    """Seconds in which training stands still for a save; a thread then writes, which here has ended before the next one."""
     step()
     start = time.perf_counter()
     trainer._report(log, True)
-    return time.perf_counter() - start
+    stood = time.perf_counter() - start
+    trainer.saver.wait()
+    return stood
 
 
 def step_of(trainer: Trainer, log: Log) -> Callable[[], None]:
