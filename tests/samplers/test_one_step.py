@@ -155,7 +155,7 @@ def test_what_cannot_work_is_refused_before_the_first_evaluation():
 
 @pytest.mark.parametrize("name, settings, argument", [
     ("euler_maruyama", {"eta": -0.1}, "eta"), ("ddim", {"eta": 1.1}, "eta"), ("ddim", {"eta": -0.1}, "eta"),
-    ("ancestral", {"variance": "learned"}, "variance"), ("torchsde", {"eta": 0.0}, "eta"),
+    ("ancestral", {"variance": "guessed"}, "variance"), ("torchsde", {"eta": 0.0}, "eta"),
     ("torchsde", {"method": "heun"}, "method"), ("torchsde", {"steps": 100}, "power of two"),
     ("predictor_corrector", {"snr": 0.0}, "snr"),
     ("predictor_corrector", {"predictor": "ode"}, "predictor"), ("langevin", {"corrector": "hmc"}, "corrector"),
