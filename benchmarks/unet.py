@@ -78,7 +78,7 @@ def default(network: nn.Module) -> torch.dtype | None:
             output = network(x[:n], t[:n])
         return output.float().square().mean()
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, torch.enable_grad():      # it is measured by steps of training
         chosen = Machine(Path(folder), DEVICE).memory_format(model, "auto", loss, BATCH, World())
     print(f"the default memory format here is {chosen}", flush=True)
     return model.autocast
