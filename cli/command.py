@@ -18,7 +18,7 @@ from scorefield.cli.flags import Flag
 from scorefield.cli.origin import describe, import_checkpoint, started_from, stem_of, untouched
 from scorefield.configs.loading import all_fields, apply, from_stored, load_config
 from scorefield.configs.sections import require_sections
-from scorefield.data import Dataset, load_dataset
+from scorefield.data import Codec, Dataset, codec_of, load_dataset
 from scorefield.models.denoiser import Denoiser
 from scorefield.models.ema import parse_average
 from scorefield.numerics.devices import local_device
@@ -181,6 +181,18 @@ class Command:
                 print(line, file=sys.stderr, flush=True)
         assert self._unused.file is not None
         return self._unused.file
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of an example of the run, as data."""
+        assert self.stored is not None
+        return tuple(self.stored["shape"])
+
+    @cached_property
+    def codec(self) -> Codec:
+        """Of the run's data."""
+        assert self.stored is not None
+        return codec_of(self.config.data, self.stored)
 
     def take(self) -> Checkpoint:
         """The checkpoint of --checkpoint if this command has read it, else the run's newest."""

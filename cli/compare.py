@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from scorefield.cli.drawing import PRECISION, precision_of, prepare
-from scorefield.cli.fit_variance import fit_of, needs_fit
+from scorefield.cli.fit_variance import fit_for
 from scorefield.cli.flags import AVERAGE, BATCH_SIZE, CHECKPOINT, COMPILE, EMA, SEED, STRICT, Flag, words
 from scorefield.cli.guide import FLAGS as GUIDANCE
 from scorefield.cli.reference import FLAGS as REFERENCE
@@ -53,8 +53,9 @@ def run(command: Command) -> None:
     guide = guide_of(command, denoiser)
     reference = reference_of(command, guide.labels, denoiser.takes.classes)
     command.write_imported()
-    analytic = any(needs_fit(Asked.parse(text).options, denoiser) for text in samplers)
-    model = fit_of(command, command.newest, guide.labels is not None).model(denoiser) if analytic else denoiser
+    fits = [fit_for(command, Asked.parse(text).options, denoiser, guide.labels is not None) for text in samplers]
+    fit = next(filter(None, fits), None)
+    model = denoiser if fit is None else fit.model(denoiser)
     folder = command.run / f"compare{guide.suffix}{suffix_of_drawing(values['seed'], values['ema'], precision)}"
     with renamed(names={"n": "num_samples", "likelihood": "likelihood_examples"}):
         comparison = compare(

@@ -112,14 +112,10 @@ class Drawing:
     @cached_property
     def fit(self) -> Fit | None:
         """The fitted variance of the checkpoint, if the sampler needs one."""
-        from scorefield.cli.fit_variance import fit_of, needs_fit
+        from scorefield.cli.fit_variance import fit_for
 
-        if not needs_fit(vars(self.sampler), self.model):
-            return None
-        if self.command.checkpoint is not None:
-            raise ArgumentError("the variance of a checkpoint is fitted in its run; first give the command with mode "
-                                "fit_variance", "variance")
-        return fit_of(self.command, self.checkpoint, self.guide.labels is not None)
+        own = None if self.step is None else self.checkpoint
+        return fit_for(self.command, vars(self.sampler), self.model, self.guide.labels is not None, own)
 
     @property
     def known(self) -> ScoreModel:
@@ -129,15 +125,11 @@ class Drawing:
     @property
     def shape(self) -> tuple[int, ...]:
         """Of one sample, as data."""
-        assert self.command.stored is not None
-        return tuple(self.command.stored["shape"])
+        return self.command.shape
 
-    @cached_property
+    @property
     def codec(self) -> Codec:
-        from scorefield.data import codec_of
-
-        assert self.command.stored is not None
-        return codec_of(self.command.config.data, self.command.stored)
+        return self.command.codec
 
     @property
     def precision(self) -> str:
@@ -279,8 +271,7 @@ def drawing_of(command: Command) -> Drawing:
     from scorefield.samplers import make_sampler
 
     values, settings = command.asked.values, settings_of(command)
-    assert command.stored is not None
-    if values["sampler"] == "ode" and in_plane(command.stored["shape"]):
+    if values["sampler"] == "ode" and in_plane(command.shape):
         settings["points"] = POINTS
     sampler, model = make_sampler(values["sampler"], **settings), command.denoiser()
     prepare(model.network, command)

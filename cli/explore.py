@@ -126,10 +126,10 @@ def _owner(command: Command, picture: Picture) -> str | None:
 def run(command: Command) -> None:
     """Draw the pictures one after the other, each with its files in explore/ of the run's folder."""
     from scorefield.cli.explore_pictures import DRAW
-    from scorefield.cli.explore_task import Task
+    from scorefield.cli.explore_task import Source, Task
 
-    names = chosen(command)
-    tasks = [Task.of(command, name, PICTURES[name], _owner(command, PICTURES[name])) for name in names]
+    names, source = chosen(command), Source(command)
+    tasks = [Task.of(source, name, PICTURES[name], _owner(command, PICTURES[name])) for name in names]
     command.write_imported()
     done: list[str] = []
 

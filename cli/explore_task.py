@@ -15,8 +15,9 @@ from torch import Tensor
 from scorefield.cli.drawing import options as sampler_flags
 from scorefield.cli.drawing import parsed_options, precision_of, prepare
 from scorefield.cli.examples import examples_at, own_data
+from scorefield.cli.fit_variance import fit_for
 from scorefield.cli.guide import Guide, guide_of
-from scorefield.data import Codec, Dataset, codec_of
+from scorefield.data import Codec, Dataset
 from scorefield.evaluation.explore.paths import Models, encoded, shown_width
 from scorefield.evaluation.explore.sheets import Looks, as_data, save_gif
 from scorefield.evaluation.names import changed, name_of_place, suffix_of, suffix_of_drawing, whole, with_suffix
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from scorefield.cli.command import Command
     from scorefield.cli.explore import Picture
     from scorefield.likelihood import ChainELBO
-    from scorefield.models import Denoiser
+    from scorefield.models import Denoiser, ScoreModel
 
 FRAMES = 11
 POINTS, ROWS = 2000, 8      # samples of points; rows of pictures or series
@@ -48,6 +49,20 @@ class Drawn:
 
 
 @dataclass(frozen=True, eq=False)
+class Source:
+    """What the pictures of one command share."""
+
+    command: Command
+
+    @cached_property
+    def model(self) -> Denoiser:
+        """The run's model."""
+        model = self.command.denoiser()
+        prepare(model.network, self.command)
+        return model
+
+
+@dataclass(frozen=True, eq=False)
 class Task:
     """One picture as a command line asks for it.
 
@@ -55,22 +70,26 @@ class Task:
     owner     the name of their class
     """
 
-    command: Command
+    source: Source
     name: str
     takes: frozenset[str]
     settings: Sampler | ChainELBO | None
     owner: str | None
 
     @classmethod
-    def of(cls, command: Command, name: str, picture: Picture, owner: str | None) -> Task:
+    def of(cls, source: Source, name: str, picture: Picture, owner: str | None) -> Task:
         """ArgumentError for what does not fit together, before anything is computed."""
-        task = cls(command, name, frozenset(picture.flags), _settings(command, picture, owner), owner)
+        task = cls(source, name, frozenset(picture.flags), _settings(source.command, picture, owner), owner)
         if "ema" in task.takes:
             if isinstance(task.settings, Sampler):
-                task.settings.times(task.model)      # refuses a grid that does not fit
+                task.settings.times(task.known)      # refuses a grid that does not fit
             if picture.one_label and len(task.guide.labels or ()) > 1:
-                raise ArgumentError(f"{name} takes one label for all, got {command.asked.values['label']}", "label")
+                raise ArgumentError(f"{name} takes one label for all, got {task.command.asked.values['label']}", "label")
         return task
+
+    @property
+    def command(self) -> Command:
+        return self.source.command
 
     # ---- what the command line says --------------------------------------------------------------------------------
 
@@ -93,13 +112,11 @@ class Task:
     @property
     def shape(self) -> tuple[int, ...]:
         """Of an example, as data."""
-        assert self.command.stored is not None
-        return tuple(self.command.stored["shape"])
+        return self.command.shape
 
-    @cached_property
+    @property
     def codec(self) -> Codec:
-        assert self.command.stored is not None
-        return codec_of(self.command.config.data, self.command.stored)
+        return self.command.codec
 
     @property
     def event(self) -> tuple[int, ...]:
@@ -113,13 +130,14 @@ class Task:
 
     @property
     def model(self) -> Denoiser:
-        """The run's model, which the pictures of one command share."""
-        found = self.command.__dict__.get("_explored")
-        if found is None:
-            found = self.command.denoiser()
-            prepare(found.network, self.command)
-            self.command.__dict__["_explored"] = found
-        return found
+        return self.source.model
+
+    @cached_property
+    def known(self) -> ScoreModel:
+        """The model, with its fitted variance if the sampler or the bound needs that."""
+        settings = {} if self.settings is None else vars(self.settings)
+        fit = fit_for(self.command, settings, self.model, self.guide.labels is not None)
+        return self.model if fit is None else fit.model(self.model)
 
     @cached_property
     def sde(self) -> SDE:
@@ -135,7 +153,7 @@ class Task:
     @property
     def models(self) -> Models:
         """The score models of the samples, guided as the command line asks."""
-        return self.guide.of(self.model, self.command.device) if self.guide.described else self.model
+        return self.guide.of(self.known, self.command.device) if self.guide.described else self.known
 
     @property
     def names(self) -> Sequence[str]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scorefield.cli.examples import own_data
 from scorefield.cli.flags import AVERAGE, BATCH_SIZE, CHECKPOINT, EMA, SEED, STRICT, Flag
 from scorefield.numerics.errors import ArgumentError, renamed
 
@@ -28,7 +29,6 @@ FLAGS = (
 
 def run(command: Command) -> None:
     """Write variance/STEP.npz. If the moments are there already, only what is made of them changes."""
-    from scorefield.data import codec_of
     from scorefield.data.codec import Pixels
     from scorefield.evaluation import fit_moments, fitted
     from scorefield.numerics.devices import prepare_sampling
@@ -40,9 +40,7 @@ def run(command: Command) -> None:
     if labelled and not model.takes.classes:
         raise ArgumentError("the model takes no label: it was trained without classes (model.classes)", "label")
     path, of = place_of(command, checkpoint, labelled)
-    dataset = command.dataset()
-    assert command.stored is not None
-    codec = codec_of(command.config.data, command.stored)
+    dataset, codec = own_data(command), command.codec
     settings = {"n": min(values["num_examples"], len(dataset.train)), "points": values["num_times"], "seed": values["seed"],
                 "batch_size": values["batch_size"]}
     fit = _there(path, of, settings)
@@ -61,9 +59,22 @@ def run(command: Command) -> None:
           f"{fit.estimate}; wrote {path}")
 
 
-def needs_fit(settings: Mapping[str, Any], model: Denoiser) -> bool:
-    """Whether settings of a sampler or an estimator need a fitted variance: one that the model has not learned itself."""
-    return settings.get("grid") == "optimal" or settings.get("variance") == "analytic" and not model.learned_variance
+def fit_for(command: Command, settings: Mapping[str, Any], model: Denoiser, labelled: bool,
+            checkpoint: Path | None = None) -> Fit | None:
+    """The fitted variance that settings of a sampler or an estimator need: one that the model has not learned itself.
+
+    checkpoint  whose model it is; None: the run's newest
+
+    None if they need none; an error of one line if there is none of this checkpoint.
+    """
+    from scorefield.evaluation import fitted
+
+    if settings.get("grid") != "optimal" and (settings.get("variance") != "analytic" or model.learned_variance):
+        return None
+    if not (command.run / "config.json").exists():
+        raise ArgumentError("the variance of a checkpoint is fitted in its run; first give the command with mode "
+                            "fit_variance", "variance")
+    return fitted.read(*place_of(command, command.newest if checkpoint is None else checkpoint, labelled))
 
 
 def _there(path: Path, of: dict[str, Any], settings: dict[str, Any]) -> Fit | None:
@@ -85,10 +96,3 @@ def place_of(command: Command, checkpoint: Path, labelled: bool) -> tuple[Path, 
     average = command.asked.values["ema"]
     return (fitted.path_of(command.run, checkpoint, average, labelled),
             fitted.belongs_to(checkpoint, command.stored, average, labelled))
-
-
-def fit_of(command: Command, checkpoint: Path, labelled: bool) -> Fit:
-    """The fit of a checkpoint; an error of one line if there is none, or one of another model."""
-    from scorefield.evaluation import fitted
-
-    return fitted.read(*place_of(command, checkpoint, labelled))

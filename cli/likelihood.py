@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scorefield.cli.examples import examples_at, own_data
-from scorefield.cli.fit_variance import fit_of, needs_fit
+from scorefield.cli.fit_variance import fit_for
 from scorefield.cli.flags import AVERAGE, BATCH_SIZE, CHECKPOINT, COMPILE, EMA, SEED, STRICT, Flag, flags_of
 from scorefield.cli.guide import FLAGS as GUIDANCE
 from scorefield.cli.labels import class_of
@@ -124,8 +124,7 @@ def run(command: Command) -> None:
     settings |= {} if chosen is None else {"t_min": chosen.t_min}
     identity = _identity(command, settings, checkpoint) + ([flow_file] if flow_file else [])
     model: ScoreModel = denoiser
-    if needs_fit(settings, denoiser):
-        fit = fit_of(command, checkpoint, values["label"] is not None or values["classify"])
+    if fit := fit_for(command, settings, denoiser, values["label"] is not None or values["classify"]):
         identity, model = [identity, fit.digest], fit.model(denoiser)
     world = launched()
     sources = [values["images"] or values["split"], *([values["compare"]] if values["compare"] else [])]

@@ -5,19 +5,17 @@ A file holds the moments (evaluation/moments.py), which of them to use, and what
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from scorefield.checkpoints.formats.run import OF_THE_DATA
 from scorefield.models import FittedVariance, Moments, ScoreModel
 from scorefield.models.variance import from_stored, stored
 from scorefield.numerics.errors import ArgumentError
-from scorefield.numerics.files import json_digest, known_to_json, seal, sha256_of, write_atomically
+from scorefield.numerics.files import json_digest, known_to_json, read_arrays, seal, sha256_of, write_arrays
 
 AGAIN = "fit it again with mode fit_variance"
 
@@ -66,18 +64,17 @@ def path_of(run: Path, checkpoint: Path, average: str | bool, labelled: bool) ->
 def belongs_to(checkpoint: Path, config: Mapping[str, Any], average: str | bool, labelled: bool) -> dict[str, Any]:
     """What moments depend on, beside their settings: the weights, the process, the model, and the codec of the data."""
     sections = {name: known_to_json(dict(config[name])) for name in ("sde", "model", "data") if name in config}
-    sections["data"].pop("path", None)
+    for name in OF_THE_DATA:
+        sections["data"].pop(name.removeprefix("data."), None)
     return {"weights": sha256_of(checkpoint), **sections, "average": average, "labelled": labelled}
 
 
 def write(path: Path, fit: Fit) -> None:
     """Write a fit; the file is whole or not there."""
     described = {name: known_to_json(value) for name, value in vars(fit).items() if name != "moments"}
-    arrays = {**stored(fit.moments), "described": np.array(json.dumps(described, sort_keys=True))}
-    content = io.BytesIO()
-    np.savez(content, **arrays, seal=np.array(seal(arrays)))
+    arrays = {**stored(fit.moments), "described": json.dumps(described, sort_keys=True)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda file: file.write(content.getvalue()))
+    write_arrays(path, arrays)
 
 
 def read(path: Path, of: Mapping[str, Any]) -> Fit:
@@ -89,10 +86,7 @@ def read(path: Path, of: Mapping[str, Any]) -> Fit:
         raise FileNotFoundError(f"there is no fitted variance {path}; fit it first with mode fit_variance"
                                 + (" and label true" if of["labelled"] else ""))
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        if str(arrays.pop("seal")) != seal(arrays):
-            raise ValueError("its checksum is another")
+        arrays = read_arrays(path)
         described = json.loads(str(arrays.pop("described")))
         fit = Fit(from_stored(arrays), **described)
     except Exception as error:      # the parsers of damaged files raise errors of every type

@@ -35,7 +35,7 @@ from scorefield.models.conditions import LABEL
 from scorefield.models.networks.dequantizer import Dequantizer, dequantizer_of
 from scorefield.models.score_model import Given, check_density
 from scorefield.numerics.errors import ArgumentError
-from scorefield.numerics.files import seal, write_atomically
+from scorefield.numerics.files import read_arrays, write_arrays
 from scorefield.numerics.noise import DEQUANTIZATION, NoiseStream
 from scorefield.numerics.processes import World
 from scorefield.samplers import sample_seeds
@@ -245,7 +245,7 @@ class Evaluation:
         arrays |= {f"term_{name}": value for name, value in part.terms.items()}
         arrays["digest"] = self._data(begin, end)[-1]
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(self._path(begin, draw), lambda file: np.savez(file, seal=seal(arrays), **arrays))
+        write_arrays(self._path(begin, draw), arrays)
 
     def _read(self, unit: tuple[int, int, int]) -> Part | None:
         """The stored result of a unit; None if it is missing, damaged, edited, or of other examples."""
@@ -253,10 +253,7 @@ class Evaluation:
         if self.folder is None or not self._path(begin, draw).exists():
             return None
         try:
-            with np.load(self._path(begin, draw)) as arrays:
-                stored = {name: arrays[name] for name in arrays.files}      # checks each array's checksum
-            if str(stored.pop("seal")) != seal(stored):
-                return None
+            stored = read_arrays(self._path(begin, draw))
             digest, nfe, seconds = (stored.pop(name).item() for name in ("digest", "nfe", "seconds"))
             part = Part(stored.pop("value"), stored.pop("error", None), stored.pop("solver_error", None), nfe, seconds,
                         {name.removeprefix("term_"): value for name, value in stored.items()})

@@ -59,8 +59,8 @@ def fit_moments(model: ScoreModel, dataset: Dataset, codec: Codec, n: int = EXAM
             for i, t in enumerate(times):
                 eps = noise.normal(x)
                 predicted = own.eps(sde.perturb(x, t, eps), t)
-                residual[i] += (eps - predicted).double().square().sum(0).cpu()
-                score[i] += predicted.double().square().sum(0).cpu()
+                residual[i] += (eps - predicted).cpu().double().square().sum(0)      # not every accelerator has float64
+                score[i] += predicted.cpu().double().square().sum(0)
                 bar.at(begin * points + (i + 1) * len(data))
                 bar.show(lambda: int(bar.bar.n))
     return Moments(nodes, residual / n, score / n, n)

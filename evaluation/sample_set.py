@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scorefield.numerics.files import json_digest, seal, write_atomically
+from scorefield.numerics.files import json_digest, read_arrays, write_arrays, write_atomically
 
 SEAL = "seal"      # the key of the digest of all other content, so that an edited file is not believed
 Unit = tuple[int, int]      # the numbers of a batch's samples, from the first to before the last
@@ -118,7 +118,7 @@ class SampleSet:
             arrays: dict[str, Any] = {"x": batch.x.numpy(), "nfe": batch.nfe, "seconds": batch.seconds,
                                       "identity": self.identity}
             arrays |= {} if batch.label is None else {"label": batch.label.numpy()}
-            write_atomically(self.path(unit), lambda file: np.savez(file, seal=seal(arrays), **arrays))
+            write_arrays(self.path(unit), arrays)
         self.known[unit] = batch.nfe, batch.seconds
 
     def path(self, unit: Unit) -> Path:
@@ -173,10 +173,7 @@ class SampleSet:
         if self.folder is None or not self.path(unit).exists():
             return None
         try:
-            with np.load(self.path(unit)) as file:
-                arrays = {name: file[name] for name in file.files}      # checks each array's checksum
-            if str(arrays.pop("seal")) != seal(arrays):      # edited
-                return None
+            arrays = read_arrays(self.path(unit))
             if str(arrays["identity"]) != self.identity or len(arrays["x"]) != unit[1] - unit[0]:
                 return None
             label = torch.from_numpy(arrays["label"]) if "label" in arrays else None

@@ -20,6 +20,7 @@ The variance of data in [low, high] is at most ((high - low) / 2)^2, and r is at
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -85,8 +86,7 @@ class FittedVariance(Derived):
                  span: float | None = None):
         super().__init__(model)
         self.span, self._fitted = span, (moments, estimate, covariance, span)
-        shares = moments.shares(estimate, covariance).clamp(min=LEAST)
-        self.register_buffer("log_shares", shares.log(), persistent=False)
+        self.register_buffer("log_shares", _log_shares(moments, estimate, covariance), persistent=False)
         self.register_buffer("half_log_snr", moments.half_log_snr, persistent=False)
 
     def given(self, **condition: Any) -> "FittedVariance":
@@ -115,30 +115,55 @@ class FittedVariance(Derived):
         turned = bool(times[0] > times[-1])
         if turned:
             times = times.flip(0)
-        place = self.sde.half_log_snr(times)
-        shares = self._share(place.to(self.half_log_snr)).cpu().reshape(len(times), -1)
-        cost = torch.full((len(times), len(times)), torch.inf, dtype=torch.float64)      # of a step from a row to a column
-        for t in range(1, len(times)):
-            ratio = torch.expm1(2 * (place[:t] - place[t]))      # of the SNRs, less 1
-            cost[t, :t] = 0.5 * torch.log1p(ratio[:, None] * shares[t]).sum(1)
-        best, back = torch.full((len(times),), torch.inf, dtype=torch.float64), []
-        best[-1] = 0.0      # the least sum from the last time to each one
-        for _ in range(steps - 1):
-            best, last = (best[:, None] + cost).min(0)
-            back.append(last)
-        kept = [0]
-        for last in reversed(back):
-            kept.append(int(last[kept[-1]]))
-        indices = torch.tensor(kept)
+        moments, estimate, covariance, _ = self._fitted
+        indices = _best_indices(moments, estimate, covariance, tuple(self.sde.half_log_snr(times).tolist()), steps).clone()
         return (len(times) - 1 - indices).flip(0) if turned else indices
 
     def _share(self, place: Tensor) -> Tensor:
         """The share at half log-SNRs of any shape S: (*S, *event) or S."""
-        nodes = self.half_log_snr
-        right = torch.searchsorted(nodes, place.contiguous().reshape(-1)).clamp(1, len(nodes) - 1).reshape(place.shape)
-        weight = ((place - nodes[right - 1]) / (nodes[right] - nodes[right - 1])).clamp(0, 1)
-        weight = weight.reshape(tuple(weight.shape) + (1,) * (self.log_shares.ndim - 1))
-        return torch.lerp(self.log_shares[right - 1], self.log_shares[right], weight).exp()
+        return _interpolated(self.log_shares, self.half_log_snr, place)
+
+
+def _log_shares(moments: Moments, estimate: str, covariance: str) -> Tensor:
+    return moments.shares(estimate, covariance).clamp(min=LEAST).log()
+
+
+def _interpolated(log_shares: Tensor, nodes: Tensor, place: Tensor) -> Tensor:
+    """The share at half log-SNRs of any shape S, from its logarithms at nodes: (*S, *event) or S."""
+    right = torch.searchsorted(nodes, place.contiguous().reshape(-1)).clamp(1, len(nodes) - 1).reshape(place.shape)
+    weight = ((place - nodes[right - 1]) / (nodes[right] - nodes[right - 1])).clamp(0, 1)
+    weight = weight.reshape(tuple(weight.shape) + (1,) * (log_shares.ndim - 1))
+    return torch.lerp(log_shares[right - 1], log_shares[right], weight).exp()
+
+
+@lru_cache(maxsize=4)
+def _divergences(moments: Moments, estimate: str, covariance: str, places: tuple[float, ...]) -> Tensor:
+    """(n, n): of the step from the half log-SNR of a row to that of a column, for decreasing ones; infinite where it falls.
+
+    Kept, since each batch that is drawn asks for its grid.
+    """
+    place = torch.tensor(places, dtype=torch.float64)
+    shares = _interpolated(_log_shares(moments, estimate, covariance), moments.half_log_snr, place).reshape(len(place), -1)
+    cost = torch.full((len(place), len(place)), torch.inf, dtype=torch.float64)
+    for t in range(1, len(place)):
+        ratio = torch.expm1(2 * (place[:t] - place[t]))      # of the SNRs, less 1
+        cost[t, :t] = 0.5 * torch.log1p(ratio[:, None] * shares[t]).sum(1)
+    return cost
+
+
+@lru_cache(maxsize=64)
+def _best_indices(moments: Moments, estimate: str, covariance: str, places: tuple[float, ...], steps: int) -> Tensor:
+    """The indices of the least sum of divergences between `steps` of the places, both ends included: (steps,)."""
+    cost = _divergences(moments, estimate, covariance, places)
+    best, back = torch.full((len(places),), torch.inf, dtype=torch.float64), []
+    best[-1] = 0.0      # the least sum from the last place to each one
+    for _ in range(steps - 1):
+        best, last = (best[:, None] + cost).min(0)
+        back.append(last)
+    kept = [0]
+    for last in reversed(back):
+        kept.append(int(last[kept[-1]]))
+    return torch.tensor(kept)
 
 
 def stored(moments: Moments) -> dict[str, Any]:

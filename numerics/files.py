@@ -62,6 +62,20 @@ def seal(arrays: Mapping[str, Any]) -> str:
     return hasher.hexdigest()
 
 
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write named arrays as one .npz with their seal; the file is whole or not there."""
+    write_atomically(path, lambda file: np.savez(file, seal=seal(arrays), **arrays))
+
+
+def read_arrays(path: Path) -> dict[str, Any]:
+    """What `write_arrays` wrote. Raises ValueError if it was edited, and errors of every type for damaged files."""
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files}      # checks each array's checksum
+    if str(arrays.pop("seal")) != seal(arrays):
+        raise ValueError("its checksum is another")
+    return arrays
+
+
 def json_digest(value: Any, default: Callable[[Any], Any] | None = None) -> str:
     """SHA-256 of a plain value as JSON; `default` makes plain what JSON does not have."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=default).encode()).hexdigest()

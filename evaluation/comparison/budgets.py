@@ -66,7 +66,7 @@ class _Free(ScoreModel):
     def __init__(self, model: ScoreModel):
         super().__init__()
         self.sde, self.cost, self.guidance = model.sde, model.evaluations_at, model.mean_guidance()
-        self.best_indices = model.best_indices      # type: ignore[method-assign]
+        self.indices = model.best_indices
 
     def evaluations_at(self, t: float | Tensor) -> int:
         return self.cost(t)
@@ -76,6 +76,12 @@ class _Free(ScoreModel):
 
     def posterior(self, x: Tensor, t: float | Tensor) -> Posterior:
         return Posterior(torch.zeros_like(x), torch.zeros(()))
+
+    def with_share(self, x: Tensor, t: float | Tensor, kind: str) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(x), torch.zeros_like(x)
+
+    def best_indices(self, times: Tensor, steps: int) -> Tensor:
+        return self.indices(times, steps)
 
     def mean_guidance(self) -> MeanGuidance | None:
         if self.guidance is None:

@@ -54,6 +54,11 @@ def test_samples_bounds_and_comparisons_take_it(command, fitted):
         name = f"chain_elbo_test{'_variance_analytic' * (variance == 'analytic')}_steps5_num_images4.json"
         bounds[variance] = json.loads((fitted / "likelihood" / name).read_text())["bits_per_dim"]
     assert bounds["analytic"] < bounds["beta"] - 0.1
+    for words in (["progressive", "--sampler", "ancestral", "--steps", 3, "--variance", "analytic", "--grid", "optimal",
+                   "--num_samples", 2, "--frames", 2], ["rate_distortion", "--steps", 5, "--variance", "analytic",
+                                                        "--num_samples", 2]):
+        code, out, err = command("--workdir", fitted, "--mode", "explore", "--what", *words)
+        assert code == 0 and "wrote" in out, err
     code, out, err = command("--workdir", fitted, "--mode", "compare", "--budgets", 3,
                              "--samplers", "ancestral:variance=analytic:grid=optimal",
                              "--num_samples", 50, "--likelihood_examples", 0, "--bootstrap", 0)

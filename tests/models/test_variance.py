@@ -158,3 +158,13 @@ def test_samplers_take_the_optimal_indices_as_a_grid():
         make_sampler("ddim", grid="optimal").times(model)
     with pytest.raises(ArgumentError, match="choose from even, optimal"):
         chain_elbo(known, torch.zeros(1, 2), None, grid="odd", seeds=[0])
+
+
+def test_the_optimal_indices_are_found_once_for_all_batches(monkeypatch):
+    model, moments = fitted(SDES["chain"], 200, 20)
+    known = FittedVariance(model, moments)
+    first = known.best_indices(SDES["chain"].time(moments.half_log_snr), 5)
+    monkeypatch.setattr(Moments, "shares", None)      # of which every search would make its divergences
+    again = known.best_indices(SDES["chain"].time(moments.half_log_snr), 5)
+    first += 1      # the caller's own
+    assert torch.equal(again + 1, first)

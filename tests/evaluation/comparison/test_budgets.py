@@ -5,10 +5,11 @@ import torch
 
 from scorefield.evaluation.comparison.budgets import Asked, OverBudget, evaluations_of, within
 from scorefield.guidance import classifier_free
-from scorefield.models import GaussianMixture
+from scorefield.models import MLP, Denoiser, GaussianMixture
+from scorefield.models.networks.outputs import doubled
 from scorefield.numerics.errors import ArgumentError
 from scorefield.samplers import SAMPLERS, make_sampler, prior_sample
-from scorefield.sde_lib import VPSDE, FlowSDE
+from scorefield.sde_lib import VPSDE, DDPMChain, FlowSDE
 
 MIXTURE = GaussianMixture(VPSDE(), torch.eye(2), torch.tensor([0.1, 0.2]), labels=[0, 1])
 FIXED = [name for name in SAMPLERS if not Asked(name).adaptive]
@@ -30,6 +31,12 @@ def test_a_budget_is_kept_and_one_step_more_would_break_it(text, budget):
             continue
         assert evaluations_of(bigger, MIXTURE) > budget
         break
+
+
+def test_a_learned_variance_of_a_chain_keeps_a_budget_whose_last_step_goes_to_the_data():
+    model = Denoiser(doubled(MLP((2,))), DDPMChain.from_schedule("linear", 50).to_sde(), learned_variance=True)
+    sampler, nfe = within(Asked.parse("ancestral:variance=learned"), model, 7)
+    assert sampler.steps == nfe == sampler(model, prior_sample(model.sde, (2,), range(3)), range(3)).nfe == 7
 
 
 @pytest.mark.parametrize("text, nfe", [("auto", 20), ("heun", 19), ("edm", 19), ("rk4", 20), ("predictor_corrector", 20),
