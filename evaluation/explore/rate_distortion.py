@@ -72,6 +72,15 @@ class _Watched(Derived):
         self._note(posterior.mean, t)
         return posterior
 
+    def with_share(self, x: Tensor, t: float | Tensor, kind: str) -> tuple[Tensor, Tensor]:
+        prediction, share = self.model.with_share(x, t, kind)
+        if kind == "x0":
+            self._note(prediction, t)
+        return prediction, share
+
+    def best_indices(self, times: Tensor, steps: int) -> Tensor:
+        return self.model.best_indices(times, steps)
+
     def _note(self, x0: Tensor, t: float | Tensor) -> None:
         x0 = x0 if self.clip is None else x0.clamp(*self.clip)
         self.times.append(float(t))

@@ -56,7 +56,7 @@ def test_samples_bounds_and_comparisons_take_it(command, fitted):
     assert bounds["analytic"] < bounds["beta"] - 0.1
     for words in (["progressive", "--sampler", "ancestral", "--steps", 3, "--variance", "analytic", "--grid", "optimal",
                    "--num_samples", 2, "--frames", 2], ["rate_distortion", "--steps", 5, "--variance", "analytic",
-                                                        "--num_samples", 2]):
+                                                        "--grid", "optimal", "--num_samples", 2]):
         code, out, err = command("--workdir", fitted, "--mode", "explore", "--what", *words)
         assert code == 0 and "wrote" in out, err
     code, out, err = command("--workdir", fitted, "--mode", "compare", "--budgets", 3,

@@ -23,7 +23,8 @@ from scorefield.evaluation.explore import (
 from scorefield.evaluation.explore.langevin import published, published_start, shares
 from scorefield.evaluation.explore.paths import StartedAt, carry, on_chain
 from scorefield.likelihood import chain_elbo
-from scorefield.models import GaussianMixture
+from scorefield.models import MLP, Denoiser, GaussianMixture
+from scorefield.models.networks.outputs import doubled
 from scorefield.numerics.errors import ArgumentError
 from scorefield.samplers import SAMPLERS, make_sampler, prior_sample
 from scorefield.sde_lib import VESDE, VPSDE, CosineVPSDE, DDPMChain, SMLDChain, ddpm
@@ -194,6 +195,14 @@ def test_rate_and_distortion_of_a_gaussian_are_those_of_its_posterior():
     assert bool((curve.distortion.diff() > -0.02).all())
     entropy = 0.5 * math.log2(2 * math.pi * math.e * VARIANCE * scale**2)
     assert abs(curve.total - entropy) < 0.03
+
+
+def test_the_curve_of_a_learned_variance_adds_up_to_its_bound():
+    model = Denoiser(doubled(MLP((2,))), VPSDE(), learned_variance=True)
+    data = torch.tensor([[0, 8], [3, 5]], dtype=torch.uint8)
+    curve = rate_distortion(model, make_codec(9), data, range(2), steps=10, variance="learned")
+    bound = chain_elbo(model, data, 9, steps=10, seeds=range(2), dtype=torch.float64, variance="learned")
+    assert abs(curve.total + float(bound.value.mean()) / 2 / math.log(2)) < 1e-9 and len(curve.distortion) == 10
 
 
 def test_predictions_in_range_make_the_bound_of_pictures_with_clip_x0():
