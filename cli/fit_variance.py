@@ -69,12 +69,18 @@ def fit_for(command: Command, settings: Mapping[str, Any], model: Denoiser, labe
     """
     from scorefield.evaluation import fitted
 
-    if settings.get("grid") != "optimal" and (settings.get("variance") != "analytic" or model.learned_variance):
+    optimal = settings.get("grid") == "optimal"
+    if not optimal and (settings.get("variance") != "analytic" or model.learned_variance):
         return None
+    name, value = ("grid", "optimal") if optimal else ("variance", "analytic")
     if not (command.run / "config.json").exists():
         raise ArgumentError("the variance of a checkpoint is fitted in its run; first give the command with mode "
-                            "fit_variance", "variance")
-    return fitted.read(*place_of(command, command.newest if checkpoint is None else checkpoint, labelled))
+                            "fit_variance", name)
+    path, of = place_of(command, command.newest if checkpoint is None else checkpoint, labelled)
+    try:
+        return fitted.read(path, of)
+    except FileNotFoundError as error:
+        raise ArgumentError(f"{name} {value}: {error}", name) from None
 
 
 def _there(path: Path, of: dict[str, Any], settings: dict[str, Any]) -> Fit | None:

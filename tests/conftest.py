@@ -28,8 +28,6 @@ from scorefield.cli import main
 from scorefield.models import GaussianMixture
 from scorefield.sde_lib import VESDE, VPSDE, CosineVPSDE, FlowSDE, SubVPSDE
 
-if WORKER:
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))      # sitecustomize imported torch before
 ROOT = Path(__file__).parents[1]
 asked_for_capabilities = []
 capabilities = getattr(torch.cpu, "get_capabilities", dict)      # older versions of PyTorch have none
