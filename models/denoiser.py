@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from scorefield.models.conditions import Condition, Conditions, declared
 from scorefield.models.parametrization import make_parametrization
 from scorefield.models.score_model import ConditionalModel, Posterior, ScoreModel, evaluation_mode
+from scorefield.models.variance_outputs import VARIANCE_OUTPUTS
 from scorefield.numerics.errors import ArgumentError
 from scorefield.sde_lib.sde import SDE, as_time, check_time, expand_as
-from scorefield.sde_lib.transition import variance_of_x0
 
 __all__ = ["TIME_INPUTS", "Denoiser", "ScoreModel", "TimeInput", "evaluation_mode"]
 
@@ -45,13 +45,15 @@ class Denoiser(ConditionalModel):
     energy           whether F is the gradient by x of the scalar <x, network(x, time)>. The score is then that of an energy,
                      and curl-free whatever the weights (Salimans and Ho 2021, "Should EBMs Model the Energy or the Score?").
                      An evaluation then has a backward pass, too
-    learned_variance  whether the network gives twice the channels: F, and a number r for each element, of which (r + 1)/2
-                     is the share of log beta in the log variance of a step back (`with_share`; Nichol and Dhariwal 2021)
+    learned_variance  whether the network gives twice the channels: F, and a number r for each element, of which it says the
+                     variance of a step back
+    variance_output  what r says: a key of VARIANCE_OUTPUTS (variance_outputs.py). "share": that of log beta in the log
+                     variance (`with_share`; Nichol and Dhariwal 2021)
     autocast         an attribute: the dtype of the network's arithmetic (torch.bfloat16), or None for its own
 
     Raises ArgumentError (a ValueError) for an unknown word, for time_input "index" and "index1000" if the SDE is not a
-    chain's, for parametrization "edm" without input_std, for label_dropout if the network takes no label, and for an energy
-    that has learned a variance. One use:
+    chain's, for parametrization "edm" without input_std, for label_dropout if the network takes no label, for an energy that
+    has learned a variance, and for a variance_output without learned_variance. One use:
 
     >>> from scorefield.models import MLP, Denoiser
     >>> from scorefield.sde_lib import VPSDE
@@ -62,7 +64,7 @@ class Denoiser(ConditionalModel):
 
     def __init__(self, network: nn.Module, sde: SDE, parametrization: str = "eps", time_input: str | TimeInput = "999t",
                  input_std: float | None = None, label_dropout: bool = False, energy: bool = False,
-                 learned_variance: bool = False):
+                 learned_variance: bool = False, variance_output: str = "share"):
         super().__init__()
         if not callable(time_input) and time_input not in TIME_INPUTS:
             raise ArgumentError(f"unknown time_input {time_input!r}; choose from {', '.join(TIME_INPUTS)}", "time_input")
@@ -76,7 +78,13 @@ class Denoiser(ConditionalModel):
         if energy and learned_variance:
             raise ArgumentError("a scalar energy has no variance beside it; leave out energy or learned_variance", "energy",
                                 "learned_variance")
-        self.network, self.sde, self.learned_variance = network, sde, learned_variance
+        if variance_output not in VARIANCE_OUTPUTS:
+            raise ArgumentError(f"unknown variance_output {variance_output!r}; choose from {', '.join(VARIANCE_OUTPUTS)}",
+                                "variance_output")
+        if variance_output != "share" and not learned_variance:
+            raise ArgumentError(f"variance_output {variance_output!r} needs a network that gives a variance; set "
+                                "learned_variance", "variance_output", "learned_variance")
+        self.network, self.sde, self.learned_variance, self.variance_output = network, sde, learned_variance, variance_output
         self.parametrization = make_parametrization(parametrization, input_std)
         self.time_input, self.input_std, self.label_dropout, self.energy = time_input, input_std, label_dropout, energy
         self.autocast: torch.dtype | None = None
@@ -88,7 +96,7 @@ class Denoiser(ConditionalModel):
     def with_network(self, network: nn.Module) -> "Denoiser":
         """The same view of another network, in that network's mode."""
         other = Denoiser(network, self.sde.of_network(network), self.parametrization.name, self.time_input, self.input_std,
-                         self.label_dropout, self.energy, self.learned_variance)
+                         self.label_dropout, self.energy, self.learned_variance, self.variance_output)
         return other.train(network.training)
 
     def forward(self, x: Tensor, t: float | Tensor, condition: Condition | None = None) -> Tensor:
@@ -99,7 +107,7 @@ class Denoiser(ConditionalModel):
         return self.outputs(x, t, condition)[0]
 
     def outputs(self, x: Tensor, t: float | Tensor, condition: Condition | None = None) -> tuple[Tensor, Tensor | None]:
-        """F as in `forward`, and the share (r + 1) / 2 of the shape of x, or None if no variance was learned."""
+        """F as in `forward`, and what variance_output says, of the shape of x; or None if no variance was learned."""
         output = self._raw(x, t, condition)
         if not self.learned_variance:
             return output, None
@@ -107,7 +115,7 @@ class Denoiser(ConditionalModel):
             raise ValueError(f"{type(self.network).__name__} has learned no variance: it returns shape "
                              f"{tuple(output.shape)} for x of shape {tuple(x.shape)}, not twice its channels")
         output, raw = output.chunk(2, dim=1)
-        return output, (raw + 1) / 2
+        return output, VARIANCE_OUTPUTS[self.variance_output].read(raw, self.sde, _precise(t))
 
     def _raw(self, x: Tensor, t: float | Tensor, condition: Condition | None) -> Tensor:
         """All that the network gives at (x, t), in the dtype of x."""
@@ -150,6 +158,9 @@ class Denoiser(ConditionalModel):
 
     def with_share(self, x: Tensor, t: float | Tensor, kind: str, condition: Condition | None = None
                    ) -> tuple[Tensor, Tensor]:
+        if self.learned_variance and self.variance_output != "share":
+            raise ArgumentError("variance 'learned' needs a model that learned a share of log beta, and this one learned "
+                                f"{self.variance_output!r} (model.variance_output); choose analytic", "variance")
         prediction, share = (self._predicted(x, t, kind, condition) if self.learned_variance
                              else super().with_share(x, t, kind))
         assert share is not None
@@ -159,8 +170,11 @@ class Denoiser(ConditionalModel):
         """As ScoreModel's; the variance is known where one was learned."""
         if not self.learned_variance:
             return super().posterior(x, t, condition)
-        mean, share = self.with_share(x, t, "x0", condition)
-        return Posterior(mean, variance_of_x0(share, self.sde, _precise(t)))
+        t = _precise(t)
+        mean, known = self._predicted(x, t, "x0", condition)
+        assert known is not None
+        eps = (x - expand_as(self.sde.alpha(t), x) * mean) / expand_as(self.sde.sigma(t), x)
+        return Posterior(mean, VARIANCE_OUTPUTS[self.variance_output].of_x0(known, eps, self.sde, t))
 
     def _predicted(self, x: Tensor, t: float | Tensor, kind: str, condition: Condition | None
                    ) -> tuple[Tensor, Tensor | None]:

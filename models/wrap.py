@@ -43,7 +43,7 @@ class Wrapped(nn.Module):
 
 def wrap(function: Callable[..., Any], sde: SDE, predicts: str = "eps", time: str | TimeInput = "999t",
          input_std: float | None = None, conditions: Sequence[str] | None = None, classes: int | None = None,
-         label_dropout: bool = False, learned_variance: bool = False) -> Denoiser:
+         label_dropout: bool = False, learned_variance: bool = False, variance_output: str = "share") -> Denoiser:
     """The score model of a function or a network from elsewhere; it needs no base class and no parameters.
 
     function       called (x, time), x (batch, *event) and time float32 (batch,); returns a tensor of x's shape, or an
@@ -57,6 +57,7 @@ def wrap(function: Callable[..., Any], sde: SDE, predicts: str = "eps", time: st
     classes        how many labels there are, if "label" is one of the conditions; by default its attribute `classes`
     label_dropout  whether it takes the label `classes` to mean "no label", which allows label=None
     learned_variance  whether it gives the variance of a step back in a second half of its channels, see `Denoiser`
+    variance_output  what that half says, see `Denoiser`
 
     A denoiser D(x, sigma) of k-diffusion is wrap(D, VESDE(), predicts="x0", time="sigma"). Raises ArgumentError (a
     ValueError) for an unknown word and for what is not callable, and, when it is used, ValueError for an output of another
@@ -80,7 +81,7 @@ def wrap(function: Callable[..., Any], sde: SDE, predicts: str = "eps", time: st
     number = getattr(function, "classes", None) if classes is None else classes
     with renamed(names={"time_input": "time"}):
         return Denoiser(Wrapped(function, names, number, learned_variance), sde, predicts, time, input_std, label_dropout,
-                        learned_variance=learned_variance)
+                        learned_variance=learned_variance, variance_output=variance_output)
 
 
 def _name(function: Callable[..., Any]) -> str:

@@ -22,7 +22,7 @@ PARAMETERS = {
     "vp_swiss_roll": 166_786, "vp_fashion_mnist": 6_469_889, "vp_fashion_mnist_small": 408_641,
     "edm_cifar10": 55_732_739,
     "vp_digits_dequantized": 674_027, "vp_table": 182_720, "vp_series": 116_593,
-    "vp_digits_hybrid": 651_330, "digits_classifier": 119_818, "vp_patches32": 1_063_651,
+    "vp_digits_hybrid": 651_330, "vp_digits_variance": 651_330, "digits_classifier": 119_818, "vp_patches32": 1_063_651,
     "vp_cifar10": 35_746_307, "subvp_cifar10": 35_746_307, "ve_cifar10": 35_746_307,
     "vp_cifar10_ddpmpp": 61_804_419, "vp_cifar10_ddpmpp_deep": 106_632_579,
     "subvp_cifar10_ddpmpp": 61_804_419, "subvp_cifar10_ddpmpp_deep": 106_632_579,

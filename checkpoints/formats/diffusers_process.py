@@ -93,6 +93,8 @@ def write_process(config: Config, sde: SDE, fourier: bool) -> tuple[str, dict[st
                        "Fourier, or with sigma, score, positional")
     if model.get("energy"):
         raise refusal("model", "energy", True, "diffusers' networks give a prediction, not the gradient of a scalar")
+    if model.get("variance_output", "share") != "share":
+        raise refusal("model", "variance_output", model["variance_output"], "diffusers' schedulers read a share of log beta")
     if model.get("input_std") is not None:
         raise refusal("model", "input_std", model["input_std"], "diffusers' pipelines give x to the network unscaled")
     ends = data.get("low", -1.0), data.get("high", 1.0)

@@ -21,8 +21,8 @@ __all__ = [
     "ScoreMatching", "SlicedScoreMatching", "build_objective",
 ]
 
-# The arguments `sde` and `data_std` come from the model, `codec` from the data; the others are the fields of a config's
-# section `training`.
+# The arguments `sde`, `data_std` and `variance_output` come from the model, `codec` from the data; the others are the fields
+# of a config's section `training`.
 OBJECTIVES: dict[str, type[Objective]] = {
     "score_matching": ScoreMatching, "sliced_score_matching": SlicedScoreMatching, "learned_variance": LearnedVariance,
     "classifier": Classification, "dequantization": Dequantization, "learned_schedule": LearnedSchedule}
@@ -37,6 +37,8 @@ def build_objective(model: Any, section: Mapping[str, Any], codec: Any = None) -
         raise ArgumentError("objective learned_variance needs a model that learns a variance; set "
                             "model.learned_variance=true", "training.objective", "model.learned_variance")
     known = {**section, "sde": model.sde, "data_std": model.input_std, "codec": codec}
+    if kind is LearnedVariance:
+        known["variance_output"] = model.variance_output
     if model.takes.classes is None:      # no label, no dropout: its random numbers would be drawn for nothing
         known["label_dropout"] = 0.0
     if (dequantizer_of(model) is not None) != (kind is Dequantization):
@@ -47,5 +49,5 @@ def build_objective(model: Any, section: Mapping[str, Any], codec: Any = None) -
         raise ArgumentError("the schedule of sde.name=learned is trained by objective learned_schedule, and by no other",
                             "training.objective", "sde.name")
     settings = {name: known[name] for name in inspect.signature(kind).parameters if name in known}
-    with renamed("training", {"data_std": "model.input_std"}):
+    with renamed("training", {"data_std": "model.input_std", "variance_output": "model.variance_output"}):
         return kind(**settings)
