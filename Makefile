@@ -6,6 +6,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 TEST := $(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal
 RUN := runs/vp_digits_labels
+export PYTHONDONTWRITEBYTECODE :=
 DEMO := $(PY) main.py --config configs/vp_digits_labels.py --workdir $(RUN)
 
 .PHONY: help setup demo test faults lint bench docs clean

@@ -121,6 +121,7 @@ def test_with_a_threshold_no_pixel_leaves_the_range(runs, command, method):
     assert float(x.abs().max()) <= 1 and np.mean(after["x"] == levels.numpy()) > 0.99
 
 
+@pytest.mark.costly
 @pytest.mark.machine
 @pytest.mark.parametrize("sampler", sorted(SAMPLERS))
 def test_every_sampler_takes_everything_together(runs, command, sampler):

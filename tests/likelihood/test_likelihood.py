@@ -14,6 +14,7 @@ from scorefield.samplers import make_sampler
 from scorefield.sde_lib import VPSDE
 
 
+@pytest.mark.costly
 def test_log_density_of_a_gaussian_is_exact(any_sde):
     """The prior is not quite the marginal at t = 1; for a Gaussian that mismatch is known, and nothing else is left."""
     mean, variance, d = torch.tensor([[0.4, -0.2, 0.1]]), 0.3, 3
@@ -35,6 +36,7 @@ def test_log_density_of_a_mixture_agrees_with_the_exact_one(oracle):
     assert float((result.value + mismatch - exact).abs().max()) < 1e-5
 
 
+@pytest.mark.costly
 def test_the_density_integrates_to_one(any_sde):
     model = GaussianMixture(any_sde, torch.tensor([[-0.5], [0.6]]), torch.tensor([0.02, 0.05]))
     x = torch.linspace(-3, 3, 1201, dtype=torch.float64)[:, None]
@@ -42,6 +44,7 @@ def test_the_density_integrates_to_one(any_sde):
     assert abs(float(torch.trapezoid(density, x[:, 0])) - 1) < 1e-4
 
 
+@pytest.mark.costly
 def test_the_hutchinson_estimate_is_unbiased_and_its_error_bar_covers(any_sde):
     model = GaussianMixture(any_sde, torch.tensor([[1.0, 0.0, 0.3], [-1.0, 0.5, 0.0]]), torch.tensor([0.1, 0.3]))
     x = model.sample(1, any_sde.t_min, torch.Generator().manual_seed(1)).expand(200, 3)
@@ -53,6 +56,7 @@ def test_the_hutchinson_estimate_is_unbiased_and_its_error_bar_covers(any_sde):
     assert 0.9 <= float((z.abs() < 2.365).double().mean()) <= 0.99     # 95 % of Student's t with 7 degrees of freedom
 
 
+@pytest.mark.costly
 def test_what_an_example_draws_depends_on_its_seed_alone(mixture):
     x = mixture.sample(6, 1e-5, torch.Generator().manual_seed(0))
     seeds = [(3, i) for i in range(6)]
@@ -156,6 +160,7 @@ def gaussian(sde, d, generator):
     return GaussianMixture(sde, 0.5 * torch.randn(1, d, generator=generator), torch.tensor([0.3]))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("d", [1, 8, 64])
 def test_log_density_of_a_gaussian_is_exact_in_every_dimension(any_sde, d):
     model = gaussian(any_sde, d, torch.Generator().manual_seed(d))
@@ -193,6 +198,7 @@ def test_a_thousand_probes_agree_with_the_exact_trace(kind):
     assert float(z.abs().max()) < 3 and float(z.square().mean()) < 3      # of four
 
 
+@pytest.mark.costly
 def test_decoding_the_latent_gives_the_data_back(any_sde):
     model = GaussianMixture(any_sde, torch.tensor([[1.0, 0.0], [-1.0, 0.5]]), torch.tensor([0.1, 0.3]))
     x = model.sample(16, any_sde.t_min, torch.Generator().manual_seed(0))
@@ -218,6 +224,7 @@ def test_the_exponential_method_is_exact_for_the_gaussian_it_is_built_on(any_sde
     assert float(error.abs().max()) < 1e-9 and float(estimate.max()) < 1e-9
 
 
+@pytest.mark.costly
 def test_the_exponential_method_has_order_four(mixture):
     x = mixture.sample(64, mixture.sde.t_min, torch.Generator().manual_seed(0))
     errors = [float(exponential_error(mixture, x, n)[0].square().mean().sqrt()) for n in (80, 160, 320)]
@@ -268,6 +275,7 @@ def test_quadrature_weights_integrate_cubics_exactly():
         assert abs(quadrature(lam, 4) @ lam**power - exact) < 1e-10
 
 
+@pytest.mark.costly
 def test_the_clock_lambda_solves_the_same_flow(mixture):
     x = mixture.sample(16, mixture.sde.t_min, torch.Generator().manual_seed(0))
     settings = {"divergence": "hutchinson", "seeds": range(16), "rtol": 1e-9, "atol": 1e-9}

@@ -39,6 +39,7 @@ def modes():
     return GaussianMixture(SDE, torch.tensor([[-1.0], [1.0]]), torch.tensor([0.04, 0.09]), torch.tensor([0.3, 0.7]))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", STOCHASTIC)
 def test_stochastic_samplers_draw_the_mixture(name, modes):
     """Moments within four standard errors, and a bias of 0.01, of the data's; without a predictor, Langevin lags by 0.05."""
@@ -63,6 +64,7 @@ def smooth():
                            torch.tensor([1.0, 2.0, 1.5]))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name, options, order", ORDERS)
 def test_deterministic_samplers_have_their_order_of_convergence(name, options, order):
     model, x_T = smooth(), prior_sample(SDE, (2,), range(8), dtype=torch.float64)

@@ -143,6 +143,7 @@ def test_the_points_of_the_adaptive_flow_are_equally_spaced_in_time():
         torch.testing.assert_close(times, torch.tensor(expected, dtype=torch.float64))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("eta", [0.5, 1.3])
 def test_torchsde_goes_to_the_path_of_a_fine_euler_maruyama(eta):
     options = {"steps": 64, "eta": eta, "t_end": 0.02}

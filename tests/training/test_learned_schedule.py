@@ -150,6 +150,7 @@ def test_a_schedule_needs_its_objective_and_the_objective_a_schedule():
 LEARNED = ["--config.sde.name=learned", "--config.training.objective=learned_schedule"]
 
 
+@pytest.mark.slow
 @pytest.mark.one_machine
 def test_a_run_keeps_its_schedule_goes_on_exactly_samples_and_is_scored(tmp_path):
     whole = train_briefly("vp_digits", tmp_path / "whole", *LEARNED)
