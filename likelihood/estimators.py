@@ -38,8 +38,8 @@ class ODE:
                                            "is within")
     divergence: str = option("hutchinson", f"{', '.join(DIVERGENCES)}; exact takes D products with the Jacobian each time")
     probes: int | None = option(None, "random vectors per sample of the Hutchinson divergence; by default 1")
-    probe_kind: str | None = option(None, f"distribution of the probes: {', '.join(PROBE_KINDS)}; by default hadamard if fresh, else "
-                                          "rademacher")
+    probe_kind: str | None = option(None, f"distribution of the probes: {', '.join(PROBE_KINDS)}; by default hadamard if "
+                                          "fresh, else rademacher")
     fresh_probes: bool | None = option(None, "new probes at each evaluation of the exponential method, as by default")
     t_min: float | None = option(None, T_MIN)
     clock: str | None = option(None, f"variable over which an adaptive method integrates: {', '.join(CLOCKS)}; by default t")

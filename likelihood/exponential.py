@@ -18,8 +18,8 @@ log p, and the nodes already hold its integrand:
 
     log p(x) = [log p by the states and the quadrature]  -  int d . ds
 
-The error is estimated by the size of this integral, plus the difference between the cubics and parabolas for -s . m in place
-of div m. Both have one mean over q (integration by parts) and about the same roughness, but s . m has no probe's noise in it,
+The error is estimated by the size of this integral, plus the difference between cubics and parabolas for -s . m in place of
+div m. Both have one mean over q (integration by parts) and about the same roughness, but s . m has no probe's noise in it,
 which for a new probe at every node (probes.py) would be taken for an error of the steps.
 
 Sources: the ODE of log p, Song et al. 2021; this clock and m as velocity, Zheng et al. 2023 ("Improved techniques for

@@ -76,7 +76,8 @@ def log_prob(model: ScoreModel, x: Tensor, divergence: str = "exact", rtol: floa
     another method), ArithmeticError if the ODE cannot be solved, or not to the tolerance.
     """
     start = start_time(model.sde, t_min)
-    check_settings(divergence, rtol, atol, method, probes, max_evaluations, steps, probe_kind, clock, fresh_probes, tolerance)
+    check_settings(divergence, rtol, atol, method, probes, max_evaluations, steps, probe_kind, clock, fresh_probes,
+                   tolerance)
     check_density(model)
     check_input(model, x)
     if divergence == "hutchinson" and (seeds is None or len(seeds) != len(x)):

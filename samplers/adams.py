@@ -55,8 +55,6 @@ class ExponentialAdams(MultistepSampler):
 
     def rules(self, s: Schedule) -> list[Rule]:
         n, scale = len(s.lam) - 1, s.alpha * self._spread(s)
-        if n < self.order:
-            raise ArgumentError(f"order {self.order} needs at least {self.order} steps, got {n}", "order", "steps")
         rules = []
         for i in range(n):
             depth = min(self.order, i + 1)

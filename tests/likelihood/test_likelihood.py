@@ -120,7 +120,8 @@ def test_a_hutchinson_estimate_is_the_quadratic_form_of_its_probe():
     ({"method": "exponential", "fresh_probes": False}, "belongs to divergence 'hutchinson'"),
     ({"tolerance": 1e-3}, "takes no tolerance"), ({"method": "exponential", "tolerance": 0.0}, "above 0"),
     ({"method": "exponential", "max_evaluations": 99}, "takes no max_evaluations without tolerance"),
-    ({"method": "exponential", "tolerance": 1e-3, "max_evaluations": 29}, "at least the first 30 steps"), ({"probe_kind": "uniform"}, "probe_kind"),
+    ({"method": "exponential", "tolerance": 1e-3, "max_evaluations": 29}, "at least the first 30 steps"),
+    ({"probe_kind": "uniform"}, "probe_kind"),
 ])
 def test_settings_that_cannot_be_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
@@ -288,8 +289,8 @@ def test_a_tolerance_is_met_by_each_example_on_its_own():
 
 
 def test_a_tolerance_that_cannot_be_met_says_what_was():
-    with pytest.raises(ArithmeticError, match=r"of 4 examples is above tolerance=1e-09 \(of example \d of the batch .* after "
-                       r"90 evaluations, the last 60 in one go.* max_evaluations=150"):
+    with pytest.raises(ArithmeticError, match=r"of 4 examples is above tolerance=1e-09 \(of example \d of the batch .* "
+                       r"after 90 evaluations, the last 60 in one go.* max_evaluations=150"):
         log_prob(denoiser(), torch.randn(4, 2, 3), method="exponential", tolerance=1e-9, max_evaluations=150)
 
 

@@ -13,7 +13,7 @@ from scorefield.models import Denoiser, GaussianMixture
 from scorefield.numerics.grids import sinh
 from scorefield.sde_lib import VPSDE
 
-REPEATS, STEPS = 4000, 16
+REPEATS, STEPS = 4000, 16      # the variance of 4000 is known to 2 or 3 %
 
 
 class Linear(nn.Module):
@@ -47,7 +47,8 @@ def node_weights():
 
 
 @pytest.mark.parametrize("d", [4, 6, 16, 40])
-@pytest.mark.parametrize("kind, fresh", [("rademacher", False), ("rademacher", True), ("gaussian", True), ("hadamard", True)])
+@pytest.mark.parametrize("kind, fresh", [("rademacher", False), ("rademacher", True), ("gaussian", True),
+                                         ("hadamard", True)])
 def test_the_variance_of_an_estimate_is_the_formula_of_its_probes(d, kind, fresh):
     many, _, network = estimates(d, probe_kind=kind, fresh_probes=fresh)
     c, s = node_weights(), (network.matrix + network.matrix.T) / 2
