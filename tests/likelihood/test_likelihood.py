@@ -173,7 +173,7 @@ def test_log_density_of_a_gaussian_is_exact_in_every_dimension(any_sde, d):
 
 
 def sixteen_dimensions(sde):
-    """The mixture of benchmarks/samplers.py."""
+    """The mixture of benchmarks/problems.py."""
     rng = np.random.default_rng(0)
     means, std, weights = rng.normal(size=(8, 16)), rng.uniform(0.15, 0.45, 8), rng.uniform(0.5, 1.5, 8)
     return GaussianMixture(sde, *(torch.from_numpy(a) for a in (means, std**2, weights)))
