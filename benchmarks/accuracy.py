@@ -30,7 +30,8 @@ BUDGETS = (5, 8, 10, 15, 20, 50)
 T_END = 1e-3
 FULL = {"lower_order_final": False}
 # "auto" and its variants, then what is published, each with its paper's or the usual grid
-OURS: dict[str, tuple[str, dict[str, Any]]] = {"auto": ("auto", {}), "auto, order 3": ("auto", {"order": 3})}
+OURS: dict[str, tuple[str, dict[str, Any]]] = {"auto": ("auto", {}), "auto, order 2": ("auto", {"order": 2}),
+                                             "auto, order 3": ("auto", {"order": 3})}
 PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
     "DPM-Solver++ 2M": ("dpm_solver++", {"order": 2} | FULL),
     "DPM-Solver++ 3M": ("dpm_solver++", {"order": 3} | FULL),

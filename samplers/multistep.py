@@ -110,10 +110,14 @@ class MultistepSampler(GridSampler):
 
     def times(self, model: ScoreModel) -> Tensor:
         times = super().times(model)
-        if len(times) - 1 < self.order:
-            raise ArgumentError(f"order {self.order} needs at least {self.order} steps, got {len(times) - 1}",
-                                "order", "steps")
+        order, steps = self.order_in(len(times) - 1), len(times) - 1
+        if steps < order:
+            raise ArgumentError(f"order {order} needs at least {order} steps, got {steps}", "order", "steps")
         return times
+
+    def order_in(self, steps: int) -> int:
+        """The order that its option sets for that many steps."""
+        return int(self.order)
 
     @abstractmethod
     def rules(self, s: Schedule) -> list[Rule]:

@@ -134,7 +134,7 @@ class SDE(ABC):
         such as the parameters of a schedule that is learned.
         """
         values = [(name, value.content if isinstance(value, SDE) else value) for name, value in vars(self).items()]
-        if all(type(value) in (int, float, bool, str, tuple) or name == "steps" for name, value in values):
+        if all(type(value) in (int, float, bool, str) or name == "steps" for name, value in values):
             return type(self), *values
         return None
 

@@ -97,7 +97,8 @@ def test_a_sampler_stays_as_it_is_and_takes_its_options_by_name_alone(sampler):
 def test_every_sampler_says_its_order_of_convergence():
     """Strong for torchsde and deterministic ones, weak for the others (test_deterministic.py, test_one_step.py)."""
     orders = {"ddim": 1, "edm": 2, "euler": 1, "heun": 2, "rk4": 4, "euler_maruyama": 1, "ancestral": 1,
-              "reverse_diffusion": 1, "predictor_corrector": 1, "langevin": 1}
+              "reverse_diffusion": 1, "predictor_corrector": 1, "langevin": 1,
+              "restart": 2}
     assert {name: make_sampler(name).order for name in orders} == orders
     assert [make_sampler("ode", method=method).order for method in ("bosh3", "dopri5", "dopri8")] == [3, 5, 8]
     assert [make_sampler("torchsde", method=m).order for m in ("euler", "milstein", "srk")] == [0.5, 1.0, 1.5]

@@ -178,6 +178,13 @@ def test_a_list_of_times_may_be_told_the_steps_and_the_end_that_it_has(mixture):
         assert make_sampler("ddim", grid=grid, **options).times(mixture).tolist() == grid
 
 
+@pytest.mark.parametrize("steps, order", [(2, 2), (14, 2), (15, 3), (40, 3)])
+def test_the_default_order_of_auto_follows_from_the_steps(steps, order, mixture):
+    x_T = prior_sample(mixture.sde, (1, 2, 1), range(4), dtype=torch.float64)
+    default, chosen = (make_sampler("auto", steps=steps, **o)(mixture, x_T).x for o in ({}, {"order": order}))
+    assert torch.equal(default, chosen)
+
+
 def mixture_16d(sde, seed):
     """The 16-D mixture of the benchmark, and its start."""
     rng = np.random.default_rng(seed)
