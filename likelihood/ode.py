@@ -159,26 +159,24 @@ def _exponential(x: Tensor, start: float, trace: "_Trace", steps: int, prior: Ca
 
 def _refined(solve: Callable[[int], LogProb], steps: int, tolerance: float, most: int) -> LogProb:
     """Solve in `steps`, twice as many, and so on; each sample keeps the first value whose error passes."""
-    found, evaluations, missing = solve(steps), 0, None
-    best = found
+    best = last = solve(steps)
+    unit, evaluations = math.log(2) * best.latent[0].numel(), best.nfe
     while True:
-        evaluations += found.nfe
-        assert found.solver_error is not None and best.solver_error is not None
-        if missing is not None:
-            best = _where(missing, found, best)
-        allowed = tolerance * math.log(2) * found.latent[0].numel()
-        missing = ~(best.solver_error <= allowed)
+        assert best.solver_error is not None
+        errors = best.solver_error / unit
+        missing = ~(errors <= tolerance)
         if not bool(missing.any()):
             return replace(best, nfe=evaluations)
-        steps *= 2
-        if evaluations + 2 * found.nfe > most:
-            worst = int((best.solver_error * missing).argmax())
-            error = float(best.solver_error[worst]) / (math.log(2) * found.latent[0].numel())
+        if evaluations + 2 * last.nfe > most:
+            worst = int((errors * missing).argmax())
             raise ArithmeticError(
                 f"the estimated error of {int(missing.sum())} of {len(missing)} examples is above tolerance={tolerance:g} "
-                f"(of example {worst} of the batch {error:.2g} bits/dim) after {evaluations} evaluations, the last "
-                f"{found.nfe} in one go, and twice as many would be more than max_evaluations={most}; raise one of the two")
-        found = solve(steps)
+                f"(of example {worst} of the batch {float(errors[worst]):.2g} bits/dim) after {evaluations} evaluations, the "
+                f"last {last.nfe} in one go; twice as many would be more than max_evaluations={most}: raise one of the two")
+        steps *= 2
+        last = solve(steps)
+        evaluations += last.nfe
+        best = _where(missing, last, best)
 
 
 def _where(taken: Tensor, new: LogProb, old: LogProb) -> LogProb:

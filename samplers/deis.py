@@ -10,6 +10,7 @@ after Liu et al. 2022, "Pseudo Numerical Methods for Diffusion Models on Manifol
 of the last values that Adams and Bashforth have for equal steps, whatever the steps are.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -44,9 +45,9 @@ class NoiseMultistep(MultistepSampler):
         weights = [s.alpha[i + 1] * self.weights(s, i, min(self.order, i + 1)) for i in range(n)]
         return [Rule(float(s.alpha[i + 1] / s.alpha[i]), weights[i].tolist()) for i in range(n)]
 
+    @abstractmethod
     def weights(self, s: Schedule, i: int, depth: int) -> np.ndarray:
         """(depth,): of the last values of eps, newest first, in the integral of eps over rho from time i to i + 1."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +67,10 @@ class DEIS(NoiseMultistep):
         lam = s.lam[i] + half * (places + 1)
         if self.variable == "t":
             at_nodes, at_places = s.t, s.time(lam)
+        elif self.variable == "rho":
+            at_nodes, at_places = np.exp(-s.lam), np.exp(-lam)
         else:
-            of_lambda = (lambda lam: np.exp(-lam)) if self.variable == "rho" else np.negative
-            at_nodes, at_places = of_lambda(s.lam), of_lambda(lam)
+            at_nodes, at_places = -s.lam, -lam
         basis = lagrange(at_nodes[i - depth + 1:i + 1][::-1], at_places)
         return basis @ (-half * weights * np.exp(-lam))      # drho = -rho dlambda
 

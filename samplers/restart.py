@@ -69,7 +69,8 @@ class Restart(EDMGrid):
             if high > levels[0]:
                 raise ArgumentError(f"an interval must lie below the grid's first level {levels[0]:.3g} of sigma/alpha, got "
                                     f"{low:g} to {high:g}", "intervals")
-            near = min(range(1, len(levels) - 1), key=lambda i, low=low: abs(levels[i] - low), default=0)
+            gaps = [abs(level - low) for level in levels[1:-1]]
+            near = 1 + gaps.index(min(gaps)) if gaps else 0
             if not (near and levels[near] < high):
                 raise ArgumentError(f"the grid has no level near {low:g} and below {high:g}; take more steps", "steps",
                                     "intervals")
