@@ -171,8 +171,8 @@ def _refined(solve: Callable[[int], LogProb], steps: int, tolerance: float, most
             worst = int((errors * missing).argmax())
             raise ArithmeticError(
                 f"the estimated error of {int(missing.sum())} of {len(missing)} examples is above tolerance={tolerance:g} "
-                f"(of example {worst} of the batch {float(errors[worst]):.2g} bits/dim) after {evaluations} evaluations, the "
-                f"last {last.nfe} in one go; twice as many would be more than max_evaluations={most}: raise one of the two")
+                f"(of example {worst} of the batch {float(errors[worst]):.2g} bits/dim) after {evaluations} evaluations, "
+                f"the last {last.nfe} in one go; twice as many would be more than max_evaluations={most}; raise one")
         steps *= 2
         last = solve(steps)
         evaluations += last.nfe
