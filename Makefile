@@ -68,6 +68,8 @@ lint: setup
 bench: setup
 	@echo "Training configs/vp_digits.py, unless that is done, and measuring; results go to benchmarks/results/ ..."
 	@$(PY) main.py --config configs/vp_digits.py --mode train
+	@$(PY) -m benchmarks.problems
+	@$(PY) -m benchmarks.accuracy
 	@$(PY) -m benchmarks.samplers
 	@$(PY) -m benchmarks.likelihood
 	@$(PY) -m benchmarks.train_step

@@ -10,6 +10,7 @@ from scorefield.numerics.noise import NoiseStream, sample_seeds
 from scorefield.numerics.options import options_of
 from scorefield.samplers.adams import ExponentialAdams
 from scorefield.samplers.base import GridSampler, Result, Sampler, prior_sample
+from scorefield.samplers.deis import DEIS, IPNDM
 from scorefield.samplers.dpm_solver import DPMSolver, DPMSolverPlusPlus
 from scorefield.samplers.edm import EDM
 from scorefield.samplers.fixed_ode import Euler, Heun, RungeKutta4
@@ -17,6 +18,8 @@ from scorefield.samplers.ode import ProbabilityFlow
 from scorefield.samplers.one_step import DDIM, Ancestral, EulerMaruyama, ReverseDiffusion, ddim_invert, slerp
 from scorefield.samplers.predictor_corrector import Langevin, PredictorCorrector
 from scorefield.samplers.reference_sde import ReferenceSDE
+from scorefield.samplers.restart import Restart
+from scorefield.samplers.stochastic_multistep import ERSDE, SASolver
 from scorefield.samplers.unipc import UniPC
 
 SAMPLERS: dict[str, type[Sampler]] = {
@@ -25,6 +28,8 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "dpm_solver": DPMSolver,
     "dpm_solver++": DPMSolverPlusPlus,
     "unipc": UniPC,
+    "deis": DEIS,
+    "ipndm": IPNDM,
     "edm": EDM,
     "ode": ProbabilityFlow,
     "euler": Euler,
@@ -35,6 +40,9 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "reverse_diffusion": ReverseDiffusion,
     "predictor_corrector": PredictorCorrector,
     "langevin": Langevin,
+    "sa_solver": SASolver,
+    "er_sde": ERSDE,
+    "restart": Restart,
     "torchsde": ReferenceSDE,
 }
 
@@ -61,8 +69,8 @@ def make_sampler(name: str, **options: Any) -> Sampler:
 
 
 __all__ = [
-    "DDIM", "EDM", "GRIDS", "SAMPLERS", "Ancestral", "DPMSolver", "DPMSolverPlusPlus", "Euler", "EulerMaruyama",
-    "ExponentialAdams", "GridSampler", "Heun", "Langevin", "NoiseStream", "PredictorCorrector", "ProbabilityFlow",
-    "ReferenceSDE", "Result", "ReverseDiffusion", "RungeKutta4", "Sampler", "UniPC", "ddim_invert", "make_grid",
-    "make_sampler", "prior_sample", "sample_seeds", "sampler_options", "slerp",
+    "DDIM", "DEIS", "EDM", "ERSDE", "GRIDS", "IPNDM", "SAMPLERS", "Ancestral", "DPMSolver", "DPMSolverPlusPlus", "Euler",
+    "EulerMaruyama", "ExponentialAdams", "GridSampler", "Heun", "Langevin", "NoiseStream", "PredictorCorrector",
+    "ProbabilityFlow", "ReferenceSDE", "Restart", "Result", "ReverseDiffusion", "RungeKutta4", "SASolver", "Sampler",
+    "UniPC", "ddim_invert", "make_grid", "make_sampler", "prior_sample", "sample_seeds", "sampler_options", "slerp",
 ]
