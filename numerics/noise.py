@@ -14,7 +14,7 @@ from torch import Tensor
 from scorefield.numerics.errors import ArgumentError
 
 Seed = int | tuple[int, int]
-PRIOR, STEPS, DEQUANTIZATION, PROBES, BOUND = range(5)      # streams of one seed; they never overlap
+PRIOR, STEPS, DEQUANTIZATION, PROBES, BOUND, CONDITION = range(6)      # streams of one seed; they never overlap
 
 
 def sample_seeds(seed: int, start: int, stop: int) -> list[Seed]:
