@@ -17,6 +17,7 @@ from scorefield.samplers.ode import ProbabilityFlow
 from scorefield.samplers.one_step import DDIM, Ancestral, EulerMaruyama, ReverseDiffusion, ddim_invert, slerp
 from scorefield.samplers.predictor_corrector import Langevin, PredictorCorrector
 from scorefield.samplers.reference_sde import ReferenceSDE
+from scorefield.samplers.twisted_smc import TwistedSMC, WeightedResult
 from scorefield.samplers.unipc import UniPC
 
 SAMPLERS: dict[str, type[Sampler]] = {
@@ -36,6 +37,7 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "predictor_corrector": PredictorCorrector,
     "langevin": Langevin,
     "torchsde": ReferenceSDE,
+    "twisted_smc": TwistedSMC,
 }
 
 
@@ -63,6 +65,6 @@ def make_sampler(name: str, **options: Any) -> Sampler:
 __all__ = [
     "DDIM", "EDM", "GRIDS", "SAMPLERS", "Ancestral", "DPMSolver", "DPMSolverPlusPlus", "Euler", "EulerMaruyama",
     "ExponentialAdams", "GridSampler", "Heun", "Langevin", "NoiseStream", "PredictorCorrector", "ProbabilityFlow",
-    "ReferenceSDE", "Result", "ReverseDiffusion", "RungeKutta4", "Sampler", "UniPC", "ddim_invert", "make_grid",
-    "make_sampler", "prior_sample", "sample_seeds", "sampler_options", "slerp",
+    "ReferenceSDE", "Result", "ReverseDiffusion", "RungeKutta4", "Sampler", "TwistedSMC", "UniPC", "WeightedResult",
+    "ddim_invert", "make_grid", "make_sampler", "prior_sample", "sample_seeds", "sampler_options", "slerp",
 ]

@@ -1,0 +1,281 @@
+"""Twisted sequential Monte Carlo: samples of p(x_0 given y) that are exact as particles and steps grow, with p(y).
+
+Wu et al. 2023, "Practical and Asymptotically Exact Conditional Sampling in Diffusion Models" (TDS), algorithm 1; Cardoso et al. 2023,
+"Monte Carlo guided Diffusion for Bayesian linear inverse problems". Particles x_t move from t to s by
+
+    q(x_s given x_t, y) = N(m + b shift, V I)        p(x_s given x_t) = N(m, V I)        m = a x_t + b x_0
+
+with the coefficients a and b of a step back (sde_lib/transition.py), where the measurement's guidance shifts x_0 (models/twist.py).
+With psi_t the twist, each has the weight
+
+    w_T = psi_T(x_T)        w_s = w_t p(x_s given x_t) psi_s(x_s) / (q(x_s given x_t, y) psi_t(x_t))
+
+and at the data psi_0 is the likelihood p(y given x_0) itself. So whatever the twist and the guidance, the weighted particles are
+those of p(x_0) p(y given x_0) for the chain that the model is, and the mean weight estimates p(y) without bias.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from scorefield.models.score_model import ScoreModel, evaluation_mode
+from scorefield.models.twist import Twist, TwistedModel
+from scorefield.numerics.errors import ArgumentError
+from scorefield.numerics.noise import RESAMPLING, NoiseStream, Seed
+from scorefield.numerics.options import option
+from scorefield.samplers.base import Callback, CountedModel, GridSampler, Result
+from scorefield.sde_lib.transition import Transition, check_variance, known_variance, reverse_variance
+
+VARIANCES = ("beta", "beta_tilde", "analytic")
+
+
+@dataclass(frozen=True)
+class WeightedResult(Result):
+    """Particles x (measurements * particles, *event), measurement by measurement, and how much each counts.
+
+    log_weights        (measurements, particles), normalised: those of a measurement are the logarithms of numbers of sum 1
+    effective_samples  (measurements,), 1 / sum of the squared weights
+    log_evidence       (measurements,), the estimate of log p(y) in nats
+    log_evidence_error (measurements,), its standard error, from how the weight is shared by the first ancestors (Chan and Lai
+                       2013, "A general theory of particle filters in hidden Markov models", equation 3.6)
+    """
+
+    log_weights: Tensor = field(kw_only=True)
+    effective_samples: Tensor = field(kw_only=True)
+    log_evidence: Tensor = field(kw_only=True)
+    log_evidence_error: Tensor = field(kw_only=True)
+
+    def chosen(self, n: int, seed: int = 0) -> Tensor:
+        """n of the particles of each measurement in proportion to their weights, (measurements, n, *event).
+
+        Systematic resampling: a particle of weight w is among them n w times, rounded up or down. In random order.
+        """
+        m, particles = self.log_weights.shape
+        noise = NoiseStream([(seed, i) for i in range(m)], RESAMPLING)
+        place = systematic(self.log_weights.exp(), noise.uniform(self.log_weights[:, :1]), n)
+        order = noise.uniform(place.double()).argsort(1).to(place.device)
+        every = self.x.reshape(m, particles, *self.x.shape[1:])
+        place = place.gather(1, order).to(every.device)
+        return every[torch.arange(m, device=every.device)[:, None], place]
+
+    def mean(self) -> Tensor:
+        """The posterior mean of each measurement, (measurements, *event)."""
+        return self._weighted(self.x)
+
+    def std(self) -> Tensor:
+        """The posterior standard deviation of each element, (measurements, *event)."""
+        mean = self.mean().repeat_interleave(self.log_weights.shape[1], 0)
+        return self._weighted((self.x - mean).square()).sqrt()
+
+    def _weighted(self, values: Tensor) -> Tensor:
+        m, particles = self.log_weights.shape
+        weights = self.log_weights.exp().to(values)
+        return torch.einsum("mp,mp...->m...", weights, values.reshape(m, particles, *values.shape[1:]))
+
+
+def systematic(weights: Tensor, uniform: Tensor, n: int) -> Tensor:
+    """Indices (groups, n) of weights (groups, particles) of sum 1, ascending: those in whose share u + j lies, j = 0 .. n - 1.
+
+    uniform  (groups, 1), in [0, 1)
+    """
+    ends = weights.double().cumsum(1)
+    ends = ends / ends[:, -1:]
+    points = (torch.arange(n, device=weights.device) + uniform.double()) / n
+    return torch.searchsorted(ends, points, right=True).clamp(max=weights.shape[1] - 1)
+
+
+@dataclass
+class Cloud:
+    """The particles of all measurements on their way.
+
+    log_weights   since the last resampling, (measurements, particles)
+    log_evidence  of the resamplings before, (measurements,)
+    eve           the first ancestor of each particle, (measurements, particles)
+    here          the last evaluation
+    """
+
+    log_weights: Tensor
+    log_evidence: Tensor
+    eve: Tensor
+    here: Twist | None = None
+
+    def effective(self) -> Tensor:
+        """1 / sum of the squared weights, (measurements,)."""
+        return torch.exp(2 * self.log_weights.logsumexp(1) - (2 * self.log_weights).logsumexp(1))
+
+    def resample(self, which: Tensor, uniform: Tensor) -> Tensor:
+        """Resample the measurements `which`, a mask (measurements,); gives the ancestor of each particle, (measurements,
+        particles).
+        """
+        particles = self.log_weights.shape[1]
+        mean = self.log_weights.logsumexp(1) - math.log(particles)
+        ancestors = systematic(self.log_weights.softmax(1), uniform, particles)
+        ancestors = torch.where(which[:, None], ancestors, torch.arange(particles, device=ancestors.device))
+        self.log_evidence = self.log_evidence + torch.where(which, mean, 0)
+        self.log_weights = torch.where(which[:, None], 0, self.log_weights)
+        self.eve = self.eve.gather(1, ancestors)
+        return ancestors
+
+    def error(self) -> Tensor:
+        """The relative standard error of the evidence, which is that of its logarithm if small, (measurements,)."""
+        n = self.log_weights.shape[1]
+        if n < 2:
+            return torch.full_like(self.log_evidence, math.inf)
+        shares = torch.zeros_like(self.log_weights).scatter_add(1, self.eve, self.log_weights.softmax(1))
+        return (n / (n - 1) * (shares - 1 / n).square().sum(1)).sqrt()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwistedSMC(GridSampler):
+    """Twisted sequential Monte Carlo, for the models of `guidance.posterior`.
+
+    x_T has `particles` rows for each of the model's measurements, measurement by measurement, and so have the seeds
+    (`numerics.noise.particle_seeds`). It returns a WeightedResult. Unless denoise is false, the last step goes from t_end to the data.
+    ValueError for a model without a measurement. One use:
+
+    >>> from scorefield.guidance import posterior
+    >>> from scorefield.guidance.operators import make_operator
+    >>> from scorefield.models import GaussianMixture
+    >>> from scorefield.numerics.noise import particle_seeds
+    >>> from scorefield.samplers import make_sampler, prior_sample
+    >>> from scorefield.sde_lib import VPSDE
+    >>> model = GaussianMixture(VPSDE(), torch.eye(2), torch.full((2,), 0.1))
+    >>> guided = posterior(model, make_operator("mask:half=right", (2,)), torch.tensor([[0.9]]), noise_std=0.1)
+    >>> seeds = particle_seeds(0, 1, 64)
+    >>> result = make_sampler("twisted_smc", particles=64, steps=20)(guided, prior_sample(model.sde, (2,), seeds), seeds)
+    >>> result.chosen(8).shape
+    torch.Size([1, 8, 2])
+    """
+
+    particles: int = option(64, "of each measurement")
+    resample_below: float = option(0.5, "resample where the effective sample size falls below this share of the particles")
+    variance: str = option("beta_tilde", "of a step: beta; beta_tilde; analytic, for a model that knows the variance of x_0")
+    chunk: int | None = option(None, "particles that the network sees at once; by default all")
+    order = 1
+    stochastic = True
+
+    def __post_init__(self) -> None:
+        check_variance(self.variance, VARIANCES)
+        if self.particles < 1:
+            raise ArgumentError(f"particles must be at least 1, got {self.particles}", "particles")
+        if not 0 <= self.resample_below <= 1:
+            raise ArgumentError(f"resample_below is a share between 0 and 1, got {self.resample_below:g}", "resample_below")
+        if self.chunk is not None and self.chunk < 1:
+            raise ArgumentError(f"chunk must be at least 1, got {self.chunk}", "chunk")
+
+    def denoises(self, model: ScoreModel) -> bool:
+        return self.denoise is not False
+
+    def solve(self, model: CountedModel, x: Tensor, times: Tensor, noise: NoiseStream | None) -> Iterator[Tensor]:
+        assert noise is not None
+        twisted = self._of_particles(model.model, x)
+        yield from self._filter(model, twisted, x, times, noise, self._cloud(x))
+
+    def __call__(self, model: ScoreModel, x_T: Tensor, seeds: Sequence[Seed] | None = None, trajectory: bool = False,
+                 callback: Callback | None = None, predictions: bool = False, gradients: bool = False) -> WeightedResult:
+        """As Sampler's; there are no gradients through resampling. The trajectory's particles are those of each time."""
+        if gradients:
+            raise ArgumentError("twisted_smc has no gradients, since it resamples; leave gradients out", "gradients")
+        times = self.times(model)
+        with evaluation_mode(model), torch.no_grad():
+            twisted, cloud, noise = self._of_particles(model, x_T), self._cloud(x_T), self._noise(x_T, seeds)
+            assert noise is not None
+            counted = CountedModel(model, predictions)
+            states = [x_T]
+            for step, x in enumerate(self._filter(counted, twisted, x_T, times, noise, cloud), start=1):
+                if not bool(x.isfinite().all()) or not bool((cloud.log_weights.logsumexp(1) > -math.inf).all()):
+                    raise ArithmeticError(f"particles or all weights of a measurement are not finite after step {step} of "
+                                          f"{len(times) - 1}, at t = {float(times[step]):.6g}; nothing was kept")
+                if not trajectory:
+                    states.clear()
+                states.append(x)
+                if callback is not None:
+                    callback(step, float(times[step]), x)
+            x = model.project(self._last(twisted, states[-1], cloud))
+            if not self.denoises(model):
+                states[-1] = x
+        log_mean = cloud.log_weights.logsumexp(1)
+        return WeightedResult(
+            x, counted.nfe, times, torch.stack(states) if trajectory else None,
+            torch.stack(counted.predictions) if counted.predictions is not None else None,
+            log_weights=cloud.log_weights - log_mean[:, None], effective_samples=cloud.effective(),
+            log_evidence=cloud.log_evidence + log_mean - math.log(self.particles), log_evidence_error=cloud.error())
+
+    def _of_particles(self, model: ScoreModel, x: Tensor) -> TwistedModel:
+        """The model with each measurement repeated for its particles."""
+        if not isinstance(model, TwistedModel):
+            raise ArgumentError(f"twisted_smc samples a model given a measurement, guidance.posterior(...), got "
+                                f"{type(model).__name__}; choose another sampler, or make a posterior of the model last",
+                                "sampler")
+        if len(x) != model.measurements * self.particles:
+            raise ArgumentError(f"{model.measurements} measurements with {self.particles} particles each need a batch of "
+                                f"{model.measurements * self.particles}, got {len(x)}", "particles")
+        return model.rows(torch.arange(model.measurements).repeat_interleave(self.particles))
+
+    def _cloud(self, x: Tensor) -> Cloud:
+        groups = len(x) // self.particles
+        empty = torch.zeros(groups, self.particles, dtype=torch.float64, device=x.device)
+        return Cloud(empty, empty[:, 0], torch.arange(self.particles, device=x.device).repeat(groups, 1))
+
+    def _filter(self, model: CountedModel, twisted: TwistedModel, x: Tensor, times: Tensor, noise: NoiseStream, cloud: Cloud
+                ) -> Iterator[Tensor]:
+        step, groups = Transition.along(model.sde, times), len(x) // self.particles
+        of_x, of_x0 = step.posterior
+        fixed = reverse_variance("beta" if self.variance == "beta" else "beta_tilde", step)
+        uniforms = NoiseStream(noise.seeds[::self.particles], RESAMPLING)
+        first = torch.arange(groups, device=x.device)[:, None] * self.particles
+        here, spread = self._evaluate(model, twisted, x, times[0])
+        cloud.log_weights = cloud.log_weights + _of_groups(here.log_twist, cloud)
+        for i in range(len(times) - 1):
+            few = cloud.effective() < self.resample_below * self.particles
+            uniform = uniforms.uniform(cloud.log_weights[:, :1])
+            if bool(few.any()):
+                place = (first + cloud.resample(few, uniform)).flatten()
+                x, here = x[place], Twist(here.x0[place], here.shift[place], here.log_twist[place])
+                spread = spread[place] if spread is not None and spread.ndim else spread
+            variance = fixed[i] if spread is None else fixed[i] + of_x0[i] ** 2 * spread
+            std, z = torch.as_tensor(variance, device=x.device).sqrt().to(x.dtype), noise.normal(x)
+            moved = float(of_x0[i]) * here.shift
+            x = float(of_x[i]) * x + float(of_x0[i]) * here.x0 + moved + std * z
+            # log p - log q of a Gaussian whose mean was moved by `moved`
+            gain = -(moved / std * (z + 0.5 * moved / std)).double().flatten(1).sum(1)
+            before = here.log_twist
+            here, spread = self._evaluate(model, twisted, x, times[i + 1])
+            cloud.log_weights = cloud.log_weights + _of_groups(gain + here.log_twist.double() - before.double(), cloud)
+            cloud.here = here
+            yield x
+
+    def _last(self, twisted: TwistedModel, x: Tensor, cloud: Cloud) -> Tensor:
+        """The step to the data, where it is asked for: x_0 of the last evaluation, weighted by the likelihood itself."""
+        here = cloud.here
+        if not self.denoises(twisted) or here is None:
+            return x
+        if twisted.exact:
+            return here.x0 + here.shift
+        gain = twisted.log_likelihood(here.x0).double() - here.log_twist.double()
+        cloud.log_weights = cloud.log_weights + _of_groups(gain, cloud)
+        return here.x0
+
+    def _evaluate(self, model: CountedModel, twisted: TwistedModel, x: Tensor, t: Tensor) -> tuple[Twist, Tensor | None]:
+        """The twist of all particles, chunk by chunk, and the variance of x_0 where the steps need it."""
+        model.nfe += twisted.evaluations_at(t)
+        chunk = self.chunk or len(x)
+        parts = []
+        for start in range(0, len(x), chunk):
+            stop = min(start + chunk, len(x))
+            part = twisted if chunk >= len(x) else twisted.rows(torch.arange(start, stop))
+            parts.append(part.twist(x[start:stop], t))
+        twist = Twist(*(torch.cat([getattr(part, name) for part in parts]) for name in ("x0", "shift", "log_twist")))
+        if model.predictions is not None:
+            model.predictions.append(twist.x0 + twist.shift)
+        if self.variance != "analytic":
+            return twist, None
+        model.nfe += twisted.evaluations_at(t)
+        return twist, known_variance(twisted.model.posterior(x, t).variance)
+
+
+def _of_groups(values: Tensor, cloud: Cloud) -> Tensor:
+    return values.double().reshape(cloud.log_weights.shape)
