@@ -30,9 +30,8 @@ from scorefield.numerics.noise import CONDITION, NoiseStream
 from scorefield.numerics.options import option, worded
 
 LOW_RES, LOW_RES_NOISE = "low_res", "low_res_noise"
-KERNELS = ("box", "bicubic", "bilinear")
+KERNELS = {"box": "area", "linear": "bilinear", "bicubic": "bicubic"}      # and PyTorch's words for them
 SIDES = ("left", "right", "top", "bottom")
-GREY = (0.299, 0.587, 0.114)      # of ITU-R BT.601, which Pillow's grey pictures have, too
 
 
 class Degradation(ABC):
@@ -56,7 +55,7 @@ class Downsample(Degradation):
     """A smaller picture: means of blocks, or resized with a filter against aliasing (as Pillow does, Catmull-Rom's cubic)."""
 
     factor: int = option(2, "how many times smaller each side becomes")
-    kernel: str = option("box", "filter: box, bicubic or bilinear")
+    kernel: str = option("box", "filter: box, linear or bicubic")
 
     def __post_init__(self) -> None:
         if self.factor < 2 or self.kernel not in KERNELS:
@@ -73,20 +72,26 @@ class Downsample(Degradation):
         if self.kernel == "box":
             return F.avg_pool2d(x, self.factor)
         sides = [side // self.factor for side in x.shape[2:]]
-        return F.interpolate(x, size=sides, mode=self.kernel, antialias=True)
+        return F.interpolate(x, size=sides, mode=KERNELS[self.kernel], antialias=True)
 
 
 @dataclass(frozen=True)
 class Grey(Degradation):
-    """Luminance, one channel (colourisation)."""
+    """One channel (colourisation). Pictures that programs made grey have the weights 0.299,0.587,0.114 (ITU-R BT.601)."""
+
+    weights: tuple[float, ...] = option((), "of the channels, of sum 1; by default their mean")
 
     def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        if shape[0] != 3:
-            raise ArgumentError(f"grey is made of pictures with 3 channels, and these have {shape[0]}", "degradation")
+        if shape[0] == 1:
+            raise ArgumentError("grey is made of pictures with several channels, and these have one", "degradation")
+        if self.weights and (len(self.weights) != shape[0] or abs(sum(self.weights) - 1) > 1e-6):
+            raise ArgumentError(f"grey of {shape[0]} channels takes so many weights of sum 1, got {self.weights}", "degradation")
         return (1, *shape[1:])
 
     def __call__(self, x: Tensor, u: Tensor) -> Tensor:
-        return torch.tensordot(x, torch.tensor(GREY, dtype=x.dtype, device=x.device), dims=([1], [0]))[:, None]
+        if not self.weights:
+            return x.mean(1, keepdim=True)
+        return torch.tensordot(x, torch.tensor(self.weights, dtype=x.dtype, device=x.device), dims=([1], [0]))[:, None]
 
 
 @dataclass(frozen=True)
@@ -237,8 +242,12 @@ class LowRes:
 
     def of_examples(self, data: Tensor, numbers: list[int]) -> Tensor:
         """low_res of examples with these numbers; its random part depends on the number alone."""
-        u = NoiseStream([(0, i) for i in numbers], CONDITION).uniform(torch.empty(len(data), *self.numbers))
-        return self.of(data, u)
+        return self.of_pictures(to_unit(data, self.levels, 0.0, 1.0), numbers)
+
+    def of_pictures(self, unit: Tensor, numbers: list[int]) -> Tensor:
+        """As `of_examples`, of pictures in [0, 1]."""
+        u = NoiseStream([(0, i) for i in numbers], CONDITION).uniform(torch.empty(len(unit), *self.numbers))
+        return self.placed(self.degradation(unit, u))
 
 
 def noisy(low_res: Tensor, level: Tensor, eps: Tensor) -> Tensor:
