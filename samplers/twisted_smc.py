@@ -26,7 +26,7 @@ from scorefield.models.twist import Twist, TwistedModel
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.noise import RESAMPLING, NoiseStream, Seed
 from scorefield.numerics.options import option
-from scorefield.samplers.base import Callback, CountedModel, GridSampler, Result
+from scorefield.samplers.base import GRID, Callback, CountedModel, GridSampler, Result
 from scorefield.sde_lib.transition import Transition, check_variance, known_variance, reverse_variance
 
 VARIANCES = ("beta", "beta_tilde", "analytic")
@@ -150,6 +150,7 @@ class TwistedSMC(GridSampler):
     torch.Size([1, 8, 2])
     """
 
+    grid: str | Sequence[float] = option("logsnr", f"auto, {GRID}")
     particles: int = option(64, "of each measurement")
     resample_below: float = option(0.5, "resample where the effective sample size falls below this share of the particles")
     variance: str = option("beta_tilde", "of a step: beta; beta_tilde; analytic, for a model that knows the variance of x_0")

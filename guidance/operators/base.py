@@ -125,6 +125,12 @@ class LinearOperator(Operator):
         """Whether some measurements are those of no x."""
         return not bool(self.reached.all())
 
+    def dense(self) -> Tensor:
+        """A as a matrix (size, D), float64; for small sizes."""
+        d = math.prod(self.shape)
+        basis = torch.eye(d, dtype=torch.float64, device=self.eigenvalues.device).reshape(d, *self.shape)
+        return self(basis).flatten(1).T
+
     def filtered(self, y: Tensor, factors: Tensor) -> Tensor:
         """U diag(factors) U^T y: factors 1 / (a e + b) give (a A A^T + b I)^-1 y.
 
