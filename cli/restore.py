@@ -260,7 +260,8 @@ def _stem(command: Command, settings: Mapping[str, Any]) -> str:
     said |= {} if values["num_images"] is None else {"num_images": values["num_images"]}
     said |= {} if values["label"] is None else {"label": values["label"]}
     drawing = suffix_of_drawing(values["seed"], values["ema"], "fp32", None, values["batch_size"])
-    return whole("_".join([place, short(settings["operator"]), short(settings["method"]), settings["sampler"]])
+    words = [short(settings[name].replace(":", "-").replace("=", "")) for name in ("operator", "method")]
+    return whole("_".join([place, *words, settings["sampler"]])
                  + suffix_of(changed(sampler)) + suffix_of(said) + drawing)
 
 

@@ -258,3 +258,22 @@ def means(figures: dict[str, Sequence[float]]) -> dict[str, float | None]:
     """The mean of each figure over the measurements; None where it is not finite, which JSON does not have."""
     found = {name: sum(values) / len(values) for name, values in figures.items()}
     return {name: value if math.isfinite(value) else None for name, value in found.items()}
+
+
+def log_posterior(model: ScoreModel, problem: Measured, x: Tensor, **settings: Any) -> Tensor:
+    """log p(x given y) up to a constant of each measurement: log p(x) + log p(y given x), in nats, (measurements,).
+
+    x         (measurements, *event), an answer for each, such as restored.x[:, 0]
+    settings  of likelihood.log_prob, which computes log p(x)
+
+    Its differences between answers of one measurement are those of the posterior's log-density; with log p(y) taken off, which
+    twisted_smc estimates, it is that density's logarithm itself. Raises ArgumentError for measurements without noise, whose
+    posterior has no density, and for a model that is guided.
+    """
+    from scorefield.likelihood import log_prob
+
+    if not isinstance(problem, Measured) or problem.noise_std == 0:
+        raise ArgumentError("a posterior has a density where a measurement has noise; give one with noise_std above 0",
+                            "noise_std")
+    given = posterior(model, problem.operator, problem.y, problem.noise_std)
+    return log_prob(model, x, **settings).value.double() + given.log_likelihood(x).double()
