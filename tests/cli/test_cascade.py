@@ -17,14 +17,17 @@ from scorefield.samplers import make_sampler
 from tests.helpers import made_once, train_briefly
 
 pytestmark = pytest.mark.machine
+# Steps so long that a few of them make the samples depend on low_res.
+FAST = ("--config.training.learning_rate=0.03", "--config.training.warmup=1", "--config.training.steps=8",
+        "--config.training.ema_decay=0.1")
 RULE = LowRes("downsample:factor=2", (1, 8, 8), 17, noise=0.3)
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     def make(folder):
-        train_briefly("digits_cascade_first", folder / "first", "--config.model.multipliers=(1,)")
-        train_briefly("digits_cascade", folder / "second")
+        train_briefly("digits_cascade_first", folder / "first", "--config.model.multipliers=(1,)", *FAST)
+        train_briefly("digits_cascade", folder / "second", *FAST)
 
     return made_once(tmp_path_factory, "cascade", make)
 
@@ -48,7 +51,9 @@ def drawn(run, condition, n=6):
 def test_data_gives_sample_i_the_low_res_of_held_out_example_i(command, runs):
     x, nfe, record = sample(command, runs / "second", "--low_res", "data")
     test = load_dataset(read_config(runs / "second")["data"]).test
-    assert torch.equal(x, drawn(runs, {"low_res": test[torch.arange(6)][1]["low_res"]}))
+    low_res = test[torch.arange(6)][1]["low_res"]
+    assert torch.equal(x, drawn(runs, {"low_res": low_res}))
+    assert not torch.equal(x, drawn(runs, {"low_res": -low_res}))      # the samples depend on it
     assert (nfe == 3).all() and record["low_res"] == "data"
 
 
