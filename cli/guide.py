@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from scorefield.cli.flags import Flag
 from scorefield.cli.labels import class_of
-from scorefield.cli.low_res import FLAGS as LOW_RES_FLAGS
 from scorefield.cli.low_res import DATA, Source, source_of
+from scorefield.cli.low_res import FLAGS as LOW_RES_FLAGS
 from scorefield.numerics.errors import ArgumentError, renamed
 
 if TYPE_CHECKING:

@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 DATA = "data"
 GOLDEN = 0x9E3779B97F4A7C15      # added to the seed: the noise of the two stages has nothing in common
 FLAGS = (
-    Flag("low_res", str, None, "what a model of low_res is given: data (held-out examples), a picture, a folder, an array, or "
-                               "a run that draws it, the first stage of a cascade"),
-    Flag("low_res_noise", float, None, "standard deviation of noise added to low_res, which the model is told; by default 0"),
+    Flag("low_res", str, None, "what a model of low_res is given: data (held-out examples), a picture, a folder, an array, "
+                               "or a run that draws it, the first stage of a cascade"),
+    Flag("low_res_noise", float, None, "standard deviation of noise added to low_res, which the model is told; by default "
+                                       "0"),
 )
 
 
@@ -85,20 +86,21 @@ def source_of(command: Command, model: Denoiser) -> Source | None:
     if LOW_RES not in model.takes.names:
         for name in ("low_res", "low_res_noise"):
             if values[name] is not None:
-                raise ArgumentError(f"the model takes no low_res: it was trained without a degradation; leave out {name}", name)
+                raise ArgumentError(f"the model takes no low_res: it was trained without a degradation; leave out "
+                                    f"{name}", name)
         return None
     rule = rule_of(command)
     if rule is None:
-        raise ArgumentError("the model takes low_res, and its run does not say how that is made (data.degradation); use it in "
-                            "Python, by model.given(low_res=...)", "low_res")
+        raise ArgumentError("the model takes low_res, and its run does not say how that is made (data.degradation); use it "
+                            "in Python, by model.given(low_res=...)", "low_res")
     noise = values["low_res_noise"] or 0.0
     if not 0 <= noise <= rule.noise:
         raise ArgumentError(f"low_res_noise must lie in [0, {rule.noise:g}], what the model has learned, got {noise:g}",
                             "low_res_noise")
     text = values["low_res"] or (DATA if command.mode != "sample" else None)
     if text is None:
-        raise ArgumentError(f"the model draws pictures given low_res, {_size(rule.event)}; give data, a picture, a folder, an "
-                            "array, or a run that draws it", "low_res")
+        raise ArgumentError(f"the model draws pictures given low_res, {_size(rule.event)}; give data, a picture, a folder, "
+                            "an array, or a run that draws it", "low_res")
     if text == DATA:
         of, identity = _of_data(command)
     elif (Path(os.path.expanduser(text)) / "config.json").exists():
@@ -164,7 +166,8 @@ def _of_run(command: Command, text: str, rule: LowRes) -> tuple[Any, Any]:
         checkpoint = read_checkpoint(text, strict=bool(values.get("strict")))
     config, first = checkpoint.config, checkpoint.denoiser(values["ema"]).to(command.device)
     if tuple(config["shape"]) != rule.event or config["levels"] is None:
-        raise ArgumentError(f"{text} draws pictures of shape {tuple(config['shape'])}, and low_res has {rule.event}", "low_res")
+        raise ArgumentError(f"{text} draws pictures of shape {tuple(config['shape'])}, and low_res has {rule.event}",
+                            "low_res")
     if LOW_RES in first.takes.names:
         raise ArgumentError(f"{text} takes low_res itself; a cascade has two stages here, of which the first takes none",
                             "low_res")

@@ -11,7 +11,19 @@ from types import ModuleType
 from absl import flags
 
 from scorefield import __version__
-from scorefield.cli import compare, convert, evaluate, explore, fit_variance, likelihood, plan, report, restore, sample, train
+from scorefield.cli import (
+    compare,
+    convert,
+    evaluate,
+    explore,
+    fit_variance,
+    likelihood,
+    plan,
+    report,
+    restore,
+    sample,
+    train,
+)
 from scorefield.cli.flags import Flag, Table, describe, describe_options, fields_in, wrapped
 from scorefield.numerics import stopping
 from scorefield.numerics.errors import ArgumentError

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from scorefield.cli.command import Command
     from scorefield.evaluation.restore import Problem, Restored
-    from scorefield.models import ScoreModel
     from scorefield.samplers import Sampler
 
 DATA = "data"
@@ -30,10 +29,10 @@ ROWS = 20                # measurements that one picture shows
 SUMMARY = "writes restore/NAME.png, .npz and .json: answers for damaged pictures, their mean, spread and figures"
 FLAGS = (
     CHECKPOINT,
-    Flag("operator", str, None, "what was measured, such as mask:half=right, grey, downsample:factor=4, blur:std=1; not for a "
-                                "run that has learned a degradation"),
-    Flag("measurement", str, None, "a picture, a folder or an array: whole ones, which are degraded, or of the measurement's "
-                                   "size; or data, the run's held-out examples"),
+    Flag("operator", str, None, "what was measured, such as mask:half=right, grey, downsample:factor=4, blur:std=1; not for "
+                                "a run that has learned a degradation"),
+    Flag("measurement", str, None, "a picture, a folder or an array: whole ones, which are degraded, or of the "
+                                   "measurement's size; or data, the run's held-out examples"),
     Flag("degraded", bool, False, "the pictures are degraded already, also where they have the size of whole ones"),
     Flag("noise", float, 0.0, "standard deviation of the measurement's noise, in units of the data as the model sees them"),
     Flag("method", str, None, "how the measurement guides, with options after colons, by default tmpd"),
@@ -92,14 +91,15 @@ def _check(command: Command, learned: bool) -> None:
     """ArgumentError for flags that do not fit together."""
     values = command.asked.values
     if not values["measurement"]:
-        raise ArgumentError("give what is to be restored: a picture, a folder, an array, or data, the run's held-out examples",
-                            "measurement")
+        raise ArgumentError("give what is to be restored: a picture, a folder, an array, or data, the run's held-out "
+                            "examples", "measurement")
     if learned:
         for name in ("operator", "method", "noise"):
             if name in command.asked.given:
                 raise ArgumentError(f"the run has learned to restore from its own degradation; leave out {name}", name)
     elif values["operator"] is None:
-        raise ArgumentError("say what was measured, such as operator mask:half=right, grey or downsample:factor=2", "operator")
+        raise ArgumentError("say what was measured, such as operator mask:half=right, grey or downsample:factor=2",
+                            "operator")
     if not values["noise"] >= 0:
         raise ArgumentError(f"noise must not be negative, got {values['noise']:g}", "noise")
     for name in ("samples", "num_images"):
@@ -143,7 +143,8 @@ def _examples(command: Command, channels: int) -> tuple[Tensor, Sequence[str]]:
         data = test[numbers][0]
         x = placed(data, codec) if isinstance(codec, Pixels) else codec.encode(data)
         return x, [f"{i:05d}" for i in numbers.tolist()]
-    found = load_measured(values["measurement"], codec, channels, "measurement", command.config.data.get("background") or "white")
+    background = command.config.data.get("background") or "white"
+    found = load_measured(values["measurement"], codec, channels, "measurement", background)
     x, n = found.x, values["num_images"] or len(found.x)
     if not isinstance(codec, Pixels) and tuple(x.shape[1:]) == command.shape:
         x = codec.encode(x)
@@ -174,14 +175,14 @@ def _measured(command: Command) -> Given:
         y = operator(x)
     else:
         wanted = [_sizes(measured)] if degraded else [_sizes(shape), *([_sizes(measured)] if measured != shape else [])]
-        raise ArgumentError(f"measurement={values['measurement']!r} has examples {_sizes(got)}; the run and the operator take "
-                            f"{' (whole) or '.join(wanted)}{' (degraded)' if len(wanted) > 1 or degraded else ''}; crop or "
-                            "resize them", "measurement", "operator")
+        raise ArgumentError(f"measurement={values['measurement']!r} has examples {_sizes(got)}; the run and the operator "
+                            f"take {' (whole) or '.join(wanted)}{' (degraded)' if len(wanted) > 1 or degraded else ''}; crop "
+                            "or resize them", "measurement", "operator")
     if isinstance(codec, Pixels) and (len(measured) == 3 or isinstance(operator, Selection)):
         slack = (codec.high - codec.low) / 4 + 4 * noise
         require_within(y, codec.low - slack, codec.high + slack, f"measurement={values['measurement']!r}",
-                       f"the data lie in [{codec.low:g}, {codec.high:g}], and the noise is {noise:g}; give levels, or floats as "
-                       "the model sees them")
+                       f"the data lie in [{codec.low:g}, {codec.high:g}], and the noise is {noise:g}; give levels, or "
+                       "floats as the model sees them")
     return Given(Measured(operator.to(command.device), y.to(command.device), noise), names, None)
 
 
@@ -216,7 +217,8 @@ def _sizes(shape: Sequence[int]) -> str:
 # ---- files -------------------------------------------------------------------------------------------------------------
 
 
-def _write(command: Command, given: Given, restored: Restored, figures: dict[str, list[float]], settings: dict[str, Any]) -> None:
+def _write(command: Command, given: Given, restored: Restored, figures: dict[str, list[float]],
+           settings: dict[str, Any]) -> None:
     import numpy as np
 
     from scorefield.data import Pixels
@@ -242,8 +244,8 @@ def _write(command: Command, given: Given, restored: Restored, figures: dict[str
     write_json(with_suffix(stem, ".json"), record)
     known = {name: value for name, value in record["means"].items() if value is not None}
     print(f"{len(given.names)} measurement{'s' * (len(given.names) != 1)}, {values['samples']} answers each by "
-          f"{settings['sampler']} and {settings['method']}: {restored.evaluations:g} evaluations each, {restored.seconds:.1f} s; "
-          + ", ".join(f"{name} {value:.4g}" for name, value in known.items()))
+          f"{settings['sampler']} and {settings['method']}: {restored.evaluations:g} evaluations each, "
+          f"{restored.seconds:.1f} s; " + ", ".join(f"{name} {value:.4g}" for name, value in known.items()))
     print(f"wrote {stem}{{{','.join(written)}}}")
 
 
@@ -283,8 +285,8 @@ def _write_pictures(command: Command, given: Given, restored: Restored, stem: Pa
 
     std = (255 * (2 * restored.std / (codec.high - codec.low)).clamp(0, 1)).round().to(torch.uint8)
     simple = given.problem.simple()
-    columns = {"truth": None if given.truth is None else levels(given.truth), "measured": None if simple is None else levels(simple),
-               "mean": levels(restored.mean), "std": std}
+    columns = {"truth": None if given.truth is None else levels(given.truth),
+               "measured": None if simple is None else levels(simple), "mean": levels(restored.mean), "std": std}
     columns |= {f"{i:02d}": levels(restored.x[:, i]) for i in range(restored.x.shape[1])}
     shown = {name: tiles for name, tiles in columns.items() if tiles is not None}
     rows = min(ROWS, len(given.names))

@@ -35,7 +35,7 @@ class Pixels:
     high: float = option(1.0, "what the highest level is scaled to")
     dequantize: bool = option(False, "train on (k + u)/L with u uniform, instead of k/(L - 1)")
     reduce: int = option(1, "how many times smaller pictures are made, by the mean of blocks; 1: as they are")
-    degradation: str = option("", "what makes the condition low_res of a picture, such as downsample:factor=2; empty: nothing")
+    degradation: str = option("", "what makes the condition low_res of a picture, such as downsample:factor=2; empty: none")
     low_res_noise: float = option(0.0, "largest standard deviation of noise that training adds to low_res; 0: none")
 
     def __post_init__(self) -> None:

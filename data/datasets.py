@@ -2,7 +2,8 @@
 
 To add a data set, write a function that returns a `Dataset` and add a line to `DATASETS`. The parameters of the function are
 the settings of the data set. They are fields of a config's section `data`, beside `dataset`, the codec's fields `low`,
-`high` and `dequantize`, and what is made of pictures (`pictures_as_said`). Data are loaded when the function is called; a `Source` gives the levels without loading.
+`high` and `dequantize`, and what is made of pictures (`pictures_as_said`). Data
+are loaded when the function is called; a `Source` gives the levels without loading.
 """
 
 from __future__ import annotations

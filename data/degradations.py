@@ -47,12 +47,12 @@ class Degradation(ABC):
 
     @abstractmethod
     def __call__(self, x: Tensor, u: Tensor) -> Tensor:
-        """low_res (batch, *shape) of pictures x (batch, channels, height, width) in [0, 1]; u in [0, 1) (batch, *numbers)."""
+        """low_res (batch, *shape) of x (batch, channels, height, width) in [0, 1], by u in [0, 1) (batch, *numbers)."""
 
 
 @dataclass(frozen=True)
 class Downsample(Degradation):
-    """A smaller picture: means of blocks, or resized with a filter against aliasing (as Pillow does, Catmull-Rom's cubic)."""
+    """A smaller picture: means of blocks, or resized with a filter against aliasing, as Pillow does."""
 
     factor: int = option(2, "how many times smaller each side becomes")
     kernel: str = option("box", "filter: box, linear or bicubic")
@@ -64,8 +64,8 @@ class Downsample(Degradation):
 
     def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         if any(side % self.factor for side in shape[1:]):
-            raise ArgumentError(f"pictures of {shape[1]}x{shape[2]} pixels cannot be made {self.factor} times smaller; choose "
-                                "a factor that divides both sides", "degradation")
+            raise ArgumentError(f"pictures of {shape[1]}x{shape[2]} pixels cannot be made {self.factor} times smaller; "
+                                "choose a factor that divides both sides", "degradation")
         return (shape[0], *(side // self.factor for side in shape[1:]))
 
     def __call__(self, x: Tensor, u: Tensor) -> Tensor:
@@ -85,7 +85,8 @@ class Grey(Degradation):
         if shape[0] == 1:
             raise ArgumentError("grey is made of pictures with several channels, and these have one", "degradation")
         if self.weights and (len(self.weights) != shape[0] or abs(sum(self.weights) - 1) > 1e-6):
-            raise ArgumentError(f"grey of {shape[0]} channels takes so many weights of sum 1, got {self.weights}", "degradation")
+            raise ArgumentError(f"grey of {shape[0]} channels takes so many weights of sum 1, got {self.weights}",
+                                "degradation")
         return (1, *shape[1:])
 
     def __call__(self, x: Tensor, u: Tensor) -> Tensor:
@@ -341,8 +342,8 @@ def degraded_dataset(dataset: Dataset, text: str, noise: float, low: float, high
 
 
 def pictures_as_said(dataset: Dataset, fields: Any) -> Dataset:
-    """The data set as the fields `reduce`, `degradation`, `low_res_noise`, `low` and `high` of a config's section `data` say;
-    those that are not there mean nothing to do.
+    """The data set as the fields `reduce`, `degradation`, `low_res_noise`, `low` and `high` of a config's section `data`
+    say; those that are not there mean nothing to do.
     """
     with renamed("data"):
         dataset = reduced_dataset(dataset, fields.get("reduce") or 1)

@@ -44,14 +44,14 @@ def load_measured(path: str, codec: Codec, channels: int, argument: str, backgro
     """
     place = Path(os.path.expanduser(path))
     if not place.exists():
-        raise MissingFileError(f"{argument}={path!r} does not exist; give a picture, a folder of pictures, an .npy or an .npz",
-                               argument)
+        raise MissingFileError(f"{argument}={path!r} does not exist; give a picture, a folder of pictures, an .npy or an "
+                               ".npz", argument)
     if place.is_dir():
         found = find_pictures(place, argument)
         if not found.files:
             raise MissingFileError(f"{argument}={path!r} holds no pictures: {found.said(path)}", argument)
-        return _of_files(found.files, [str(file.relative_to(place).with_suffix("")) for file in found.files], codec, channels,
-                         argument, background)
+        names = [str(file.relative_to(place).with_suffix("")) for file in found.files]
+        return _of_files(found.files, names, codec, channels, argument, background)
     if place.suffix.lower() in ARRAYS:
         array = _array(place, argument)
         with named_argument(argument):
@@ -74,7 +74,7 @@ def placed(k: Tensor, codec: Codec) -> Tensor:
 
 
 def unit_of(x: Tensor, codec: Codec) -> Tensor:
-    """What the model sees, as pictures in which 0 is black and 1 is white: the inverse of `placed`, over L-1; not clamped."""
+    """What the model sees, as pictures in which 0 is black and 1 is white: the inverse of `placed`, over L-1."""
     if not isinstance(codec, Pixels):
         return x
     unit = (x.double() - codec.low) / (codec.high - codec.low)
@@ -85,16 +85,16 @@ def _of_files(files: list[Path], names: list[str], codec: Codec, channels: int, 
     if not isinstance(codec, Pixels):
         raise ArgumentError(f"{argument}: the run's examples are no pictures of levels; give an .npy or an .npz", argument)
     if channels not in (1, 3):
-        raise ArgumentError(f"{argument}: files of pictures have 1 or 3 channels, and {channels} are needed; give an .npy or "
-                            "an .npz", argument)
+        raise ArgumentError(f"{argument}: files of pictures have 1 or 3 channels, and {channels} are needed; give an .npy "
+                            "or an .npz", argument)
     form, read = pictures.Form(None, channels, pictures.colour_of(background)), []
     for file in files:
         with damage_named(file, argument), pictures.open_picture(file) as opened:
             read.append(pictures.decode(opened, form))
         if read[-1].shape != read[0].shape:
             sizes = [f"{tensor.shape[2]}x{tensor.shape[1]}" for tensor in (read[0], read[-1])]
-            raise ArgumentError(f"{argument}: {shown(files[0])} has {sizes[0]} pixels and {shown(file)} has {sizes[1]}; give "
-                                "pictures of one size", argument)
+            raise ArgumentError(f"{argument}: {shown(files[0])} has {sizes[0]} pixels and {shown(file)} has {sizes[1]}; "
+                                "give pictures of one size", argument)
     return Measured(placed(torch.stack(read) * ((codec.levels - 1) / 255), codec), tuple(names))
 
 
@@ -107,15 +107,17 @@ def _array(place: Path, argument: str) -> np.ndarray:
             names = [name for name in X_NAMES if name in file.files] or file.files[:len(file.files) == 1]
             if names:
                 return np.asarray(file[names[0]])
-    raise ArgumentError(f"{argument}: {place} holds {', '.join(opened.files) or 'nothing'}; save the pictures as x", argument)
+    raise ArgumentError(f"{argument}: {place} holds {', '.join(opened.files) or 'nothing'}; save the pictures as x",
+                        argument)
 
 
 def _of_array(array: np.ndarray, name: str, codec: Codec) -> Tensor:
     if array.dtype.kind not in "biuf" or array.ndim < 2 or not array.size:
-        raise ValueError(f"{name} is an array of {array.dtype} and shape {array.shape}; it must be numbers (N, *shape), N >= 1")
+        raise ValueError(f"{name} is an array of {array.dtype} and shape {array.shape}; it must be numbers (N, *shape), "
+                         "N >= 1")
     if isinstance(codec, Pixels) and array.dtype.kind in "iu":
         k = torch.from_numpy(np.ascontiguousarray(array, np.int64))
-        require_within(k, 0, codec.levels - 1, name, f"its levels are 0 .. {codec.levels - 1}; floats are taken as the model "
+        require_within(k, 0, codec.levels - 1, name, f"its levels are 0 .. {codec.levels - 1}; floats are as the model "
                                                      f"sees them, in [{codec.low:g}, {codec.high:g}]")
         return placed(k, codec)
     with np.errstate(over="ignore"):

@@ -28,8 +28,8 @@ def psnr(x: Tensor, truth: Tensor) -> Tensor:
 def ssim(x: Tensor, truth: Tensor) -> Tensor:
     """Structural similarity, (batch,): the mean over all places of the window, and over channels.
 
-    Wang et al. 2004, "Image Quality Assessment: From Error Visibility to Structural Similarity", section III-B: Gaussian weights
-    of 11 x 11 pixels and standard deviation 1.5, which are cut to the largest odd size that fits into smaller pictures. Both
+    Wang et al. 2004, "Image Quality Assessment: From Error Visibility to Structural Similarity", section III-B: Gaussian
+    weights of 11 x 11 pixels and standard deviation 1.5, cut to the largest odd size that fits into smaller pictures. Both
     (batch, channels, height, width), clamped as in `psnr`. ArgumentError for other shapes.
     """
     if x.ndim != 4 or x.shape != truth.shape:

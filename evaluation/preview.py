@@ -70,6 +70,6 @@ class Preview:
             n = n if of_points else classes * SHOWN_OF_A_CLASS
             label = torch.arange(n) % classes
             model = model.given(label=label.to(device))
-        samples = draw(of_held_out(model, dataset, device), make_sampler("euler_maruyama", steps=self.steps), codec.event(dataset.shape), n, seed=0,
-                       batch_size=n, device=device, progress=False)
+        samples = draw(of_held_out(model, dataset, device), make_sampler("euler_maruyama", steps=self.steps),
+                       codec.event(dataset.shape), n, seed=0, batch_size=n, device=device, progress=False)
         return picture(samples.x, codec, dataset, label, dataset.class_names)

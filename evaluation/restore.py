@@ -266,9 +266,9 @@ def log_posterior(model: ScoreModel, problem: Measured, x: Tensor, **settings: A
     x         (measurements, *event), an answer for each, such as restored.x[:, 0]
     settings  of likelihood.log_prob, which computes log p(x)
 
-    Its differences between answers of one measurement are those of the posterior's log-density; with log p(y) taken off, which
-    twisted_smc estimates, it is that density's logarithm itself. Raises ArgumentError for measurements without noise, whose
-    posterior has no density, and for a model that is guided.
+    Its differences between answers of one measurement are those of the posterior's log-density; with log p(y) taken off,
+    which twisted_smc estimates, it is that density's logarithm itself. Raises ArgumentError for measurements without noise,
+    whose posterior has no density, and for a model that is guided.
     """
     from scorefield.likelihood import log_prob
 

@@ -100,8 +100,8 @@ def declared(network: Any, label_dropout: bool = False) -> Conditions:
 
 
 def blank(network: Any, batch: int, event: Sequence[int]) -> dict[str, Tensor]:
-    """Conditions of the shapes and types that a network of examples `event` takes, without values, where the cost of a call is
-    counted.
+    """Conditions of the shapes and types that a network of examples `event` takes, without values, where the cost of a call
+    is counted.
     """
     known = {LABEL: lambda: torch.zeros(batch, dtype=torch.int64), LOW_RES_NOISE: lambda: torch.zeros(batch),
              LOW_RES: lambda: torch.zeros(batch, getattr(network, LOW_RES, event[0]), *event[1:])}

@@ -64,12 +64,12 @@ def _require_low_res(model: Any, dataset: Dataset) -> None:
         return
     channels = getattr(model.network, LOW_RES, rule.event[0] if LOW_RES in takes else 0)
     if channels != rule.event[0]:
-        raise ArgumentError(f"degradation {rule.text!r} makes a low_res of {rule.event[0]} channels, and the model takes one "
-                            f"of {channels or 'none'}; set model.low_res to {rule.event[0]}", "model.low_res",
+        raise ArgumentError(f"degradation {rule.text!r} makes a low_res of {rule.event[0]} channels, and the model takes "
+                            f"one of {channels or 'none'}; set model.low_res to {rule.event[0]}", "model.low_res",
                             "data.degradation")
     if bool(rule.noise) != (LOW_RES_NOISE in takes):
-        raise ArgumentError(f"data.low_res_noise is {rule.noise:g}, and the model is {'not ' * bool(rule.noise)}told the noise "
-                            f"of low_res; set model.low_res_noise={'true' if rule.noise else 'false'}, or "
+        raise ArgumentError(f"data.low_res_noise is {rule.noise:g}, and the model is {'not ' * bool(rule.noise)}told the "
+                            f"noise of low_res; set model.low_res_noise={'true' if rule.noise else 'false'}, or "
                             f"data.low_res_noise {'to 0' if rule.noise else 'above 0'}", "model.low_res_noise",
                             "data.low_res_noise")
 
@@ -78,8 +78,8 @@ def _missing(name: str, split: str, classifies: bool, classes: int | None, datas
     needs = "a classifier needs" if classifies else "the model takes"
     if name in (LOW_RES, LOW_RES_NOISE):
         set_ = "data.degradation, such as downsample:factor=2" if name == LOW_RES else "data.low_res_noise above 0"
-        return ArgumentError(f"{needs} {name}, and the examples of data set {dataset.name!r} have none; set {set_}, or leave "
-                             f"out model.{name}", f"model.{name}", "data.degradation")
+        return ArgumentError(f"{needs} {name}, and the examples of data set {dataset.name!r} have none; set {set_}, or "
+                             f"leave out model.{name}", f"model.{name}", "data.degradation")
     if name != LABEL:
         return ArgumentError(f"{needs} the condition {name!r}, and the examples of data set {dataset.name!r} have no such "
                              "condition", "data.dataset")

@@ -72,7 +72,8 @@ class LabelledNetwork(nn.Module):
         given, kind = condition or {}, type(self).__name__
         for name in self.conditions:
             if name not in given:
-                what = "{'label': integers (batch,)}; the integer " + f"{self.classes} means no label" if name == LABEL else name
+                of_label = f"{{'label': integers (batch,)}}; the integer {self.classes} means no label"
+                what = of_label if name == LABEL else name
                 raise ArgumentError(f"this {kind} needs the condition {what}", "condition")
         for name in given:
             if name not in self.conditions:

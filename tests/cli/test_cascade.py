@@ -106,7 +106,8 @@ def test_what_does_not_fit_is_refused_in_one_line(command, runs, tmp_path, train
     (tmp_path / "notes.txt").write_text("no picture")
     for words, says in (
             ((), "give data, a picture, a folder, an array, or a run that draws it (--low_res)"),
-            (("--low_res", tmp_path / "none.png"), "does not exist"), (("--low_res", tmp_path / "odd.npy"), "4x4 with 1 channel"),
+            (("--low_res", tmp_path / "none.png"), "does not exist"),
+            (("--low_res", tmp_path / "odd.npy"), "4x4 with 1 channel"),
             (("--low_res", tmp_path / "bright.npy"), "levels are 0 .. 16"),
             (("--low_res", tmp_path / "notes.txt"), "neither a picture of a known format"),
             (("--low_res", runs / "second"), "draws pictures of shape (1, 8, 8), and low_res has (1, 4, 4)"),

@@ -48,7 +48,7 @@ def test_held_out_examples_are_degraded_restored_and_compared_with_the_truth(res
     assert all(len(values) == 2 for values in figures.values())
     assert record["evaluations"] == 16 and record["sampler"] == "twisted_smc" and record["method"] == "pigdm"
     with Image.open(f"{stem}.png") as picture:
-        assert picture.width == 2 + 7 * 42 and picture.height == 2 + 2 * 42      # truth, measured, mean, spread, three answers
+        assert picture.width == 2 + 7 * 42 and picture.height == 2 + 2 * 42      # two rows of seven
 
 
 def test_a_picture_is_restored_and_each_answer_is_a_file(restored, tmp_path):
@@ -66,8 +66,8 @@ def test_a_picture_that_is_degraded_already_has_no_truth_and_gets_no_noise(resto
     rng = np.random.default_rng(0)
     small, whole = rng.integers(0, 17, (2, 1, 4, 4)), rng.integers(0, 17, (2, 1, 8, 8))
     np.savez(tmp_path / "small.npz", x=small)
-    arrays, record, _ = restored("--operator", "downsample:factor=2", "--measurement", tmp_path / "small.npz", "--noise", 0.1,
-                                 *FAST)
+    arrays, record, _ = restored("--operator", "downsample:factor=2", "--measurement", tmp_path / "small.npz",
+                                 "--noise", 0.1, *FAST)
     np.testing.assert_allclose(arrays["y"], (small + 0.5) / 17 * 2 - 1, atol=1e-6)
     assert "truth" not in arrays and "psnr" not in record["figures"]
     np.savez(tmp_path / "whole.npz", x=whole)
@@ -77,8 +77,8 @@ def test_a_picture_that_is_degraded_already_has_no_truth_and_gets_no_noise(resto
 
 
 def test_other_samplers_give_answers_without_weights(restored):
-    _, record, _ = restored(*HALF, "--measurement", "data", "--num_images", 1, "--sampler", "auto", "--steps", 3, "--samples", 2,
-                            "--method", "pigdm")
+    _, record, _ = restored(*HALF, "--measurement", "data", "--num_images", 1, "--sampler", "auto", "--steps", 3,
+                            "--samples", 2, "--method", "pigdm")
     assert "log_evidence" not in record["figures"] and record["evaluations"] == 6
     _, record, _ = restored(*HALF, "--measurement", "data", "--num_images", 1, "--sampler", "dpm_solver", "--steps", 3,
                             "--samples", 2, "--method", "pigdm", "--solver_method", "multistep")
@@ -131,8 +131,8 @@ def test_sizes_and_ranges_that_do_not_fit_are_one_line(refused, tmp_path):
     assert "of 7x9 pixels and 1 channel; the run and the operator take of 8x8 pixels" in refused(
         *HALF, "--measurement", tmp_path / "odd.png")
     np.save(tmp_path / "bright.npy", np.full((1, 1, 4, 4), 3.0, np.float32))
-    assert "the data lie in [-1, 1]" in refused("--operator", "downsample:factor=2", "--measurement", tmp_path / "bright.npy",
-                                                "--noise", 0.1)
+    assert "the data lie in [-1, 1]" in refused("--operator", "downsample:factor=2", "--measurement", tmp_path /
+                                                "bright.npy", "--noise", 0.1)
     np.save(tmp_path / "nan.npy", np.full((1, 1, 4, 4), np.nan, np.float32))
     assert "must be finite" in refused("--operator", "downsample:factor=2", "--measurement", tmp_path / "nan.npy")
     for side in ("a", "b"):

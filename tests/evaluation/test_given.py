@@ -52,7 +52,8 @@ def digits():
 
 def test_the_likelihood_given_low_res_is_that_of_the_exact_conditional_density(digits):
     codec, n = make_codec(17, dequantize=True), 6
-    found = score(Around(), digits, codec, n=n, batch_size=4, progress=False, divergence="exact", float64=True, rtol=1e-8, atol=1e-8)
+    found = score(Around(), digits, codec, n=n, batch_size=4, progress=False, divergence="exact", float64=True,
+                  rtol=1e-8, atol=1e-8)
     k, condition = digits.test[torch.arange(n)]
     u = NoiseStream(sample_seeds(0, 0, n), DEQUANTIZATION).uniform(torch.empty(k.shape))
     z = codec.encode(k, u.double()) - resized(condition["low_res"].double(), (8, 8))

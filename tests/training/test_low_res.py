@@ -50,7 +50,8 @@ def test_the_noise_in_low_res_is_that_of_the_level_that_the_model_is_told():
     eps, levels = [], []
     for step in range(8):
         batch, _ = batches(step)
-        clean = LowRes("downsample:factor=2", (1, 8, 8), 17).of(quantize(batch.x, 17, -1.0, 1.0, True), torch.zeros(BATCH, 0))
+        levels_of = quantize(batch.x, 17, -1.0, 1.0, True)
+        clean = LowRes("downsample:factor=2", (1, 8, 8), 17).of(levels_of, torch.zeros(BATCH, 0))
         s = batch.condition["low_res_noise"]
         factor = s.reshape(-1, 1, 1, 1)
         eps.append((batch.condition["low_res"] - (1 - factor**2).sqrt() * clean) / factor)
@@ -123,7 +124,8 @@ def test_data_given_in_python_are_degraded_as_the_config_says(tmp_path):
 
 @pytest.mark.parametrize(("settings", "says"), [({"low_res_noise": 1.0}, r"must lie in \[0, 1\)"),
                                                 ({"low_res_noise": 0.1, "degradation": ""}, "which a degradation makes"),
-                                                ({"reduce": 0}, "at least 1"), ({"degradation": "blot"}, "unknown degradation")])
+                                                ({"reduce": 0}, "at least 1"),
+                                                ({"degradation": "blot"}, "unknown degradation")])
 def test_a_setting_out_of_range_is_refused(settings, says, tmp_path):
     made = config()
     for name, value in settings.items():
