@@ -176,8 +176,8 @@ def _measured(command: Command) -> Given:
     else:
         wanted = [_sizes(measured)] if degraded else [_sizes(shape), *([_sizes(measured)] if measured != shape else [])]
         raise ArgumentError(f"measurement={values['measurement']!r} has examples {_sizes(got)}; the run and the operator "
-                            f"take {' (whole) or '.join(wanted)}{' (degraded)' if len(wanted) > 1 or degraded else ''}; crop "
-                            "or resize them", "measurement", "operator")
+                            f"take {' (whole) or '.join(wanted)}{' (degraded)' if len(wanted) > 1 or degraded else ''}; "
+                            "crop or resize them", "measurement", "operator")
     if isinstance(codec, Pixels) and (len(measured) == 3 or isinstance(operator, Selection)):
         slack = (codec.high - codec.low) / 4 + 4 * noise
         require_within(y, codec.low - slack, codec.high + slack, f"measurement={values['measurement']!r}",

@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -39,10 +39,15 @@ GOLDEN = 0x9E3779B97F4A7C15
 
 
 class Problem(Protocol):
-    """Measurements, and what a model makes of them. `y` is (measurements, *measured), as the model sees data."""
+    """Measurements, and what a model makes of them."""
 
-    y: Tensor
-    noise_std: float
+    @property
+    def y(self) -> Tensor:
+        """(measurements, *measured), as the model sees data."""
+
+    @property
+    def noise_std(self) -> float:
+        """Standard deviation of the noise in each element of y."""
 
     @property
     def event(self) -> tuple[int, ...]:
@@ -189,8 +194,10 @@ def restore(model: ScoreModel, problem: Problem, sampler: Sampler, method: str =
     steps = len(sampler.times(problem.given(model, torch.arange(1), method))) - 1
     with Progress(steps * _parts(problem, sampler, samples, batch_size), "step", progress, "measurements",
                   len(problem.y)) as bar:
-        draw = _weighted if isinstance(sampler, TwistedSMC) else _plain
-        found = draw(model, problem, sampler, method, samples, seed, batch_size, device, bar)
+        if isinstance(sampler, TwistedSMC):
+            found = _weighted(model, problem, sampler, method, samples, seed, batch_size, device, bar)
+        else:
+            found = _plain(model, problem, sampler, method, samples, seed, batch_size, device, bar)
     mean = found.pop("mean")
     return Restored(mean=problem.kept(mean.to(problem.y)).cpu(), seconds=time.perf_counter() - start, **found)
 
@@ -254,7 +261,7 @@ def _plain(model: ScoreModel, problem: Problem, sampler: Sampler, method: str, s
     return {"x": x, "mean": x.mean(1), "std": x.std(1, correction=0), "evaluations": evaluations / m}
 
 
-def means(figures: dict[str, Sequence[float]]) -> dict[str, float | None]:
+def means(figures: Mapping[str, Sequence[float]]) -> dict[str, float | None]:
     """The mean of each figure over the measurements; None where it is not finite, which JSON does not have."""
     found = {name: sum(values) / len(values) for name, values in figures.items()}
     return {name: value if math.isfinite(value) else None for name, value in found.items()}
