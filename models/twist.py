@@ -1,7 +1,7 @@
 """The contract of a score model that is guided by a measurement y of the data, as `guidance.posterior` makes them.
 
-It knows an approximation psi_t(x) of p(y given x_t = x), the twist (Whiteley and Lee 2014, "Twisted particle filters"), and its
-score is that of the model plus (nearly) grad log psi. Samplers that weight particles need both parts of one evaluation.
+It knows an approximation psi_t(x) of p(y given x_t = x), the twist (Whiteley and Lee 2014, "Twisted particle filters"), and
+its score is that of the model plus (nearly) grad log psi. Samplers that weight particles need both parts of one evaluation.
 """
 
 from abc import abstractmethod
@@ -20,7 +20,8 @@ class Twist:
     x0         E[x_0 given x_t = x] of the model, (batch, *event)
     shift      what the guided x_0 has beyond it: sigma^2 / alpha times what is added to the score
     log_twist  log psi_t(x) in nats, (batch,)
-    product    J^T v, J = d x_0 / d x_t, for the v that was asked for, (batch, *event); J is alpha / sigma^2 Cov[x_0 given x_t]
+    product    J^T v, J = d x_0 / d x_t, for the v that was asked for, (batch, *event); J is alpha / sigma^2 Cov[x_0 given
+               x_t]
     """
 
     x0: Tensor

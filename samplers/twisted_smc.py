@@ -1,17 +1,17 @@
 """Twisted sequential Monte Carlo: samples of p(x_0 given y) that are exact as particles and steps grow, with p(y).
 
-Wu et al. 2023, "Practical and Asymptotically Exact Conditional Sampling in Diffusion Models" (TDS), algorithm 1; Cardoso et al. 2023,
-"Monte Carlo guided Diffusion for Bayesian linear inverse problems". Particles x_t move from t to s by
+Wu et al. 2023, "Practical and Asymptotically Exact Conditional Sampling in Diffusion Models" (TDS), algorithm 1; Cardoso et
+al. 2023, "Monte Carlo guided Diffusion for Bayesian linear inverse problems". Particles x_t move from t to s by
 
     q(x_s given x_t, y) = N(m + b shift, V I)        p(x_s given x_t) = N(m, V I)        m = a x_t + b x_0
 
-with the coefficients a and b of a step back (sde_lib/transition.py), where the measurement's guidance shifts x_0 (models/twist.py).
-With psi_t the twist, each has the weight
+with the coefficients a and b of a step back (sde_lib/transition.py), where the measurement's guidance shifts x_0
+(models/twist.py). With psi_t the twist, each has the weight
 
     w_T = psi_T(x_T)        w_s = w_t p(x_s given x_t) psi_s(x_s) / (q(x_s given x_t, y) psi_t(x_t))
 
-and at the data psi_0 is the likelihood p(y given x_0) itself. So whatever the twist and the guidance, the weighted particles are
-those of p(x_0) p(y given x_0) for the chain that the model is, and the mean weight estimates p(y) without bias.
+and at the data psi_0 is the likelihood p(y given x_0) itself. So whatever the twist and the guidance, the weighted particles
+are those of p(x_0) p(y given x_0) for the chain that the model is, and the mean weight estimates p(y) without bias.
 """
 
 import math
@@ -41,8 +41,9 @@ class WeightedResult(Result):
     log_weights        (measurements, particles), normalised: those of a measurement are the logarithms of numbers of sum 1
     effective_samples  (measurements,), 1 / sum of the squared weights
     log_evidence       (measurements,), the estimate of log p(y) in nats
-    log_evidence_error (measurements,), its standard error, from how the weight is shared by the first ancestors (Chan and Lai
-                       2013, "A general theory of particle filters in hidden Markov models", equation 3.6)
+    log_evidence_error (measurements,), its standard error, from how the weight is shared by the first ancestors (Chan and
+    Lai
+                       2013, "A general theory of particle filters in hidden Markov models")
     """
 
     log_weights: Tensor = field(kw_only=True)
@@ -79,7 +80,8 @@ class WeightedResult(Result):
 
 
 def systematic(weights: Tensor, uniform: Tensor, n: int) -> Tensor:
-    """Indices (groups, n) of weights (groups, particles) of sum 1, ascending: those in whose share u + j lies, j = 0 .. n - 1.
+    """Indices (groups, n) of weights (groups, particles) of sum 1, ascending: those in whose share u + j lies, j = 0 .. n -
+    1.
 
     uniform  (groups, 1), in [0, 1)
     """
@@ -165,8 +167,8 @@ class TwistedSMC(GridSampler):
     """Twisted sequential Monte Carlo, for the models of `guidance.posterior`.
 
     x_T has `particles` rows for each of the model's measurements, measurement by measurement, and so have the seeds
-    (`numerics.noise.particle_seeds`). It returns a WeightedResult. Unless denoise is false, the last step goes from t_end to the data.
-    ValueError for a model without a measurement. One use:
+    (`numerics.noise.particle_seeds`). It returns a WeightedResult. Unless denoise is false, the last step goes from t_end to
+    the data. ValueError for a model without a measurement. One use:
 
     >>> from scorefield.guidance import posterior
     >>> from scorefield.guidance.operators import make_operator
@@ -295,7 +297,8 @@ class TwistedSMC(GridSampler):
             seen = twisted if chunk >= len(x) else twisted.rows(torch.arange(part.start, part.stop))
             direction = None if move is None or not move.growth else partial(move.noise, z[part])
             twists.append(seen.twist(x[part], t, direction))
-        x0, shift, log_twist = (torch.cat([getattr(twist, name) for twist in twists]) for name in ("x0", "shift", "log_twist"))
+        x0, shift, log_twist = (torch.cat([getattr(twist, name) for twist in twists])
+                                for name in ("x0", "shift", "log_twist"))
         products = [twist.product for twist in twists if twist.product is not None]
         if model.predictions is not None:
             model.predictions.append(x0 + shift)

@@ -2,9 +2,9 @@
 
     grad log p_t(x given y) = grad log p_t(x) + grad log p(y given x_t = x)        (Bayes' rule)
 
-The second term is an integral over x_0 given x_t that no model knows. Each method approximates it, from the mean E[x_0 given x_t]
-and some guess at the covariance, by psi_t(x), the twist. In terms of x_0, the score's change g is a shift sigma^2 / alpha g of the
-mean (Tweedie's formula), which is what a method gives; so every prediction of the guided model follows.
+The second term is an integral over x_0 given x_t that no model knows. Each method approximates it, from the mean E[x_0 given
+x_t] and some guess at the covariance, by psi_t(x), the twist. In terms of x_0, the score's change g is a shift sigma^2 /
+alpha g of the mean (Tweedie's formula), which is what a method gives; so every prediction of the guided model follows.
 """
 
 from __future__ import annotations
@@ -54,6 +54,12 @@ class Situation:
         """The gradient by x of `of` (batch,), each of its own sample."""
         slope, = torch.autograd.grad(of.sum(), self.x, create_graph=self.again, retain_graph=True)
         return slope
+
+    def pushed(self, v: Tensor) -> Tensor:
+        """The operator's own Jacobian at x_0, times v (batch, *event)."""
+        if self.operator.linear:
+            return self.operator(v)
+        return torch.func.jvp(self.operator, (self.x0.detach(),), (v,))[1]
 
     def per_measurement(self, values: Tensor) -> Tensor:
         """`values`, scalars or (batch,), so that they broadcast against the operator's eigenvalues."""
@@ -122,7 +128,9 @@ class PosteriorModel(TwistedModel):
                               self.method)
 
     def project(self, x: Tensor) -> Tensor:
-        """As the model's; and without noise the nearest x whose measurement is y, to the bit where the operator is a mask."""
+        """As the model's; and without noise the nearest x whose measurement is y, to the bit where the operator is a
+        mask.
+        """
         x = self.model.project(x)
         if self.exact and isinstance(self.operator, LinearOperator):
             return self.operator.consistent(x, self._y_of(x))
@@ -166,7 +174,8 @@ class PosteriorModel(TwistedModel):
             return output, twist
         return output.detach(), Twist(twist.x0.detach(), twist.shift.detach(), twist.log_twist.detach(), twist.product)
 
-    def _guided(self, x: Tensor, t: Tensor, kind: str, output: Tensor, y: Tensor, again: bool, direction: Direction) -> Twist:
+    def _guided(self, x: Tensor, t: Tensor, kind: str, output: Tensor, y: Tensor, again: bool, direction: Direction
+                ) -> Twist:
         alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)
         if kind == "x0":
             x0 = output
