@@ -1,7 +1,8 @@
 """Mixtures of Gaussians with full covariances, and the exact posterior of a mixture given a linear measurement.
 
-For data from sum_k w_k N(mu_k, S_k) the marginal at time t is the mixture of N(alpha mu_k, alpha^2 S_k + sigma^2 I). With the
-eigenvectors of S_k = Q diag(l) Q^T all of it is diagonal. Given y = A x_0 + s n, n ~ N(0, I), the data are again such a mixture:
+For data from sum_k w_k N(mu_k, S_k) the marginal at time t is the mixture of N(alpha mu_k, alpha^2 S_k + sigma^2 I). With
+the eigenvectors of S_k = Q diag(l) Q^T all of it is diagonal. Given y = A x_0 + s n, n ~ N(0, I), the data are again such a
+mixture:
 
     G_k = S_k A^T C_k^-1      C_k = A S_k A^T + s^2 I
     N(mu_k + G_k (y - A mu_k), S_k - G_k A S_k)      with weights proportional to w_k N(y; A mu_k, C_k), whose sum is p(y)
@@ -29,7 +30,8 @@ class FullMixture(ScoreModel):
     covariances  (K, D, D), symmetric, without negative eigenvalues; 0 is allowed (a plane, a line or a point)
     weights      (K,), positive, normalised here; equal unless given
 
-    Works in the dtype of x, and is exact in float64. Raises ArgumentError if the shapes do not fit or a covariance is none. One use:
+    Works in the dtype of x, and is exact in float64. Raises ArgumentError if the shapes do not fit or a covariance is none.
+    One use:
 
     >>> from scorefield.models import FullMixture
     >>> from scorefield.sde_lib import VPSDE
@@ -65,8 +67,8 @@ class FullMixture(ScoreModel):
             self.register_buffer(name, tensor)
 
     def _components(self, x: Tensor, t: float | Tensor) -> tuple[Tensor, ...]:
-        """Residuals along the axes (B, K, D), their variances (B, K, D), log of weighted densities (B, K), and alpha and sigma of
-        the shape (B, 1, 1).
+        """Residuals along the axes (B, K, D), their variances (B, K, D), log of weighted densities (B, K), and alpha and
+        sigma of the shape (B, 1, 1).
         """
         if x[0].numel() != self.means.shape[1]:
             raise ArgumentError(f"the mixture has {self.means.shape[1]} dimensions, x has {x[0].numel()} "
@@ -128,8 +130,10 @@ class FullMixture(ScoreModel):
         return alpha * self.means.to(device)[component] + along
 
 
-def measured(mixture: GaussianMixture | FullMixture, matrix: Tensor, y: Tensor, noise_std: float) -> tuple[FullMixture, Tensor]:
-    """The data given y = matrix x_0 + noise_std n, n ~ N(0, I): the exact posterior, a mixture; and log p(y) in nats, a scalar.
+def measured(mixture: GaussianMixture | FullMixture, matrix: Tensor, y: Tensor, noise_std: float
+             ) -> tuple[FullMixture, Tensor]:
+    """The data given y = matrix x_0 + noise_std n, n ~ N(0, I): the exact posterior, a mixture; and log p(y) in nats, a
+    scalar.
 
     matrix  (m, D); y (m,)
 
@@ -145,8 +149,8 @@ def measured(mixture: GaussianMixture | FullMixture, matrix: Tensor, y: Tensor, 
     means, weights, d = mixture.means.double(), mixture.weights.double(), mixture.means.shape[1]
     matrix, y = matrix.double(), y.double()
     if matrix.ndim != 2 or matrix.shape[1] != d or y.shape != matrix.shape[:1]:
-        raise ArgumentError(f"a measurement of {d} dimensions has a matrix (m, {d}) and a y (m,), got {tuple(matrix.shape)} and "
-                            f"{tuple(y.shape)}", "matrix", "y")
+        raise ArgumentError(f"a measurement of {d} dimensions has a matrix (m, {d}) and a y (m,), got "
+                            f"{tuple(matrix.shape)} and {tuple(y.shape)}", "matrix", "y")
     covariances = (mixture.covariances if isinstance(mixture, FullMixture)
                    else mixture.variances.double()[:, None, None] * torch.eye(d, dtype=torch.float64))
     of_y = matrix @ covariances @ matrix.T + noise_std**2 * torch.eye(len(y), dtype=torch.float64)

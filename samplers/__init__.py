@@ -17,6 +17,7 @@ from scorefield.samplers.ode import ProbabilityFlow
 from scorefield.samplers.one_step import DDIM, Ancestral, EulerMaruyama, ReverseDiffusion, ddim_invert, slerp
 from scorefield.samplers.predictor_corrector import Langevin, PredictorCorrector
 from scorefield.samplers.reference_sde import ReferenceSDE
+from scorefield.samplers.repaint import RePaint
 from scorefield.samplers.twisted_smc import TwistedSMC, WeightedResult
 from scorefield.samplers.unipc import UniPC
 
@@ -37,6 +38,7 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "predictor_corrector": PredictorCorrector,
     "langevin": Langevin,
     "torchsde": ReferenceSDE,
+    "repaint": RePaint,
     "twisted_smc": TwistedSMC,
 }
 
@@ -65,6 +67,7 @@ def make_sampler(name: str, **options: Any) -> Sampler:
 __all__ = [
     "DDIM", "EDM", "GRIDS", "SAMPLERS", "Ancestral", "DPMSolver", "DPMSolverPlusPlus", "Euler", "EulerMaruyama",
     "ExponentialAdams", "GridSampler", "Heun", "Langevin", "NoiseStream", "PredictorCorrector", "ProbabilityFlow",
+    "RePaint",
     "ReferenceSDE", "Result", "ReverseDiffusion", "RungeKutta4", "Sampler", "TwistedSMC", "UniPC", "WeightedResult",
     "ddim_invert", "make_grid", "make_sampler", "prior_sample", "sample_seeds", "sampler_options", "slerp",
 ]

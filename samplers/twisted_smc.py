@@ -1,22 +1,23 @@
 """Twisted sequential Monte Carlo: samples of p(x_0 given y) that are exact as particles and steps grow, with p(y).
 
-Wu et al. 2023, "Practical and Asymptotically Exact Conditional Sampling in Diffusion Models" (TDS), algorithm 1; Cardoso et al. 2023,
-"Monte Carlo guided Diffusion for Bayesian linear inverse problems". Particles x_t move from t to s by
+Wu et al. 2023, "Practical and Asymptotically Exact Conditional Sampling in Diffusion Models" (TDS), algorithm 1; Cardoso et
+al. 2023, "Monte Carlo guided Diffusion for Bayesian linear inverse problems". Particles x_t move from t to s by
 
     q(x_s given x_t, y) = N(m + b shift, V I)        p(x_s given x_t) = N(m, V I)        m = a x_t + b x_0
 
-with the coefficients a and b of a step back (sde_lib/transition.py), where the measurement's guidance shifts x_0 (models/twist.py).
-With psi_t the twist, each has the weight
+with the coefficients a and b of a step back (sde_lib/transition.py), where the measurement's guidance shifts x_0
+(models/twist.py). With psi_t the twist, each has the weight
 
     w_T = psi_T(x_T)        w_s = w_t p(x_s given x_t) psi_s(x_s) / (q(x_s given x_t, y) psi_t(x_t))
 
-and at the data psi_0 is the likelihood p(y given x_0) itself. So whatever the twist and the guidance, the weighted particles are
-those of p(x_0) p(y given x_0) for the chain that the model is, and the mean weight estimates p(y) without bias.
+and at the data psi_0 is the likelihood p(y given x_0) itself. So whatever the twist and the guidance, the weighted particles
+are those of p(x_0) p(y given x_0) for the chain that the model is, and the mean weight estimates p(y) without bias.
 """
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -27,9 +28,10 @@ from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.noise import RESAMPLING, NoiseStream, Seed
 from scorefield.numerics.options import option
 from scorefield.samplers.base import GRID, Callback, CountedModel, GridSampler, Result
-from scorefield.sde_lib.transition import Transition, check_variance, known_variance, reverse_variance
+from scorefield.sde_lib.sde import SDE
+from scorefield.sde_lib.transition import Transition, check_variance, reverse_variance
 
-VARIANCES = ("beta", "beta_tilde", "analytic")
+VARIANCES = ("jacobian", "beta", "beta_tilde")
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,9 @@ class WeightedResult(Result):
     log_weights        (measurements, particles), normalised: those of a measurement are the logarithms of numbers of sum 1
     effective_samples  (measurements,), 1 / sum of the squared weights
     log_evidence       (measurements,), the estimate of log p(y) in nats
-    log_evidence_error (measurements,), its standard error, from how the weight is shared by the first ancestors (Chan and Lai
-                       2013, "A general theory of particle filters in hidden Markov models", equation 3.6)
+    log_evidence_error (measurements,), its standard error, from how the weight is shared by the first ancestors (Chan and
+    Lai
+                       2013, "A general theory of particle filters in hidden Markov models")
     """
 
     log_weights: Tensor = field(kw_only=True)
@@ -77,7 +80,8 @@ class WeightedResult(Result):
 
 
 def systematic(weights: Tensor, uniform: Tensor, n: int) -> Tensor:
-    """Indices (groups, n) of weights (groups, particles) of sum 1, ascending: those in whose share u + j lies, j = 0 .. n - 1.
+    """Indices (groups, n) of weights (groups, particles) of sum 1, ascending: those in whose share u + j lies, j = 0 .. n -
+    1.
 
     uniform  (groups, 1), in [0, 1)
     """
@@ -128,13 +132,43 @@ class Cloud:
         return (n / (n - 1) * (shares - 1 / n).square().sum(1)).sqrt()
 
 
+@dataclass(frozen=True)
+class Move:
+    """A step of the particles: x_s = of_x x_t + of_x0 x_0 + L (z + e), L = std (I + growth alpha J).
+
+    e is what the measurement adds to the noise z, of_x0 shift / std at growth 0. Then its weight is N(z + e) / N(z).
+    """
+
+    of_x: float
+    of_x0: float
+    std: float
+    growth: float
+    alpha: float
+
+    def noise(self, z: Tensor, shift: Tensor) -> Tensor:
+        """z + e."""
+        return z + self._added(shift)
+
+    def _added(self, shift: Tensor) -> Tensor:
+        return self.of_x0 / (self.std * (1 + self.growth)) * shift
+
+    def taken(self, x: Tensor, here: Twist, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The state after the step, and log p - log q of it, (batch,), float64."""
+        added = self._added(here.shift)
+        noise = z + added
+        if here.product is not None:
+            noise = noise + self.growth * self.alpha * here.product
+        gain = -(added * (z + 0.5 * added)).double().flatten(1).sum(1)
+        return self.of_x * x + self.of_x0 * here.x0 + self.std * noise, gain
+
+
 @dataclass(frozen=True, kw_only=True)
 class TwistedSMC(GridSampler):
     """Twisted sequential Monte Carlo, for the models of `guidance.posterior`.
 
     x_T has `particles` rows for each of the model's measurements, measurement by measurement, and so have the seeds
-    (`numerics.noise.particle_seeds`). It returns a WeightedResult. Unless denoise is false, the last step goes from t_end to the data.
-    ValueError for a model without a measurement. One use:
+    (`numerics.noise.particle_seeds`). It returns a WeightedResult. Unless denoise is false, the last step goes from t_end to
+    the data. ValueError for a model without a measurement. One use:
 
     >>> from scorefield.guidance import posterior
     >>> from scorefield.guidance.operators import make_operator
@@ -153,7 +187,7 @@ class TwistedSMC(GridSampler):
     grid: str | Sequence[float] = option("logsnr", f"auto, {GRID}")
     particles: int = option(64, "of each measurement")
     resample_below: float = option(0.5, "resample where the effective sample size falls below this share of the particles")
-    variance: str = option("beta_tilde", "of a step: beta; beta_tilde; analytic, for a model that knows the variance of x_0")
+    variance: str = option("jacobian", "of a step: jacobian, with the covariance of x_0 from the network; beta; beta_tilde")
     chunk: int | None = option(None, "particles that the network sees at once; by default all")
     order = 1
     stochastic = True
@@ -223,31 +257,52 @@ class TwistedSMC(GridSampler):
 
     def _filter(self, model: CountedModel, twisted: TwistedModel, x: Tensor, times: Tensor, noise: NoiseStream, cloud: Cloud
                 ) -> Iterator[Tensor]:
-        step, groups = Transition.along(model.sde, times), len(x) // self.particles
-        of_x, of_x0 = step.posterior
-        fixed = reverse_variance("beta" if self.variance == "beta" else "beta_tilde", step)
+        moves, groups = self._moves(model.sde, times), len(x) // self.particles
         uniforms = NoiseStream(noise.seeds[::self.particles], RESAMPLING)
         first = torch.arange(groups, device=x.device)[:, None] * self.particles
-        here, spread = self._evaluate(model, twisted, x, times[0])
+        draw = partial(noise.normal, x)
+        z = draw()
+        here = self._evaluate(model, twisted, x, times[0], moves[0], z)
         cloud.log_weights = cloud.log_weights + _of_groups(here.log_twist, cloud)
-        for i in range(len(times) - 1):
+        for i, move in enumerate(moves):
             few = cloud.effective() < self.resample_below * self.particles
             uniform = uniforms.uniform(cloud.log_weights[:, :1])
             if bool(few.any()):
-                place = (first + cloud.resample(few, uniform)).flatten()
-                x, here = x[place], Twist(here.x0[place], here.shift[place], here.log_twist[place])
-                spread = spread[place] if spread is not None and spread.ndim else spread
-            variance = fixed[i] if spread is None else fixed[i] + of_x0[i] ** 2 * spread
-            std, z = torch.as_tensor(variance, device=x.device).sqrt().to(x.dtype), noise.normal(x)
-            moved = float(of_x0[i]) * here.shift
-            x = float(of_x[i]) * x + float(of_x0[i]) * here.x0 + moved + std * z
-            # log p - log q of a Gaussian whose mean was moved by `moved`
-            gain = -(moved / std * (z + 0.5 * moved / std)).double().flatten(1).sum(1)
-            before = here.log_twist
-            here, spread = self._evaluate(model, twisted, x, times[i + 1])
-            cloud.log_weights = cloud.log_weights + _of_groups(gain + here.log_twist.double() - before.double(), cloud)
-            cloud.here = here
+                x = x[(first + cloud.resample(few, uniform)).flatten()]
+                here = self._evaluate(model, twisted, x, times[i], move, z)
+            x, gain = move.taken(x, here, z)
+            before, last = here.log_twist, i + 1 == len(moves)
+            z = z if last else draw()
+            here = self._evaluate(model, twisted, x, times[i + 1], None if last else moves[i + 1], z)
+            gain = gain + here.log_twist.double() - before.double()
+            cloud.log_weights, cloud.here = cloud.log_weights + _of_groups(gain, cloud), here
             yield x
+
+    def _moves(self, sde: SDE, times: Tensor) -> list["Move"]:
+        """One for each step of the grid."""
+        step, alpha = Transition.along(sde, times), sde.alpha(times)
+        of_x, of_x0 = step.posterior
+        variance = reverse_variance("beta" if self.variance == "beta" else "beta_tilde", step)
+        growth = step.sigma_t / (step.scale * step.sigma_s) - 1 if self.variance == "jacobian" else torch.zeros_like(of_x)
+        return [Move(*numbers) for numbers in zip(*(c.tolist() for c in (of_x, of_x0, variance.sqrt(), growth, alpha[:-1])),
+                                                  strict=True)]
+
+    def _evaluate(self, model: CountedModel, twisted: TwistedModel, x: Tensor, t: Tensor, move: "Move | None", z: Tensor
+                  ) -> Twist:
+        """The twist of all particles at t, chunk by chunk, with what the move by the noise z needs."""
+        model.nfe += twisted.evaluations_at(t)
+        chunk, twists = self.chunk or len(x), []
+        for start in range(0, len(x), chunk):
+            part = slice(start, min(start + chunk, len(x)))
+            seen = twisted if chunk >= len(x) else twisted.rows(torch.arange(part.start, part.stop))
+            direction = None if move is None or not move.growth else partial(move.noise, z[part])
+            twists.append(seen.twist(x[part], t, direction))
+        x0, shift, log_twist = (torch.cat([getattr(twist, name) for twist in twists])
+                                for name in ("x0", "shift", "log_twist"))
+        products = [twist.product for twist in twists if twist.product is not None]
+        if model.predictions is not None:
+            model.predictions.append(x0 + shift)
+        return Twist(x0, shift, log_twist, torch.cat(products) if products else None)
 
     def _last(self, twisted: TwistedModel, x: Tensor, cloud: Cloud) -> Tensor:
         """The step to the data, where it is asked for: x_0 of the last evaluation, weighted by the likelihood itself."""
@@ -259,23 +314,6 @@ class TwistedSMC(GridSampler):
         gain = twisted.log_likelihood(here.x0).double() - here.log_twist.double()
         cloud.log_weights = cloud.log_weights + _of_groups(gain, cloud)
         return here.x0
-
-    def _evaluate(self, model: CountedModel, twisted: TwistedModel, x: Tensor, t: Tensor) -> tuple[Twist, Tensor | None]:
-        """The twist of all particles, chunk by chunk, and the variance of x_0 where the steps need it."""
-        model.nfe += twisted.evaluations_at(t)
-        chunk = self.chunk or len(x)
-        parts = []
-        for start in range(0, len(x), chunk):
-            stop = min(start + chunk, len(x))
-            part = twisted if chunk >= len(x) else twisted.rows(torch.arange(start, stop))
-            parts.append(part.twist(x[start:stop], t))
-        twist = Twist(*(torch.cat([getattr(part, name) for part in parts]) for name in ("x0", "shift", "log_twist")))
-        if model.predictions is not None:
-            model.predictions.append(twist.x0 + twist.shift)
-        if self.variance != "analytic":
-            return twist, None
-        model.nfe += twisted.evaluations_at(t)
-        return twist, known_variance(twisted.model.posterior(x, t).variance)
 
 
 def _of_groups(values: Tensor, cloud: Cloud) -> Tensor:

@@ -49,8 +49,8 @@ class Whole:
 
 
 OPERATORS: dict[str, type[Any]] = {
-    "mask": Mask, "grey": Grey, "downsample": Downsample, "blur": Blur, "motion": MotionBlur, "kernel": Kernel, "radon": Radon,
-    "matrix": MatrixFile, "identity": Whole,
+    "mask": Mask, "grey": Grey, "downsample": Downsample, "blur": Blur, "motion": MotionBlur, "kernel": Kernel,
+    "radon": Radon, "matrix": MatrixFile, "identity": Whole,
 }
 
 

@@ -43,7 +43,8 @@ class Operator(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if tuple(x.shape[1:]) != self.shape:
-            raise ArgumentError(f"the operator measures events of shape {self.shape}, x has {tuple(x.shape[1:])}", "operator")
+            raise ArgumentError(f"the operator measures events of shape {self.shape}, x has {tuple(x.shape[1:])}",
+                                "operator")
         return self._measure(x)
 
     def check_measurement(self, y: Tensor) -> None:
@@ -84,8 +85,8 @@ class Function(Operator):
         tried = function(torch.zeros(2, *shape))
         if not isinstance(tried, Tensor) or tried.shape[:1] != (2,):
             got = tuple(tried.shape) if isinstance(tried, Tensor) else type(tried).__name__
-            raise ArgumentError(f"for x of shape (2, {', '.join(map(str, shape))}) the function must return (2, ...), got {got}",
-                                "function")
+            raise ArgumentError(f"for x of shape (2, {', '.join(map(str, shape))}) the function must return (2, ...), got "
+                                f"{got}", "function")
         super().__init__(shape, tried.shape[1:])
         self.function = function
 

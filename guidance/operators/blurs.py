@@ -30,10 +30,11 @@ class Convolution(LinearOperator):
     def __init__(self, shape: Sequence[int], kernel: Tensor):
         _, height, width = of_picture(shape, "blur")
         if kernel.ndim != 2 or not kernel.numel() or not all(n % 2 for n in kernel.shape):
-            raise ArgumentError(f"a kernel has an odd height and width, got {' x '.join(map(str, kernel.shape))}", "operator")
+            raise ArgumentError(f"a kernel has an odd height and width, got {' x '.join(map(str, kernel.shape))}",
+                                "operator")
         if kernel.shape[0] > height or kernel.shape[1] > width:
-            raise ArgumentError(f"the kernel of {' x '.join(map(str, kernel.shape))} is larger than the picture of {height} x "
-                                f"{width}; use a smaller one", "operator")
+            raise ArgumentError(f"the kernel of {' x '.join(map(str, kernel.shape))} is larger than the picture of {height} "
+                                f"x {width}; use a smaller one", "operator")
         if not bool(kernel.isfinite().all()) or not bool((kernel != 0).any()):
             raise ArgumentError("a kernel must be finite and not all 0", "operator")
         super().__init__(shape, shape)
@@ -90,7 +91,8 @@ class MotionBlur:
         kernel = torch.zeros(self.length, self.length, dtype=torch.float64)
         turn = math.radians(self.angle)
         points = torch.linspace(-reach, reach, 8 * self.length + 1, dtype=torch.float64)
-        across, down = (reach + points * math.cos(turn)).clamp(0, 2 * reach), (reach - points * math.sin(turn)).clamp(0, 2 * reach)
+        across = (reach + points * math.cos(turn)).clamp(0, 2 * reach)
+        down = (reach - points * math.sin(turn)).clamp(0, 2 * reach)
         i, j = down.floor().long(), across.floor().long()
         for k, m in ((0, 0), (0, 1), (1, 0), (1, 1)):      # each point is shared by the four pixels about it
             share = (1 - (down - i - k).abs()) * (1 - (across - j - m).abs())
@@ -121,5 +123,6 @@ def read_array(path: str) -> Tensor:
     except (ValueError, OSError, EOFError, TypeError, AttributeError) as error:
         raise ArgumentError(f"{path} cannot be read as an array of numbers ({type(error).__name__})", "operator") from error
     if values.ndim != 2 or not values.numel() or not bool(values.isfinite().all()):
-        raise ArgumentError(f"{path} must hold a finite array of two dimensions, got shape {tuple(values.shape)}", "operator")
+        raise ArgumentError(f"{path} must hold a finite array of two dimensions, got shape {tuple(values.shape)}",
+                            "operator")
     return values

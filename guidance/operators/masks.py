@@ -1,4 +1,6 @@
-"""Masks: the measurement is a part of the elements, as they are. A A^T = I, so A^+ = A^T, which puts them in their places."""
+"""Masks: the measurement is a part of the elements, as they are. A A^T = I, so A^+ = A^T, which puts them in their
+places.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,7 @@ class Mask:
     box: float | None = option(None, "missing: a box in the middle, of this share of each side")
     random: float | None = option(None, "missing: this share of the pixels, drawn by the seed")
     half: str | None = option(None, "missing: left, right, top or bottom")
-    path: str | None = option(None, "a picture of the event's height and width: known where it is white, missing where black")
+    path: str | None = option(None, "a picture of the event's size: known where it is white, missing where black")
 
     def make(self, shape: Sequence[int], seed: int = 0) -> Operator:
         chosen = [name for name in ("box", "random", "half", "path") if getattr(self, name) is not None]

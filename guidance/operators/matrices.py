@@ -33,8 +33,8 @@ class Matrix(LinearOperator):
     def __init__(self, matrix: Tensor, shape: Sequence[int]):
         d = math.prod(shape)
         if matrix.ndim != 2 or matrix.shape[1] != d or not len(matrix):
-            raise ArgumentError(f"a matrix that measures events of shape {tuple(shape)} is (m, {d}), got {tuple(matrix.shape)}",
-                                "operator")
+            raise ArgumentError(f"a matrix that measures events of shape {tuple(shape)} is (m, {d}), got "
+                                f"{tuple(matrix.shape)}", "operator")
         if not bool(matrix.isfinite().all()) or not bool((matrix != 0).any()):
             raise ArgumentError("the matrix must be finite and not all 0", "operator")
         super().__init__(shape, (len(matrix),))
@@ -73,8 +73,8 @@ class MatrixFile:
 class Radon:
     """Sums of a picture of one channel along parallel lines, at equal angles: computed tomography with few projections.
 
-    A detector has as many cells as the diagonal has pixels. The mass of each pixel falls on the two cells nearest to where its
-    middle is projected, in the shares of linear interpolation. Cells that see no pixel are left out.
+    A detector has as many cells as the diagonal has pixels. The mass of each pixel falls on the two cells nearest to where
+    its middle is projected, in the shares of linear interpolation. Cells that see no pixel are left out.
     """
 
     angles: int = option(8, "how many projections, at equal angles of a half turn")
@@ -86,9 +86,10 @@ class Radon:
         if self.angles < 1:
             raise ArgumentError(f"angles must be at least 1, got {self.angles}", "operator")
         cells = math.ceil(math.hypot(height, width)) + 2
+        cells += (cells - width) % 2      # so that the columns of a picture fall on cells, at angle 0
         if self.angles * cells * height * width > LARGEST:
-            raise ArgumentError(f"{self.angles} projections of {height} x {width} are a matrix of more than {LARGEST} numbers; "
-                                "take fewer angles or smaller pictures", "operator")
+            raise ArgumentError(f"{self.angles} projections of {height} x {width} are a matrix of more than {LARGEST} "
+                                "numbers; take fewer angles or smaller pictures", "operator")
         turn = torch.arange(self.angles, dtype=torch.float64) * math.pi / self.angles
         down, across = torch.meshgrid(torch.arange(height) - (height - 1) / 2, torch.arange(width) - (width - 1) / 2,
                                       indexing="ij")

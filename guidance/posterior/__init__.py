@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
 from scorefield.guidance.operators.base import LinearOperator, Operator
 from scorefield.guidance.posterior.base import Method, PosteriorModel, Situation
 from scorefield.guidance.posterior.jacobian import DPS, TMPD, PiGDM
+from scorefield.guidance.posterior.projection import DDNM, DDRM, DiffPIR, Replacement
 from scorefield.models.score_model import ScoreModel
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.options import worded
 
-METHODS: dict[str, type[Method]] = {"tmpd": TMPD, "pigdm": PiGDM, "dps": DPS}
+METHODS: dict[str, type[Method]] = {
+    "tmpd": TMPD, "pigdm": PiGDM, "dps": DPS, "replacement": Replacement, "ddnm": DDNM, "ddrm": DDRM, "diffpir": DiffPIR,
+}
 
 
 def posterior(model: ScoreModel, operator: Operator, y: Tensor, noise_std: float, method: str = "tmpd") -> PosteriorModel:
@@ -25,9 +27,10 @@ def posterior(model: ScoreModel, operator: Operator, y: Tensor, noise_std: float
     noise_std  standard deviation of the noise of each element of y; 0: y is exact, and samples are made to agree with it
     method     a key of METHODS, with options after colons: "tmpd", "pigdm:data_std=0.5"
 
-    The result runs under every sampler. None of them makes its samples those of the posterior, but sampler `twisted_smc` as its
-    particles grow (docs/restoring.md). Raises ArgumentError for a measurement that does not fit or is not finite, a noise that is
-    negative, a singular operator without noise, an unknown method, and a method that does not take the operator. One use:
+    The result runs under every sampler. None of them makes its samples those of the posterior, but sampler `twisted_smc` as
+    its particles grow (docs/restoring.md). Raises ArgumentError for a measurement that does not fit or is not finite, a
+    noise that is negative, a singular operator without noise, an unknown method, and a method that does not take the
+    operator. One use:
 
     >>> from scorefield.guidance import posterior
     >>> from scorefield.guidance.operators import make_operator
@@ -47,8 +50,8 @@ def posterior(model: ScoreModel, operator: Operator, y: Tensor, noise_std: float
         raise ArgumentError(f"noise_std must be finite and not negative, got {noise_std}", "noise_std")
     if chosen.linear and not operator.linear:
         others = ", ".join(word for word, other in METHODS.items() if not other.linear)
-        raise ArgumentError(f"method {method!r} needs a linear operator; for any differentiable one choose {others}", "method",
-                            "operator")
+        raise ArgumentError(f"method {method!r} needs a linear operator; for any differentiable one choose {others}",
+                            "method", "operator")
     if noise_std == 0 and isinstance(operator, LinearOperator) and operator.singular:
         raise ArgumentError("the operator is singular: some measurements are those of no data, so noise_std must be above 0",
                             "noise_std", "operator")

@@ -2,15 +2,16 @@
 
     grad log p_t(x given y) = grad log p_t(x) + grad log p(y given x_t = x)        (Bayes' rule)
 
-The second term is an integral over x_0 given x_t that no model knows. Each method approximates it, from the mean E[x_0 given x_t]
-and some guess at the covariance, by psi_t(x), the twist. In terms of x_0, the score's change g is a shift sigma^2 / alpha g of the
-mean (Tweedie's formula), which is what a method gives; so every prediction of the guided model follows.
+The second term is an integral over x_0 given x_t that no model knows. Each method approximates it, from the mean E[x_0 given
+x_t] and some guess at the covariance, by psi_t(x), the twist. In terms of x_0, the score's change g is a shift sigma^2 /
+alpha g of the mean (Tweedie's formula), which is what a method gives; so every prediction of the guided model follows.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -24,6 +25,7 @@ from scorefield.models.twist import Twist, TwistedModel, rows_of
 from scorefield.numerics.errors import ArgumentError
 from scorefield.sde_lib.sde import SDE, check_time, expand_as
 
+Direction = Callable[[Tensor], Tensor] | None
 TINY = 1e-20      # least variance of a measurement: at t = 0 without noise it is 0
 
 
@@ -52,6 +54,12 @@ class Situation:
         """The gradient by x of `of` (batch,), each of its own sample."""
         slope, = torch.autograd.grad(of.sum(), self.x, create_graph=self.again, retain_graph=True)
         return slope
+
+    def pushed(self, v: Tensor) -> Tensor:
+        """The operator's own Jacobian at x_0, times v (batch, *event)."""
+        if self.operator.linear:
+            return self.operator(v)
+        return torch.func.jvp(self.operator, (self.x0.detach(),), (v,))[1]
 
     def per_measurement(self, values: Tensor) -> Tensor:
         """`values`, scalars or (batch,), so that they broadcast against the operator's eigenvalues."""
@@ -120,7 +128,9 @@ class PosteriorModel(TwistedModel):
                               self.method)
 
     def project(self, x: Tensor) -> Tensor:
-        """As the model's; and without noise the nearest x whose measurement is y, to the bit where the operator is a mask."""
+        """As the model's; and without noise the nearest x whose measurement is y, to the bit where the operator is a
+        mask.
+        """
         x = self.model.project(x)
         if self.exact and isinstance(self.operator, LinearOperator):
             return self.operator.consistent(x, self._y_of(x))
@@ -128,15 +138,14 @@ class PosteriorModel(TwistedModel):
 
     def predict(self, x: Tensor, t: float | Tensor, kind: str) -> Tensor:
         check_kind(kind)
-        output, _, shift, _ = self._evaluated(x, t, kind)
+        output, twist = self._evaluated(x, t, kind)
         t = check_time(self.sde, t)
         weight = X0().coefficients(kind, self.sde.alpha(t), self.sde.sigma(t))[1]
         # at sigma = 0 an eps does not follow from x_0, and x_0 itself is known
-        return output + expand_as(torch.where(weight.isfinite(), weight, 0), x) * shift
+        return output + expand_as(torch.where(weight.isfinite(), weight, 0), x) * twist.shift
 
-    def twist(self, x: Tensor, t: float | Tensor) -> Twist:
-        _, x0, shift, log_twist = self._evaluated(x, t, "x0")
-        return Twist(x0, shift, log_twist)
+    def twist(self, x: Tensor, t: float | Tensor, direction: Direction = None) -> Twist:
+        return self._evaluated(x, t, "x0", direction)[1]
 
     def log_likelihood(self, x: Tensor) -> Tensor:
         if self.exact:
@@ -150,20 +159,23 @@ class PosteriorModel(TwistedModel):
                                 "sample, or one for all", "y")
         return self.y.to(x)
 
-    def _evaluated(self, x: Tensor, t: float | Tensor, kind: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The model's prediction of `kind`, its x_0, and what guides that: shift and log twist."""
+    def _evaluated(self, x: Tensor, t: float | Tensor, kind: str, direction: Direction = None) -> tuple[Tensor, Twist]:
+        """The model's prediction of `kind`, and what guides it."""
         t, y = check_time(self.sde, t), self._y_of(x)
-        if not self.method.differentiates:
+        if not self.method.differentiates and direction is None:
             output = self.model.predict(x, t, kind)
-            return output, *self._guided(x, t, kind, output, y, False)
+            return output, self._guided(x, t, kind, output, y, False, None)
         again = torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.model.parameters()))
         with torch.inference_mode(False), torch.enable_grad():
             z = x if again and x.requires_grad else (x.clone() if x.is_inference() else x.detach()).requires_grad_()
             output = self.model.predict(z, t, kind)
-            results = output, *self._guided(z, t, kind, output, y, again)
-        return results if again else tuple(r.detach() for r in results)  # type: ignore[return-value]
+            twist = self._guided(z, t, kind, output, y, again, direction)
+        if again:
+            return output, twist
+        return output.detach(), Twist(twist.x0.detach(), twist.shift.detach(), twist.log_twist.detach(), twist.product)
 
-    def _guided(self, x: Tensor, t: Tensor, kind: str, output: Tensor, y: Tensor, again: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def _guided(self, x: Tensor, t: Tensor, kind: str, output: Tensor, y: Tensor, again: bool, direction: Direction
+                ) -> Twist:
         alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)
         if kind == "x0":
             x0 = output
@@ -172,4 +184,8 @@ class PosteriorModel(TwistedModel):
             x0 = expand_as(a, x) * x + expand_as(b, x) * output
         residual = y - self.operator(x0)
         at = Situation(self.operator, self.sde, x, t, x0, residual, alpha.double(), sigma.double(), self.noise_std, again)
-        return x0, *self.method.guide(at)
+        shift, log_twist = self.method.guide(at)
+        if direction is None:
+            return Twist(x0, shift, log_twist)
+        product, = torch.autograd.grad(x0, x, direction(shift.detach()))
+        return Twist(x0, shift, log_twist, product)
