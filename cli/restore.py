@@ -41,6 +41,8 @@ FLAGS = (
     Flag("samples", int, 8, "answers for each measurement"),
     Flag("num_images", int, None, "restore only the first num_images; of data 8 unless given"),
     Flag("label", str, None, "the class of all pictures: a number or a name"),
+    Flag("threshold", str, "static", "keep each predicted x_0 within the range of the data, where an operator guides, since "
+         "the Jacobian of a network's x_0 is far off beside much noise; none: as it is", ("static", "none")),
     SEED, EMA, AVERAGE, BATCH_SIZE, STRICT,
 )
 OF_DATA = 8
@@ -76,14 +78,15 @@ def run(command: Command) -> None:
     method = values["method"] or ("tmpd" if rule is None else LEARNED)
     sampler = _sampler(command, name)
     given = _learned(command, rule) if rule is not None else _measured(command)
-    model = guided(denoiser, _label(command, denoiser))
+    model = guided(denoiser, _label(command, denoiser), **_threshold(command, rule is not None))
     with renamed(names={"noise_std": "noise", "y": "measurement"}):
         restored = restore(model, given.problem, sampler, method, values["samples"], values["seed"], values["batch_size"],
                            command.device, progress=True)
     command.write_imported()
     figures = restored.figures(given.problem, given.truth, lambda x: unit_of(x, command.codec))
     settings = {"operator": values["operator"] if rule is None else rule.text, "method": method, "sampler": name,
-                "settings": vars(sampler), "noise": values["noise"]}
+                "settings": vars(sampler), "noise": values["noise"],
+                "threshold": values["threshold"] if rule is None else "none"}
     _write(command, given, restored, figures, settings)
 
 
@@ -124,6 +127,16 @@ def _label(command: Command, model: Any) -> int | None:
         raise ArgumentError("the model takes no label: it was trained without classes (model.classes)", "label")
     assert command.stored is not None
     return class_of(text, model.takes.classes, command.stored.get("class_names") or ())
+
+
+def _threshold(command: Command, learned: bool) -> dict[str, Any]:
+    """The arguments of guidance.guided that keep x_0 within the range of pictures; none for other data."""
+    from scorefield.data import Pixels
+
+    codec = command.codec
+    if learned or not isinstance(codec, Pixels) or command.asked.values["threshold"] == "none":
+        return {}
+    return {"threshold": "static", "low": codec.low, "high": codec.high}
 
 
 # ---- what is to be restored --------------------------------------------------------------------------------------------
@@ -258,6 +271,7 @@ def _stem(command: Command, settings: Mapping[str, Any]) -> str:
     place = DATA if values["measurement"] == DATA else name_of_place(values["measurement"])
     sampler = SAMPLERS[settings["sampler"]](**settings["settings"])
     said = {"noise": values["noise"]} if values["noise"] else {}
+    said |= {"threshold": "none"} if "threshold" in command.asked.given and values["threshold"] == "none" else {}
     said |= {"samples": values["samples"]} | ({"degraded": True} if values["degraded"] else {})
     said |= {} if values["num_images"] is None else {"num_images": values["num_images"]}
     said |= {} if values["label"] is None else {"label": values["label"]}
