@@ -229,7 +229,7 @@ class TwistedSMC(GridSampler):
                 states.append(x)
                 if callback is not None:
                     callback(step, float(times[step]), x)
-            x = model.project(self._last(twisted, states[-1], cloud))
+            x = twisted.project(self._last(twisted, states[-1], cloud))
             if not self.denoises(model):
                 states[-1] = x
         log_mean = cloud.log_weights.logsumexp(1)
