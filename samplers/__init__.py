@@ -1,4 +1,5 @@
-"""Samplers: rules that carry x from noise to data and call only the score model. Each has one word, a key of SAMPLERS."""
+"""Samplers: rules that carry x from noise to data and call only the score model. Each has one word, a key of SAMPLERS.
+"""
 
 import dataclasses
 import difflib
@@ -38,16 +39,22 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "predictor_corrector": PredictorCorrector,
     "langevin": Langevin,
     "torchsde": ReferenceSDE,
-    "repaint": RePaint,
+}
+# Samplers of a model that is given a measurement (guidance.posterior), beside those above
+RESTORING: dict[str, type[Sampler]] = {
     "twisted_smc": TwistedSMC,
+    "repaint": RePaint,
 }
 
 
 def sampler_options(name: str) -> dict[str, "dataclasses.Field[Any]"]:
-    """The options that a sampler takes, by name: each a field with `type`, `default` and `metadata["help"]`.
+    """The options that a sampler of SAMPLERS or RESTORING takes, by name: each a field with `type`, `default` and
+    `metadata["help"]`.
 
     ValueError for an unknown name.
     """
+    if name in RESTORING:
+        return options_of(RESTORING[name])
     if name not in SAMPLERS:
         near = difflib.get_close_matches(name, SAMPLERS, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
@@ -61,11 +68,11 @@ def make_sampler(name: str, **options: Any) -> Sampler:
     for option in options:
         if option not in allowed:
             raise ArgumentError(f"sampler {name!r} takes no {option!r}; it takes {', '.join(allowed)}", option)
-    return SAMPLERS[name](**options)
+    return (SAMPLERS | RESTORING)[name](**options)
 
 
 __all__ = [
-    "DDIM", "EDM", "GRIDS", "SAMPLERS", "Ancestral", "DPMSolver", "DPMSolverPlusPlus", "Euler", "EulerMaruyama",
+    "DDIM", "EDM", "GRIDS", "RESTORING", "SAMPLERS", "Ancestral", "DPMSolver", "DPMSolverPlusPlus", "Euler", "EulerMaruyama",
     "ExponentialAdams", "GridSampler", "Heun", "Langevin", "NoiseStream", "PredictorCorrector", "ProbabilityFlow",
     "RePaint",
     "ReferenceSDE", "Result", "ReverseDiffusion", "RungeKutta4", "Sampler", "TwistedSMC", "UniPC", "WeightedResult",
