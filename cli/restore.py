@@ -265,11 +265,11 @@ def _write(command: Command, given: Given, restored: Restored, figures: dict[str
 def _stem(command: Command, settings: Mapping[str, Any]) -> str:
     """The name of the files: what was measured and of what, and how it was restored."""
     from scorefield.evaluation.names import changed, name_of_place, short, suffix_of, suffix_of_drawing, whole
-    from scorefield.samplers import SAMPLERS
+    from scorefield.samplers import RESTORING, SAMPLERS
 
     values = command.asked.values
     place = DATA if values["measurement"] == DATA else name_of_place(values["measurement"])
-    sampler = SAMPLERS[settings["sampler"]](**settings["settings"])
+    sampler = (SAMPLERS | RESTORING)[settings["sampler"]](**settings["settings"])
     said = {"noise": values["noise"]} if values["noise"] else {}
     said |= {"threshold": "none"} if "threshold" in command.asked.given and values["threshold"] == "none" else {}
     said |= {"samples": values["samples"]} | ({"degraded": True} if values["degraded"] else {})
