@@ -67,6 +67,7 @@ class Given:
 def run(command: Command) -> None:
     """Restore, and write restore/NAME.npz, .json and .png in the run's folder, and pictures of their own in restore/NAME."""
     from scorefield.data.measured import unit_of
+    from scorefield.evaluation.names import changed
     from scorefield.evaluation.restore import restore
     from scorefield.guidance.guided import guided
 
@@ -85,7 +86,7 @@ def run(command: Command) -> None:
     command.write_imported()
     figures = restored.figures(given.problem, given.truth, lambda x: unit_of(x, command.codec))
     settings = {"operator": values["operator"] if rule is None else rule.text, "method": method, "sampler": name,
-                "settings": vars(sampler), "noise": values["noise"],
+                "settings": vars(sampler), "options": changed(sampler), "noise": values["noise"],
                 "threshold": values["threshold"] if rule is None else "none"}
     _write(command, given, restored, figures, settings)
 
@@ -264,12 +265,10 @@ def _write(command: Command, given: Given, restored: Restored, figures: dict[str
 
 def _stem(command: Command, settings: Mapping[str, Any]) -> str:
     """The name of the files: what was measured and of what, and how it was restored."""
-    from scorefield.evaluation.names import changed, name_of_place, short, suffix_of, suffix_of_drawing, whole
-    from scorefield.samplers import RESTORING, SAMPLERS
+    from scorefield.evaluation.names import name_of_place, short, suffix_of, suffix_of_drawing, whole
 
     values = command.asked.values
     place = DATA if values["measurement"] == DATA else name_of_place(values["measurement"])
-    sampler = (SAMPLERS | RESTORING)[settings["sampler"]](**settings["settings"])
     said = {"noise": values["noise"]} if values["noise"] else {}
     said |= {"threshold": "none"} if "threshold" in command.asked.given and values["threshold"] == "none" else {}
     said |= {"samples": values["samples"]} | ({"degraded": True} if values["degraded"] else {})
@@ -278,7 +277,7 @@ def _stem(command: Command, settings: Mapping[str, Any]) -> str:
     drawing = suffix_of_drawing(values["seed"], values["ema"], "fp32", None, values["batch_size"])
     words = [short(settings[name].replace(":", "-").replace("=", "")) for name in ("operator", "method")]
     return whole("_".join([place, *words, settings["sampler"]])
-                 + suffix_of(changed(sampler)) + suffix_of(said) + drawing)
+                 + suffix_of(settings["options"]) + suffix_of(said) + drawing)
 
 
 def _write_pictures(command: Command, given: Given, restored: Restored, stem: Path) -> None:

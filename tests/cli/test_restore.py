@@ -11,7 +11,7 @@ from scorefield.data import load_dataset
 from tests.helpers import made_once, train_briefly
 
 pytestmark = pytest.mark.machine
-FAST = ("--steps", 3, "--particles", 4, "--samples", 3, "--method", "pigdm")
+FAST = ("--steps", 3, "--particles", 4, "--samples", 3, "--method", "pigdm", "--variance", "beta_tilde")
 HALF = ("--operator", "mask:half=right")
 
 
