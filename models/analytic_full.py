@@ -88,6 +88,10 @@ class FullMixture(ScoreModel):
         """log p_t(x) in nats, (batch,)."""
         return self._components(x, t)[2].logsumexp(1)
 
+    def responsibilities(self, x: Tensor, t: float | Tensor = 0.0) -> Tensor:
+        """The probability of each component given x_t = x, (batch, K)."""
+        return self._components(x, t)[2].softmax(1)
+
     def predict(self, x: Tensor, t: float | Tensor, kind: str) -> Tensor:
         check_kind(kind)
         along, variance, log_joint, alpha, sigma = self._components(x, t)

@@ -91,6 +91,20 @@ def systematic(weights: Tensor, uniform: Tensor, n: int) -> Tensor:
     return torch.searchsorted(ends, points, right=True).clamp(max=weights.shape[1] - 1)
 
 
+def along_main_axis(x: Tensor, weights: Tensor) -> Tensor:
+    """Where the particles x (groups, particles, D) lie along the axis of their group on which they differ most, (groups,
+    particles), by a few power iterations from the one that is farthest from the mean.
+    """
+    weights = weights[:, :, None].to(x)
+    x = x - (weights * x).sum(1, keepdim=True)
+    farthest = (weights[:, :, 0] * x.square().sum(2)).argmax(1)
+    axis = x[torch.arange(len(x), device=x.device), farthest][:, :, None]
+    for _ in range(10):
+        axis = x.mT @ (weights * (x @ axis))
+        axis = axis / axis.norm(dim=1, keepdim=True).clamp(min=1e-30)
+    return (x @ axis)[:, :, 0]
+
+
 @dataclass
 class Cloud:
     """The particles of all measurements on their way.
@@ -110,13 +124,17 @@ class Cloud:
         """1 / sum of the squared weights, (measurements,)."""
         return torch.exp(2 * self.log_weights.logsumexp(1) - (2 * self.log_weights).logsumexp(1))
 
-    def resample(self, which: Tensor, uniform: Tensor) -> Tensor:
+    def resample(self, which: Tensor, uniform: Tensor, place: Tensor) -> Tensor:
         """Resample the measurements `which`, a mask (measurements,); gives the ancestor of each particle, (measurements,
         particles).
+
+        place  of each particle on a line, (measurements, particles): near ones are resampled together, so that every part of
+               the line keeps its share
         """
-        particles = self.log_weights.shape[1]
+        particles, order = self.log_weights.shape[1], place.sort(dim=1, stable=True).indices
         mean = self.log_weights.logsumexp(1) - math.log(particles)
-        ancestors = systematic(self.log_weights.softmax(1), uniform, particles)
+        chosen = systematic(self.log_weights.softmax(1).gather(1, order), uniform, particles)
+        ancestors = order.gather(1, chosen)
         ancestors = torch.where(which[:, None], ancestors, torch.arange(particles, device=ancestors.device))
         self.log_evidence = self.log_evidence + torch.where(which, mean, 0)
         self.log_weights = torch.where(which[:, None], 0, self.log_weights)
@@ -268,7 +286,9 @@ class TwistedSMC(GridSampler):
             few = cloud.effective() < self.resample_below * self.particles
             uniform = uniforms.uniform(cloud.log_weights[:, :1])
             if bool(few.any()):
-                x = x[(first + cloud.resample(few, uniform)).flatten()]
+                guess = (here.x0 + here.shift).reshape(groups, self.particles, -1)
+                place = along_main_axis(guess, cloud.log_weights.softmax(1))
+                x = x[(first + cloud.resample(few, uniform, place)).flatten()]
                 here = self._evaluate(model, twisted, x, times[i], move, z)
             x, gain = move.taken(x, here, z)
             before, last = here.log_twist, i + 1 == len(moves)

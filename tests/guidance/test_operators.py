@@ -52,7 +52,8 @@ def test_functions_of_the_gram_matrix_are_those_of_its_eigenvalues(operator):
     y, a = random(2, *operator.measured), operator.dense()
     solved = torch.linalg.solve(0.7 * a @ a.T + 0.3 * torch.eye(len(a)), y.flatten(1).T).T
     torch.testing.assert_close(operator.filtered(y, 1 / (0.7 * operator.eigenvalues + 0.3)).flatten(1), solved)
-    torch.testing.assert_close(operator.eigenvalues.flatten().sort().values, torch.linalg.eigvalsh(a @ a.T), rtol=0, atol=1e-9)
+    torch.testing.assert_close(operator.eigenvalues.flatten().sort().values, torch.linalg.eigvalsh(a @ a.T), rtol=0,
+                               atol=1e-9)
 
 
 def test_consistent_data_have_the_measurement(operator):
@@ -100,7 +101,8 @@ def test_masks_hide_what_they_say(tmp_path):
 
     assert make_operator("mask:half=right", (1, 2, 4)).keep.int().tolist() == [[[1, 1, 0, 0]] * 2]
     assert make_operator("mask:half=top", (1, 2, 2)).keep.int().tolist() == [[[0, 0], [1, 1]]]
-    assert make_operator("mask:box=0.5", (4, 4)).keep.int().tolist() == [[1, 1, 1, 1], [1, 0, 0, 1], [1, 0, 0, 1], [1, 1, 1, 1]]
+    box = make_operator("mask:box=0.5", (4, 4)).keep.int().tolist()
+    assert box == [[1, 1, 1, 1], [1, 0, 0, 1], [1, 0, 0, 1], [1, 1, 1, 1]]
     random_mask = make_operator("mask:random=0.25", (3, 4, 4), seed=1)
     assert int((~random_mask.keep).sum()) == 3 * 4 and bool((random_mask.keep[0] == random_mask.keep[2]).all())
     assert not torch.equal(random_mask.keep, make_operator("mask:random=0.25", (3, 4, 4), seed=2).keep)
@@ -121,7 +123,8 @@ BAD = [("mask:box=1", (4, 4), "share between 0 and 1"), ("mask:box=0.01", (4, 4)
        ("mask:half=middle", (4, 4), "half must be one of"), ("mask:half=top", (4,), "left, right, got"),
        ("mask:box=0.5:half=left", (4, 4), "one of box"), ("mask:path=none.png", (4, 4), "no file none.png"),
        ("downsample:factor=3", (1, 8, 8), "divide both sides"), ("downsample:kernel=lanczos", (1, 8, 8), "unknown kernel"),
-       ("downsample", (8,), "for pictures"), ("grey", (1, 8, 8), "have one"), ("grey:weights=(1,2)", (3, 8, 8), "so many weights"),
+       ("downsample", (8,), "for pictures"), ("grey", (1, 8, 8), "have one"),
+       ("grey:weights=(1,2)", (3, 8, 8), "so many weights"),
        ("blur:std=2", (1, 8, 8), "larger than the picture"), ("blur:std=-1", (1, 8, 8), "must be positive"),
        ("motion:length=4", (1, 8, 8), "odd"), ("radon", (3, 8, 8), "one channel"), ("matrix", (4,), "path=FILE.npy"),
        ("masks", (4,), "unknown operator 'masks'.*did you mean 'mask'"), ("mask:size=3", (4,), "takes box=VALUE")]

@@ -11,7 +11,7 @@ from scorefield.models import FullMixture, GaussianMixture, measured
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.noise import particle_seeds
 from scorefield.samplers import make_sampler, prior_sample
-from scorefield.samplers.twisted_smc import Cloud, systematic
+from scorefield.samplers.twisted_smc import Cloud, along_main_axis, systematic
 from scorefield.sde_lib import VESDE, VPSDE, DDPMChain, FlowSDE
 
 A = torch.tensor([[1.0, 0.2, 0.0]], dtype=torch.float64)
@@ -79,7 +79,8 @@ def test_the_error_falls_as_particles_grow():
     model, runs = two_modes(), 24
     _, log_evidence = measured(model, A, Y[0], NOISE)
     guided = posterior(model, Matrix(A, (3,)), Y.repeat(runs, 1), NOISE)
-    few, more = (float((run(model, guided, n, steps=50).log_evidence - log_evidence).square().mean().sqrt()) for n in (8, 96))
+    few, more = (float((run(model, guided, n, steps=50).log_evidence - log_evidence).square().mean().sqrt())
+                 for n in (8, 96))
     assert more < few / 2
 
 
@@ -127,10 +128,24 @@ def test_systematic_resampling_takes_each_particle_its_share_of_times():
         assert bool(((counts - 40 * weights).abs() < 1 + 1e-9).all()) and int(counts[0, 2]) == 0
 
 
+def test_resampling_along_a_line_keeps_the_share_of_every_part_of_it():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 500, 3, dtype=torch.float64, generator=generator) * torch.tensor([0.3, 3.0, 0.3])
+    log_weights = torch.randn(2, 500, dtype=torch.float64, generator=generator)
+    place = along_main_axis(x, log_weights.softmax(1))
+    for found, second in zip(place, x[:, :, 1], strict=True):
+        assert float(torch.corrcoef(torch.stack([found, second]))[0, 1].abs()) > 0.99
+    cloud = Cloud(log_weights.clone(), torch.zeros(2, dtype=torch.float64), torch.arange(500).repeat(2, 1))
+    chosen = cloud.resample(torch.tensor([True, True]), torch.full((2, 1), 0.5, dtype=torch.float64), place)
+    upper = (log_weights.softmax(1) * (place > 0)).sum(1)
+    assert bool(((place.gather(1, chosen) > 0).double().mean(1) - upper).abs().max() <= 1 / 500)
+
+
 def test_resampling_keeps_the_evidence_and_the_lines_of_descent():
     cloud = Cloud(torch.tensor([[0.0, 2.0], [0.0, 0.0]], dtype=torch.float64), torch.zeros(2, dtype=torch.float64),
                   torch.arange(2).repeat(2, 1))
-    ancestors = cloud.resample(torch.tensor([True, False]), torch.full((2, 1), 0.9, dtype=torch.float64))
+    ancestors = cloud.resample(torch.tensor([True, False]), torch.full((2, 1), 0.9, dtype=torch.float64),
+                               torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
     assert ancestors.tolist() == [[1, 1], [0, 1]] and cloud.eve.tolist() == [[1, 1], [0, 1]]
     assert cloud.log_evidence.tolist() == pytest.approx([math.log((1 + math.e**2) / 2), 0])
     assert cloud.error().tolist() == pytest.approx([1.0, 0.0])
