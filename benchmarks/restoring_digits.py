@@ -2,7 +2,7 @@
 
     python -m benchmarks.restoring_digits --run runs/vp_digits_labels --digits 100
 
-Beside the ways to restore stand filling with the mean of the training digits, and the whole digits themselves. A digit counts as
+Beside the ways to restore stand filling with the mean of the training digits, and the whole digits. A digit counts as
 recognised where the judge (judge.py) takes an answer for its class.
 """
 
@@ -62,7 +62,8 @@ def main() -> None:
               f"{ssim(unit_of(mean, codec), clean).mean():.3f} | {seconds:.0f} |", flush=True)
 
     print(f"The judge recognises {100 * accuracy:.1f} % of all held-out digits.\n")
-    print("| way | recognised | PSNR of answers | PSNR of the mean | SSIM of the mean | seconds |\n|---|---|---|---|---|---|")
+    print("| way | recognised | PSNR of answers | PSNR of the mean | SSIM of the mean | seconds |")
+    print("|---|---|---|---|---|---|")
     row("the whole digits", truth[:, None], truth, 0)
     train = placed(data.train[torch.arange(len(data.train))][0], codec).mean(0, keepdim=True)
     filled = operator.consistent(train.expand_as(truth), problem.y)  # type: ignore[operator]
