@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from scorefield.guidance import posterior
+from scorefield.guidance import posterior, threshold
 from scorefield.guidance.operators import Function, Matrix, make_operator
 from scorefield.guidance.posterior import METHODS
 from scorefield.models import FullMixture, GaussianMixture, measured
@@ -160,6 +160,8 @@ def test_labels_go_with_the_rows_of_their_measurements():
     guided = posterior(mixture.given(label=torch.tensor([0, 1])), operator, Y.repeat(2, 1), 0.3)
     one = posterior(mixture.given(label=1), operator, Y, 0.3)
     torch.testing.assert_close(guided.rows(torch.tensor([1, 1])).score(x, 0.3), one.score(x, 0.3))
+    bounded = posterior(threshold(mixture.given(label=torch.tensor([0, 1])), low=-9, high=9), operator, Y.repeat(2, 1), 0.3)
+    torch.testing.assert_close(bounded.rows(torch.tensor([1, 1])).score(x, 0.3), one.score(x, 0.3))
     torch.testing.assert_close(posterior(mixture, operator, Y, 0.3).given(label=1).score(x, 0.3), one.score(x, 0.3))
 
 
