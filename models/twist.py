@@ -62,9 +62,12 @@ class TwistedModel(Derived):
 
 
 def rows_of(model: ScoreModel, index: Tensor) -> ScoreModel:
-    """The model with those rows of the conditions that are bound to it; one that has none for each sample is itself."""
-    if not isinstance(model, Given):
+    """The model with those rows of the conditions that are bound to it, also where it is made of one that has them."""
+    inner = model
+    while isinstance(inner, Derived) and not isinstance(inner, Given):
+        inner = inner.model
+    if not isinstance(inner, Given):
         return model
-    condition = {name: value if value is None or not value.ndim else value[index.to(value.device)]
-                 for name, value in model.condition.items()}
-    return model.model.given(**condition)
+    each = {name: value[index.to(value.device)] for name, value in inner.condition.items()
+            if value is not None and value.ndim}
+    return model.given(**each) if each else model

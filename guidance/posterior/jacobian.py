@@ -13,7 +13,8 @@ where C stands for the covariance of x_0 given x_t.
              Inverse Problems", theorem 1 and algorithm 1
 
 Exact for Gaussian data are TMPD, whatever their covariance, and PiGDM where it is s^2 I: then psi is p(y given x_t) itself.
-DPS is exact for none. The shift of TMPD leaves out how C depends on x_t: for other data it is near the gradient of psi, no more.
+DPS is exact for none. The shift of TMPD leaves out how C depends on x_t: for other data it is near the gradient of psi, no
+more.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ class TMPD(Method):
         rows, covariance = _products(at)
         covariance = expand_as(scale, covariance) * (covariance + covariance.mT) / 2
         values, basis = torch.linalg.eigh(covariance)
-        # A network's Jacobian is no covariance: eigenvalues below 0 count by their size, so that no shift is larger than r asks
+        # A network's Jacobian is no covariance: eigenvalues below 0 count by their size, and no shift is larger than r asks
         values = values.abs()
         least = 10 * torch.finfo(values.dtype).eps * values.amax(1, keepdim=True)
         values = torch.maximum(values, least) + max(at.noise_std**2, TINY)

@@ -19,7 +19,7 @@ r along an eigenvector is taken over by a gain between 0 and 1:
 These are where the score is grad log psi if the Jacobian of x_0 is alpha r^2 / sigma^2 I, r^2 being PiGDM's variance of data
 of unit standard deviation: psi = N(y; A x_0, U diag(max(r^2 e / gain, s^2)) U^T). A network's Jacobian is another, so psi's
 gradient is near, no more. None is exact for Gaussian data, but where the measured and the other elements are independent and
-y has no noise: there replacement, ddnm and ddrm with eta_b = 1 are.
+y has no noise: there all are, ddrm with eta_b = 1.
 """
 
 from __future__ import annotations
