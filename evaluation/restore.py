@@ -219,13 +219,14 @@ def _weighted(model: ScoreModel, problem: Problem, sampler: TwistedSMC, method: 
     if sampler.particles > batch_size and sampler.chunk is None:
         sampler = dataclasses.replace(sampler, chunk=batch_size)
     parts: list[WeightedResult] = []
-    chosen = []
+    chosen, evaluations = [], 0
     for first in range(0, len(problem.y), _together(sampler, batch_size)):
         rows = torch.arange(first, min(first + _together(sampler, batch_size), len(problem.y)))
         own = problem.given(model, rows, method)
         seeds = particle_seeds(seed, len(rows), sampler.particles, first)
         part = sampler(own, prior_sample(model.sde, problem.event, seeds, device), seeds, callback=bar.step)
         parts.append(part)
+        evaluations += part.nfe * len(seeds)      # more where particles are resampled and seen again
         for i in range(len(rows)):      # each by a seed of its own, so that it does not depend on the others
             chosen.append(_of_one(part, i).chosen(samples, (seed + (first + i) * GOLDEN) % 2**64)[0].cpu())
 
@@ -233,7 +234,7 @@ def _weighted(model: ScoreModel, problem: Problem, sampler: TwistedSMC, method: 
         return torch.cat([of(part).cpu() for part in parts])
 
     return {"x": torch.stack(chosen), "mean": joined(WeightedResult.mean), "std": joined(WeightedResult.std),
-            "evaluations": parts[0].nfe * sampler.particles, "log_evidence": joined(lambda r: r.log_evidence),
+            "evaluations": evaluations / len(problem.y), "log_evidence": joined(lambda r: r.log_evidence),
             "log_evidence_error": joined(lambda r: r.log_evidence_error),
             "effective_samples": joined(lambda r: r.effective_samples)}
 
