@@ -46,7 +46,7 @@ def test_held_out_examples_are_degraded_restored_and_compared_with_the_truth(res
     figures = record["figures"]
     assert {"residual", "psnr", "psnr_mean", "psnr_simple", "ssim", "log_evidence", "effective_samples"} <= set(figures)
     assert all(len(values) == 2 for values in figures.values())
-    assert 16 <= record["evaluations"] <= 28 and record["evaluations"] % 4 == 0      # of 4 particles, seen again if resampled
+    assert 16 <= record["evaluations"] <= 28 and record["evaluations"] % 4 == 0      # 4 particles, seen again if resampled
     assert record["sampler"] == "twisted_smc" and record["method"] == "pigdm"
     with Image.open(f"{stem}.png") as picture:
         assert picture.width == 2 + 7 * 42 and picture.height == 2 + 2 * 42      # two rows of seven
