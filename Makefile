@@ -6,6 +6,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 TEST := $(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal
 RUN := runs/vp_digits_labels
+export PYTHONDONTWRITEBYTECODE :=
 DEMO := $(PY) main.py --config configs/vp_digits_labels.py --workdir $(RUN)
 
 .PHONY: help setup demo test faults lint bench docs clean
@@ -67,6 +68,8 @@ lint: setup
 bench: setup
 	@echo "Training configs/vp_digits.py, unless that is done, and measuring; results go to benchmarks/results/ ..."
 	@$(PY) main.py --config configs/vp_digits.py --mode train
+	@$(PY) -m benchmarks.problems
+	@$(PY) -m benchmarks.accuracy
 	@$(PY) -m benchmarks.samplers
 	@$(PY) -m benchmarks.likelihood
 	@$(PY) -m benchmarks.train_step

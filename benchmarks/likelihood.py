@@ -1,11 +1,12 @@
 """Likelihoods: accuracy for each evaluation, speed against the usual way, and all estimators side by side.
 
-    python -m benchmarks.likelihood [accuracy | speed | estimators]
+    python -m benchmarks.likelihood [accuracy | probes | speed | estimators]
 
 Accuracy: error of log p against the evaluations of the network, on the 2-D and 16-D mixtures (exact trace and prior,
 against the exact density, float64) and on the digits of `make demo` (one Hutchinson probe, against the same probe at a tight
-tolerance). Speed: the digits at rtol = atol = 1e-5 against scipy's RK45 on flattened numpy arrays, with drift and
-divergence as two calls of the network. Estimators: exact trace, Hutchinson and both bounds on the same held-out digits.
+tolerance). Probes: the variance of one probe over repeats, by its kind, at equal cost. Speed: the digits at rtol = atol =
+1e-5 against scipy's RK45 on flattened numpy arrays, with drift and divergence as two calls of the network. Estimators: exact
+trace, Hutchinson and both bounds on the same held-out digits.
 Writes benchmarks/results/likelihood_*.json and docs/images/likelihood.png.
 """
 
@@ -21,7 +22,7 @@ import torch
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
-from benchmarks.samplers import RESULTS, ROOT, mixture_2d, mixture_16d
+from benchmarks.problems import RESULTS, ROOT, mixture_2d, mixture_16d
 from scorefield.checkpoints import load_denoiser
 from scorefield.checkpoints.formats.run import read_config
 from scorefield.data import dequantize, load_dataset
@@ -60,7 +61,8 @@ def save(name: str, content: Any) -> None:
 def errors(model: Any, x: Tensor, exact: Tensor, **settings: Any) -> Rows:
     """Error in bits/dim of every solver: of the mean over the examples, and RMS over them."""
     rows = []
-    solvers = [("exponential", {"steps": n}) for n in STEPS]
+    same = {"fresh_probes": False} if settings.get("divergence") == "hutchinson" else {}      # those of the exact values
+    solvers: list[tuple[str, dict[str, Any]]] = [("exponential", {"steps": n} | same) for n in STEPS]
     solvers += [(name, {"rtol": tol, "atol": tol}) for name, tols in ADAPTIVE.items() for tol in tols]
     for method, options in solvers:
         name, by_lambda, _ = method.partition(" by lambda")
@@ -116,6 +118,48 @@ def plot(results: dict[str, Rows]) -> None:
     figure.savefig(ROOT / "docs" / "images" / "likelihood.png", dpi=110)
 
 
+# ---- probes ----------------------------------------------------------------------------------------------------------
+
+
+PROBES_SHOWN = {"fixed": {"fresh_probes": False}, "fresh": {"probe_kind": "rademacher"}, "fresh, hadamard": {}}
+
+
+def probes(repeats: int = 1000, examples: int = 4) -> None:
+    """Standard deviation of log p over seeds, bits/dim, of one probe; its bias; and how often the bar of 8 covers."""
+    models: dict[str, tuple[Any, Tensor]] = {}
+    mixture, _ = mixture_16d(VPSDE())
+    assert isinstance(mixture, GaussianMixture)
+    models["16-D mixture"] = mixture, mixture.sample(examples, 1e-5, torch.Generator().manual_seed(0))
+    for name, run in (("digits", RUN), ("digits, MLP", RUN.with_name("vp_digits_mlp"))):
+        if (run / "config.json").exists():
+            models[name] = load_denoiser(run), digits(examples)[1]
+    rows = []
+    print("\n| one probe, 30 evaluations | " + " | ".join(PROBES_SHOWN) + " | variance, fixed / hadamard | "
+          "mean less the exact, in standard errors | 8 probes: 95 % bars cover |\n|---|---|---|---|---|---|---|")
+    for name, (model, x) in models.items():
+        unit = x[0].numel() * math.log(2)
+        exact = log_prob(model, x, method="exponential").value.double() / unit
+        row: dict[str, Any] = {"model": name}
+        for label, settings in PROBES_SHOWN.items():
+            values = torch.stack([log_prob(model, one.expand(repeats, *one.shape), "hutchinson", method="exponential",
+                                           seeds=range(repeats), **settings).value.double() / unit for one in x])
+            row[label] = float(values.var(1).mean().sqrt())
+        z = (values.mean(1) - exact) / (values.std(1) / math.sqrt(repeats))
+        few, covered = repeats // 4, []
+        for one, truth in zip(x, exact, strict=True):
+            bar = log_prob(model, one.expand(few, *one.shape), "hutchinson", method="exponential", seeds=range(few),
+                           probes=8)
+            assert bar.probe_error is not None
+            # 95 % of Student's t with 7 degrees of freedom
+            covered.append((bar.value.double() - truth * unit).abs() <= 2.365 * bar.probe_error.double())
+        row |= {"ratio": (row["fixed"] / row["fresh, hadamard"]) ** 2, "z": z.tolist(),
+                "covered": float(torch.stack(covered).double().mean())}
+        rows.append(row)
+        print(f"| {name} | " + " | ".join(f"{row[label]:.4f}" for label in PROBES_SHOWN) + f" | {row['ratio']:.1f} | "
+              + ", ".join(f"{value:+.1f}" for value in row["z"]) + f" | {row['covered']:.3f} |", flush=True)
+    save("probes", {"repeats": repeats, "rows": rows})
+
+
 # ---- speed -----------------------------------------------------------------------------------------------------------
 
 
@@ -149,9 +193,8 @@ def speed(n: int = 64, rounds: int = 3) -> None:
     set_memory_format(model, "channels_last")      # as `--mode likelihood` does; for both ways
     probe = NoiseStream(seeds, PROBES).rademacher(x)
     exact = log_prob(model, x.double(), "hutchinson", rtol=1e-7, atol=1e-7, seeds=seeds).value
-    tolerance = {"rtol": 1e-5, "atol": 1e-5}
-    ours = (tolerance, tolerance | {"clock": "lambda"}, {"method": "exponential", "steps": 30},
-            {"method": "exponential", "steps": 60})
+    tolerance, same = {"rtol": 1e-5, "atol": 1e-5}, {"method": "exponential", "fresh_probes": False}
+    ours = (tolerance, tolerance | {"clock": "lambda"}, same | {"steps": 30}, same | {"steps": 60})
     labels = ["scipy RK45, two calls, 1e-5", "log_prob, dopri5, 1e-5", "log_prob, dopri5 by lambda, 1e-5",
               "log_prob, exponential, 30", "log_prob, exponential, 60"]
     seconds: list[list[float]] = [[] for _ in labels]
@@ -185,6 +228,8 @@ def estimators(n: int = 360) -> None:
     ways = {
         "ODE, exact trace": lambda: log_prob(model, x, method="exponential", steps=30),
         "ODE, Hutchinson, 1 probe": lambda: log_prob(model, x, "hutchinson", method="exponential", steps=30, seeds=seeds),
+        "ODE, Hutchinson, 1 fixed probe": lambda: log_prob(model, x, "hutchinson", method="exponential", steps=30,
+                                                           seeds=seeds, fresh_probes=False),
         "ODE, Hutchinson, 8 probes": lambda: log_prob(model, x, "hutchinson", method="exponential", steps=30, probes=8,
                                                       seeds=seeds),
         "ODE, Hutchinson, 1 probe, dopri5 at 1e-5": lambda: log_prob(model, x, "hutchinson", seeds=seeds),
@@ -210,11 +255,11 @@ def estimators(n: int = 360) -> None:
 
 
 if __name__ == "__main__":
-    parts = {"accuracy": accuracy, "speed": speed, "estimators": estimators}
+    parts = {"accuracy": accuracy, "probes": probes, "speed": speed, "estimators": estimators}
     for word in sys.argv[1:] or parts:
         if word not in parts:
             sys.exit(f"unknown part {word!r}; choose from {', '.join(parts)}")
-        if word != "accuracy" and not (RUN / "config.json").exists():
+        if word in ("speed", "estimators") and not (RUN / "config.json").exists():
             print(f"no model in {RUN}: train it (configs/vp_digits.py)")
         else:
             parts[word]()

@@ -2,11 +2,12 @@
 
     python main.py --config configs/vp_digits_labels.py --mode train        # or make demo
     python main.py --config configs/vp_digits_hybrid.py --mode train        # for the rows of --learned
-    python -m benchmarks.variances --learned runs/vp_digits_hybrid
+    python main.py --config configs/vp_digits_variance.py --mode train
+    python -m benchmarks.variances --learned runs/vp_digits_hybrid runs/vp_digits_variance
 
 The model is that of the run without labels. The moments are of all training examples at 100 times; all rows share the noise.
-With --learned, a run with a learned variance has three rows: beta; that between beta and beta_tilde ("learned"); and that of
-the variance of x_0 which the share stands for ("of x_0", variance=analytic).
+With --learned, a run with a learned variance has these rows: beta; its own moments on training examples (diagonal); that
+between beta and beta_tilde, if it learned that share; and that of the variance of x_0 which it learned (variance=analytic).
 """
 
 import argparse
@@ -30,7 +31,7 @@ STEPS = (10, 25, 100)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", nargs="?", type=Path, default=ROOT / "runs" / "vp_digits_labels")
-    parser.add_argument("--learned", type=Path, help="a run with model.learned_variance")
+    parser.add_argument("--learned", type=Path, nargs="+", default=(), help="runs with model.learned_variance")
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
     asked = parser.parse_args()
     model = load_denoiser(asked.run)
@@ -45,10 +46,14 @@ def main() -> None:
             "isotropic": (FittedVariance(plain, moments, covariance="isotropic", span=span), "analytic"),
             "diagonal": (diagonal, "analytic"), "diagonal, optimal": (diagonal, "analytic"),
             "diagonal, score": (FittedVariance(plain, moments, "score", span=span), "analytic")}
-    if asked.learned is not None:
-        own = load_denoiser(asked.learned)
-        rows |= {"its beta": (own, "beta"), "learned": (own, "learned"), "learned, of x_0": (own, "analytic")}
-    print(f"{'steps':>18}" + "".join(f"{steps:>17}" for steps in asked.steps))
+    for run in asked.learned:
+        own = load_denoiser(run)
+        fitted = FittedVariance(own, fit_moments(own, data, codec, len(data.train)), span=span)
+        rows |= {f"{run.name}, beta": (own, "beta"), f"{run.name}, diagonal": (fitted, "analytic"),
+                 f"{run.name}, of x_0": (own, "analytic")}
+        if own.variance_output == "share":
+            rows[f"{run.name}, share"] = (own, "learned")
+    print(f"{'steps':>30}" + "".join(f"{steps:>17}" for steps in asked.steps))
     for name, (known, variance) in rows.items():
         found = []
         for steps in asked.steps:
@@ -56,7 +61,7 @@ def main() -> None:
             nats = -chain_elbo(known, x, None, steps=steps, variance=variance, grid=grid, seeds=seeds).value
             bits = nats / (x[0].numel() * math.log(2)) + codec.offset
             found.append(f"{float(bits.mean()):.3f} +- {float(bits.std()) / len(bits) ** 0.5:.3f}")
-        print(f"{name:>18}" + "".join(f"{figure:>17}" for figure in found), flush=True)
+        print(f"{name:>30}" + "".join(f"{figure:>17}" for figure in found), flush=True)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from scorefield.likelihood.elbo import Bound, chain_elbo, check_grid, check_pairs, check_repetitions, elbo
-from scorefield.likelihood.ode import CLOCKS, DIVERGENCES, METHODS, PROBE_KINDS, LogProb, check_settings, log_prob
+from scorefield.likelihood.ode import CLOCKS, DIVERGENCES, METHODS, LogProb, check_settings, log_prob
+from scorefield.likelihood.probes import PROBE_KINDS
 from scorefield.models.denoiser import ScoreModel
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.noise import Seed
@@ -30,17 +31,22 @@ class ODE:
     method: str = option("dopri5", ", ".join(METHODS))
     rtol: float | None = option(None, "relative tolerance of an adaptive method; by default 1e-5")
     atol: float | None = option(None, "absolute tolerance of an adaptive method; by default 1e-5")
-    max_evaluations: int | None = option(None, "largest number of evaluations of an adaptive method; by default 10000")
+    max_evaluations: int | None = option(None, "largest number of evaluations of an adaptive method, or to a tolerance; by "
+                                               "default 10000")
     steps: int | None = option(None, "evaluations of the exponential method; by default 30")
+    tolerance: float | None = option(None, "bits/dim: the exponential method doubles its steps until its estimated error "
+                                           "is within")
     divergence: str = option("hutchinson", f"{', '.join(DIVERGENCES)}; exact takes D products with the Jacobian each time")
     probes: int | None = option(None, "random vectors per sample of the Hutchinson divergence; by default 1")
-    probe_kind: str | None = option(None, f"distribution of the probes: {', '.join(PROBE_KINDS)}; by default rademacher")
+    probe_kind: str | None = option(None, f"distribution of the probes: {', '.join(PROBE_KINDS)}; by default hadamard if "
+                                          "fresh, else rademacher")
+    fresh_probes: bool | None = option(None, "new probes at each evaluation of the exponential method, as by default")
     t_min: float | None = option(None, T_MIN)
     clock: str | None = option(None, f"variable over which an adaptive method integrates: {', '.join(CLOCKS)}; by default t")
 
     def __post_init__(self) -> None:
         check_settings(self.divergence, self.rtol, self.atol, self.method, self.probes, self.max_evaluations, self.steps,
-                       self.probe_kind, self.clock)
+                       self.probe_kind, self.clock, self.fresh_probes, self.tolerance)
 
     def __call__(self, model: ScoreModel, x: Tensor, seeds: Sequence[Seed] | None = None,
                  prior: Callable[[Tensor], Tensor] | None = None, gradients: bool = False) -> LogProb:

@@ -3,7 +3,7 @@
 Samplers and likelihoods see nothing else of a network. The exact Gaussian mixture of analytic.py has the same face.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
@@ -14,7 +14,10 @@ from scorefield.models.parametrization import make_parametrization
 from scorefield.models.score_model import ConditionalModel, Posterior, ScoreModel, evaluation_mode
 from scorefield.models.variance_outputs import VARIANCE_OUTPUTS
 from scorefield.numerics.errors import ArgumentError
+from scorefield.numerics.kept import Kept
 from scorefield.sde_lib.sde import SDE, as_time, check_time, expand_as
+
+_KEPT: Kept[Any] = Kept(10_000)      # numbers for times that samplers come back to
 
 __all__ = ["TIME_INPUTS", "Denoiser", "ScoreModel", "TimeInput", "evaluation_mode"]
 
@@ -148,10 +151,21 @@ class Denoiser(ConditionalModel):
     def time(self, t: Tensor, x: Tensor) -> Tensor:
         """What the network is told of time, float32 (batch,) on x's device; the dtype of x does not round it."""
         make = self.time_input if callable(self.time_input) else TIME_INPUTS[self.time_input]
-        time = torch.as_tensor(make(self.sde, t))
-        if time.ndim:
-            return time.to(x.device, torch.float32)
-        return torch.full((len(x),), float(time), dtype=torch.float32, device=x.device)
+        key = None if callable(self.time_input) else self._key(t, self.time_input)
+        if key is not None:
+            time = _KEPT.of(key, lambda: float(make(self.sde, t)))
+        elif (given := torch.as_tensor(make(self.sde, t))).ndim:
+            return given.to(x.device, torch.float32)
+        else:
+            time = float(given)
+        return torch.full((len(x),), time, dtype=torch.float32, device=x.device)
+
+    def _key(self, t: Tensor, what: Hashable) -> Hashable | None:
+        """The key of numbers that are kept for the next evaluation at t; None for times that are not one number at hand."""
+        if t.ndim or t.device.type != "cpu" or t.requires_grad or torch.compiler.is_compiling():
+            return None
+        content = self.sde.content
+        return None if content is None else (content, what, t.dtype, t.item())
 
     def predict(self, x: Tensor, t: float | Tensor, kind: str, condition: Condition | None = None) -> Tensor:
         return self._predicted(x, t, kind, condition)[0]
@@ -180,12 +194,25 @@ class Denoiser(ConditionalModel):
                    ) -> tuple[Tensor, Tensor | None]:
         t = _precise(check_time(self.sde, t))
         plain = kind == self.parametrization.name
-        a, b = (t, t) if plain else self._coefficients(t, kind)
+        a, b = (t, t) if plain else self._pair(t, kind)
         output, share = self.outputs(x, t, condition)
         if output.shape != x.shape:
             raise ValueError(f"{type(self.network).__name__} is not the network of a score model: it returns shape "
                              f"{tuple(output.shape)} for x of shape {tuple(x.shape)}")
         return output if plain else expand_as(a, x) * x + expand_as(b, x) * output, share
+
+    def _pair(self, t: Tensor, kind: str) -> tuple[Tensor, Tensor]:
+        """As _coefficients, which are kept for a time that is one number."""
+        key = self._key(t, (self.parametrization, kind))
+        if key is None:
+            return self._coefficients(t, kind)
+
+        def make() -> tuple[float, float]:
+            a, b = self._coefficients(t, kind)
+            return a.item(), b.item()
+
+        a, b = _KEPT.of(key, make)
+        return t.new_tensor(a), t.new_tensor(b)
 
     def _coefficients(self, t: Tensor, kind: str) -> tuple[Tensor, Tensor]:
         alpha, sigma = self.sde.alpha(t), self.sde.sigma(t)

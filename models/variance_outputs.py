@@ -2,12 +2,12 @@
 
     share     w = (r + 1) / 2, the share of log beta in the log variance of a step back (Nichol and Dhariwal 2021,
               "Improved Denoising Diffusion Probabilistic Models", equation 15)
-    residual  e = exp(r) alpha^2 / (alpha^2 + sigma^2), that is E[(eps - eps_theta)^2 given x_t]: the best beside an
-              imperfect mean (Bao et al. 2022, "Estimating the Optimal Covariance with Imperfect Mean", NPR-DDPM)
+    residual  e = exp(r), that is E[(eps - eps_theta)^2 given x_t]: the best beside an imperfect mean (Bao et al. 2022,
+              "Estimating the Optimal Covariance with Imperfect Mean", NPR-DDPM)
     noise     n = 1 + r, that is E[eps^2 given x_t] (the same paper, SN-DDPM)
 
 The variance is (sigma/alpha)^2 e, or (sigma/alpha)^2 (n - eps_theta^2), and never below 0. Training begins with r = 0: half
-way between beta and beta_tilde; e of data N(0, I); and n of unit noise.
+way between beta and beta_tilde; and the squares of unit noise, which are the errors of a network that predicts 0.
 """
 
 from torch import Tensor
@@ -34,8 +34,7 @@ class Residual:
     """e, whose logarithm the network gives: near the noise it falls by orders of magnitude, and its ratios matter."""
 
     def read(self, raw: Tensor, sde: SDE, t: Tensor) -> Tensor:
-        alpha2, sigma2 = sde.alpha(t).square(), sde.sigma(t).square()
-        return raw.exp() * expand_as(alpha2 / (alpha2 + sigma2), raw)
+        return raw.exp()
 
     def of_x0(self, known: Tensor, eps: Tensor, sde: SDE, t: Tensor) -> Tensor:
         return expand_as((sde.sigma(t) / sde.alpha(t)).square(), known) * known

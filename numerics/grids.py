@@ -1,7 +1,7 @@
 """Time grids: t_0 = t_max > t_1 > ... > t_steps = t_end, float64 (steps + 1,). Any sampler runs on any grid."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 from scorefield.numerics.errors import ArgumentError
+from scorefield.numerics.kept import Kept
 
 MAX_STEPS = 1_000_000
+MOST_KEPT = 10_000      # steps of a grid that is kept for the next time
+_KEPT: Kept[Tensor] = Kept()
 
 
 class Process(Protocol):
@@ -19,6 +22,9 @@ class Process(Protocol):
     t_max: float
     t_min: float
     steps: int | None
+
+    @property
+    def content(self) -> Hashable | None: ...      # all that lambda depends on; None: keep nothing of it
 
     def half_log_snr(self, t: float | Tensor, /) -> Tensor: ...
 
@@ -82,6 +88,18 @@ GRIDS: dict[str, Callable[[Process, int, float], Tensor]] = {
 }
 
 
+def _named(grid: str, sde: Process, steps: int, t_end: float) -> Tensor:
+    def make() -> Tensor:
+        times = GRIDS[grid](sde, steps, t_end)
+        if not grid.startswith("strided"):
+            times[0], times[-1] = sde.t_max, t_end
+        return times
+
+    if sde.content is None or steps > MOST_KEPT:
+        return make()
+    return _KEPT.of((grid, sde.content, sde.t_max, sde.steps, steps, t_end), make).clone()
+
+
 def make_grid(grid: str | Sequence[float], sde: Process, steps: int, t_end: float) -> Tensor:
     """The grid of that name, or the listed times themselves; ValueError unless the times decrease and lie in [t_min, t_max].
 
@@ -94,9 +112,7 @@ def make_grid(grid: str | Sequence[float], sde: Process, steps: int, t_end: floa
             raise ArgumentError(f"steps must be at least 1 and at most {MAX_STEPS}, got {steps}", "steps")
         if not sde.t_min <= t_end < sde.t_max:
             raise ArgumentError(f"t_end must lie in [{sde.t_min:g}, {sde.t_max:g}) for {sde}, got {t_end}", "t_end")
-        times = GRIDS[grid](sde, steps, t_end)
-        if not grid.startswith("strided"):
-            times[0], times[-1] = sde.t_max, t_end
+        times = _named(grid, sde, steps, t_end)
     else:
         times = torch.as_tensor(grid, dtype=torch.float64)
     if not (times.ndim == 1 and len(times) > 1 and bool((times.diff() < 0).all())

@@ -66,6 +66,13 @@ class NoiseStream:
         """
         return (self.uniform(like.float()) < 0.5).to(like).mul_(2).sub_(1)
 
+    def distinct(self, number: int, below: int) -> Tensor:
+        """The next draw of every stream: `number` different integers in 0 .. below - 1, in random order, int64
+        (streams, number), on the CPU.
+        """
+        rows = [generator.choice(below, number, replace=False) for generator in self._generators]
+        return torch.from_numpy(np.array(rows, dtype=np.int64).reshape(len(rows), number))
+
     def _draw(self, like: Tensor, fill: Callable[..., Any]) -> Tensor:
         dtype = np.float64 if like.dtype == torch.float64 else np.float32
         draws = np.empty(like.shape, dtype=dtype)

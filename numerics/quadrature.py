@@ -1,8 +1,8 @@
-"""Weights of exponential Adams methods: integrals of interpolating polynomials against the flow of a Gaussian."""
+"""Weights of exponential multistep methods: integrals of interpolating polynomials, by Gauss-Legendre quadrature."""
 
 import numpy as np
 
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
+LEGENDRE = np.polynomial.legendre.leggauss(24)      # places in [-1, 1] and weights
 
 
 def exponential_weights(start: float, end: float, nodes: np.ndarray, data_std: float) -> np.ndarray:
@@ -10,11 +10,16 @@ def exponential_weights(start: float, end: float, nodes: np.ndarray, data_std: f
 
     R^2 = data_std^2 + e^(-2 lambda).
     """
+    places, weights = LEGENDRE
     half = (end - start) / 2
-    lam = (start + end) / 2 + half * _NODES
-    weight = half * _WEIGHTS * np.exp(-lam) / (data_std**2 + np.exp(-2 * lam))
-    basis = np.ones((len(nodes), len(lam)))
+    lam = (start + end) / 2 + half * places
+    return lagrange(nodes, lam) @ (half * weights * np.exp(-lam) / (data_std**2 + np.exp(-2 * lam)))
+
+
+def lagrange(nodes: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """(n, m): the Lagrange polynomial of each of the nodes (n,), 1 there and 0 at the others, at the places (m,)."""
+    basis = np.ones((len(nodes), len(places)))
     for j, node in enumerate(nodes):
         for other in np.delete(nodes, j):
-            basis[j] *= (lam - other) / (node - other)
-    return basis @ weight
+            basis[j] *= (places - other) / (node - other)
+    return basis

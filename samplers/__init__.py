@@ -11,6 +11,7 @@ from scorefield.numerics.noise import NoiseStream, sample_seeds
 from scorefield.numerics.options import options_of
 from scorefield.samplers.adams import ExponentialAdams
 from scorefield.samplers.base import GridSampler, Result, Sampler, prior_sample
+from scorefield.samplers.deis import DEIS, IPNDM
 from scorefield.samplers.dpm_solver import DPMSolver, DPMSolverPlusPlus
 from scorefield.samplers.edm import EDM
 from scorefield.samplers.fixed_ode import Euler, Heun, RungeKutta4
@@ -19,6 +20,8 @@ from scorefield.samplers.one_step import DDIM, Ancestral, EulerMaruyama, Reverse
 from scorefield.samplers.predictor_corrector import Langevin, PredictorCorrector
 from scorefield.samplers.reference_sde import ReferenceSDE
 from scorefield.samplers.repaint import RePaint
+from scorefield.samplers.restart import Restart
+from scorefield.samplers.stochastic_multistep import ERSDE, SASolver
 from scorefield.samplers.twisted_smc import TwistedSMC, WeightedResult
 from scorefield.samplers.unipc import UniPC
 
@@ -28,6 +31,8 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "dpm_solver": DPMSolver,
     "dpm_solver++": DPMSolverPlusPlus,
     "unipc": UniPC,
+    "deis": DEIS,
+    "ipndm": IPNDM,
     "edm": EDM,
     "ode": ProbabilityFlow,
     "euler": Euler,
@@ -38,6 +43,9 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "reverse_diffusion": ReverseDiffusion,
     "predictor_corrector": PredictorCorrector,
     "langevin": Langevin,
+    "sa_solver": SASolver,
+    "er_sde": ERSDE,
+    "restart": Restart,
     "torchsde": ReferenceSDE,
 }
 # Samplers of a model that is given a measurement (guidance.posterior), beside those above
@@ -72,9 +80,9 @@ def make_sampler(name: str, **options: Any) -> Sampler:
 
 
 __all__ = [
-    "DDIM", "EDM", "GRIDS", "RESTORING", "SAMPLERS", "Ancestral", "DPMSolver", "DPMSolverPlusPlus", "Euler", "EulerMaruyama",
-    "ExponentialAdams", "GridSampler", "Heun", "Langevin", "NoiseStream", "PredictorCorrector", "ProbabilityFlow",
-    "RePaint",
-    "ReferenceSDE", "Result", "ReverseDiffusion", "RungeKutta4", "Sampler", "TwistedSMC", "UniPC", "WeightedResult",
-    "ddim_invert", "make_grid", "make_sampler", "prior_sample", "sample_seeds", "sampler_options", "slerp",
+    "DDIM", "DEIS", "EDM", "ERSDE", "GRIDS", "IPNDM", "RESTORING", "SAMPLERS", "Ancestral", "DPMSolver", "DPMSolverPlusPlus",
+    "Euler", "EulerMaruyama", "ExponentialAdams", "GridSampler", "Heun", "Langevin", "NoiseStream", "PredictorCorrector",
+    "ProbabilityFlow", "RePaint", "ReferenceSDE", "Restart", "Result", "ReverseDiffusion", "RungeKutta4", "SASolver",
+    "Sampler", "TwistedSMC", "UniPC", "WeightedResult", "ddim_invert", "make_grid", "make_sampler", "prior_sample",
+    "sample_seeds", "sampler_options", "slerp",
 ]

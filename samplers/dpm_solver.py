@@ -11,7 +11,7 @@ phi_3 = phi_2/z - 1/2, and m's derivatives taken in z.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -26,6 +26,7 @@ from scorefield.numerics.noise import NoiseStream
 from scorefield.numerics.options import option
 from scorefield.samplers.base import CountedModel
 from scorefield.samplers.multistep import MultistepSampler, Rule, Schedule, prediction
+from scorefield.sde_lib.sde import SDE
 
 METHODS = ("multistep", "singlestep", "adaptive", "sde")
 
@@ -52,6 +53,16 @@ class Step:
             three = sum(self.z**n / math.factorial(n + 2) for n in range(1, 12))
             return one, two, three
         return one, one / self.z - 1, (one / self.z - 1) / self.z - 0.5
+
+
+@dataclass(frozen=True)
+class Jump:
+    """A single step: its start and its points at the `ratios` of h, the steps from the start to each, and their phi."""
+
+    times: Tensor
+    ratios: list[float]
+    steps: list[Step]
+    phi: list[tuple[float, float, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,10 +167,9 @@ class DPMSolver(MultistepSampler):
     def solve(self, model: CountedModel, x: Tensor, times: Tensor, noise: NoiseStream | None) -> Iterator[Tensor]:
         if self.method == "singlestep":
             orders = self.orders() if isinstance(self.grid, str) else [self.order] * (len(times) - 1)
-            lam = model.sde.half_log_snr(times).tolist()
-            for i, order in enumerate(orders):
-                m = self._predict(model, x, times[i])
-                x = self._single(model, x, m, lam[i], lam[i + 1], order)[-1]
+            lam = model.sde.half_log_snr(times).numpy()
+            for t, jump in zip(times, self._jumps(model.sde, lam[:-1], lam[1:], orders), strict=False):
+                x = self._single(model, x, self._predict(model, x, t), jump)[-1]
                 yield x
         elif self.method == "adaptive":
             yield self._adaptive(model, x, times)
@@ -169,38 +179,39 @@ class DPMSolver(MultistepSampler):
     def _predict(self, model: CountedModel, x: Tensor, t: Tensor) -> Tensor:
         return model.predict(x, t, "eps" if self.kind == "noise" else "x0")
 
-    def _single(self, model: CountedModel, x: Tensor, m: Tensor, lam_s: float, lam_t: float,
-                order: int) -> list[Tensor]:
-        """Solutions at lam_t of orders 2 to `order` (or only of order 1) that share their evaluations.
+    def _jumps(self, sde: SDE, starts: np.ndarray, ends: np.ndarray, orders: Sequence[int]) -> list[Jump]:
+        """The steps between half log-SNRs, with all their inner points at once.
 
         Inner points at r_1 = 1/2 for order 2 alone, r_1, r_2 = 1/3, 2/3 for order 3 (Lu et al. 2022a, algorithms 1, 2).
         """
-        h = lam_t - lam_s
-        ratios = {1: [1.0], 2: [0.5, 1.0], 3: [1 / 3, 2 / 3, 1.0]}[order]
-        lam = np.array([lam_s, *(lam_s + r * h for r in ratios)])
-        times = model.sde.time(torch.from_numpy(lam))
-        s = Schedule(model.sde.alpha(times).numpy(), model.sde.sigma(times).numpy(), lam)
+        ratios = [np.array({1: [0.0, 1.0], 2: [0.0, 0.5, 1.0], 3: [0.0, 1 / 3, 2 / 3, 1.0]}[order]) for order in orders]
+        lam = np.concatenate([start + r * (end - start) for start, end, r in zip(starts, ends, ratios, strict=True)])
+        times = sde.time(torch.from_numpy(lam))
+        s = Schedule(sde.alpha(times).numpy(), sde.sigma(times).numpy(), lam, times.numpy(), sde)
+        jumps, first = [], 0
+        for r in ratios:
+            steps = [self.step_between(s, first, first + j) for j in range(1, len(r))]
+            jumps.append(Jump(times[first:first + len(r)], r[1:].tolist(), steps, [step.phi for step in steps]))
+            first += len(r)
+        return jumps
 
-        def jump(j: int, *terms: tuple[float, Tensor]) -> Tensor:
-            step = self.step_between(s, 0, j)
-            out = x.mul(step.keep)
+    def _single(self, model: CountedModel, x: Tensor, m: Tensor, jump: Jump) -> list[Tensor]:
+        """Solutions at the end of the jump, of orders 2 to its own (or only of order 1), which share their evaluations."""
+        def moved(j: int, *terms: tuple[float, Tensor]) -> Tensor:
+            out = x.mul(jump.steps[j].keep)
             for weight, value in terms:
-                out.add_(value, alpha=-step.scale * weight)
+                out.add_(value, alpha=-jump.steps[j].scale * weight)
             return out
 
-        def phi(j: int) -> tuple[float, float, float]:
-            return self.step_between(s, 0, j).phi
-
-        if order == 1:
-            return [jump(1, (phi(1)[0], m))]
-        first = self._predict(model, jump(1, (phi(1)[0], m)), times[1]) - m
-        last = len(ratios)
-        second_order = jump(last, (phi(last)[0], m), (phi(last)[0] / (2 * ratios[0]), first))
-        if order == 2:
+        r, phi, last = jump.ratios, jump.phi, len(jump.ratios) - 1
+        if last == 0:
+            return [moved(0, (phi[0][0], m))]
+        first = self._predict(model, moved(0, (phi[0][0], m)), jump.times[1]) - m
+        second_order = moved(last, (phi[last][0], m), (phi[last][0] / (2 * r[0]), first))
+        if last == 1:
             return [second_order]
-        r1, r2 = ratios[:2]
-        second = self._predict(model, jump(2, (phi(2)[0], m), (r2 / r1 * phi(2)[1], first)), times[2]) - m
-        return [second_order, jump(3, (phi(3)[0], m), (phi(3)[1] / r2, second))]
+        second = self._predict(model, moved(1, (phi[1][0], m), (r[1] / r[0] * phi[1][1], first)), jump.times[2]) - m
+        return [second_order, moved(2, (phi[2][0], m), (phi[2][1] / r[1], second))]
 
     def _adaptive(self, model: CountedModel, x: Tensor, times: Tensor) -> Tensor:
         """Lu et al. 2022a, appendix C: accept if the two orders agree within the tolerances in every sample."""
@@ -213,8 +224,10 @@ class DPMSolver(MultistepSampler):
             h = min(h, end - now)
             if m is None:
                 m = self._predict(model, x, model.sde.time(torch.tensor(now, dtype=torch.float64)))
-            results = self._single(model, x, m, now, now + h, self.order)
-            low = self._single(model, x, m, now, now + h, 1)[0] if self.order == 2 else results[0]
+            ends, orders = np.array([now, now + h]), [self.order, 1] if self.order == 2 else [self.order]
+            jumps = self._jumps(model.sde, ends[[0] * len(orders)], ends[[1] * len(orders)], orders)
+            results = self._single(model, x, m, jumps[0])
+            low = self._single(model, x, m, jumps[1])[0] if self.order == 2 else results[0]
             high = results[-1]
             allowed = (self.rtol * torch.maximum(low.abs(), before.abs())).clamp(min=self.atol)
             error = float(((high - low) / allowed).detach().flatten(1).square().mean(1).sqrt().max())

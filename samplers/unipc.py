@@ -44,8 +44,6 @@ class UniPC(MultistepSampler):
 
     def rules(self, s: Schedule) -> list[Rule]:
         n = len(s.lam) - 1
-        if n < self.order:
-            raise ArgumentError(f"order {self.order} needs at least {self.order} steps, got {n}", "order", "steps")
         return [self.rule(s, i, min(self.order, i + 1, n - i if self.lower_order_final else self.order),
                           corrector=i < n - 1) for i in range(n)]
 

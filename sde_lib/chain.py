@@ -7,6 +7,7 @@ between two indices is in transition.py.
 
 import inspect
 import math
+from collections.abc import Hashable
 from typing import Self
 
 import torch
@@ -197,6 +198,10 @@ class DDPMChainSDE(VariancePreserving):
         log_alpha = 0.5 * torch.log1p(-chain.betas).cumsum(0)
         self._log_alpha = _Curve(torch.cat([zero, chain.times]), torch.cat([zero, log_alpha]))
 
+    @property
+    def content(self) -> Hashable:
+        return type(self), self._log_alpha      # a curve never changes
+
     def log_alpha(self, t: float | Tensor) -> Tensor:
         return self._log_alpha.value(as_time(t))
 
@@ -217,6 +222,10 @@ class SMLDChainSDE(VESDE):
         before = 2 * log_sigma[:1] - log_sigma[1:2]
         times = torch.cat([torch.zeros(1, dtype=torch.float64), chain.times])
         self._log_sigma = _Curve(times, torch.cat([before, log_sigma]))
+
+    @property
+    def content(self) -> Hashable:
+        return type(self), self._log_sigma
 
     def sigma(self, t: float | Tensor) -> Tensor:
         return self._log_sigma.value(as_time(t)).exp()

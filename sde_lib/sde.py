@@ -16,7 +16,7 @@ probability-flow ODE (eta = 0) to the reverse-time SDE (eta = 1):
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 import torch
 from torch import Tensor, nn
@@ -127,6 +127,16 @@ class SDE(ABC):
             later = self.half_log_snr(middle.exp()) > target     # too much signal: the time sought is later
             low, high = torch.where(later, middle, low), torch.where(later, high, middle)
         return ((low + high) / 2).exp().to(as_time(half_log_snr).dtype)
+
+    @property
+    def content(self) -> Hashable | None:
+        """All that alpha and sigma depend on, as the key of what is kept of a process; None if that is more than numbers,
+        such as the parameters of a schedule that is learned.
+        """
+        values = [(name, value.content if isinstance(value, SDE) else value) for name, value in vars(self).items()]
+        if all(type(value) in (int, float, bool, str) or name == "steps" for name, value in values):
+            return type(self), *values
+        return None
 
     # ---- the perturbation kernel and the prior -------------------------------------------------------------------
 

@@ -34,9 +34,15 @@ capabilities = getattr(torch.cpu, "get_capabilities", dict)      # older version
 torch.cpu.get_capabilities = lambda: asked_for_capabilities.append(True) or capabilities()
 
 
-MANY, KEPT = 40, 3      # of a test with more than MANY cases, `make test` runs one in KEPT; `make faults` the others
+MANY, KEPT = 40, 3      # of a test with more than MANY cases, or the mark `costly`, `make test` runs one in KEPT
 EACH_IS_ANOTHER = ("test_layout.py", "test_docs.py", "test_options.py")      # whose cases are files and options
+ANOTHER = os.environ.get("SCOREFIELD_MACHINE", "avx2") != "avx2"
 READS_AND_WRITES = [ROOT / "tests" / name for name in ("cli", "evaluation", "faults", "checkpoints", "test_convert.py")]
+
+
+def pytest_ignore_collect(collection_path):
+    """One kind of machine is enough for what a command reads and writes."""
+    return True if ANOTHER and collection_path in READS_AND_WRITES else None
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -47,15 +53,15 @@ def pytest_collection_modifyitems(items):
     for item in items:
         machine = "digits_run" in item.fixturenames or any(
             mark.name in ("machine", "one_machine") for mark in item.iter_markers())
-        one = any(item.iter_markers("one_machine")) or any(item.path.is_relative_to(place) for place in READS_AND_WRITES)
         if machine:
             item.add_marker(pytest.mark.machine)
-        if machine and one and os.environ.get("SCOREFIELD_MACHINE", "avx2") != "avx2":
+        if ANOTHER and item.get_closest_marker("one_machine"):
             item.add_marker(pytest.mark.skip(reason="one kind of machine is enough for what a command reads and writes"))
         test = item.nodeid.partition("[")[0]
-        seen[test] += 1
-        if cases[test] > MANY and item.path.name not in EACH_IS_ANOTHER and seen[test] % KEPT:
+        many = cases[test] > MANY and item.path.name not in EACH_IS_ANOTHER
+        if (many or item.get_closest_marker("costly")) and seen[test] % KEPT:      # the first one is kept
             item.add_marker(pytest.mark.slow)
+        seen[test] += 1
 
 
 @pytest.hookimpl(wrapper=True)

@@ -252,6 +252,107 @@ def auto(p, x, times, o):
     return y * c[-1].alpha * spread[-1]
 
 
+def deis(p, x, times, o):
+    """Zhang and Chen 2023, equation 15, for z = x / alpha: dz = eps drho, eps by its interpolation in o.variable."""
+    rho = lambda t: math.exp(-p.at(t).lam)  # noqa: E731
+    clock, weight = {      # the variable of the polynomial, and drho by it
+        "t": (lambda t: t, lambda t: rho(t) * p.at(t).g2 / (2 * p.at(t).sigma**2)),
+        "rho": (rho, lambda u: 1.0),
+        "log_rho": (lambda t: -p.at(t).lam, math.exp),
+    }[o.variable]
+    eps = []
+    for i, (t, s) in enumerate(pairwise(times)):
+        eps.insert(0, p.eps(x, t))
+        nodes = [clock(u) for u in times[max(i + 1 - o.order, 0):i + 1]][::-1]
+        moved = weighted(adams(weight, clock(t), clock(s), nodes), eps[:len(nodes)])
+        x = p.at(s).alpha * (x / p.at(t).alpha + moved)
+    return x
+
+
+def ipndm(p, x, times, o):
+    """Zhang and Chen 2023, appendix H.2: a DDIM step with the weights of Adams and Bashforth for equal steps."""
+    weights, eps = [[1], [1.5, -0.5], [23 / 12, -4 / 3, 5 / 12], [55 / 24, -59 / 24, 37 / 24, -3 / 8]], []
+    for t, s in pairwise(times):
+        eps.insert(0, p.eps(x, t))
+        depth = min(len(eps), o.order)
+        x = stepped(p, x, weighted(weights[depth - 1], eps[:depth]), t, s)
+    return x
+
+
+def stepped(p, x, eps, t, s):
+    a, b = p.at(t), p.at(s)
+    return b.alpha * (x - a.sigma * eps) / a.alpha + b.sigma * eps
+
+
+def sa_solver(p, x, times, o):
+    """Xue et al. 2023, algorithm 1, equations 14 and 17, with tau in the given range of sigma / alpha and 0 elsewhere."""
+    m, lam, before, noise = [], [p.at(t).lam for t in times], x, None
+
+    def moved(start, values, i, nodes, z):
+        a, b, h = p.at(times[i]), p.at(times[i + 1]), lam[i + 1] - lam[i]
+        tau2 = o.tau**2 if o.s_min <= math.exp(-a.lam) <= o.s_max else 0.0
+        weight = lambda u: b.sigma * (1 + tau2) * math.exp(u - tau2 * (b.lam - u))  # noqa: E731
+        change = weighted(adams(weight, lam[i], lam[i + 1], nodes), values[:len(nodes)])
+        if z is None and tau2:
+            z = p.draw()
+        noisy = b.sigma * math.sqrt(1 - math.exp(-2 * tau2 * h)) * z if tau2 else 0.0
+        return b.sigma / a.sigma * math.exp(-tau2 * h) * start + change + noisy, z
+
+    for i in range(len(times) - 1):
+        m.insert(0, p.x0(x, times[i]))
+        if i and o.correct:
+            x, _ = moved(before, m, i - 1, lam[max(i - o.order, 0):i + 1][::-1], noise)
+        before = x
+        x, noise = moved(x, m, i, lam[max(i + 1 - o.order, 0):i + 1][::-1], None)
+    return x
+
+
+def er_sde(p, x, times, o):
+    """Cui et al. 2023, propositions 3 to 5, with their lambda = sigma / alpha called rho."""
+    phi = {"er": lambda u: u * (math.exp(u**0.3) + 10), "sde": lambda u: u * u, "ode": lambda u: u}[o.phi]
+    rho, x0 = [math.exp(-p.at(t).lam) for t in times], []
+    for i, (t, s) in enumerate(pairwise(times)):
+        x0.insert(0, p.x0(x, t))
+        a, b, start, end = p.at(t), p.at(s), rho[i], rho[i + 1]
+        r = phi(end) / phi(start)
+        new = b.alpha / a.alpha * r * x + b.alpha * (1 - r) * x0[0]
+        if o.order > 1 and i:
+            slope = (x0[0] - x0[1]) / (start - rho[i - 1])
+            new = new + b.alpha * (end - start + phi(end) * quad(lambda u: 1 / phi(u), end, start, epsrel=1e-12)[0]) * slope
+        if o.order > 2 and i > 1:
+            curve = (slope - (x0[1] - x0[2]) / (rho[i - 1] - rho[i - 2])) * 2 / (start - rho[i - 2])
+            tail = quad(lambda u, start=start: (u - start) / phi(u), end, start, epsrel=1e-12)[0]
+            new = new + b.alpha * ((end - start) ** 2 / 2 + phi(end) * tail) * curve
+        if o.phi != "ode":
+            new = new + b.alpha * math.sqrt(end**2 - (r * start) ** 2) * p.draw()
+        x = new
+    return x
+
+
+def restart(p, x, times, o):
+    """Xu et al. 2023, algorithm 1: Heun's method, and at the level nearest to s_min noise up to s_max and back, K times."""
+    times = times if isinstance(o.grid, list) else quadratic(o.steps - 1, p.end(o))
+    levels = [math.exp(-p.at(t).lam) for t in times] + [0.0]
+    eps = lambda z, s: p.eps(z * p.at(p.time(-math.log(s))).alpha, p.time(-math.log(s)))  # noqa: E731
+
+    def heun_step(z, now, then):
+        slope = eps(z, now)
+        moved = z + (then - now) * slope
+        return z + (then - now) * (slope + eps(moved, then)) / 2 if then else moved
+
+    z = x / p.at(times[0]).alpha
+    for now, then in pairwise(levels):
+        z = heun_step(z, now, then)
+        for n, k, low, high in ([float(number) for number in part.split(",")] for part in o.intervals.split(";")):
+            if then and then == min(levels[1:-1], key=lambda level, low=low: abs(level - low)):
+                inner = np.linspace(high ** (1 / 7), then ** (1 / 7), int(n)) ** 7
+                for _ in range(int(k)):
+                    z = z + math.sqrt(high**2 - then**2) * p.draw()
+                    for here, there in pairwise(inner.tolist()):
+                        z = heun_step(z, here, there)
+    return z
+
+
 def first_order(p, kind, x, m, t, s):
     """DPM-Solver-1 (Lu et al. 2022a, equation 3.7) and DPM-Solver++ 1 (2022b, equation 4.1, from 4.2)."""
     a, b = p.at(t), p.at(s)

@@ -17,6 +17,7 @@ def run(command):
     return call
 
 
+@pytest.mark.slow
 def test_mean_covariance_and_density_of_a_5_d_gaussian_are_recovered(run, tmp_path):
     """Within 0.05 standard deviations, 0.1 of correlation and 0.05 nats, and 4 standard errors."""
     figures = table(tmp_path, run, 1000, 3000, "--config.training.steps=1500", "--config.model.width=64",
@@ -25,6 +26,7 @@ def test_mean_covariance_and_density_of_a_5_d_gaussian_are_recovered(run, tmp_pa
     assert figures["log p"].error < 0.03
 
 
+@pytest.mark.slow
 def test_samples_of_sine_waves_have_their_frequency_and_power(run, tmp_path):
     """Half of the samples have 0.9 of their power where the data have all of it; its mean is right within a quarter."""
     figures = series(tmp_path, run, 200, 1000, "--config.training.steps=250", "--config.model.width=8",

@@ -196,6 +196,7 @@ def test_an_imported_run_takes_the_published_config_by_workdir(command, publishe
     assert code == 1 and "runs/published was trained with model.multipliers=(1, 2), not (1, 2, 2, 2)" in err
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("word", ["--config.data.dataset=digitz", "--config.model.dropout=7", "--config.training.steps=0",
                                   "--config.model.widht=8", "--grid=fine", "--steps=0"])
 def test_a_mistake_leaves_nothing_behind_an_import(command, published, tmp_path, word):
@@ -219,6 +220,7 @@ def test_data_that_were_guessed_may_be_said_later(command, digits_run, tmp_path)
     assert code == 1 and "data.dataset is 'digits' there and 'folder' here" in err
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("words", [["--mode", "sample", "--num_samples", 4, "--steps", 3], ["--mode", "report"],
                                    ["--mode", "convert", "--output", "x.safetensors"]], ids=lambda words: words[1])
 def test_a_config_of_a_folder_may_leave_out_its_sizes_each_time(command, published, words):
@@ -270,6 +272,7 @@ def test_a_picture_that_no_memory_holds_is_one_line(command, published, monkeypa
     assert code == 1 and err.count("\n") == 1 and "can't allocate memory" in err
 
 
+@pytest.mark.costly
 @pytest.mark.machine
 @pytest.mark.parametrize("given", [[], ["--config"]], ids=["flags", "config"])
 @pytest.mark.parametrize("there", [False, True], ids=["new", "there"])

@@ -27,6 +27,7 @@ from scorefield.samplers import SAMPLERS
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.costly
 @pytest.mark.machine
 @pytest.mark.parametrize("name", ["vp_cifar10", "ve_cifar10", "subvp_cifar10"])
 def test_cifar_configs_train_sample_and_score_shrunk_by_flags_alone(name, command, tmp_path):
@@ -80,6 +81,7 @@ def test_samples_do_not_depend_on_the_batch_size(command, digits_run):
     assert (drawn[0] == drawn[1]).mean() > 0.99
 
 
+@pytest.mark.slow
 def test_points_are_drawn_over_the_data_with_their_trajectory(command, tmp_path):
     where = ["--config", ROOT / "configs/vp_swiss_roll.py", "--workdir", tmp_path / "roll"]
     settings = ["--config.training.steps=5", "--config.data.size=500", "--config.model.width=16"]

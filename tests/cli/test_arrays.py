@@ -135,6 +135,7 @@ def test_every_command_on_arrays_in_the_documentation_runs_as_shown(command, tmp
     assert json.loads((tmp_path / "runs/ecg/config.json").read_text())["shape"] == [2, 16]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("array, config, flags", [
     (np.random.default_rng(0).normal(5, 2, (40, 2, 16)), "vp_series", []),
     (np.random.default_rng(0).normal(5, 2, (40, 3, 8, 6)), "vp_digits", ["--config.data.dataset=array",

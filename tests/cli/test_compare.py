@@ -21,6 +21,7 @@ def statistics(tmp_path, monkeypatch):
     monkeypatch.setenv("SCOREFIELD_DATA", str(tmp_path / "data"))
 
 
+@pytest.mark.slow
 def test_it_writes_the_page_and_says_what_it_recommends(digits_run, command):
     code, out, err = command("--workdir", digits_run, "--mode", "compare", "--samplers", "auto,ddim:eta=0.5,rk4",
                              "--budgets", "3,5", *QUICK)

@@ -27,6 +27,7 @@ def run(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.one_machine
 def test_samples_of_a_compiled_network_are_the_same_but_for_rounding(command, run):
     for flags in ([], ["--compile"]):

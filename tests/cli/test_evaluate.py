@@ -77,6 +77,7 @@ def test_every_checkpoint_has_its_figures_in_json_tensorboard_and_the_report(com
         f"auto_steps3_batch_size16{step}{suffix}" for step in ("", "_step00000002") for suffix in (".json", ".npz")}
 
 
+@pytest.mark.slow
 def test_two_processes_find_what_one_finds(command, run, tmp_path):
     """The same samples to the bit, and so the same figures. A run of 10,000 samples is described in docs/evaluation.md."""
     shutil.copytree(run, tmp_path / "two")
@@ -171,6 +172,7 @@ def labelled(tmp_path_factory):
     return made_once(tmp_path_factory, "jobs", lambda folder: train_briefly("vp_digits_labels", folder / "run")) / "run"
 
 
+@pytest.mark.costly
 @pytest.mark.one_machine
 @pytest.mark.parametrize("line", jobs())
 def test_a_job_of_the_page_runs(line, command, labelled, tmp_path, monkeypatch):

@@ -69,6 +69,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(explore_pictures, "published", lambda: (model, replace(sampler, corrector_steps=2)))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("kind, what", [*(("points", what) for what in EVERY), *(
     ("series", what) for what in ("progressive", "interpolate", "inversion", "langevin", "swiss_roll"))])
 def test_every_picture_is_drawn_of_runs_of_every_kind(kind, what, command, request, quick):
@@ -93,6 +94,7 @@ PAGE = (ROOT / "docs/explore.md").read_text()
 SHOWN = re.findall(r"^    python main.py (--workdir .*--mode explore .*)$", PAGE, re.MULTILINE)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("line", SHOWN, ids=lambda line: line.partition("--what ")[2].split()[0])
 def test_the_commands_of_the_page_run_as_shown(line, command, request, quick):
     """On small runs of the same kind."""

@@ -121,10 +121,11 @@ def test_with_a_threshold_no_pixel_leaves_the_range(runs, command, method):
     assert float(x.abs().max()) <= 1 and np.mean(after["x"] == levels.numpy()) > 0.99
 
 
+@pytest.mark.costly
 @pytest.mark.machine
 @pytest.mark.parametrize("sampler", sorted(SAMPLERS))
 def test_every_sampler_takes_everything_together(runs, command, sampler):
-    options = ["--rtol", "1e-2", "--atol", "1e-2"] if sampler == "ode" else ["--steps", 16 if sampler == "torchsde" else 3]
+    options = ["--rtol", "1e-2", "--atol", "1e-2"] if sampler == "ode" else ["--steps", 16 if sampler == "torchsde" else 4]
     code, _, err = command("--workdir", runs["free"], "--mode", "sample", "--num_samples", 3, "--sampler", sampler, *options,
                            "--label", "0,5", "--guidance", 2, "--classifier", runs["classifier"], "--threshold", "dynamic",
                            "--quantile", 0.9)

@@ -39,3 +39,19 @@ def test_a_run_without_one_refuses_it_in_a_line(command, digits_run):
     code, out, err = command("--config", "configs/vp_digits.py", "--mode", "train", "--workdir", digits_run.parent / "other",
                              "--config.training.objective=learned_variance", *SMALL)
     assert code != 0 and "--config.model.learned_variance" in err and len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.machine
+def test_the_square_of_the_errors_is_learned_sampled_and_bounded_and_no_share_of_log_beta(command, tmp_path):
+    run = tmp_path / "squares"
+    code, out, err = command("--config", "configs/vp_digits_variance.py", "--mode", "train", "--workdir", run, *SMALL)
+    assert code == 0, err
+    for words in (["--mode", "sample", "--sampler", "ancestral", "--steps", 3, "--num_samples", 2], BOUND):
+        code, out, err = command("--workdir", run, *words, "--variance", "analytic")
+        assert code == 0, err
+        code, out, err = command("--workdir", run, *words, "--variance", "learned")
+        assert code == 1 and "this one learned 'residual' (model.variance_output); choose analytic" in err, err
+        assert len(err.strip().splitlines()) == 1
+    code, out, err = command("--config", "configs/vp_digits_variance.py", "--mode", "train", "--workdir", tmp_path / "other",
+                             "--config.training.method=square", "--config.model.variance_output=share", *SMALL)
+    assert code == 1 and "--config.training.method" in err and "--config.model.variance_output" in err, err

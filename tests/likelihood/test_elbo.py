@@ -108,6 +108,7 @@ def digits_of(sde, weights):
     return GaussianMixture(sde, torch.linspace(-1, 1, k, dtype=torch.float64)[:, None], torch.zeros(k), weights)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("variance", ["beta", "beta_tilde"])
 def test_a_chain_of_integers_costs_at_least_their_entropy_and_fewer_steps_cost_more(any_sde, variance):
     """The posterior's variance is the right one for point masses: with it little is lost in 1000 steps."""

@@ -20,6 +20,7 @@ def mixture():
                            torch.tensor([1.0, 2.0, 1.5]))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("settings", METHODS, ids=str)
 def test_log_prob_is_exact_under_the_true_marginal_at_the_last_time(settings, mixture):
     x = mixture.sample(64, SDE.t_min, torch.Generator().manual_seed(0))

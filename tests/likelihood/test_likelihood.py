@@ -14,6 +14,7 @@ from scorefield.samplers import make_sampler
 from scorefield.sde_lib import VPSDE
 
 
+@pytest.mark.costly
 def test_log_density_of_a_gaussian_is_exact(any_sde):
     """The prior is not quite the marginal at t = 1; for a Gaussian that mismatch is known, and nothing else is left."""
     mean, variance, d = torch.tensor([[0.4, -0.2, 0.1]]), 0.3, 3
@@ -35,6 +36,7 @@ def test_log_density_of_a_mixture_agrees_with_the_exact_one(oracle):
     assert float((result.value + mismatch - exact).abs().max()) < 1e-5
 
 
+@pytest.mark.costly
 def test_the_density_integrates_to_one(any_sde):
     model = GaussianMixture(any_sde, torch.tensor([[-0.5], [0.6]]), torch.tensor([0.02, 0.05]))
     x = torch.linspace(-3, 3, 1201, dtype=torch.float64)[:, None]
@@ -42,6 +44,7 @@ def test_the_density_integrates_to_one(any_sde):
     assert abs(float(torch.trapezoid(density, x[:, 0])) - 1) < 1e-4
 
 
+@pytest.mark.costly
 def test_the_hutchinson_estimate_is_unbiased_and_its_error_bar_covers(any_sde):
     model = GaussianMixture(any_sde, torch.tensor([[1.0, 0.0, 0.3], [-1.0, 0.5, 0.0]]), torch.tensor([0.1, 0.3]))
     x = model.sample(1, any_sde.t_min, torch.Generator().manual_seed(1)).expand(200, 3)
@@ -53,6 +56,7 @@ def test_the_hutchinson_estimate_is_unbiased_and_its_error_bar_covers(any_sde):
     assert 0.9 <= float((z.abs() < 2.365).double().mean()) <= 0.99     # 95 % of Student's t with 7 degrees of freedom
 
 
+@pytest.mark.costly
 def test_what_an_example_draws_depends_on_its_seed_alone(mixture):
     x = mixture.sample(6, 1e-5, torch.Generator().manual_seed(0))
     seeds = [(3, i) for i in range(6)]
@@ -113,7 +117,15 @@ def test_a_hutchinson_estimate_is_the_quadratic_form_of_its_probe():
     ({"t_min": 0.0}, "t_min"), ({"rtol": -1.0}, "rtol"), ({"method": "rk45"}, "exponential"),
     ({"steps": 30}, "takes no steps"), ({"method": "exponential", "rtol": 1e-3}, "takes no rtol"),
     ({"method": "exponential", "steps": 7}, "steps"), ({"clock": "s"}, "clock"),
-    ({"method": "exponential", "clock": "lambda"}, "takes no clock"), ({"probe_kind": "uniform"}, "probe_kind"),
+    ({"method": "exponential", "clock": "lambda"}, "takes no clock"), ({"fresh_probes": True}, "takes no fresh_probes"),
+    ({"divergence": "hutchinson", "seeds": range(4), "probe_kind": "hadamard"}, "for method 'exponential'"),
+    ({"divergence": "hutchinson", "seeds": range(4), "method": "exponential", "probe_kind": "hadamard",
+      "fresh_probes": False}, "hadamard"),
+    ({"method": "exponential", "fresh_probes": False}, "belongs to divergence 'hutchinson'"),
+    ({"tolerance": 1e-3}, "takes no tolerance"), ({"method": "exponential", "tolerance": 0.0}, "above 0"),
+    ({"method": "exponential", "max_evaluations": 99}, "takes no max_evaluations without tolerance"),
+    ({"method": "exponential", "tolerance": 1e-3, "max_evaluations": 29}, "at least the first 30 steps"),
+    ({"probe_kind": "uniform"}, "probe_kind"),
 ])
 def test_settings_that_cannot_be_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
@@ -156,6 +168,7 @@ def gaussian(sde, d, generator):
     return GaussianMixture(sde, 0.5 * torch.randn(1, d, generator=generator), torch.tensor([0.3]))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("d", [1, 8, 64])
 def test_log_density_of_a_gaussian_is_exact_in_every_dimension(any_sde, d):
     model = gaussian(any_sde, d, torch.Generator().manual_seed(d))
@@ -165,7 +178,7 @@ def test_log_density_of_a_gaussian_is_exact_in_every_dimension(any_sde, d):
 
 
 def sixteen_dimensions(sde):
-    """The mixture of benchmarks/samplers.py."""
+    """The mixture of benchmarks/problems.py."""
     rng = np.random.default_rng(0)
     means, std, weights = rng.normal(size=(8, 16)), rng.uniform(0.15, 0.45, 8), rng.uniform(0.5, 1.5, 8)
     return GaussianMixture(sde, *(torch.from_numpy(a) for a in (means, std**2, weights)))
@@ -193,6 +206,7 @@ def test_a_thousand_probes_agree_with_the_exact_trace(kind):
     assert float(z.abs().max()) < 3 and float(z.square().mean()) < 3      # of four
 
 
+@pytest.mark.costly
 def test_decoding_the_latent_gives_the_data_back(any_sde):
     model = GaussianMixture(any_sde, torch.tensor([[1.0, 0.0], [-1.0, 0.5]]), torch.tensor([0.1, 0.3]))
     x = model.sample(16, any_sde.t_min, torch.Generator().manual_seed(0))
@@ -218,6 +232,7 @@ def test_the_exponential_method_is_exact_for_the_gaussian_it_is_built_on(any_sde
     assert float(error.abs().max()) < 1e-9 and float(estimate.max()) < 1e-9
 
 
+@pytest.mark.costly
 def test_the_exponential_method_has_order_four(mixture):
     x = mixture.sample(64, mixture.sde.t_min, torch.Generator().manual_seed(0))
     errors = [float(exponential_error(mixture, x, n)[0].square().mean().sqrt()) for n in (80, 160, 320)]
@@ -252,12 +267,38 @@ def test_thirty_evaluations_give_a_thousandth_of_a_bit_and_the_error_is_not_unde
 
 def test_the_exponential_method_shares_evaluations_and_probes_with_the_adaptive_ones():
     model, x, seeds = denoiser(std=0.1), torch.randn(4, 2, 3), range(4)
-    exponential = log_prob(model, x, "hutchinson", method="exponential", steps=200, probes=2, seeds=seeds)
+    exponential = log_prob(model, x, "hutchinson", method="exponential", steps=200, probes=2, seeds=seeds,
+                           fresh_probes=False)
     assert exponential.nfe == model.network.calls == 200
     adaptive = log_prob(model, x, "hutchinson", rtol=1e-5, atol=1e-5, probes=2, seeds=seeds)
     torch.testing.assert_close(exponential.value, adaptive.value, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(exponential.probe_error, adaptive.probe_error, rtol=1e-2, atol=1e-3)
     torch.testing.assert_close(exponential.latent, adaptive.latent, rtol=1e-2, atol=1e-3)
+
+
+def test_a_tolerance_is_met_by_each_example_on_its_own():
+    model = sixteen_dimensions(VPSDE())
+    x, unit = model.sample(64, 1e-5, torch.Generator().manual_seed(0)), 16 * math.log(2)
+    settings = {"method": "exponential", "prior": lambda z: model.log_prob(z, 1.0)}
+    result, tolerance = log_prob(model, x, tolerance=2e-4, **settings), 2e-4
+    assert result.nfe in (30 + 60, 30 + 60 + 120, 30 + 60 + 120 + 240)
+    assert float(result.solver_error.max()) <= tolerance * unit
+    error = (result.value - model.log_prob(x, 1e-5)).abs()
+    assert float((error <= tolerance * unit).double().mean()) > 0.95
+    thirty = log_prob(model, x, **settings)
+    passed = thirty.solver_error <= tolerance * unit
+    assert 0 < int(passed.sum()) < 64      # those keep what thirty evaluations gave
+    torch.testing.assert_close(result.value[passed], thirty.value[passed], rtol=0, atol=0)
+    torch.testing.assert_close(result.latent[passed], thirty.latent[passed], rtol=0, atol=0)
+    hard = int(thirty.solver_error.argmax())
+    alone = log_prob(model, x[hard:hard + 1], tolerance=tolerance, **settings)
+    torch.testing.assert_close(alone.value[0], result.value[hard])
+
+
+def test_a_tolerance_that_cannot_be_met_says_what_was():
+    with pytest.raises(ArithmeticError, match=r"of 4 examples is above tolerance=1e-09 \(of example \d of the batch .* "
+                       r"after 90 evaluations, the last 60 in one go.* max_evaluations=150"):
+        log_prob(denoiser(), torch.randn(4, 2, 3), method="exponential", tolerance=1e-9, max_evaluations=150)
 
 
 def test_quadrature_weights_integrate_cubics_exactly():
@@ -268,6 +309,7 @@ def test_quadrature_weights_integrate_cubics_exactly():
         assert abs(quadrature(lam, 4) @ lam**power - exact) < 1e-10
 
 
+@pytest.mark.costly
 def test_the_clock_lambda_solves_the_same_flow(mixture):
     x = mixture.sample(16, mixture.sde.t_min, torch.Generator().manual_seed(0))
     settings = {"divergence": "hutchinson", "seeds": range(16), "rtol": 1e-9, "atol": 1e-9}

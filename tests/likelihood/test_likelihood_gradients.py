@@ -32,6 +32,7 @@ class Gaussian(ScoreModel):
         return -0.5 * ((x - alpha * self.place).square() / variance + torch.log(2 * torch.pi * variance)).sum(1)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("divergence", ["exact", "hutchinson"])
 @pytest.mark.parametrize("settings", METHODS, ids=str)
 def test_derivatives_of_the_log_density_of_a_gaussian_are_those_of_its_formula(settings, divergence):

@@ -68,6 +68,7 @@ def test_float32_does_not_depend_on_memory_format(network, batch):
         assert relative(value, exact) < 1e-5 or float((value - exact).abs().max()) < 1e-5 * float(expected[0].abs().max())
 
 
+@pytest.mark.costly
 @pytest.mark.machine
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
 def test_bf16_stays_within_its_stated_error(memory_format, network, batch):

@@ -55,6 +55,7 @@ def test_the_targets_are_those_of_their_names(sde):
         torch.testing.assert_close(target, exact[name], rtol=1e-14, atol=1e-15)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", NAMES)
 @prove
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.integers(0, 99))

@@ -28,6 +28,7 @@ def fitted(sde, n=4000, points=40):
     return model, fit_moments(model, from_arrays(x[10:], x[:10]), make_codec(None), n, points)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", SDES)
 def test_of_an_exact_model_both_estimates_are_the_mean_of_its_posterior_variance(name):
     """At every time within five standard errors of 4,000 examples; E over x_t by 20,000 draws of its own."""

@@ -11,7 +11,7 @@ import torch
 
 from scorefield.models import GaussianMixture
 from scorefield.models.denoiser import ScoreModel
-from scorefield.samplers import EDM, SAMPLERS, make_sampler, prior_sample, sampler_options
+from scorefield.samplers import EDM, SAMPLERS, Restart, make_sampler, prior_sample, sampler_options
 from scorefield.samplers.base import CountedModel
 from scorefield.sde_lib import VPSDE, FlowSDE, SubVPSDE
 
@@ -48,7 +48,7 @@ def start(model, n=6, shape=(2,)):
     return prior_sample(model.sde, shape, range(n), dtype=torch.float64)
 
 
-DENOISING = [name for name in SAMPLERS if name != "edm"]      # which ends at the data already
+DENOISING = [name for name in SAMPLERS if name not in ("edm", "restart")]      # which end at the data
 
 
 @pytest.mark.parametrize("denoise", [False, True])
@@ -84,7 +84,7 @@ def test_the_trajectory_includes_both_ends_and_the_callback_sees_every_step(samp
     assert len(result.trajectory) == len(result.times) == len(seen) + 1
     assert torch.equal(result.trajectory[0], x_T) and torch.equal(result.trajectory[-1], result.x)
     assert [step for step, _ in seen] == list(range(1, len(seen) + 1))
-    assert seen[-1][1] == result.times[-1] == (0 if isinstance(sampler, EDM) else mixture.sde.t_sample)
+    assert seen[-1][1] == result.times[-1] == (0 if isinstance(sampler, EDM | Restart) else mixture.sde.t_sample)
 
 
 def test_a_sampler_stays_as_it_is_and_takes_its_options_by_name_alone(sampler):
@@ -97,7 +97,8 @@ def test_a_sampler_stays_as_it_is_and_takes_its_options_by_name_alone(sampler):
 def test_every_sampler_says_its_order_of_convergence():
     """Strong for torchsde and deterministic ones, weak for the others (test_deterministic.py, test_one_step.py)."""
     orders = {"ddim": 1, "edm": 2, "euler": 1, "heun": 2, "rk4": 4, "euler_maruyama": 1, "ancestral": 1,
-              "reverse_diffusion": 1, "predictor_corrector": 1, "langevin": 1}
+              "reverse_diffusion": 1, "predictor_corrector": 1, "langevin": 1,
+              "restart": 2}
     assert {name: make_sampler(name).order for name in orders} == orders
     assert [make_sampler("ode", method=method).order for method in ("bosh3", "dopri5", "dopri8")] == [3, 5, 8]
     assert [make_sampler("torchsde", method=m).order for m in ("euler", "milstein", "srk")] == [0.5, 1.0, 1.5]

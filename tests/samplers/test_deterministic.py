@@ -51,6 +51,11 @@ SOLVERS = [
     *[(name, {"scaling": scaling}, k) for name, k in (("euler", 1), ("heun", 2), ("rk4", 4)) for scaling in ("x", "ve")],
     *[("auto", {"order": k, "data_std": std, "correct": corrector}, k + corrector) for k in (1, 2, 3)
       for std in (0.0, 1.0) for corrector in (False, True)],
+    *[("deis", {"order": k, "variable": variable}, k) for k in (1, 2, 3) for variable in ("t", "rho", "log_rho")],
+    *[("ipndm", {"order": k}, min(k, 2)) for k in (1, 2, 4)],      # its weights are those of equal steps in rho
+    *[("sa_solver", {"order": k, "tau": 0.0, "correct": corrector}, k + corrector) for k in (1, 2, 3)
+      for corrector in (False, True)],
+    *[("er_sde", {"order": k, "phi": "ode"}, min(k, 2)) for k in (1, 2, 3)],      # its slope is a backward difference
 ]
 
 
@@ -113,9 +118,10 @@ def test_every_sampler_runs_on_every_grid_and_sde(name, grid, mixture):
         pytest.skip("ancestral sampling refuses sub-VP and flow, which are no chain's limits")
     x_T = prior_sample(mixture.sde, (1, 2, 1), range(4), dtype=torch.float64)
     options = {"grid": grid} if not isinstance(grid, str) else {"grid": grid, "steps": 12}
+    options |= {"order": 3} if name == "ipndm" else {}
     result = make_sampler(name, **options)(mixture, x_T, seeds=range(4))
     assert result.x.shape == x_T.shape and bool(result.x.isfinite().all())
-    if name in ("auto", "ddim", "dpm_solver", "dpm_solver++", "unipc", "euler"):
+    if name in ("auto", "ddim", "deis", "dpm_solver", "dpm_solver++", "er_sde", "euler", "ipndm", "sa_solver", "unipc"):
         assert result.nfe == (12 if isinstance(grid, str) else 3)
 
 
@@ -134,6 +140,12 @@ def test_every_sampler_runs_on_every_grid_and_sde(name, grid, mixture):
         ("rtol", (0.0, 1.0)), ("atol", (0.0, 1.0)), ("max_evaluations", (0,))) for value in values],
     ("dpm_solver++", {"order": 3, "method": "sde"}, "order 1 or 2"),
     ("dpm_solver", {"order": 1, "method": "adaptive"}, "order 2 or 3"), ("unipc", {"order": 0}, "order"),
+    ("deis", {"variable": "x"}, "t, rho, log_rho"), ("deis", {"order": 5}, "order"), ("ipndm", {"steps": 3}, "at least 4"),
+    ("sa_solver", {"tau": -1.0}, "tau"), ("sa_solver", {"s_min": 2.0, "s_max": 1.0}, "s_max"),
+    ("sa_solver", {"order": 4, "steps": 3}, "at least 4"), ("er_sde", {"phi": "x"}, "er, sde, ode"),
+    ("er_sde", {"order": 4}, "order"), ("er_sde", {"steps": 2}, "at least 3"), ("restart", {"intervals": "3,2"}, "N,K"),
+    ("restart", {"intervals": "3,2,0.5,0.1"}, "N,K"), ("restart", {"intervals": "3,2,1,1e5"}, "below the grid's first"),
+    ("restart", {"steps": 1}, "no level near"), ("restart", {"denoise": True}, "denoise"),
     ("unipc", {"order": 3, "steps": 2}, "order 3 needs at least 3 steps"), ("unipc", {"variant": "bh3"}, "variant"),
     ("unipc", {"prediction": "v"}, "prediction"), ("edm", {"churn": -1.0}, "churn"),
     ("edm", {"denoise": True}, "denoise"), ("euler", {"scaling": "log"}, "scaling"), ("auto", {"order": 9}, "order"),
@@ -164,6 +176,13 @@ def test_a_list_of_times_may_be_told_the_steps_and_the_end_that_it_has(mixture):
     grid = [mixture.sde.t_max, 0.6, 0.3, 0.05]
     for options in ({}, {"steps": 3}, {"t_end": 0.05}):
         assert make_sampler("ddim", grid=grid, **options).times(mixture).tolist() == grid
+
+
+@pytest.mark.parametrize("steps, order", [(2, 2), (14, 2), (15, 3), (40, 3)])
+def test_the_default_order_of_auto_follows_from_the_steps(steps, order, mixture):
+    x_T = prior_sample(mixture.sde, (1, 2, 1), range(4), dtype=torch.float64)
+    default, chosen = (make_sampler("auto", steps=steps, **o)(mixture, x_T).x for o in ({}, {"order": order}))
+    assert torch.equal(default, chosen)
 
 
 def mixture_16d(sde, seed):

@@ -15,11 +15,12 @@ STOCHASTIC = {
     "ddim": {"steps": 200, "eta": 1.0}, "dpm_solver++": {"steps": 100, "method": "sde"},
     "predictor_corrector": {"steps": 200, "grid": "logsnr", "snr": 0.1},
     "langevin": {"steps": 400, "corrector_steps": 10, "snr": 0.4},
+    "sa_solver": {"steps": 60}, "er_sde": {"steps": 60}, "restart": {"steps": 40},
     "edm": {"steps": 60, "churn": 20.0}, "torchsde": {"steps": 1024, "method": "euler"},
 }
 ORDERS = [("ddim", {}, 1), ("euler", {}, 1), ("heun", {}, 2), ("rk4", {"scaling": "ve"}, 4), ("dpm_solver", {"order": 2}, 2),
           ("dpm_solver", {"order": 3, "method": "singlestep"}, 3), ("dpm_solver++", {"order": 3}, 3),
-          ("unipc", {"order": 2}, 3), ("auto", {"order": 2}, 3)]
+          ("deis", {"order": 3}, 3), ("ipndm", {}, 2), ("unipc", {"order": 2}, 3), ("auto", {"order": 2}, 3)]
 
 
 class Independent(ScoreModel):
@@ -39,6 +40,7 @@ def modes():
     return GaussianMixture(SDE, torch.tensor([[-1.0], [1.0]]), torch.tensor([0.04, 0.09]), torch.tensor([0.3, 0.7]))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", STOCHASTIC)
 def test_stochastic_samplers_draw_the_mixture(name, modes):
     """Moments within four standard errors, and a bias of 0.01, of the data's; without a predictor, Langevin lags by 0.05."""
@@ -63,6 +65,7 @@ def smooth():
                            torch.tensor([1.0, 2.0, 1.5]))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name, options, order", ORDERS)
 def test_deterministic_samplers_have_their_order_of_convergence(name, options, order):
     model, x_T = smooth(), prior_sample(SDE, (2,), range(8), dtype=torch.float64)

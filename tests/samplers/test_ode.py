@@ -19,6 +19,7 @@ def test_it_ends_where_the_reference_solution_ends(oracle, t_end, scaling):
     assert float((result.x - oracle[f"ode|t_end={t_end:g}"]).abs().max()) < 1e-8
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("scaling", ["x", "ve"])
 def test_it_maps_gaussians_by_their_standard_deviations(scaling, any_sde):
     """For Gaussian data the flow is linear: x(t) = x(1) sqrt(V(t) / V(1))."""
@@ -43,6 +44,7 @@ def test_too_many_evaluations_are_an_error_that_says_how_far_it_came(mixture):
         make_sampler("ode", rtol=1e-8, atol=1e-8, max_evaluations=30)(mixture, torch.randn(4, 2).double())
 
 
+@pytest.mark.costly
 def test_tolerances_beyond_the_precision_are_an_error_in_one_line(mixture):
     for tolerance in (1e-15, 1e-30):      # too many steps, and steps of no length
         sampler = make_sampler("ode", rtol=tolerance, atol=tolerance, max_evaluations=1000)

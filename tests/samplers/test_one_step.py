@@ -31,6 +31,7 @@ def variance_of_rule(sampler, sde):
     return spread
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", [name for name in STOCHASTIC if name != "dpm_solver++"])
 @pytest.mark.parametrize("sde", [VPSDE(), VESDE(sigma_max=5.0)], ids=["vp", "ve"])
 def test_samples_have_the_variance_that_the_rule_has_on_a_gaussian(name, sde):
@@ -43,6 +44,7 @@ def test_samples_have_the_variance_that_the_rule_has_on_a_gaussian(name, sde):
     assert abs(float(x.mean())) < 4 * np.sqrt(expected / n)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name, settings", [(n, s) for n, s in STOCHASTIC.items() if n != "dpm_solver++"]
                          + [("euler_maruyama", {"eta": 0.0}), ("euler_maruyama", {"eta": 0.6}), ("ddim", {"eta": 0.0}),
                             ("ancestral", {"variance": "beta_tilde"})])
@@ -56,6 +58,7 @@ def test_weak_order_is_at_least_one(name, settings):
     assert slope < -0.85
 
 
+@pytest.mark.slow
 def test_with_many_steps_they_draw_the_data():
     """Two well separated modes: their weights, means and spreads come back."""
     model = GaussianMixture(VPSDE(), torch.tensor([[-1.0], [1.0]]), torch.tensor([0.01, 0.04]),
@@ -166,6 +169,7 @@ def test_settings_out_of_range_are_refused(name, settings, argument):
         make_sampler(name, **settings)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("corrector", ["langevin", "annealed"])
 @pytest.mark.parametrize("predictor", ["reverse_diffusion", "euler_maruyama", "ancestral"])
 def test_the_corrector_keeps_the_marginal_that_the_predictor_reaches(predictor, corrector):

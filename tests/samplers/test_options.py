@@ -16,17 +16,22 @@ from paper_formulas import (
     auto,
     corrected,
     ddim,
+    deis,
     edm,
+    er_sde,
     euler,
     euler_maruyama,
     fixed,
     heun,
+    ipndm,
     multistep,
     ode,
     on_a_path,
     quadratic,
+    restart,
     reverse_diffusion,
     rk4,
+    sa_solver,
     shifted,
     singlestep,
     stepwise,
@@ -85,6 +90,17 @@ CASES = [
       for name, kind in (("dpm_solver", "noise"), ("dpm_solver++", "data")) for order in (2, 3)],
     *[("unipc", {"order": order, "prediction": prediction, "variant": variant, "lower_order_final": final} | end(7), unipc)
       for order in (1, 2, 3) for prediction in ("noise", "data") for variant in ("bh1", "bh2") for final in (True, False)],
+    *[("deis", {"order": order, "variable": variable} | end(7), deis)
+      for order in (1, 2, 4) for variable in ("t", "rho", "log_rho")],
+    *[("ipndm", {"order": order} | end(7), ipndm) for order in (1, 2, 3)],
+    *[(name, {"grid": [1.0, 0.8, 0.6, 0.3, 0.1, 0.05], "order": 4}, reference)
+      for name, reference in (("deis", deis), ("ipndm", ipndm))],
+    *[("sa_solver", {"order": order, "correct": correct, "tau": tau} | end(7), sa_solver)
+      for order, correct, tau in ((1, False, 1.0), (2, True, 0.7), (4, True, 1.0), (2, True, 0.0))],
+    ("sa_solver", {"s_min": 0.2, "s_max": 3.0} | end(9), sa_solver),
+    *[("er_sde", {"order": order, "phi": phi} | end(7), er_sde) for order in (1, 2, 3) for phi in ("er", "sde", "ode")],
+    *[("restart", {"intervals": intervals, "steps": 8, "grid": "quadratic", "t_end": 0.02}, restart)
+      for intervals in ("4,1,0.2,1.0", "3,3,0.3,0.9;2,1,1.5,4.0")],
     *[("torchsde", {"method": method, "steps": 8, "eta": 0.5, "t_end": 0.02, "denoise": True}, on_a_path(8))
       for method in ("euler", "milstein")],
 ]
@@ -143,6 +159,7 @@ def test_the_points_of_the_adaptive_flow_are_equally_spaced_in_time():
         torch.testing.assert_close(times, torch.tensor(expected, dtype=torch.float64))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("eta", [0.5, 1.3])
 def test_torchsde_goes_to_the_path_of_a_fine_euler_maruyama(eta):
     options = {"steps": 64, "eta": eta, "t_end": 0.02}
@@ -163,6 +180,6 @@ def test_brownian_paths_have_the_variance_of_their_time_and_so_do_their_integral
 
 
 def test_every_option_of_every_sampler_is_compared():
-    """EDM has but one value of denoise (test_deterministic.py)."""
-    covered = {*CASE_OF, *((name, "max_evaluations") for name, *_ in CAPPED), ("edm", "denoise")}
+    """EDM and restarts have but one value of denoise (test_deterministic.py)."""
+    covered = {*CASE_OF, *((name, "max_evaluations") for name, *_ in CAPPED), ("edm", "denoise"), ("restart", "denoise")}
     assert covered == {(name, option) for name in SAMPLERS for option in sampler_options(name)}

@@ -22,6 +22,7 @@ def std_of(name, steps, **settings):
     return float(x.square().mean().sqrt())
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name, settings", [("ancestral", {}), ("ddim", {}), ("ddim", {"eta": 0.6}), ("ddim", {"eta": 1.0})])
 @pytest.mark.parametrize("steps", [1, 3, 20])
 def test_the_analytic_variance_is_exact_for_gaussian_data_in_any_number_of_steps(name, settings, steps):
@@ -52,6 +53,7 @@ def test_sigma_hat_is_the_ddim_papers():
     assert all(torch.equal(a, b) for a, b in zip(sampler.coefficients(sde, times)[:2], mean, strict=True))
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("steps", [5, 10, 25, 100])
 def test_the_bound_of_a_chain_with_the_analytic_variance_is_the_density_of_gaussian_data(steps):
     """Within .02 nats and four standard errors, of 4,000 examples of N(0, .25 I); beta and beta_tilde are looser."""

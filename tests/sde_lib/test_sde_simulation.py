@@ -27,6 +27,7 @@ class Forward(nn.Module):
         return self.sde.g2(t).sqrt().expand_as(x)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("sde", "end"), [
     (VPSDE(), 1.0), (SubVPSDE(), 1.0), (SigmoidVPSDE(), 1.0), (VESDE(), 1.0),
     (CosineVPSDE(), 0.9),      # beta grows without bound beyond

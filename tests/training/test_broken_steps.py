@@ -181,6 +181,7 @@ class Gone(Exception):
     """No kind of error that the loop knows."""
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("place", ["batches", "update", "evaluate", "preview", "stats", "record"])
 def test_the_state_is_saved_whatever_ends_the_loop(place, tmp_path, roll, monkeypatch):
     trainer = set_up(config(sample_every=4, checkpoint_every=100), roll, tmp_path / "run", CPU,

@@ -113,6 +113,7 @@ def test_an_mlp_comes_near_the_least_loss(tmp_path):
     assert least - 0.01 < end < least + 0.1 * (start - least)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("sde", ["vp", "cosine", "subvp", "ve", "ddpm", "smld"])
 @pytest.mark.parametrize("importance", [True, False])
 def test_every_sde_and_chain_trains(sde, importance, tmp_path):

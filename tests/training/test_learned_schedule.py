@@ -1,6 +1,9 @@
 """The learned log-SNR: the bound knows its ends alone, and training brings the schedule to the one of least variance."""
 
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -15,7 +18,7 @@ from scorefield.numerics.errors import ArgumentError
 from scorefield.sde_lib import VPSDE, LearnedVPSDE
 from scorefield.training import Batch, Draws, LearnedSchedule, ScoreMatching, build_objective
 from scorefield.training.objectives.learned_schedule import log_slope_at_fixed_gamma
-from tests.helpers import train_briefly
+from tests.helpers import ROOT, SMALL, train_briefly
 
 CPU, D, STD = torch.device("cpu"), 8, 0.5
 MEANS, VARIANCES = torch.tensor([[1.0] * D, [-1.0] * D]), torch.tensor([0.2, 0.1])
@@ -150,6 +153,7 @@ def test_a_schedule_needs_its_objective_and_the_objective_a_schedule():
 LEARNED = ["--config.sde.name=learned", "--config.training.objective=learned_schedule"]
 
 
+@pytest.mark.slow
 @pytest.mark.one_machine
 def test_a_run_keeps_its_schedule_goes_on_exactly_samples_and_is_scored(tmp_path):
     whole = train_briefly("vp_digits", tmp_path / "whole", *LEARNED)
@@ -166,3 +170,20 @@ def test_a_run_keeps_its_schedule_goes_on_exactly_samples_and_is_scored(tmp_path
     main(["--workdir", str(whole), "--mode", "sample", "--sampler", "auto", "--steps", "4", "--num_samples", "2"])
     main(["--workdir", str(whole), "--mode", "likelihood", "--method", "exponential", "--steps", "8", "--num_images", "2"])
     assert (whole / "likelihood/summary_method_exponential_steps8_num_images2.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.one_machine
+def test_two_processes_train_the_schedule_as_one(tmp_path):
+    """Up to the order of summation, and to the mean square of the loss, which each process takes of its own half."""
+    single = newest_sound(train_briefly("vp_digits", tmp_path / "one", *LEARNED)).state["network"]
+    words = ["--config", str(ROOT / "configs/vp_digits.py"), "--mode", "train", "--workdir", str(tmp_path / "two"), *SMALL]
+    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone",
+                    str(ROOT / "main.py"), *words, *LEARNED], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+                   capture_output=True, timeout=300)
+    shared = newest_sound(tmp_path / "two").state["network"]
+    moved, too = (state["schedule.height"] - LearnedVPSDE().schedule.height.detach() for state in (single, shared))
+    assert float(torch.nn.functional.cosine_similarity(moved, too, 0)) > 0.8
+    for name, tensor in single.items():
+        if not name.startswith("schedule"):
+            torch.testing.assert_close(shared[name], tensor, rtol=5e-2, atol=5e-3)

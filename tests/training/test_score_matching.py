@@ -44,6 +44,7 @@ class Half(Zero):
         return 0.5 * x
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("importance", [False, True])
 @pytest.mark.parametrize("time_sampling", TIME_SAMPLERS)
 @pytest.mark.parametrize("weighting", CONTINUOUS)

@@ -119,6 +119,7 @@ def test_the_held_out_loss_is_without_dropout_also_after_a_preview(tmp_path, dig
     assert losses[0] == losses[1] and not trainer.averaged.network.training
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("sde", ["vp", "cosine", "sigmoid", "subvp", "ve", "flow", "ddpm", "smld"])
 @pytest.mark.parametrize("parametrization", ["eps", "x0", "v", "score", "flow"])
 def test_every_sde_and_parametrisation_trains(sde, parametrization, tmp_path, digits):

@@ -7,8 +7,8 @@ between fixed ends; its second moment does. In terms of gamma, whose density is 
     d E l^2 = -E[ l^2 d log p(gamma) ]           at fixed gamma
 
 So the schedule is trained by the gradient of -l^2 log p(gamma), and no gradient passes the network for it. The least is at
-p in proportion to the root of m. t moves with the schedule so that gamma stays: by one step of Newton's method, whose
-derivative is exact.
+p in proportion to the root of m. l^2 is divided by its mean over the examples of the process. t moves with the schedule so
+that gamma stays: by one step of Newton's method, whose derivative is exact.
 """
 
 from dataclasses import dataclass, field

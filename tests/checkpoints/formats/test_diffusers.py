@@ -98,6 +98,7 @@ SIGMAS = torch.tensor([0.01, 1.0, 50.0])
 # Import: the network
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("settings", [
     {}, {"attention_head_dim": None}, {"attention_head_dim": 16}, {"norm_eps": 0.1}, {"freq_shift": 1},
     {"flip_sin_to_cos": False}, {"downsample_padding": 0}, {"center_input_sample": True}, {"layers_per_block": 2},

@@ -289,6 +289,7 @@ def put(key, tensor):
     return lambda state: state["model"].update({key: tensor})
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("spoil", "match"), [
     (drop("module.all_modules.4.Conv_0.bias"), r"1 missing \(all_modules.4.Conv_0.bias\)"),
     (drop("module.all_modules.4.Conv_0.weight"), "all_modules.4.Conv_0.weight is missing"),
@@ -429,6 +430,7 @@ def test_a_file_without_an_optimiser_is_written_with_one_before_its_first_step(s
     assert optimizer["state"] == {} and len(optimizer["param_groups"][0]["params"]) == len(state["model"]) - 1
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("change", "match"), [
     ({"model": {"network": "unet"}}, "no network 'unet'"), ({"sde": {"name": "cosine"}}, "no SDE 'cosine'"),
     ({"model": {"time_input": "half_log_snr"}}, "model.time_input is 'log_sigma'"),

@@ -19,6 +19,7 @@ def test_the_tight_solution_is_the_closed_form_of_one_gaussian(any_sde):
     assert float(rms(solution.x - exact).max()) < 2e-7 and solution.accuracy < 1e-6
 
 
+@pytest.mark.costly
 def test_it_agrees_with_an_adaptive_solver_at_tight_tolerances(mixture):
     x = prior_sample(mixture.sde, (2,), range(32), dtype=torch.float64)
     adaptive = make_sampler("ode", rtol=1e-11, atol=1e-11, method="dopri8")(mixture, x).x

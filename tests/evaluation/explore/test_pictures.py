@@ -131,6 +131,7 @@ def test_slerp_goes_from_one_sample_to_the_other_on_latents_of_gaussian_norm():
         slerp_samples(model, make_sampler("ddim", eta=0.5), x_T[:2], x_T[2:])
 
 
+@pytest.mark.costly
 def test_latents_are_where_the_flow_carries_the_data_and_decode_to_them(gaussian):
     sde, x = gaussian.sde, points(20)
     latents, nfe = invert(gaussian, exact(sde), x)
@@ -228,6 +229,7 @@ def test_a_strip_is_the_forward_process_with_one_noise(any_sde):
     assert abs(float(many.std(0).mean() / spread(any_sde, last)) - 1) < 0.03
 
 
+@pytest.mark.costly
 def test_reverse_points_are_those_of_the_forward_process_and_the_drift_is_exact(any_sde):
     model = GaussianMixture(any_sde, MEAN[None], torch.tensor([VARIANCE]))
     seeds = range(1500)

@@ -108,6 +108,7 @@ def test_the_estimate_has_the_closed_form_as_its_mean_and_the_interval_covers_it
     assert 0.88 <= covered <= 0.995
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("name", ["fid", "kid", "sliced_wasserstein", "precision", "recall"])
 @pytest.mark.parametrize("shift", [0.0, 0.5])
 def test_the_interval_covers_the_mean_of_the_figure_at_this_number_of_samples(name, shift):
