@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from scorefield.cli.flags import Flag
 from scorefield.cli.labels import class_of
+from scorefield.cli.low_res import DATA, Source, source_of
+from scorefield.cli.low_res import FLAGS as LOW_RES_FLAGS
 from scorefield.numerics.errors import ArgumentError, renamed
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ FLAGS = (
     Flag("classifier_scale", float, None, "scale of the classifier's gradient, by default 1"),
     Flag("threshold", str, None, "keep each predicted x_0 within the range of the data", ("static", "dynamic")),
     Flag("quantile", float, None, "of |x_0| that threshold dynamic takes for the range, by default 0.995"),
+    *LOW_RES_FLAGS,
 )
 # What the arguments of guidance.guided are called here.
 NAMES = {"scale": "guidance", "interval": "guidance_interval"}
@@ -42,6 +45,7 @@ class Guide:
     settings  the keyword arguments of guidance.guided, but for the label
     text      of the flag label
     source    of the classifier
+    low_res   where that comes from, for a model that takes one
     """
 
     labels: Sequence[int] | None = None
@@ -49,15 +53,22 @@ class Guide:
     settings: dict[str, Any] = field(default_factory=dict)
     text: str | None = None
     source: str | None = None
+    low_res: Source | None = None
 
     def of(self, model: ScoreModel, device: Any) -> Callable[[range], ScoreModel]:
         """The function from the numbers of samples to their score model (evaluation/draw.py)."""
         from scorefield.guidance import guided
 
         def of_batch(batch: range) -> ScoreModel:
-            label = self.of_samples(batch)
+            label, own, spent = self.of_samples(batch), model, 0
+            if self.low_res is not None:
+                condition, spent = self.low_res.condition(batch, label, device)
+                own = model.given(**condition)
             with renamed(names=NAMES):
-                return guided(model, None if label is None else label.to(device), **self.settings)
+                made = guided(own, None if label is None else label.to(device), **self.settings)
+            if spent:
+                made.spent = spent
+            return made
 
         return of_batch
 
@@ -75,7 +86,8 @@ class Guide:
         from scorefield.cli.origin import contents
 
         settings = {name: value for name, value in self.settings.items() if name != "classifier"}
-        return [self.labels, settings, None if self.source is None else contents(self.source)]
+        of = [self.labels, settings, None if self.source is None else contents(self.source)]
+        return of if self.low_res is None else [*of, self.low_res.identity]
 
     @property
     def suffix(self) -> str:
@@ -87,11 +99,15 @@ class Guide:
             classes = ALL if self.text == ALL else "-".join(map(str, self.labels))
             parts.append(f"label_{classes if len(classes) <= LONGEST else digits_of(classes)}")
         for name, value in self.described.items():
-            if name not in ("label", "classifier"):
+            if name not in ("label", "classifier", "low_res", "low_res_noise"):
                 numbers = value if isinstance(value, tuple) else (value,)
                 parts.append(f"{name}_{'-'.join(str(number).removesuffix('.0') for number in numbers)}")
             elif name == "classifier":
                 parts.append(f"{name}_{name_of_place(value)}")      # there may be several
+        if self.low_res is not None:
+            text, noise = self.low_res.text, self.low_res.noise
+            parts.append(f"low_res_{text if text == DATA else name_of_place(text)}")
+            parts += [f"low_res_noise_{noise:g}"] if noise else []
         return "".join(f"_{part}" for part in parts)
 
     @property
@@ -99,6 +115,8 @@ class Guide:
         """The flags that were given, by name, for a record of the samples."""
         flags = {NAMES.get(name, name): value for name, value in self.settings.items() if name not in ("low", "high")}
         flags |= {} if self.source is None else {"classifier": self.source}
+        if self.low_res is not None:
+            flags |= {"low_res": self.low_res.text, **({"low_res_noise": self.low_res.noise} if self.low_res.noise else {})}
         return ({} if self.labels is None else {"label": [self.name(y) for y in self.labels]}) | flags
 
     def name(self, label: int) -> str:
@@ -114,8 +132,8 @@ def guide_of(command: Command, model: Denoiser) -> Guide:
     assert stored is not None
     back = {flag: name for name, flag in NAMES.items()}
     given = {name: values[name] for name in (flag.name for flag in FLAGS) if values[name] is not None}
-    text = given.pop("label", None)
-    settings = {back.get(name, name): value for name, value in given.items()}
+    text, low_res = given.pop("label", None), source_of(command, model)
+    settings = {back.get(name, name): value for name, value in given.items() if not name.startswith("low_res")}
     if (interval := settings.get("interval")) is not None and len(interval) != 2:
         raise ArgumentError(f"guidance_interval must be two times LO,HI, got {interval}", "guidance_interval")
     if "threshold" in settings:
@@ -132,7 +150,7 @@ def guide_of(command: Command, model: Denoiser) -> Guide:
     if text is not None and classes is None:
         raise ArgumentError("the model takes no label: it was trained without classes (model.classes)", "label")
     labels = None if text is None or classes is None else _labels(text, classes, names)
-    guide = Guide(labels, names, settings, text, values["classifier"])
+    guide = Guide(labels, names, settings, text, values["classifier"], low_res)
     first = None if labels is None else labels[0]
     with renamed(names=NAMES):
         guided(model, first, **settings)      # refuses what cannot be combined

@@ -47,6 +47,7 @@ FLAGS = (
 # Flags of mode sample that have no place here, and why.
 NO_DENSITY = "a guided or thresholded model is the score of no known density, so it has no likelihood; leave it out"
 REFUSED = dict.fromkeys((flag.name for flag in GUIDANCE if flag.name != "label"), NO_DENSITY)
+REFUSED |= dict.fromkeys(("low_res", "low_res_noise"), "each example is scored given its own low_res; leave it out")
 RENAMED = {"draws": "bound_draws"}      # options of estimators that have the same name as a flag above
 
 

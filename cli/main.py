@@ -11,14 +11,26 @@ from types import ModuleType
 from absl import flags
 
 from scorefield import __version__
-from scorefield.cli import compare, convert, evaluate, explore, fit_variance, likelihood, plan, report, sample, train
+from scorefield.cli import (
+    compare,
+    convert,
+    evaluate,
+    explore,
+    fit_variance,
+    likelihood,
+    plan,
+    report,
+    restore,
+    sample,
+    train,
+)
 from scorefield.cli.flags import Flag, Table, describe, describe_options, fields_in, wrapped
 from scorefield.numerics import stopping
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.text import nearest
 
 MODES: Mapping[str, ModuleType] = {"train": train, "sample": sample, "likelihood": likelihood, "evaluate": evaluate,
-                                   "compare": compare, "explore": explore, "fit_variance": fit_variance,
+                                   "compare": compare, "explore": explore, "restore": restore, "fit_variance": fit_variance,
                                    "convert": convert, "report": report, "plan": plan}
 SHARED = ("train", "sample", "likelihood", "evaluate")      # the modes in which processes of torchrun share the work
 COMMON = (

@@ -14,6 +14,7 @@ from ml_collections.config_dict import placeholder
 
 from scorefield.configs.training import Training
 from scorefield.data import DATASETS
+from scorefield.data.degradations import make_degradation
 from scorefield.models.build import MODEL_SECTION, SDE_SECTION
 from scorefield.numerics.errors import ArgumentError, renamed
 from scorefield.numerics.options import option
@@ -28,15 +29,27 @@ MOST_OF_A_SIZE, MOST_MODULES = 10**9, 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Pixels:
-    """How integer levels become real numbers."""
+    """How integer levels become real numbers, and what is made of pictures (data/degradations.py)."""
 
     low: float = option(-1.0, "what level 0 is scaled to")
     high: float = option(1.0, "what the highest level is scaled to")
     dequantize: bool = option(False, "train on (k + u)/L with u uniform, instead of k/(L - 1)")
+    reduce: int = option(1, "how many times smaller pictures are made, by the mean of blocks; 1: as they are")
+    degradation: str = option("", "what makes the condition low_res of a picture, such as downsample:factor=2; empty: none")
+    low_res_noise: float = option(0.0, "largest standard deviation of noise that training adds to low_res; 0: none")
 
     def __post_init__(self) -> None:
         if not self.low < self.high:
             raise ArgumentError(f"low must be below high, got {self.low} and {self.high}", "low", "high")
+        if self.reduce < 1:
+            raise ArgumentError(f"reduce must be at least 1, got {self.reduce}", "reduce")
+        if not 0 <= self.low_res_noise < 1:
+            raise ArgumentError(f"low_res_noise must lie in [0, 1), got {self.low_res_noise}", "low_res_noise")
+        if self.low_res_noise and not self.degradation:
+            raise ArgumentError("low_res_noise is the noise of low_res, which a degradation makes; give one",
+                                "low_res_noise", "degradation")
+        if self.degradation:
+            make_degradation(self.degradation)
 
 
 DATA_SECTION = Section("data", "dataset", DATASETS, taker=lambda source: source.load,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from torch import Tensor
 
 from scorefield.data.codec import Points
 from scorefield.numerics.errors import ArgumentError, renamed
+
+if TYPE_CHECKING:
+    from scorefield.data.degradations import LowRes
 
 Condition = dict[str, Tensor]
 
@@ -87,6 +90,7 @@ class Dataset:
     unlabelled   why the examples have no labels, where a user may expect some; for messages
     notes        lines for the user: what was read and how it was understood, what was left out and why
     standard     the codec of data without levels, if they are standardised or have names of columns; a run keeps it
+    low_res      how the examples' condition low_res is made (data/degradations.py), if they have one
 
     Raises ArgumentError for a label that is no class, naming the example and the label; for names that are not distinct;
     and for names of examples without labels.
@@ -102,6 +106,7 @@ class Dataset:
     unlabelled: str = ""
     notes: tuple[str, ...] = ()
     standard: Points | None = None
+    low_res: LowRes | None = None
 
     def __post_init__(self) -> None:
         if self.standard is not None:

@@ -1,8 +1,9 @@
 """The data sets, and how a config names one.
 
 To add a data set, write a function that returns a `Dataset` and add a line to `DATASETS`. The parameters of the function are
-the settings of the data set. They are fields of a config's section `data`, beside `dataset` and the codec's fields `low`,
-`high` and `dequantize`. Data are loaded when the function is called; a `Source` gives the levels without loading.
+the settings of the data set. They are fields of a config's section `data`, beside `dataset`, the codec's fields `low`,
+`high` and `dequantize`, and what is made of pictures (`pictures_as_said`). Data
+are loaded when the function is called; a `Source` gives the levels without loading.
 """
 
 from __future__ import annotations
@@ -25,11 +26,13 @@ from scorefield.data import cifar, hub, patches, pictures, points
 from scorefield.data.class_folders import read_tree
 from scorefield.data.codec import Codec, Points, as_tuple, make_codec
 from scorefield.data.dataset import Dataset, Examples
+from scorefield.data.degradations import pictures_as_said
 from scorefield.data.idx import find_idx, read_idx_images, read_idx_labels
 from scorefield.numerics.errors import ArgumentError, MissingFileError
 
 _REQUIRED = inspect.Parameter.empty
 CODEC_FIELDS = ("low", "high", "dequantize")      # of a config's section `data`, beside the settings of its data set
+PICTURE_FIELDS = (*CODEC_FIELDS, "reduce", "degradation", "low_res_noise")      # and what is made of its pictures
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def load_dataset(section: Any) -> Dataset:
     """
     fields = dict(section.items() if hasattr(section, "items") else vars(section))
     name = fields.pop("dataset")
-    source, others = source_of(name), {k: v for k, v in fields.items() if k not in CODEC_FIELDS}
+    source, others = source_of(name), {k: v for k, v in fields.items() if k not in PICTURE_FIELDS}
     own = {k: others.pop(k) for k in source.settings() if k in others}
     given = {k: own.get(k) for k, default in source.settings().items() if own.get(k) is not None or default is _REQUIRED}
     sizes = {k: others.pop(k) for k in ("image_size", "channels") if others.get(k) is not None}
@@ -67,7 +70,7 @@ def load_dataset(section: Any) -> Dataset:
                                 f"data.{field}")
     dataset = source.load(**given)
     _require_sizes(dataset, sizes)
-    return dataset
+    return pictures_as_said(dataset, fields)
 
 
 def codec_of(section: Any, told: Dataset | Mapping[str, Any]) -> Codec:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from scorefield.data.dataset import Dataset, Examples, Split
+from scorefield.data.degradations import Degraded
 
 SAMPLED, SIZED = 64, 4096
 _CHUNK = 1 << 26      # bytes of examples at a time
@@ -46,6 +47,7 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
 
 
 def _of(split: Split) -> dict[str, Any]:
+    split = split.split if isinstance(split, Degraded) else split      # what is made of examples says nothing new
     n, hasher = len(split), hashlib.sha256()
     if n == 0:
         return {"examples": 0}

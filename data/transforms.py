@@ -61,8 +61,17 @@ def require_within(x: Tensor, low: float, high: float, name: str, allowed: str, 
 
 def random_flip(x: Tensor, generator: torch.Generator) -> Tensor:
     """Images x (batch, ..., width), each mirrored left to right with probability 1/2; one draw per image."""
-    coin = torch.rand(len(x), generator=generator, device=generator.device) < 0.5
-    return torch.where(coin.to(x.device).view(-1, *[1] * (x.ndim - 1)), x.flip(-1), x)
+    return mirrored(x, coins(len(x), generator))
+
+
+def coins(n: int, generator: torch.Generator) -> Tensor:
+    """Whether each of n images is to be mirrored, (n,)."""
+    return torch.rand(n, generator=generator, device=generator.device) < 0.5
+
+
+def mirrored(x: Tensor, which: Tensor) -> Tensor:
+    """Images x (batch, ..., width), those of `which` (batch,) mirrored left to right."""
+    return torch.where(which.to(x.device).view(-1, *[1] * (x.ndim - 1)), x.flip(-1), x)
 
 
 def batch_indices(n: int, batch_size: int, step: int, seed: int) -> Tensor:

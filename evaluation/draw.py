@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -60,4 +60,5 @@ def draw_batch(model: ScoreModel, sampler: Sampler, shape: tuple[int, ...], numb
                device: torch.device | str = "cpu", trajectory: bool = False, callback: Callback | None = None) -> Result:
     """The samples with these numbers, x (len(numbers), *shape) on the device; sample i has the seeds (seed, i)."""
     seeds = sample_seeds(seed, numbers.start, numbers.stop)
-    return sampler(model, prior_sample(model.sde, shape, seeds, device), seeds, trajectory, callback)
+    result = sampler(model, prior_sample(model.sde, shape, seeds, device), seeds, trajectory, callback)
+    return replace(result, nfe=result.nfe + model.spent) if model.spent else result

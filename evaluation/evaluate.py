@@ -21,8 +21,10 @@ from torch import Tensor
 
 from scorefield.data import Codec, Dataset, codec_of, from_arrays, in_units_of, load_dataset, make_codec
 from scorefield.data.datasets import cache_folder
+from scorefield.data.degradations import pictures_as_said
 from scorefield.evaluation.classes import classes_of, compared_with
 from scorefield.evaluation.generate import generate
+from scorefield.evaluation.given import of_held_out
 from scorefield.evaluation.likelihood import OWN, score
 from scorefield.evaluation.metrics import Features, Figure, Metric, Reference, default_metrics, features_of, make_metrics
 from scorefield.evaluation.metrics.metric import BOOTSTRAP
@@ -181,6 +183,8 @@ def of_run(source: str | Path, dataset: Any, codec: Codec | None, device: torch.
     checkpoint = read_checkpoint(source)
     data = load_dataset(checkpoint.config["data"]) if dataset is None else dataset
     data = in_units_of(data if isinstance(data, Dataset) else from_arrays(data), checkpoint.config)
+    if dataset is not None:
+        data = pictures_as_said(data, checkpoint.config["data"])
     if list(data.shape) != list(checkpoint.config["shape"]) or data.levels != checkpoint.config["levels"]:
         raise ArgumentError(f"data set {data.name!r} has examples of shape {data.shape} and {data.levels} levels, but the "
                             f"model draws {tuple(checkpoint.config['shape'])} and {checkpoint.config['levels']}", "dataset")
@@ -200,6 +204,8 @@ def against(model: ScoreModel | Callable[[range], ScoreModel], dataset: Any, cod
     network = features if isinstance(features, Features) else features_of(features, data)
     asked = None if label is None else _asked(model, label, data)
     given, labels = (model, None) if asked is None else _given_labels(model, asked, device)
+    if isinstance(model, ScoreModel):
+        given = of_held_out(given, data, device)
     compared = compared_with(data, asked, _classes(model, data))
     reference = Reference(compared, codec or make_codec(data.levels, standard=data.standard), network, cache, device=device)
     return given, labels, reference, classes_of(data, asked)

@@ -25,8 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scorefield.data import Codec, Dataset
+from scorefield.data import Codec, Condition, Dataset
 from scorefield.evaluation.estimators import ESTIMATORS, Task
+from scorefield.evaluation.given import given_of, require_conditions, unbound
 from scorefield.evaluation.progress import Progress
 from scorefield.evaluation.score import Score
 from scorefield.likelihood.checks import fitting
@@ -61,7 +62,8 @@ class Evaluation:
     """The scoring of the first n examples of a split (None: all), resumable and shared.
 
     Integer levels are dequantised by u ~ U[0, 1), `draws` times, in the codec's interval; points are scored as a density.
-    With a label, the same numbers are drawn as without, so classes can be compared. The arguments of `score`, and
+    With a label, the same numbers are drawn as without, so classes can be compared. Of a model that takes low_res it is the
+    likelihood given that of each example, log p(x | low_res). The arguments of `score`, and
 
     folder    where finished units are kept, a file each; it must belong to these arguments and this model alone, but what
               the examples hold is checked. None keeps nothing
@@ -92,6 +94,7 @@ class Evaluation:
         self.examples = dataset.test if split == "test" else dataset.train
         check_density(model)
         _check_label(model, self.examples, dataset.name, label, dataset.unlabelled)
+        require_conditions(model, self.examples, dataset.name)
         self.total = len(self.examples) if n is None else min(n, len(self.examples))
         if self.total < 1:
             raise ArgumentError(f"data set {dataset.name!r} has no {split} examples", "split")
@@ -102,7 +105,7 @@ class Evaluation:
         self.progress = progress and self.world.first
         self.units = [(begin, min(begin + batch_size, self.total), draw)
                       for begin in range(0, self.total, batch_size) for draw in range(draws)]
-        self._batch: tuple[int, Tensor, Tensor | None, str] | None = None
+        self._batch: tuple[int, Tensor, Condition, str] | None = None
         self.parts = {unit: part for unit in self.units if (part := self._read(unit))}
         self.resumed = len(self.parts)
 
@@ -178,25 +181,26 @@ class Evaluation:
         return sum(end - begin for begin, end, draw in self.units
                    if (begin, end, draw) in self.parts or (self.world.size > 1 and self._path(begin, draw).exists()))
 
-    def _data(self, begin: int, end: int) -> tuple[Tensor, Tensor | None, str]:
-        """The batch's examples, the labels that they are given, and the digest of both.
+    def _data(self, begin: int, end: int) -> tuple[Tensor, Condition, str]:
+        """The batch's examples, the conditions that they are given, and the digest of both.
 
         The last one is kept, since its next draw comes next.
         """
         if self._batch is None or self._batch[0] != begin:
             k, condition = self.examples[torch.arange(begin, end)]
             digest = hashlib.sha256(f"{k.dtype} {tuple(k.shape)}".encode() + k.contiguous().numpy().tobytes())
-            label = None
+            told = unbound(self.model, condition)
             if self.label is not None:
-                label = condition[LABEL] if self.label == OWN else torch.full((len(k),), int(self.label))
-                digest.update(label.contiguous().numpy().tobytes())
-            self._batch = begin, k, label, digest.hexdigest()
+                told[LABEL] = condition[LABEL] if self.label == OWN else torch.full((len(k),), int(self.label))
+            for value in told.values():
+                digest.update(value.contiguous().numpy().tobytes())
+            self._batch = begin, k, told, digest.hexdigest()
         return self._batch[1:]
 
     def _evaluate(self, unit: tuple[int, int, int]) -> Part:
         begin, end, draw = unit
         start = time.perf_counter()
-        k, label, _ = self._data(begin, end)
+        k, told, _ = self._data(begin, end)
         name = f"data set {self.dataset.name!r}"
         if k.shape[1:] != self.dataset.shape:
             raise ValueError(f"{name} has examples of shape {tuple(k.shape[1:])}, not {self.dataset.shape}")
@@ -206,7 +210,7 @@ class Evaluation:
             u, log_q = self._flown(k, u)
         x = self.codec.encode(k, u).to(self.device, torch.float64 if self.float64 else None)
         seeds = sample_seeds((self.seed + draw * GOLDEN) % 2**64, begin, end)
-        model = self.model if label is None else self.model.given(label=label.to(self.device))
+        model = given_of(self.model, told, self.device)
         log_p, *errors, nfe, terms = self.estimator(model, Task(x, k, seeds, self.codec), **self.settings)
         if log_q is not None:
             terms = (terms or {"density": log_p}) | {"dequantization": -log_q}
@@ -280,7 +284,8 @@ def score(model: ScoreModel, dataset: Dataset, codec: Codec, split: str = "test"
     float64    the state in float64
     dequantizer  "own": the flow q(u given k) that the model has, or uniform u without one; "uniform"; or a Dequantizer.
                -log q counts as part of log p, and the bound on log P(k) holds for each
-    label      "true": log p(x | y), y the example's own label; a class: that one for every example; None: no label
+    label      "true": log p(x | y), y the example's own label; a class: that one for every example; None: no label. Other
+               conditions that the model takes, such as low_res, are each example's own
 
     The random numbers of example i depend only on (seed, i). Raises as `Evaluation` and `Evaluation.run` do.
     """

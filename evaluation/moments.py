@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 
 from scorefield.data import Codec, Dataset
+from scorefield.evaluation.given import given_of, unbound
 from scorefield.evaluation.progress import Progress
 from scorefield.models import ScoreModel
 from scorefield.models.conditions import LABEL
@@ -51,11 +52,12 @@ def fit_moments(model: ScoreModel, dataset: Dataset, codec: Codec, n: int = EXAM
             data, condition = dataset.train[index[begin:begin + batch_size]]
             noise = NoiseStream(sample_seeds(seed, begin, begin + len(data)), PRIOR)
             x = codec.encode(data, noise.uniform(torch.empty(data.shape)) if codec.noisy else None).to(device)
-            own = model
+            told = unbound(model, condition)
             if labelled:
                 if LABEL not in condition:
                     raise ArgumentError(f"the examples of data set {dataset.name!r} have no labels", "label")
-                own = model.given(label=condition[LABEL].to(device))
+                told[LABEL] = condition[LABEL]
+            own = given_of(model, told, device)
             for i, t in enumerate(times):
                 eps = noise.normal(x)
                 predicted = own.eps(sde.perturb(x, t, eps), t)

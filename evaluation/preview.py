@@ -11,6 +11,7 @@ from scorefield.data import Codec, Dataset, Points
 from scorefield.evaluation import plots
 from scorefield.evaluation.array_plots import picture_of_numbers
 from scorefield.evaluation.draw import draw
+from scorefield.evaluation.given import of_held_out
 from scorefield.models import ScoreModel
 from scorefield.samplers import make_sampler
 
@@ -53,7 +54,7 @@ class Preview:
 
         train("configs/vp_digits.py", preview=Preview())
 
-    Of more than SHOWN_CLASSES classes, the first ones are shown.
+    Of more than SHOWN_CLASSES classes, the first ones are shown. A model that takes low_res gets that of held-out examples.
 
     steps  of Euler-Maruyama
     """
@@ -69,6 +70,6 @@ class Preview:
             n = n if of_points else classes * SHOWN_OF_A_CLASS
             label = torch.arange(n) % classes
             model = model.given(label=label.to(device))
-        samples = draw(model, make_sampler("euler_maruyama", steps=self.steps), codec.event(dataset.shape), n, seed=0,
-                       batch_size=n, device=device, progress=False)
+        samples = draw(of_held_out(model, dataset, device), make_sampler("euler_maruyama", steps=self.steps),
+                       codec.event(dataset.shape), n, seed=0, batch_size=n, device=device, progress=False)
         return picture(samples.x, codec, dataset, label, dataset.class_names)

@@ -3,7 +3,8 @@
 from scorefield.guidance.classifier import ClassifierGuided, classifier_guided
 from scorefield.guidance.classifier_free import ClassifierFree, classifier_free
 from scorefield.guidance.guided import guided
+from scorefield.guidance.posterior import posterior
 from scorefield.guidance.threshold import Threshold, threshold
 
 __all__ = ["ClassifierFree", "ClassifierGuided", "Threshold", "classifier_free", "classifier_guided", "guided",
-           "threshold"]
+           "posterior", "threshold"]

@@ -1,6 +1,7 @@
 """Score models: networks seen through an SDE, and exact ones."""
 
 from scorefield.models.analytic import GaussianMixture
+from scorefield.models.analytic_full import FullMixture, measured
 from scorefield.models.build import NETWORKS, build_denoiser, build_sde
 from scorefield.models.conditions import Condition, Conditions
 from scorefield.models.denoiser import TIME_INPUTS, Denoiser
@@ -16,6 +17,7 @@ from scorefield.models.wrap import wrap
 
 __all__ = [
     "EMA", "MLP", "NETWORKS", "PARAMETRIZATIONS", "TIME_INPUTS", "Condition", "Conditions", "Denoiser", "Dequantizer",
-    "FittedVariance", "GaussianMixture", "Moments", "NCSNpp", "Posterior", "ScoreModel", "UNet", "build_denoiser",
-    "build_sde", "wrap",
+    "FittedVariance", "FullMixture",
+    "GaussianMixture", "Moments", "NCSNpp", "Posterior", "ScoreModel", "UNet", "build_denoiser",
+    "build_sde", "measured", "wrap",
 ]

@@ -2,11 +2,14 @@
 
 A condition is a mapping from names to tensors of shape (batch, ...), such as {"label": tensor}. A network says which
 names it takes in an attribute `conditions`, a tuple of names, and is then called network(x, time, condition); without
-that attribute it takes none and is called network(x, time). One name has a meaning of its own:
+that attribute it takes none and is called network(x, time). Some names have a meaning of their own:
 
-    label   the class of each sample, integers from 0 to classes - 1, where `classes` is an attribute of the network.
-            The index `classes` stands for "no label": what the network is told where a label was dropped in training
-            (Ho and Salimans 2021, "Classifier-Free Diffusion Guidance"). Users write label=None for it.
+    label          the class of each sample, integers from 0 to classes - 1, where `classes` is an attribute of the network.
+                   The index `classes` stands for "no label": what the network is told where a label was dropped in training
+                   (Ho and Salimans 2021, "Classifier-Free Diffusion Guidance"). Users write label=None for it.
+    low_res        a picture that the sample belongs to, small or damaged, (batch, channels, height, width) of any size; one
+                   with batch 1 stands for every sample
+    low_res_noise  the standard deviation of the noise in low_res (data/degradations.py), in [0, 1); 0 unless given
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +23,7 @@ from scorefield.numerics.errors import ArgumentError
 
 Condition = Mapping[str, Tensor]
 
-LABEL = "label"
+LABEL, LOW_RES, LOW_RES_NOISE = "label", "low_res", "low_res_noise"
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,11 @@ class Conditions:
         if value is None:
             if name == LABEL and self.label_dropout and self.classes is not None:
                 return torch.full((len(x),), self.classes, device=x.device)
+            if name == LOW_RES_NOISE:
+                return torch.zeros(len(x), device=x.device)
             raise ArgumentError(f"the model needs a {name}: call model.given({name}=...) and use what that returns", name)
+        if value.ndim > 1 and len(value) == 1:      # one picture for every sample
+            value = value.expand(len(x), *value.shape[1:])
         if value.ndim and len(value) != len(x):
             raise ArgumentError(f"{name} is for a batch of {len(value)}, x is a batch of {len(x)}; give one {name} for each "
                                 "sample, or a scalar for all", name)
@@ -90,6 +97,15 @@ def declared(network: Any, label_dropout: bool = False) -> Conditions:
         network = network.module
     names: Sequence[str] = getattr(network, "conditions", ())
     return Conditions(tuple(names), getattr(network, "classes", None) if LABEL in names else None, label_dropout)
+
+
+def blank(network: Any, batch: int, event: Sequence[int]) -> dict[str, Tensor]:
+    """Conditions of the shapes and types that a network of examples `event` takes, without values, where the cost of a call
+    is counted.
+    """
+    known = {LABEL: lambda: torch.zeros(batch, dtype=torch.int64), LOW_RES_NOISE: lambda: torch.zeros(batch),
+             LOW_RES: lambda: torch.zeros(batch, getattr(network, LOW_RES, event[0]), *event[1:])}
+    return {name: known[name]() for name in declared(network).names if name in known}
 
 
 def _tensor(name: str, value: Any) -> Tensor:

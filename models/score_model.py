@@ -60,6 +60,7 @@ class ScoreModel(nn.Module):
 
     sde              the forward process that the model belongs to
     evaluations      how many calls of a network one prediction costs at most; a model made of several adds up theirs
+    spent            how many calls of a network it took to make it, for each sample: in a cascade, those of the first stage
     density_problem  why its score is that of no known density, a sentence; "" if it is that of one
 
     Each prediction has the shape and dtype of x. A subclass writes `predict` and, unless it is 1, `evaluations`. One made of
@@ -67,6 +68,7 @@ class ScoreModel(nn.Module):
     """
 
     sde: SDE
+    spent: int = 0
 
     @abstractmethod
     def predict(self, x: Tensor, t: float | Tensor, kind: str) -> Tensor:

@@ -14,12 +14,20 @@ from torch import Tensor
 from scorefield.numerics.errors import ArgumentError
 
 Seed = int | tuple[int, int]
-PRIOR, STEPS, DEQUANTIZATION, PROBES, BOUND = range(5)      # streams of one seed; they never overlap
+PRIOR, STEPS, DEQUANTIZATION, PROBES, BOUND, RESAMPLING, CONDITION = range(7)      # streams of one seed; they never overlap
 
 
 def sample_seeds(seed: int, start: int, stop: int) -> list[Seed]:
     """The seeds (seed, i) of samples start .. stop - 1 of a run."""
     return [(seed, i) for i in range(start, stop)]
+
+
+def particle_seeds(seed: int, measurements: int, particles: int, first: int = 0) -> list[Seed]:
+    """The seeds of particles 0 .. particles - 1 of measurements first, first + 1, ... of a run, measurement by measurement.
+
+    That of particle i of measurement m depends on (seed, m, i) alone.
+    """
+    return [(seed, (m << 32) | i) for m in range(first, first + measurements) for i in range(particles)]
 
 
 class NoiseStream:

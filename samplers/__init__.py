@@ -1,4 +1,5 @@
-"""Samplers: rules that carry x from noise to data and call only the score model. Each has one word, a key of SAMPLERS."""
+"""Samplers: rules that carry x from noise to data and call only the score model. Each has one word, a key of SAMPLERS.
+"""
 
 import dataclasses
 import difflib
@@ -18,8 +19,10 @@ from scorefield.samplers.ode import ProbabilityFlow
 from scorefield.samplers.one_step import DDIM, Ancestral, EulerMaruyama, ReverseDiffusion, ddim_invert, slerp
 from scorefield.samplers.predictor_corrector import Langevin, PredictorCorrector
 from scorefield.samplers.reference_sde import ReferenceSDE
+from scorefield.samplers.repaint import RePaint
 from scorefield.samplers.restart import Restart
 from scorefield.samplers.stochastic_multistep import ERSDE, SASolver
+from scorefield.samplers.twisted_smc import TwistedSMC, WeightedResult
 from scorefield.samplers.unipc import UniPC
 
 SAMPLERS: dict[str, type[Sampler]] = {
@@ -45,13 +48,21 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "restart": Restart,
     "torchsde": ReferenceSDE,
 }
+# Samplers of a model that is given a measurement (guidance.posterior), beside those above
+RESTORING: dict[str, type[Sampler]] = {
+    "twisted_smc": TwistedSMC,
+    "repaint": RePaint,
+}
 
 
 def sampler_options(name: str) -> dict[str, "dataclasses.Field[Any]"]:
-    """The options that a sampler takes, by name: each a field with `type`, `default` and `metadata["help"]`.
+    """The options that a sampler of SAMPLERS or RESTORING takes, by name: each a field with `type`, `default` and
+    `metadata["help"]`.
 
     ValueError for an unknown name.
     """
+    if name in RESTORING:
+        return options_of(RESTORING[name])
     if name not in SAMPLERS:
         near = difflib.get_close_matches(name, SAMPLERS, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
@@ -65,12 +76,13 @@ def make_sampler(name: str, **options: Any) -> Sampler:
     for option in options:
         if option not in allowed:
             raise ArgumentError(f"sampler {name!r} takes no {option!r}; it takes {', '.join(allowed)}", option)
-    return SAMPLERS[name](**options)
+    return (SAMPLERS | RESTORING)[name](**options)
 
 
 __all__ = [
-    "DDIM", "DEIS", "EDM", "ERSDE", "GRIDS", "IPNDM", "SAMPLERS", "Ancestral", "DPMSolver", "DPMSolverPlusPlus", "Euler",
-    "EulerMaruyama", "ExponentialAdams", "GridSampler", "Heun", "Langevin", "NoiseStream", "PredictorCorrector",
-    "ProbabilityFlow", "ReferenceSDE", "Restart", "Result", "ReverseDiffusion", "RungeKutta4", "SASolver", "Sampler",
-    "UniPC", "ddim_invert", "make_grid", "make_sampler", "prior_sample", "sample_seeds", "sampler_options", "slerp",
+    "DDIM", "DEIS", "EDM", "ERSDE", "GRIDS", "IPNDM", "RESTORING", "SAMPLERS", "Ancestral", "DPMSolver", "DPMSolverPlusPlus",
+    "Euler", "EulerMaruyama", "ExponentialAdams", "GridSampler", "Heun", "Langevin", "NoiseStream", "PredictorCorrector",
+    "ProbabilityFlow", "RePaint", "ReferenceSDE", "Restart", "Result", "ReverseDiffusion", "RungeKutta4", "SASolver",
+    "Sampler", "TwistedSMC", "UniPC", "WeightedResult", "ddim_invert", "make_grid", "make_sampler", "prior_sample",
+    "sample_seeds", "sampler_options", "slerp",
 ]

@@ -22,6 +22,7 @@ PARAMETERS = {
     "vp_swiss_roll": 166_786, "vp_fashion_mnist": 6_469_889, "vp_fashion_mnist_small": 408_641,
     "edm_cifar10": 55_732_739,
     "vp_digits_dequantized": 674_027, "vp_table": 182_720, "vp_series": 116_593,
+    "digits_cascade": 672_065, "digits_cascade_first": 651_041, "fashion_cascade": 414_033, "fashion_cascade_first": 954_049,
     "vp_digits_hybrid": 651_330, "vp_digits_variance": 651_330, "digits_classifier": 119_818, "vp_patches32": 1_063_651,
     "vp_cifar10": 35_746_307, "subvp_cifar10": 35_746_307, "ve_cifar10": 35_746_307,
     "vp_cifar10_ddpmpp": 61_804_419, "vp_cifar10_ddpmpp_deep": 106_632_579,
@@ -40,7 +41,9 @@ def load(name):
 
 
 def shape_of(data):
-    return (data.channels, data.image_size, data.image_size) if data.dataset == "folder" else SHAPES[data.dataset]
+    own = data.dataset == "folder"
+    channels, *sides = (data.channels, data.image_size, data.image_size) if own else SHAPES[data.dataset]
+    return (channels, *(side // data.get("reduce", 1) for side in sides))
 
 
 def test_every_config_is_listed_here():

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from scorefield.data.codec import Codec
-from scorefield.data.dataset import Dataset
-from scorefield.data.transforms import random_flip
+from scorefield.data.dataset import Condition, Dataset, Split
+from scorefield.data.degradations import LOW_RES, LOW_RES_NOISE, Degraded, LowRes, noisy
+from scorefield.data.transforms import coins, mirrored
 from scorefield.models.denoiser import evaluation_mode
 from scorefield.numerics.processes import World
 from scorefield.training.draws import Draws, HeldOutDraws, seed_of
+from scorefield.training.labels import CheckedLabels
 from scorefield.training.objectives.objective import Batch, Objective
 from scorefield.training.readers import Fetch, Items, ReadAhead, Workers, chosen_workers
 
@@ -32,7 +34,7 @@ class Batches:
         self.dataset, self.codec, self.objective = dataset, codec, objective
         self.batch_size, self.seed, self.device, self.world = batch_size, seed, device, world or World()
         self.event, self.waited = codec.event(dataset.shape), 0.0
-        self._fetch = Fetch(dataset.train, batch_size, seed, self.world)
+        self._fetch = Fetch(_without_low_res(dataset.train), batch_size, seed, self.world)
         self._ahead = _ahead(self._fetch, workers, device)
         self._at_once = device.type == "cuda"      # a copy from pinned memory, which need not be waited for
 
@@ -49,7 +51,12 @@ class Batches:
         if data.dtype != torch.float64:      # which some devices lack; such data become float32 here
             data = self._moved(data)
         x = self.codec.encode(data, u).to(self.device)
-        return Batch(random_flip(x, draws.host) if self.dataset.flip else x, condition), draw
+        if self.dataset.flip:
+            which = coins(len(x), draws.host)
+            x, data = mirrored(x, which), mirrored(data, which) if self.dataset.low_res is not None else data
+        if self.dataset.low_res is not None:
+            condition |= low_res_of(data, self.dataset.low_res, draws)
+        return Batch(x, condition), draw
 
     def indices(self, step: int) -> Tensor:
         """The numbers of this process's examples of a step among the training examples, int64 (share,)."""
@@ -65,6 +72,22 @@ class Batches:
 
     def _moved(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, non_blocking=self._at_once)
+
+
+def low_res_of(data: Tensor, rule: LowRes, draws: Draws) -> Condition:
+    """low_res of levels (share, *shape), with noise of a random level that the model is told, if the rule says so."""
+    low_res = rule.of(data, draws.uniform(rule.numbers).to(data.device)).to(draws.device)
+    if not rule.noise:
+        return {LOW_RES: low_res}
+    level = rule.noise * draws.uniform(())
+    return {LOW_RES: noisy(low_res, level, draws.normal(rule.event)), LOW_RES_NOISE: level}
+
+
+def _without_low_res(split: Split) -> Split:
+    """The split without that condition, which each step makes anew."""
+    if isinstance(split, CheckedLabels):
+        return CheckedLabels(_without_low_res(split.split), split.classes, split.name)
+    return split.split if isinstance(split, Degraded) else split
 
 
 def _ahead(fetch: Fetch, workers: int, device: torch.device) -> ReadAhead | None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from scorefield.data.dataset import LABEL, Condition, Dataset, Split, require_classes
 from scorefield.data.datasets import codec_of
 from scorefield.models.build import build_denoiser
+from scorefield.models.conditions import LOW_RES, LOW_RES_NOISE
 from scorefield.numerics.errors import ArgumentError
 from scorefield.training.objectives import Classification, Objective, build_objective
 
@@ -36,6 +37,7 @@ def require_conditions(model: Any, objective: Objective, config: ConfigDict, dat
     for split in ("train", "test"):
         for name in sorted(needed - set(_condition(getattr(dataset, split)))):
             raise _missing(name, split, classifies, classes, dataset)
+    _require_low_res(model, dataset)
     if LABEL not in needed or classes is None:
         return dataset
     if dataset.classes is None:
@@ -50,12 +52,34 @@ def require_conditions(model: Any, objective: Objective, config: ConfigDict, dat
 
 
 def _condition(split: Split) -> Condition:
-    """The conditions of a split by name, of one example if it does not hold them in memory."""
-    return split.condition if hasattr(split, "condition") else split[torch.arange(1)][1]
+    """The conditions of a split by name, of one example if it does not hold them all in memory."""
+    held = hasattr(split, "condition") and not hasattr(split, "made")
+    return split.condition if held else split[torch.arange(1)][1]      # type: ignore[attr-defined]
+
+
+def _require_low_res(model: Any, dataset: Dataset) -> None:
+    """ArgumentError unless the model takes the low_res that the data have, with its channels and its noise."""
+    rule, takes = dataset.low_res, model.takes.names
+    if rule is None:
+        return
+    channels = getattr(model.network, LOW_RES, rule.event[0] if LOW_RES in takes else 0)
+    if channels != rule.event[0]:
+        raise ArgumentError(f"degradation {rule.text!r} makes a low_res of {rule.event[0]} channels, and the model takes "
+                            f"one of {channels or 'none'}; set model.low_res to {rule.event[0]}", "model.low_res",
+                            "data.degradation")
+    if bool(rule.noise) != (LOW_RES_NOISE in takes):
+        raise ArgumentError(f"data.low_res_noise is {rule.noise:g}, and the model is {'not ' * bool(rule.noise)}told the "
+                            f"noise of low_res; set model.low_res_noise={'true' if rule.noise else 'false'}, or "
+                            f"data.low_res_noise {'to 0' if rule.noise else 'above 0'}", "model.low_res_noise",
+                            "data.low_res_noise")
 
 
 def _missing(name: str, split: str, classifies: bool, classes: int | None, dataset: Dataset) -> ArgumentError:
     needs = "a classifier needs" if classifies else "the model takes"
+    if name in (LOW_RES, LOW_RES_NOISE):
+        set_ = "data.degradation, such as downsample:factor=2" if name == LOW_RES else "data.low_res_noise above 0"
+        return ArgumentError(f"{needs} {name}, and the examples of data set {dataset.name!r} have none; set {set_}, or "
+                             f"leave out model.{name}", f"model.{name}", "data.degradation")
     if name != LABEL:
         return ArgumentError(f"{needs} the condition {name!r}, and the examples of data set {dataset.name!r} have no such "
                              "condition", "data.dataset")
@@ -77,6 +101,8 @@ class CheckedLabels:
     def __init__(self, split: Split, classes: int, name: str):
         self.split, self.classes, self.name = split, classes, name
         self.in_memory = getattr(split, "in_memory", False)
+        if hasattr(split, "made"):
+            self.made = split.made
 
     def __len__(self) -> int:
         return len(self.split)

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scorefield.models.conditions import blank
 from scorefield.numerics.processes import World
 from scorefield.training.objectives.objective import Batch, Memory, Objective, memory_of
 
@@ -145,7 +146,7 @@ def peak_memory(device: torch.device) -> float:
     return most if sys.platform == "darwin" else 1024 * most
 
 
-def operations_of(outline: nn.Module, shape: tuple[int, ...], labelled: bool = False) -> float:
+def operations_of(outline: nn.Module, shape: tuple[int, ...]) -> float:
     """Floating-point operations of a forward and a backward pass of one example; 0 if the network cannot be counted.
 
     outline  the network on the device "meta", where nothing is computed
@@ -156,8 +157,8 @@ def operations_of(outline: nn.Module, shape: tuple[int, ...], labelled: bool = F
 
     with torch.device("meta"):
         inputs: list[Any] = [torch.empty(1, *shape), torch.empty(1)]
-        if labelled:
-            inputs.append({"label": torch.empty(1, dtype=torch.int64)})
+        if condition := blank(outline, 1, shape):
+            inputs.append(condition)
         try:
             with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:      # only there attention counts
                 outline(*inputs).sum().backward()

@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from scorefield.models.build import build_denoiser
-from scorefield.models.conditions import declared
+from scorefield.models.conditions import blank
 from scorefield.models.layers import recompute_activations
 from scorefield.numerics.errors import ArgumentError
 from scorefield.training.sharding import blocks_of
@@ -244,16 +244,15 @@ def _step_of(network: nn.Module, dtype: torch.dtype | None, checkpointing: bool)
 def activation_bytes(network: nn.Module, shape: Sequence[int], batch: int) -> int:
     """The most that a forward and backward pass of a network on the meta device holds beside weights and gradients."""
     network.train()
-    declares = declared(network)
     with torch.device("meta"):
         x, time, noise = torch.empty(batch, *shape), torch.empty(batch), torch.empty(batch, *shape)
-        condition = {"label": torch.empty(batch, dtype=torch.int64)} if declares.names else None
+        condition = blank(network, batch, shape)
     handles = [p.register_post_accumulate_grad_hook(_drop) for p in network.parameters()]
     live = Live()
     live.know((*network.parameters(), *network.buffers()))
     try:
         with live:
-            inputs = x + noise, time + 0, *([] if condition is None else [condition])
+            inputs = x + noise, time + 0, *([condition] if condition else [])
             output = network(*inputs).float()
             target = torch.empty_like(output)
             (output - target).square().mean().backward()

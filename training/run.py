@@ -30,7 +30,8 @@ from scorefield.configs.sections import data, require_sections
 from scorefield.configs.training import names_of
 from scorefield.data.codec import Codec
 from scorefield.data.dataset import Dataset, as_dataset
-from scorefield.data.datasets import CODEC_FIELDS, codec_of, in_units_of, load_dataset
+from scorefield.data.datasets import PICTURE_FIELDS, codec_of, in_units_of, load_dataset
+from scorefield.data.degradations import pictures_as_said
 from scorefield.data.fingerprint import fingerprint
 from scorefield.models.build import build_denoiser
 from scorefield.models.denoiser import Denoiser
@@ -85,8 +86,10 @@ def train(config: str | Path | ModuleType | ConfigDict, dataset: Any = None, wor
     run = Path(os.path.expanduser(workdir or f"runs/{name}"))
     if dataset is not None:
         dataset = as_dataset(dataset)
-        chosen.data = data("arrays", **{field: chosen.data[field] for field in CODEC_FIELDS if field in chosen.data})
+        chosen.data = data("arrays", **{field: chosen.data[field] for field in PICTURE_FIELDS if field in chosen.data})
     require_sections(chosen)
+    if dataset is not None:
+        dataset = pictures_as_said(dataset, chosen.data)
     first = launched().first
     say = partial(print, flush=True) if progress and first else _silence
     with opened(run, say) if first else contextlib.nullcontext():
@@ -249,7 +252,7 @@ def _operations(config: ConfigDict, dataset: Dataset, codec: Codec, examples: in
     event = codec.event(dataset.shape)
     with torch.device("meta"):
         outline = build_denoiser(config, event)
-    return examples * operations_of(outline.network, event, bool(outline.takes.names))
+    return examples * operations_of(outline.network, event)
 
 
 def described(config: ConfigDict, dataset: Dataset, name: str) -> dict[str, Any]:

@@ -12,16 +12,16 @@ from scorefield.numerics.errors import ArgumentError
 CLASS_EMBEDDINGS = ("table", "timestep")
 
 
-class LabelWaves(nn.Sequential):
-    """A label as a number: its sinusoidal embedding of `waves` values, then Linear, SiLU, Linear, as time has them."""
+class Waves(nn.Sequential):
+    """A number (batch,): its sinusoidal embedding of `waves` values, then Linear, SiLU, Linear, as time has them."""
 
     def __init__(self, waves: int, width: int, freq_shift: int):
         super().__init__(nn.Linear(waves, width), nn.SiLU(), nn.Linear(width, width))
         self.waves, self.freq_shift = waves, freq_shift
 
-    def forward(self, label: Tensor) -> Tensor:
+    def forward(self, number: Tensor) -> Tensor:
         dtype = next(self.parameters()).dtype
-        return super().forward(timestep_embedding(label, self.waves, self.freq_shift).to(dtype))
+        return super().forward(timestep_embedding(number, self.waves, self.freq_shift).to(dtype))
 
 
 class LabelledNetwork(nn.Module):
@@ -42,7 +42,7 @@ class LabelledNetwork(nn.Module):
 
         width              of the embedding of time
         kind               "table": a row for each label, drawn from N(0, 1) (state: label.weight, (classes + 1, width));
-                           "timestep": `LabelWaves`, of `waves` and `freq_shift`
+                           "timestep": `Waves`, of `waves` and `freq_shift`
 
         Raises ArgumentError for fewer than one class or an unknown kind.
         """
@@ -57,19 +57,26 @@ class LabelledNetwork(nn.Module):
         self.classes, self.conditions, self.label = classes, () if classes is None else (LABEL,), None
         if classes is not None:
             table = kind == "table"
-            self.label = nn.Embedding(classes + 1, width) if table else LabelWaves(waves, width, freq_shift)
+            self.label = nn.Embedding(classes + 1, width) if table else Waves(waves, width, freq_shift)
 
     def _with_label(self, embedding: Tensor, condition: Condition | None) -> Tensor:
         """The embedding of time (batch, width) plus that of the condition's label, if the network takes one.
 
-        Raises ArgumentError if the label is missing, and for a condition that the network does not take.
+        Raises ArgumentError if a condition is missing, and for one that the network does not take.
         """
-        if self.label is None:
-            if condition:
-                raise ArgumentError(f"this {type(self).__name__} takes no condition, got {', '.join(condition)}; make it "
-                                    "with the number of classes", "condition")
-            return embedding
-        if not condition or LABEL not in condition:
-            raise ArgumentError(f"this {type(self).__name__} needs the condition {{'label': integers (batch,)}}; the "
-                                f"integer {self.classes} means no label", "condition")
-        return embedding + self.label(condition[LABEL])
+        self._require(condition)
+        return embedding if self.label is None or condition is None else embedding + self.label(condition[LABEL])
+
+    def _require(self, condition: Condition | None) -> None:
+        """ArgumentError unless the condition has just what the network takes."""
+        given, kind = condition or {}, type(self).__name__
+        for name in self.conditions:
+            if name not in given:
+                of_label = f"{{'label': integers (batch,)}}; the integer {self.classes} means no label"
+                what = of_label if name == LABEL else name
+                raise ArgumentError(f"this {kind} needs the condition {what}", "condition")
+        for name in given:
+            if name not in self.conditions:
+                takes = f"takes {', '.join(self.conditions)}" if self.conditions else "takes no condition"
+                raise ArgumentError(f"this {kind} {takes}, got {', '.join(given)}; make it with "
+                                    f"{'the number of classes' if name == LABEL else name}", "condition")

@@ -45,7 +45,7 @@ from scorefield.models.layers import (
     zero_init,
 )
 from scorefield.models.networks.dequantizer import dequantizer_for
-from scorefield.models.networks.labels import LabelledNetwork
+from scorefield.models.networks.low_res import LowResNetwork
 from scorefield.numerics.errors import ArgumentError
 
 BLOCKS = ("biggan", "ddpm")
@@ -227,12 +227,12 @@ def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
         raise ArgumentError(f"unknown {name} {value!r}; choose from {', '.join(allowed)}", name)
 
 
-class NCSNpp(LabelledNetwork):
+class NCSNpp(LowResNetwork):
     """Pictures (batch, channels, height, width) and time (batch,) to a tensor of the first one's shape; see the module.
 
     image_size, channels, width, multipliers, num_blocks, attention_resolutions, dropout, norm_eps, attention_head_dim,
-    freq_shift, classes, class_embedding ("timestep" only with positional embedding of time), scale_shift, middle_norm and
-    dequantizer are those of UNet, and
+    freq_shift, classes, class_embedding ("timestep" only with positional embedding of time), scale_shift, middle_norm,
+    dequantizer, low_res and low_res_noise are those of UNet, and
 
     block                  "biggan": residual blocks resample, too; "ddpm": strided convolutions do
     embedding              of time: "positional" or "fourier" (random fixed frequencies, of what is best log sigma)
@@ -257,7 +257,7 @@ class NCSNpp(LabelledNetwork):
                  combine: str = "sum", groups: int | None = None, centred: bool = True, last_label: int | None = None,
                  norm_eps: float = 1e-6, attention_head_dim: int | None = None, freq_shift: int = 1,
                  classes: int | None = None, class_embedding: str = "table", scale_shift: bool = False,
-                 middle_norm: bool = True, dequantizer: int = 0):
+                 middle_norm: bool = True, dequantizer: int = 0, low_res: int = 0, low_res_noise: bool = False):
         super().__init__()
         for name, value, allowed in (("block", block, BLOCKS), ("embedding", embedding, EMBEDDINGS),
                                      ("progressive_input", progressive_input, PROGRESSIVE_INPUT),
@@ -292,7 +292,7 @@ class NCSNpp(LabelledNetwork):
 
         self.time = nn.Sequential(nn.Linear(2 * width if embedding == "fourier" else width, time_dim), nn.SiLU(),
                                   nn.Linear(time_dim, time_dim))
-        self.conv_in = nn.Conv2d(channels, width, 3, padding=1)
+        self.conv_in = nn.Conv2d(channels + low_res, width, 3, padding=1)
         self.shrink, self.grow = shrink(fir), grow(fir)      # of the progressive input and output
         self.down: Any = nn.ModuleList()
         skips, c, c_pyramid = [width], width, channels
@@ -327,6 +327,7 @@ class NCSNpp(LabelledNetwork):
         self.last_layers = tuple(f"up.{i}.head.conv" for i, level in enumerate(self.up) if level.head is not None)
         self._initialise()
         self._take_labels(classes, time_dim, class_embedding, width, freq_shift)      # last, as it draws numbers
+        self._take_low_res(low_res, low_res_noise, time_dim, width, freq_shift)
         self.dequantizer = dequantizer_for(channels, dequantizer)
 
     def _initialise(self) -> None:
@@ -353,11 +354,12 @@ class NCSNpp(LabelledNetwork):
             label = time if self.last_label is None else self.last_label - time
             waves = timestep_embedding(label, self.width, self.freq_shift)
         embedding = self.time(waves.to(self.conv_in.weight.dtype))
-        return F.silu(self._with_label(embedding, condition)).to(embedding.dtype)
+        return F.silu(self._with_condition(embedding, condition)).to(embedding.dtype)
 
     def forward(self, x: Tensor, time: Tensor, condition: Condition | None = None) -> Tensor:
         embedding = self.embed(time, condition)
-        pyramid = x = x if self.centred else 2 * x - 1
+        pyramid, x = x, self._joined(x, condition)
+        pyramid, x = (pyramid, x) if self.centred else (2 * pyramid - 1, 2 * x - 1)
         h = self.conv_in(x)
         skips = [h]
         for level in self.down:

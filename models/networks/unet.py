@@ -32,7 +32,7 @@ from scorefield.models.layers import (
     zero_init,
 )
 from scorefield.models.networks.dequantizer import dequantizer_for
-from scorefield.models.networks.labels import LabelledNetwork
+from scorefield.models.networks.low_res import LowResNetwork
 from scorefield.numerics.errors import ArgumentError
 
 RESAMPLINGS = ("conv", "residual")
@@ -52,7 +52,7 @@ class Level(nn.Module):
         return zip(self.blocks, self.attentions, strict=True)
 
 
-class UNet(LabelledNetwork):
+class UNet(LowResNetwork):
     """DDPM's U-Net: pictures (batch, channels, height, width), or series (batch, channels, length), and time (batch,) to a
     tensor of the first one's shape.
 
@@ -68,6 +68,9 @@ class UNet(LabelledNetwork):
                            which means "no label"; the label's embedding is added to that of time
     scale_shift            residual blocks scale and shift their second norm by time, see `ResidualBlock`
     dequantizer            width of a `Dequantizer`, kept in the attribute of that name for likelihoods; 0: none
+    low_res                channels of a picture that it takes, too, {"low_res": (batch, low_res, any height, any width)},
+                           in the range of x; 0: none (low_res.py)
+    low_res_noise          whether it is told the noise in that, {"low_res_noise": (batch,)}
 
     and, for networks trained elsewhere, which differ in details:
 
@@ -102,7 +105,7 @@ class UNet(LabelledNetwork):
                  downsample_padding: int = 0, centred: bool = True, classes: int | None = None,
                  class_embedding: str = "table", scale_shift: bool = False, middle_norm: bool = True,
                  attention_heads: int | None = None, attention_order: str = "qkv", resample: str = "conv",
-                 dequantizer: int = 0):
+                 dequantizer: int = 0, low_res: int = 0, low_res_noise: bool = False):
         super().__init__()
         if resample not in RESAMPLINGS:
             raise ArgumentError(f"unknown resample {resample!r}; choose from {', '.join(RESAMPLINGS)}", "resample")
@@ -135,7 +138,7 @@ class UNet(LabelledNetwork):
             return attend(c) if size in attention_resolutions else nn.Identity()
 
         self.time = nn.Sequential(nn.Linear(width, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim))
-        self.conv_in = conv(channels, width, 3, padding=1)
+        self.conv_in = conv(channels + low_res, width, 3, padding=1)
         self.down: Any = nn.ModuleList()
         skips, c = [width], width
         for level, w in enumerate(widths):
@@ -158,6 +161,7 @@ class UNet(LabelledNetwork):
         self.conv_out = conv(c, channels, 3, padding=1)
         self._initialise()
         self._take_labels(classes, time_dim, class_embedding, width, freq_shift)      # last, as it draws numbers
+        self._take_low_res(low_res, low_res_noise, time_dim, width, freq_shift)
         self.dequantizer = dequantizer_for(channels, dequantizer, axes)
 
     def _initialise(self) -> None:
@@ -172,7 +176,8 @@ class UNet(LabelledNetwork):
     def forward(self, x: Tensor, time: Tensor, condition: Condition | None = None) -> Tensor:
         waves = timestep_embedding(time, self.width, self.freq_shift)
         embedding = self.time(waves.to(self.conv_in.weight.dtype))
-        embedding = F.silu(self._with_label(embedding, condition)).to(embedding.dtype)
+        embedding = F.silu(self._with_condition(embedding, condition)).to(embedding.dtype)
+        x = self._joined(x, condition)
         h = self.conv_in(x if self.centred else 2 * x - 1)
         skips = [h]
         for level in self.down:
