@@ -169,8 +169,8 @@ def _conjugate_gradients(product: Callable[[Tensor], Tensor], r: Tensor, iterati
 def _products(at: Situation) -> tuple[Tensor, Tensor]:
     """The rows of A J, (m, batch, *event), and A J A^T, (batch, m, m)."""
     measured, m = at.operator(at.x0).flatten(1), at.operator.size
-    own = None if at.operator.linear else []
-    rows, linearised = [], []
+    rows: list[Tensor] = []
+    linearised: list[Tensor] = []      # the rows of the operator's own Jacobian, where it is not linear
     for start in range(0, m, CHUNK):
         stop = min(start + CHUNK, m)
         basis = torch.zeros(stop - start, m, dtype=at.x.dtype, device=at.x.device)
@@ -179,12 +179,12 @@ def _products(at: Situation) -> tuple[Tensor, Tensor]:
         products, = torch.autograd.grad(measured, at.x, basis, retain_graph=True, create_graph=at.again,
                                         is_grads_batched=True)
         rows.append(products)
-        if own is not None:
+        if not at.operator.linear:
             linear, = torch.autograd.grad(measured, at.x0, basis, retain_graph=True, create_graph=at.again,
                                           is_grads_batched=True)
             linearised.append(linear)
     every = torch.cat(rows)
-    if own is None:
+    if at.operator.linear:
         covariance = at.operator(every.flatten(0, 1)).reshape(m, len(at.x), m).transpose(0, 1)
     else:
         covariance = torch.einsum("kbd,jbd->bkj", every.flatten(2), torch.cat(linearised).flatten(2))
