@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from scorefield.cli.flags import COMPILE, Flag, flags_of
 from scorefield.cli.guide import FLAGS as GUIDANCE
 from scorefield.cli.guide import Guide
+from scorefield.cli.tuned import require_tuned, tuned_for
 from scorefield.numerics import stopping
 from scorefield.numerics.errors import ArgumentError
 
@@ -24,9 +25,10 @@ if TYPE_CHECKING:
     from scorefield.numerics.processes import World
     from scorefield.samplers import Result, Sampler
 
-SAMPLER = Flag("sampler", str, "auto", "which sampler")
+SAMPLER = Flag("sampler", str, "auto", "which sampler; of a student by default its own")
 PRECISION = Flag("precision", str, "fp32", "precision of the network's arithmetic", ("auto", "fp32", "bf16"))
 FLAGS = (SAMPLER, PRECISION, COMPILE, *GUIDANCE)
+NO_SETTINGS = ("points", "made")      # attributes of samplers that are none
 POINTS = 65      # number of times at which the trajectory of an adaptive solver is plotted
 
 
@@ -180,7 +182,8 @@ class Drawing:
         from scorefield.evaluation.names import changed
 
         values = self.command.asked.values
-        return {"sampler": values["sampler"], "settings": {k: v for k, v in vars(self.sampler).items() if k != "points"},
+        settings = {name: value for name, value in vars(self.sampler).items() if name not in NO_SETTINGS}
+        return {"sampler": values["sampler"], "settings": settings,
                 "options": changed(self.sampler, without=("points",)), **self.guide.described, "seed": values["seed"],
                 "ema": values["ema"], "precision": self.precision, "batch_size": values["batch_size"]}
 
@@ -194,6 +197,8 @@ class Drawing:
         """This drawing with the model of its checkpoint."""
         if self.step is None:
             return self
+        if self.command.asked.values["sampler"] == "tuned":
+            require_tuned(self.sampler, self.command, self.guide, self.checkpoint)
         model = self.weights()
         prepare(model.network, self.command)
         return replace(self, model=model)
@@ -270,11 +275,29 @@ def drawing_of(command: Command) -> Drawing:
     from scorefield.evaluation.array_plots import in_plane
     from scorefield.samplers import make_sampler
 
-    values, settings = command.asked.values, settings_of(command)
+    values, own = command.asked.values, _of_student(command)
+    settings = own | settings_of(command)
     if values["sampler"] == "ode" and in_plane(command.shape):
         settings["points"] = POINTS
-    sampler, model = make_sampler(values["sampler"], **settings), command.denoiser()
+    tuned = values["sampler"] == "tuned"
+    sampler, model = None if tuned else make_sampler(values["sampler"], **settings), command.denoiser()
     prepare(model.network, command)
-    drawing = Drawing(command, sampler, guide_of(command, model), model)
-    sampler.times(drawing.known)                         # refuses a grid that does not fit
+    guide = guide_of(command, model)
+    sampler = sampler or tuned_for(command, guide, settings)
+    drawing = Drawing(command, sampler, guide, model)
+    sampler.check(model, sampler.times(drawing.known))      # refuses a grid that does not fit
     return drawing
+
+
+def _of_student(command: Command) -> dict[str, Any]:
+    """Of a student's run: the options of its own sampler, which is the one to use if the command line names none."""
+    from scorefield.models.build import build_sde
+    from scorefield.models.student import student_of
+
+    values, stored = command.asked.values, command.stored
+    assert stored is not None
+    student = student_of(stored.get("training") or {}, build_sde(stored))
+    if student is None or "sampler" in command.asked.given:
+        return {}
+    values["sampler"] = student.sampler      # type: ignore[index]      # a dict, as resolve_average takes it
+    return dict(student.options)

@@ -23,6 +23,7 @@ from scorefield.cli import (
     restore,
     sample,
     train,
+    tune,
 )
 from scorefield.cli.flags import Flag, Table, describe, describe_options, fields_in, wrapped
 from scorefield.numerics import stopping
@@ -31,7 +32,7 @@ from scorefield.numerics.text import nearest
 
 MODES: Mapping[str, ModuleType] = {"train": train, "sample": sample, "likelihood": likelihood, "evaluate": evaluate,
                                    "compare": compare, "explore": explore, "restore": restore, "fit_variance": fit_variance,
-                                   "convert": convert, "report": report, "plan": plan}
+                                   "tune": tune, "convert": convert, "report": report, "plan": plan}
 SHARED = ("train", "sample", "likelihood", "evaluate")      # the modes in which processes of torchrun share the work
 COMMON = (
     Flag("config", str, None, "a config file: configs/NAME.py, or your own"),
@@ -46,7 +47,7 @@ HELP = {"--help", "-help", "-h", "--helpshort", "--helpfull"}
 BOUNDS = {"seed": (0, 2**64 - 1), "batch_size": (1, 2**31), "num_samples": (1, 10_000_000), "draws": (1, 10_000),
           "num_images": (1, 2**40), "bootstrap": (0, 10**6), "reference_samples": (2, 2**40), "bound_draws": (1, 10**7),
           "likelihood_examples": (0, 10**6), "frames": (2, 10_000), "from_step": (0, 10**12), "gpus": (1, 10**6),
-          "num_examples": (2, 2**40), "num_times": (2, 10_000)}
+          "num_examples": (2, 2**40), "num_times": (2, 10_000), "num_starts": (16, 10_000), "dense": (4, 1000)}
 
 
 def table() -> Table:

@@ -221,7 +221,8 @@ def _given_labels(model: ScoreModel | Callable[[range], ScoreModel], asked: Sequ
     def labels(batch: range) -> Tensor:
         return every[torch.tensor(batch) % len(every)]
 
-    return (lambda batch: known.given(label=labels(batch).to(device))), labels
+    scale = {} if known.takes.guidance is None else {"guidance": 1.0}      # the class itself
+    return (lambda batch: known.given(label=labels(batch).to(device), **scale)), labels
 
 
 def _classes(model: Any, dataset: Dataset) -> int | None:

@@ -22,7 +22,7 @@ from scorefield.evaluation.likelihood import score
 from scorefield.evaluation.metrics import Features, default_metrics, features_of, make_metrics
 from scorefield.models import ScoreModel
 from scorefield.numerics.errors import ArgumentError, renamed
-from scorefield.samplers import Sampler, make_sampler
+from scorefield.samplers import Sampler, make_sampler, own_sampler
 
 BITS = "bits_per_dim"
 
@@ -33,7 +33,7 @@ class Measures:
 
         train("configs/vp_digits.py", measures=Measures(), overrides={"training.metrics_every": 1000})
 
-    sampler   that draws the samples
+    sampler   that draws the samples; those of a student its own draws
     features  a feature network, or its name; by default the project's own for its data sets
     cache     a folder for statistics of the data
 
@@ -63,7 +63,8 @@ class Measures:
     def __call__(self, names: Sequence[str], n: int, model: ScoreModel, dataset: Dataset, codec: Codec) -> dict[str, float]:
         device, of_samples, figures = next(model.parameters()).device, self._of_samples(names, dataset), dict[str, float]()
         if of_samples:
-            found = evaluate(model, dataset, codec, n=n, sampler=self.sampler, metrics=of_samples, features=self.features,
+            sampler = own_sampler(model, self.sampler)
+            found = evaluate(model, dataset, codec, n=n, sampler=sampler, metrics=of_samples, features=self.features,
                              label=_label(model), device=device, bootstrap=0, cache=self.cache, progress=False)
             figures = {name: float(figure.value) for name, figure in found.figures.items()}
         if BITS in names:

@@ -12,8 +12,9 @@ from scorefield.evaluation import plots
 from scorefield.evaluation.array_plots import picture_of_numbers
 from scorefield.evaluation.draw import draw
 from scorefield.evaluation.given import of_held_out
+from scorefield.guidance.guided import guided
 from scorefield.models import ScoreModel
-from scorefield.samplers import make_sampler
+from scorefield.samplers import make_sampler, own_sampler
 
 SHOWN_IMAGES, SHOWN_POINTS = 64, 2000
 SHOWN_CLASSES, SHOWN_OF_A_CLASS = 16, 8
@@ -56,7 +57,7 @@ class Preview:
 
     Of more than SHOWN_CLASSES classes, the first ones are shown. A model that takes low_res gets that of held-out examples.
 
-    steps  of Euler-Maruyama
+    steps  of Euler-Maruyama; a student is sampled by its own sampler
     """
 
     steps: int = 100
@@ -69,7 +70,8 @@ class Preview:
             classes = min(model.takes.classes, SHOWN_CLASSES)
             n = n if of_points else classes * SHOWN_OF_A_CLASS
             label = torch.arange(n) % classes
-            model = model.given(label=label.to(device))
-        samples = draw(of_held_out(model, dataset, device), make_sampler("euler_maruyama", steps=self.steps),
-                       codec.event(dataset.shape), n, seed=0, batch_size=n, device=device, progress=False)
+            model = guided(model, label.to(device))
+        sampler = own_sampler(model, make_sampler("euler_maruyama", steps=self.steps))
+        samples = draw(of_held_out(model, dataset, device), sampler, codec.event(dataset.shape), n, seed=0, batch_size=n,
+                       device=device, progress=False)
         return picture(samples.x, codec, dataset, label, dataset.class_names)

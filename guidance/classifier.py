@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from scorefield.guidance.interval import Interval, holds
 from scorefield.models.conditions import LABEL, Conditions
 from scorefield.models.parametrization import Score, check_kind
-from scorefield.models.score_model import Derived, MeanGuidance, Posterior, ScoreModel
+from scorefield.models.score_model import Derived, MeanGuidance, Posterior, ScoreModel, check_score
 from scorefield.numerics.errors import ArgumentError
 from scorefield.sde_lib.sde import SDE, as_time, expand_as
 
@@ -195,6 +195,7 @@ def classifier_guided(model: ScoreModel, classifier: Classifier, scale: float = 
         raise ArgumentError(f"classifier must be a function of (x, t), got {type(classifier).__name__}", "classifier")
     if isinstance(sde := getattr(_owner(classifier), "sde", None), SDE):
         check_same_process(model.sde, sde)
+    check_score(model, "guidance by a classifier")
     classes = classes_of(classifier)
     if label is None and classes is not None:
         raise ArgumentError(f"the classifier knows {classes} classes: give the label to guide to", "label")

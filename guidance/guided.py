@@ -5,9 +5,9 @@ from typing import Any
 from scorefield.guidance.classifier import classifier_guided
 from scorefield.guidance.classifier_free import classifier_free
 from scorefield.guidance.threshold import threshold as thresholded
-from scorefield.models.conditions import LABEL
+from scorefield.models.conditions import GUIDANCE, LABEL
 from scorefield.models.score_model import ScoreModel
-from scorefield.numerics.errors import ArgumentError
+from scorefield.numerics.errors import ArgumentError, renamed
 
 
 def guided(model: ScoreModel, label: Any = None, scale: float | None = None, interval: tuple[float, float] | None = None,
@@ -16,7 +16,8 @@ def guided(model: ScoreModel, label: Any = None, scale: float | None = None, int
     """`model` with everything that is asked for; with nothing, `model` itself.
 
     label             classes, a scalar or (batch,); None: no label
-    scale, interval   of classifier-free guidance (`classifier_free`); None: scale 1, at all times
+    scale, interval   of classifier-free guidance (`classifier_free`); None: scale 1, at all times. A model that was
+                      distilled from a guided one takes the scale as a condition, and has no interval
     classifier        of noisy examples, and its scale (`classifier_guided`); None: none, and scale 1
     threshold         "static" or "dynamic", with its quantile (`threshold`), for data in [low, high]; None: none
 
@@ -33,9 +34,13 @@ def guided(model: ScoreModel, label: Any = None, scale: float | None = None, int
     """
     _check(model, label, scale, interval, classifier, classifier_scale, threshold, quantile)
     result = model
+    if label is None and model.takes.guidance is not None:      # without a label, every scale is the same
+        result = model.given(label=None, guidance=model.takes.guidance[0])
     if label is not None and LABEL in model.takes.names:
-        result = model.given(label=label)
-        if scale is not None and scale != 1:
+        told = {GUIDANCE: 1.0 if scale is None else scale} if GUIDANCE in model.takes.names else {}
+        with renamed(names={GUIDANCE: "scale"}):
+            result = model.given(label=label, **told)
+        if scale is not None and scale != 1 and not told:
             result = classifier_free(model, scale, interval, label=label)
     if classifier is not None:
         result = classifier_guided(result, classifier, 1.0 if classifier_scale is None else classifier_scale, label=label)
@@ -57,6 +62,9 @@ def _check(model: ScoreModel, label: Any, scale: float | None, interval: Any, cl
     elif LABEL not in takes.names and (classifier is None or scale is not None):
         raise ArgumentError("the model takes no label: it was trained without classes (model.classes)",
                             LABEL if scale is None else "scale")
+    if interval is not None and GUIDANCE in takes.names:
+        raise ArgumentError("a model that takes the scale as a condition was distilled for one scale at all times; leave "
+                            "out interval", "interval")
     for name, given, needs, there in (("interval", interval, "scale", scale), ("quantile", quantile, "threshold", threshold),
                                       ("classifier_scale", classifier_scale, "classifier", classifier)):
         if given is not None and there is None:

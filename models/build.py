@@ -15,6 +15,7 @@ from scorefield.models.networks.mlp import MLP
 from scorefield.models.networks.ncsnpp import NCSNpp
 from scorefield.models.networks.outputs import doubled
 from scorefield.models.networks.unet import UNet
+from scorefield.models.student import student_of
 from scorefield.numerics.errors import ArgumentError, renamed
 from scorefield.numerics.sections import Section, arguments
 from scorefield.sde_lib import SDES
@@ -81,14 +82,18 @@ def build_denoiser(config: Mapping[str, Any], shape: Sequence[int]) -> Denoiser:
     (make, _), settings, beside = MODEL_SECTION.split(config["model"])
     sde = build_sde(config)
     with renamed("model", _ELSEWHERE):
-        dropout = (config.get("training") or {}).get("label_dropout") or 0
+        training = config.get("training") or {}
+        dropout = training.get("label_dropout") or 0
         _require_memory(make, shape, settings)
         network = make(tuple(shape), **settings)
         if beside["learned_variance"]:
             network = doubled(network)
         if isinstance(sde, LearnedVPSDE):      # its weights are the network's, to be trained, averaged and saved with those
             network.schedule = sde.schedule
-        return Denoiser(network, sde, **beside, label_dropout=dropout > 0 and declared(network).classes is not None)
+        model = Denoiser(network, sde, **beside, label_dropout=dropout > 0 and declared(network).classes is not None)
+    with renamed("training"):
+        model.made_for = student_of(training, sde)
+    return model
 
 
 def _require_memory(make: Callable[..., nn.Module], shape: Sequence[int], settings: Mapping[str, Any]) -> None:

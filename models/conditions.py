@@ -10,8 +10,11 @@ that attribute it takes none and is called network(x, time). Some names have a m
     low_res        a picture that the sample belongs to, small or damaged, (batch, channels, height, width) of any size; one
                    with batch 1 stands for every sample
     low_res_noise  the standard deviation of the noise in low_res (data/degradations.py), in [0, 1); 0 unless given
+    guidance       the scale of classifier-free guidance, for a network that was distilled from a guided one (Meng et al.
+                   2023). An attribute `guidance` of the network is the range of scales that it knows
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +26,7 @@ from scorefield.numerics.errors import ArgumentError
 
 Condition = Mapping[str, Tensor]
 
-LABEL, LOW_RES, LOW_RES_NOISE = "label", "low_res", "low_res_noise"
+LABEL, LOW_RES, LOW_RES_NOISE, GUIDANCE = "label", "low_res", "low_res_noise", "guidance"
 
 
 @dataclass(frozen=True)
@@ -33,16 +36,19 @@ class Conditions:
     names          that it takes
     classes        the number of labels, if it takes "label" and that is known
     label_dropout  whether it also knows "no label"
+    guidance       the lowest and the highest scale, if it takes "guidance"
     """
 
     names: tuple[str, ...] = ()
     classes: int | None = None
     label_dropout: bool = False
+    guidance: tuple[float, float] | None = None
 
     def checked(self, condition: Mapping[str, Any]) -> dict[str, Tensor | None]:
         """The condition as tensors of any batch, None for "no label"; ArgumentError if the model cannot take it."""
         self._check_names(condition)
-        return {name: self._label(value) if name == LABEL else _tensor(name, value) for name, value in condition.items()}
+        of = {LABEL: self._label, GUIDANCE: self._scale}
+        return {name: of[name](value) if name in of else _tensor(name, value) for name, value in condition.items()}
 
     def of_batch(self, condition: Mapping[str, Tensor | None] | None, x: Tensor) -> dict[str, Tensor]:
         """The condition of each sample of x (batch, *event), complete and on x's device.
@@ -58,6 +64,14 @@ class Conditions:
             if name not in self.names:
                 takes = f"it takes {', '.join(self.names)}" if self.names else "it takes no condition"
                 raise ArgumentError(f"the model cannot be given {name!r}; {takes}", name)
+
+    def _scale(self, value: Any) -> Tensor:
+        scale, (low, high) = _tensor(GUIDANCE, value), self.guidance or (-math.inf, math.inf)
+        bad = scale[~((scale >= low) & (scale <= high))]
+        if bad.numel():
+            raise ArgumentError(f"this model was distilled for guidance from {low:g} to {high:g}, got {float(bad[0]):g}",
+                                GUIDANCE)
+        return scale.float()
 
     def _label(self, value: Any) -> Tensor | None:
         if value is None:
@@ -96,7 +110,8 @@ def declared(network: Any, label_dropout: bool = False) -> Conditions:
     while not hasattr(network, "conditions") and hasattr(network, "module"):
         network = network.module
     names: Sequence[str] = getattr(network, "conditions", ())
-    return Conditions(tuple(names), getattr(network, "classes", None) if LABEL in names else None, label_dropout)
+    scales = getattr(network, "guidance", None) if GUIDANCE in names else None
+    return Conditions(tuple(names), getattr(network, "classes", None) if LABEL in names else None, label_dropout, scales)
 
 
 def blank(network: Any, batch: int, event: Sequence[int]) -> dict[str, Tensor]:
@@ -104,6 +119,7 @@ def blank(network: Any, batch: int, event: Sequence[int]) -> dict[str, Tensor]:
     is counted.
     """
     known = {LABEL: lambda: torch.zeros(batch, dtype=torch.int64), LOW_RES_NOISE: lambda: torch.zeros(batch),
+             GUIDANCE: lambda: torch.zeros(batch),
              LOW_RES: lambda: torch.zeros(batch, getattr(network, LOW_RES, event[0]), *event[1:])}
     return {name: known[name]() for name in declared(network).names if name in known}
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from scorefield.models.conditions import Condition, Conditions, declared
 from scorefield.models.parametrization import make_parametrization
 from scorefield.models.score_model import ConditionalModel, Posterior, ScoreModel, evaluation_mode
+from scorefield.models.student import Student
 from scorefield.models.variance_outputs import VARIANCE_OUTPUTS
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.kept import Kept
@@ -53,6 +54,7 @@ class Denoiser(ConditionalModel):
     variance_output  what r says: a key of VARIANCE_OUTPUTS (variance_outputs.py). "share": that of log beta in the log
                      variance (`with_share`; Nichol and Dhariwal 2021)
     autocast         an attribute: the dtype of the network's arithmetic (torch.bfloat16), or None for its own
+    made_for         an attribute: what a distilled model is made for (student.py), or None for a score model
 
     Raises ArgumentError (a ValueError) for an unknown word, for time_input "index" and "index1000" if the SDE is not a
     chain's, for parametrization "edm" without input_std, for label_dropout if the network takes no label, for an energy that
@@ -91,6 +93,11 @@ class Denoiser(ConditionalModel):
         self.parametrization = make_parametrization(parametrization, input_std)
         self.time_input, self.input_std, self.label_dropout, self.energy = time_input, input_std, label_dropout, energy
         self.autocast: torch.dtype | None = None
+        self.made_for: Student | None = None
+
+    @property
+    def student(self) -> Student | None:
+        return self.made_for
 
     @property
     def takes(self) -> Conditions:
@@ -100,6 +107,7 @@ class Denoiser(ConditionalModel):
         """The same view of another network, in that network's mode."""
         other = Denoiser(network, self.sde.of_network(network), self.parametrization.name, self.time_input, self.input_std,
                          self.label_dropout, self.energy, self.learned_variance, self.variance_output)
+        other.made_for = self.made_for
         return other.train(network.training)
 
     def forward(self, x: Tensor, t: float | Tensor, condition: Condition | None = None) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from scorefield.models.conditions import Condition, Conditions
+from scorefield.models.student import Student
 from scorefield.numerics.errors import ArgumentError
 from scorefield.sde_lib.sde import SDE
 
@@ -89,6 +90,11 @@ class ScoreModel(nn.Module):
     @property
     def density_problem(self) -> str:
         return ""
+
+    @property
+    def student(self) -> Student | None:
+        """What the model is made for if it was distilled, and is no score model; else None."""
+        return None
 
     def project(self, x: Tensor) -> Tensor:
         """x (batch, *event) with every element in the range that the model keeps to; samplers apply it at their end."""
@@ -204,6 +210,10 @@ class Derived(ScoreModel):
     def density_problem(self) -> str:
         return self.model.density_problem
 
+    @property
+    def student(self) -> Student | None:
+        return self.model.student
+
     def project(self, x: Tensor) -> Tensor:
         return self.model.project(x)
 
@@ -256,7 +266,14 @@ class Given(Derived):
         return self.takes.of_batch(self.condition, x)
 
 
+def check_score(model: ScoreModel, use: str) -> None:
+    """ArgumentError (of argument "model") if the model was distilled and has no score, which `use` needs."""
+    if model.student is not None:
+        raise ArgumentError(f"{use} needs a score model, and this is {model.student}; use its teacher", "model")
+
+
 def check_density(model: ScoreModel) -> None:
     """ArgumentError (of argument "model") unless the model's score is that of a density, which a likelihood needs."""
+    check_score(model, "a likelihood")
     if model.density_problem:
         raise ArgumentError(f"no likelihood: {model.density_problem}; give the model without that", "model")

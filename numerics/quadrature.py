@@ -5,6 +5,15 @@ import numpy as np
 LEGENDRE = np.polynomial.legendre.leggauss(24)      # places in [-1, 1] and weights
 
 
+def exponential_moments(start: float, end: float, n: int, data_std: float) -> np.ndarray:
+    """(n,): the integral over [start, end] of e^-lambda / R^2 times (lambda - start)^k, k from 0; R as in what follows."""
+    places, weights = LEGENDRE
+    half = (end - start) / 2
+    lam = (start + end) / 2 + half * places
+    weight = half * weights * np.exp(-lam) / (data_std**2 + np.exp(-2 * lam))
+    return np.power.outer(lam - start, np.arange(n)).T @ weight
+
+
 def exponential_weights(start: float, end: float, nodes: np.ndarray, data_std: float) -> np.ndarray:
     """(n,): the integral over [start, end] of e^-lambda / R^2 times each Lagrange polynomial of the nodes (n,).
 

@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 from typing import Any
 
+from scorefield.models.score_model import ScoreModel
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.grids import GRIDS, make_grid
 from scorefield.numerics.noise import NoiseStream, sample_seeds
@@ -12,6 +13,7 @@ from scorefield.numerics.options import options_of
 from scorefield.samplers.adams import ExponentialAdams
 from scorefield.samplers.base import GridSampler, Result, Sampler, prior_sample
 from scorefield.samplers.deis import DEIS, IPNDM
+from scorefield.samplers.consistency import ConsistencySampler
 from scorefield.samplers.dpm_solver import DPMSolver, DPMSolverPlusPlus
 from scorefield.samplers.edm import EDM
 from scorefield.samplers.fixed_ode import Euler, Heun, RungeKutta4
@@ -23,6 +25,7 @@ from scorefield.samplers.repaint import RePaint
 from scorefield.samplers.restart import Restart
 from scorefield.samplers.stochastic_multistep import ERSDE, SASolver
 from scorefield.samplers.twisted_smc import TwistedSMC, WeightedResult
+from scorefield.samplers.tuned import Solver, Tuned
 from scorefield.samplers.unipc import UniPC
 
 SAMPLERS: dict[str, type[Sampler]] = {
@@ -47,6 +50,8 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "er_sde": ERSDE,
     "restart": Restart,
     "torchsde": ReferenceSDE,
+    "consistency": ConsistencySampler,
+    "tuned": Tuned,
 }
 # Samplers of a model that is given a measurement (guidance.posterior), beside those above
 RESTORING: dict[str, type[Sampler]] = {
@@ -79,10 +84,16 @@ def make_sampler(name: str, **options: Any) -> Sampler:
     return (SAMPLERS | RESTORING)[name](**options)
 
 
+def own_sampler(model: ScoreModel, other: Sampler) -> Sampler:
+    """The sampler that a distilled model was made for, and the other one for a score model."""
+    return other if model.student is None else make_sampler(model.student.sampler, **model.student.options)
+
+
 __all__ = [
-    "DDIM", "DEIS", "EDM", "ERSDE", "GRIDS", "IPNDM", "RESTORING", "SAMPLERS", "Ancestral", "DPMSolver", "DPMSolverPlusPlus",
-    "Euler", "EulerMaruyama", "ExponentialAdams", "GridSampler", "Heun", "Langevin", "NoiseStream", "PredictorCorrector",
-    "ProbabilityFlow", "RePaint", "ReferenceSDE", "Restart", "Result", "ReverseDiffusion", "RungeKutta4", "SASolver",
-    "Sampler", "TwistedSMC", "UniPC", "WeightedResult", "ddim_invert", "make_grid", "make_sampler", "prior_sample",
-    "sample_seeds", "sampler_options", "slerp",
+    "DDIM", "DEIS", "EDM", "ERSDE", "GRIDS", "IPNDM", "RESTORING", "SAMPLERS", "Ancestral", "ConsistencySampler",
+    "DPMSolver", "DPMSolverPlusPlus", "Euler", "EulerMaruyama", "ExponentialAdams", "GridSampler", "Heun", "Langevin",
+    "NoiseStream", "PredictorCorrector", "ProbabilityFlow", "RePaint", "ReferenceSDE", "Restart", "Result",
+    "ReverseDiffusion", "RungeKutta4", "SASolver", "Sampler", "Solver", "Tuned", "TwistedSMC", "UniPC", "WeightedResult",
+    "ddim_invert", "make_grid", "make_sampler", "own_sampler", "prior_sample", "sample_seeds", "sampler_options",
+    "slerp",
 ]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from scorefield.models.score_model import MeanGuidance, Posterior, ScoreModel, evaluation_mode
+from scorefield.models.student import Student
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.grids import GRIDS, make_grid
 from scorefield.numerics.noise import NoiseStream, Seed
@@ -135,6 +136,20 @@ class Sampler(ABC):
         """Whether the x_0 predicted at the last time is returned."""
         return bool(self.denoise)
 
+    def takes(self, student: Student | None, times: Tensor) -> bool:
+        """Whether it may sample what was distilled for this (models/student.py) on a grid; None stands for score models."""
+        return student is None
+
+    def check(self, model: ScoreModel, times: Tensor) -> None:
+        """ArgumentError unless this sampler, on this grid, is one that the model was made for."""
+        if self.takes(model.student, times):
+            return
+        if model.student is None:
+            raise ArgumentError("this sampler is for consistency models, and the model is a score model; train one with "
+                                "objective consistency, or choose another sampler", "sampler")
+        raise ArgumentError(f"the model is {model.student}, and only its own sampler may use it: {model.student.advice}",
+                            "sampler", *model.student.options)
+
     @abstractmethod
     def times(self, model: ScoreModel) -> Tensor:
         """The times at which states come out, float64, from first to last; ValueError if the settings allow none."""
@@ -160,6 +175,7 @@ class Sampler(ABC):
         Raises ArithmeticError if the state stops being finite, with the step and its time.
         """
         times = self.times(model)
+        self.check(model, times)
         with evaluation_mode(model), torch.set_grad_enabled(gradients):
             counted = CountedModel(model, predictions)
             states = self._run(counted, x_T, times, seeds, trajectory, callback)

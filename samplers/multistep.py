@@ -55,12 +55,13 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Rule:
-    """The coefficients of one step, newest m first; `correct` is empty without a corrector."""
+    """The coefficients of one step, newest m first; `correct` is empty without a corrector, whose `keep` may differ."""
 
     keep: float
     predict: Sequence[float]
     correct: Sequence[float] = ()
     noise: float = 0.0
+    keep_corrected: float | None = None
 
 
 def combine(keep: float, x: Tensor, weights: Sequence[float], history: Sequence[Tensor], reuse: bool) -> Tensor:
@@ -82,7 +83,8 @@ def run_rules(model: CountedModel, x: Tensor, times: Tensor, rules: Sequence[Rul
         m = eps if a == 0 and b == 1 else eps.mul(b).add_(x, alpha=a)
         history = [m, *history[:depth - 1]]
         if last is not None and last.correct:
-            x = combine(last.keep, before, last.correct, history, reuse=i > 1)
+            keep = last.keep if last.keep_corrected is None else last.keep_corrected
+            x = combine(keep, before, last.correct, history, reuse=i > 1)
             if z is not None:
                 x.add_(z, alpha=last.noise)
         before, last = x, rule

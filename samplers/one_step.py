@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from scorefield.models.score_model import MeanGuidance, ScoreModel, evaluation_mode
+from scorefield.models.student import Student
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.noise import NoiseStream
 from scorefield.numerics.options import option
@@ -219,6 +220,12 @@ class DDIM(OneStepSampler):
     @property
     def stochastic(self) -> bool:
         return self.eta > 0 or self.variance not in FIXED
+
+    def takes(self, student: Student | None, times: Tensor) -> bool:
+        if student is None or student.times is None:
+            return student is None
+        same = times.shape == student.times.shape and torch.allclose(times, student.times, rtol=1e-9, atol=0)
+        return same and not self.stochastic and not self.denoise
 
     def solve(self, model: CountedModel, x: Tensor, times: Tensor, noise: NoiseStream | None) -> Iterator[Tensor]:
         if self.variance in FIXED:

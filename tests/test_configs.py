@@ -19,6 +19,8 @@ SHAPES = {"digits": (1, 8, 8), "fashion_mnist": (1, 28, 28), "cifar10": (3, 32, 
 # Those of Song et al. 2021 to the parameter; EDM's is its published 55,733,891 but for the inputs of augmentation.
 PARAMETERS = {
     "vp_digits": 651_041, "flow_digits": 651_041, "vp_digits_labels": 652_449,
+    "digits_teacher": 695_872, "digits_progressive": 695_872, "digits_guided": 794_688, "digits_consistency": 695_872,
+    "digits_scm": 695_872,
     "vp_swiss_roll": 166_786, "vp_fashion_mnist": 6_469_889, "vp_fashion_mnist_small": 408_641,
     "edm_cifar10": 55_732_739,
     "vp_digits_dequantized": 674_027, "vp_table": 182_720, "vp_series": 116_593,

@@ -17,10 +17,14 @@ if TYPE_CHECKING:
         OBJECTIVES,
         Batch,
         Classification,
+        Consistency,
+        ContinuousConsistency,
         Dequantization,
+        GuidedDistillation,
         LearnedSchedule,
         LearnedVariance,
         Objective,
+        ProgressiveDistillation,
         ScoreMatching,
         SlicedScoreMatching,
         build_objective,
@@ -31,8 +35,9 @@ if TYPE_CHECKING:
     from scorefield.training.weightings import WEIGHTINGS
 
 _HOMES = {
-    "objectives": ("OBJECTIVES", "Batch", "Classification", "Dequantization", "LearnedSchedule", "LearnedVariance",
-                   "Objective", "ScoreMatching", "SlicedScoreMatching", "build_objective"),
+    "objectives": ("OBJECTIVES", "Batch", "Classification", "Consistency", "ContinuousConsistency", "Dequantization",
+                   "GuidedDistillation", "LearnedSchedule", "LearnedVariance", "Objective", "ProgressiveDistillation",
+                   "ScoreMatching", "SlicedScoreMatching", "build_objective"),
     "batches": ("Batches", "held_out"),
     "draws": ("Draws",),
     "run": ("set_up", "train", "train_run"),
@@ -43,8 +48,9 @@ _HOMES = {
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "OBJECTIVES", "TIME_SAMPLERS", "WEIGHTINGS", "Batch", "Batches", "Classification", "Dequantization", "Draws",
-    "Interrupted", "LearnedSchedule", "LearnedVariance", "Objective", "ScoreMatching", "SlicedScoreMatching", "Trainer",
+    "OBJECTIVES", "TIME_SAMPLERS", "WEIGHTINGS", "Batch", "Batches", "Classification", "Consistency",
+    "ContinuousConsistency", "Dequantization", "Draws", "GuidedDistillation", "Interrupted", "LearnedSchedule",
+    "LearnedVariance", "Objective", "ProgressiveDistillation", "ScoreMatching", "SlicedScoreMatching", "Trainer",
     "build_objective", "held_out", "set_up", "train", "train_run",
 ]
 

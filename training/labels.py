@@ -12,7 +12,7 @@ from torch import Tensor
 from scorefield.data.dataset import LABEL, Condition, Dataset, Split, require_classes
 from scorefield.data.datasets import codec_of
 from scorefield.models.build import build_denoiser
-from scorefield.models.conditions import LOW_RES, LOW_RES_NOISE
+from scorefield.models.conditions import GUIDANCE, LOW_RES, LOW_RES_NOISE
 from scorefield.numerics.errors import ArgumentError
 from scorefield.training.objectives import Classification, Objective, build_objective
 
@@ -32,7 +32,7 @@ def require_conditions(model: Any, objective: Objective, config: ConfigDict, dat
     them in memory are checked whenever it is read.
     """
     classifies = isinstance(objective, Classification)
-    needed = {*model.takes.names, *([LABEL] if classifies else ())}
+    needed = {*model.takes.names, *([LABEL] if classifies else ())} - {GUIDANCE}      # which the objective draws
     classes = config.model.get("classes") if classifies else model.takes.classes
     for split in ("train", "test"):
         for name in sorted(needed - set(_condition(getattr(dataset, split)))):

@@ -4,7 +4,7 @@ import contextlib
 import copy
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -24,7 +24,6 @@ from scorefield.checkpoints.formats.run import (
     newest_sound,
     read_config,
 )
-from scorefield.checkpoints.load import load_denoiser
 from scorefield.configs.loading import all_fields, apply, from_stored, load_config
 from scorefield.configs.sections import data, require_sections
 from scorefield.configs.training import names_of
@@ -34,6 +33,7 @@ from scorefield.data.datasets import PICTURE_FIELDS, codec_of, in_units_of, load
 from scorefield.data.degradations import pictures_as_said
 from scorefield.data.fingerprint import fingerprint
 from scorefield.models.build import build_denoiser
+from scorefield.models.conditions import GUIDANCE
 from scorefield.models.denoiser import Denoiser
 from scorefield.models.networks.dequantizer import dequantizer_of
 from scorefield.numerics.devices import autocast_dtype, keep_freed_memory, local_device, require_compiler, slow_arithmetic
@@ -49,6 +49,7 @@ from scorefield.training.meters import Meters, operations_of
 from scorefield.training.objectives import build_objective
 from scorefield.training.objectives.score_matching import told
 from scorefield.training.schedule import Measures, measured_by
+from scorefield.training.teachers import begin_with, initial_of, teacher_of
 from scorefield.training.trackers import require_trackers
 from scorefield.training.trainer import Trainer
 
@@ -173,7 +174,7 @@ def set_up(config: ConfigDict, dataset: Dataset, run: Path, device: torch.device
     torch.manual_seed(settings.seed)
     model = build_denoiser(config, codec.event(dataset.shape)).to(device)
     model.autocast = autocast_dtype(settings.precision, device)
-    objective = build_objective(model, settings, codec)
+    objective = build_objective(model, settings, codec, teacher_of(config, dataset, device))
     dataset = require_conditions(model, objective, config, dataset)
     machine, share = Machine(run, device), settings.batch_size // world.size
     noise = partial(_loss_of_noise, model, dataset, codec, device)
@@ -195,46 +196,17 @@ def set_up(config: ConfigDict, dataset: Dataset, run: Path, device: torch.device
 
 
 def _prepare(model: Denoiser, objective: Any, new: bool, sharded: bool) -> None:
-    """Give the network of a new run the weights of its objective's score_model, and freeze what the objective keeps."""
+    """Give the network of a new run the weights that its objective begins with, and freeze what the objective keeps."""
     if sharded and (dequantizer_of(model) is not None or hasattr(model.network, "schedule")):
         raise ArgumentError("a dequantizer and a learned schedule are called beside the network, which FSDP cannot do; "
                             "choose training.sharding=none", "training.sharding")
-    source = getattr(objective, "score_model", "")
+    source, name = initial_of(objective)
     if source and new:
-        begin_with(model, source)
+        begin_with(model, source, name)
     if getattr(objective, "frozen", False):
         flow = {id(parameter) for parameter in dequantizer_of(model).parameters()}      # type: ignore[union-attr]
         for parameter in model.parameters():
             parameter.requires_grad_(id(parameter) in flow)
-
-
-def begin_with(model: Denoiser, source: str) -> None:
-    """Copy the averaged weights of a run or a checkpoint into the network of a denoiser. A dequantizer that the source lacks
-    stays as it is.
-
-    Raises ArgumentError if that is a model of another kind.
-    """
-    with renamed(names={"config": "training.score_model"}):
-        found = load_denoiser(source)
-    for name, here, there in _views(model, found):
-        if here != there:
-            raise ArgumentError(f"the score_model {source} has {name} {there}, and this config has {here}; the sections "
-                                "sde and model must be those of its run, but for model.dequantizer", "training.score_model")
-    own, weights = model.network.state_dict(), found.network.state_dict()
-    lacking = [name for name, tensor in own.items() if name not in weights or weights[name].shape != tensor.shape]
-    flow = dequantizer_of(found) is None and dequantizer_of(model) is not None
-    if [name for name in lacking if not (flow and name.startswith("dequantizer."))] or weights.keys() - own.keys():
-        raise ArgumentError(f"the score_model {source} has other weights; the section model must be that of its run, but "
-                            "for a model.dequantizer that it lacks", "training.score_model")
-    model.network.load_state_dict(weights, strict=False)
-
-
-def _views(model: Denoiser, other: Denoiser) -> Iterator[tuple[str, Any, Any]]:
-    """What two denoisers make of their networks, by name."""
-    yield "sde", repr(model.sde), repr(other.sde)
-    yield "parametrization", model.parametrization.name, other.parametrization.name
-    for name in ("time_input", "input_std", "energy"):
-        yield name, getattr(model, name), getattr(other, name)
 
 
 def _loss_of_noise(model: Any, dataset: Dataset, codec: Codec, device: torch.device, n: int) -> Tensor:
@@ -243,7 +215,10 @@ def _loss_of_noise(model: Any, dataset: Dataset, codec: Codec, device: torch.dev
     x = torch.randn(n, *codec.event(dataset.shape), generator=generator).to(device)
     t = torch.full((n,), 0.5 * (model.sde.t_min + model.sde.t_max), dtype=torch.float32, device=device)
     condition = dataset.train[torch.zeros(n, dtype=torch.int64)][1] if model.takes.names else {}
-    output: Tensor = model(x, t, *told(model, {name: tensor.to(device) for name, tensor in condition.items()}))
+    condition = {name: tensor.to(device) for name, tensor in condition.items()}
+    if model.takes.guidance is not None:
+        condition[GUIDANCE] = torch.full((n,), model.takes.guidance[0], device=device)
+    output: Tensor = model(x, t, *told(model, condition))
     return output.square().mean()
 
 

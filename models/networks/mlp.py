@@ -1,6 +1,7 @@
 """A residual multilayer perceptron for points and other small events."""
 
 import math
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ class MLP(LabelledNetwork):
     layers   residual blocks: LayerNorm, then Linear, time added, SiLU, Linear; the last Linear of each starts at zero
     classes  if given, it takes a label too, {"label": integers (batch,)} from 0 to `classes`, the last of which means "no
              label"; the label's embedding is added to that of time
+    guidance if given, LOW,HIGH: it takes the scale of guidance, too, {"guidance": numbers (batch,)} between these
 
     Raises ArgumentError if the sizes do not fit. One use:
 
@@ -29,7 +31,8 @@ class MLP(LabelledNetwork):
 
     last_layers = ("last",)
 
-    def __init__(self, shape: tuple[int, ...], width: int = 128, layers: int = 4, classes: int | None = None):
+    def __init__(self, shape: tuple[int, ...], width: int = 128, layers: int = 4, classes: int | None = None,
+                 guidance: Sequence[float] | None = None):
         super().__init__()
         if width < 4 or width % 2 or layers < 1:
             raise ArgumentError("the MLP needs an even width of at least 4 and at least 1 layer, got "
@@ -42,7 +45,7 @@ class MLP(LabelledNetwork):
         self.inner = nn.ModuleList(nn.Linear(width, width) for _ in range(layers))
         self.outer = nn.ModuleList(zero_init(nn.Linear(width, width)) for _ in range(layers))
         self.last = zero_init(nn.Linear(width, d))
-        self._take_labels(classes, width)      # last, as it draws numbers
+        self._take_labels(classes, width, guidance=guidance)      # last, as it draws numbers
 
     def forward(self, x: Tensor, time: Tensor, condition: Condition | None = None) -> Tensor:
         embedding = self.time(timestep_embedding(time, self.width).to(self.first.weight.dtype))

@@ -257,7 +257,8 @@ class NCSNpp(LowResNetwork):
                  combine: str = "sum", groups: int | None = None, centred: bool = True, last_label: int | None = None,
                  norm_eps: float = 1e-6, attention_head_dim: int | None = None, freq_shift: int = 1,
                  classes: int | None = None, class_embedding: str = "table", scale_shift: bool = False,
-                 middle_norm: bool = True, dequantizer: int = 0, low_res: int = 0, low_res_noise: bool = False):
+                 middle_norm: bool = True, dequantizer: int = 0, low_res: int = 0, low_res_noise: bool = False,
+                 guidance: Sequence[float] | None = None):
         super().__init__()
         for name, value, allowed in (("block", block, BLOCKS), ("embedding", embedding, EMBEDDINGS),
                                      ("progressive_input", progressive_input, PROGRESSIVE_INPUT),
@@ -326,7 +327,7 @@ class NCSNpp(LowResNetwork):
         self.fourier = FourierFeatures(width, fourier_scale) if embedding == "fourier" else None
         self.last_layers = tuple(f"up.{i}.head.conv" for i, level in enumerate(self.up) if level.head is not None)
         self._initialise()
-        self._take_labels(classes, time_dim, class_embedding, width, freq_shift)      # last, as it draws numbers
+        self._take_labels(classes, time_dim, class_embedding, width, freq_shift, guidance)      # last, as it draws numbers
         self._take_low_res(low_res, low_res_noise, time_dim, width, freq_shift)
         self.dequantizer = dequantizer_for(channels, dequantizer)
 

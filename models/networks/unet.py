@@ -66,6 +66,8 @@ class UNet(LowResNetwork):
     dropout                inside residual blocks
     classes                if given, it takes a label too, {"label": integers (batch,)} from 0 to `classes`, the last of
                            which means "no label"; the label's embedding is added to that of time
+    guidance               if given, LOW,HIGH: it takes the scale of guidance, too, {"guidance": numbers (batch,)} between
+                           these
     scale_shift            residual blocks scale and shift their second norm by time, see `ResidualBlock`
     dequantizer            width of a `Dequantizer`, kept in the attribute of that name for likelihoods; 0: none
     low_res                channels of a picture that it takes, too, {"low_res": (batch, low_res, any height, any width)},
@@ -105,7 +107,8 @@ class UNet(LowResNetwork):
                  downsample_padding: int = 0, centred: bool = True, classes: int | None = None,
                  class_embedding: str = "table", scale_shift: bool = False, middle_norm: bool = True,
                  attention_heads: int | None = None, attention_order: str = "qkv", resample: str = "conv",
-                 dequantizer: int = 0, low_res: int = 0, low_res_noise: bool = False):
+                 dequantizer: int = 0, low_res: int = 0, low_res_noise: bool = False,
+                 guidance: Sequence[float] | None = None):
         super().__init__()
         if resample not in RESAMPLINGS:
             raise ArgumentError(f"unknown resample {resample!r}; choose from {', '.join(RESAMPLINGS)}", "resample")
@@ -160,7 +163,7 @@ class UNet(LowResNetwork):
         self.norm_out = group_norm(c, groups, norm_eps)
         self.conv_out = conv(c, channels, 3, padding=1)
         self._initialise()
-        self._take_labels(classes, time_dim, class_embedding, width, freq_shift)      # last, as it draws numbers
+        self._take_labels(classes, time_dim, class_embedding, width, freq_shift, guidance)      # last, as it draws numbers
         self._take_low_res(low_res, low_res_noise, time_dim, width, freq_shift)
         self.dequantizer = dequantizer_for(channels, dequantizer, axes)
 

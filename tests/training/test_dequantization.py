@@ -20,7 +20,7 @@ from scorefield.models.networks.dequantizer import dequantizer_of
 from scorefield.numerics.errors import ArgumentError
 from scorefield.sde_lib import VESDE, VPSDE, DDPMChain
 from scorefield.training import Batch, Dequantization, Draws, ScoreMatching, build_objective, train
-from scorefield.training.run import begin_with
+from scorefield.training.teachers import begin_with
 from tests.helpers import ROOT, SMALL, train_briefly
 
 CPU, SHAPE = torch.device("cpu"), (1, 2, 1)

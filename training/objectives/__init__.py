@@ -9,34 +9,43 @@ from scorefield.numerics.errors import ArgumentError, renamed
 from scorefield.numerics.text import choose
 from scorefield.sde_lib.learned import LearnedVPSDE
 from scorefield.training.objectives.classifier import Classification
+from scorefield.training.objectives.consistency import Consistency
+from scorefield.training.objectives.continuous_consistency import ContinuousConsistency
 from scorefield.training.objectives.dequantization import Dequantization
+from scorefield.training.objectives.guided_distillation import GuidedDistillation
 from scorefield.training.objectives.learned_schedule import LearnedSchedule
 from scorefield.training.objectives.learned_variance import LearnedVariance
 from scorefield.training.objectives.objective import Batch, Objective
+from scorefield.training.objectives.progressive import ProgressiveDistillation
 from scorefield.training.objectives.score_matching import ScoreMatching
 from scorefield.training.objectives.sliced import SlicedScoreMatching
+from scorefield.training.objectives.taught import Taught
 
 __all__ = [
-    "OBJECTIVES", "Batch", "Classification", "Dequantization", "LearnedSchedule", "LearnedVariance", "Objective",
-    "ScoreMatching", "SlicedScoreMatching", "build_objective",
+    "OBJECTIVES", "Batch", "Classification", "Consistency", "ContinuousConsistency", "Dequantization", "GuidedDistillation",
+    "LearnedSchedule", "LearnedVariance", "Objective", "ProgressiveDistillation", "ScoreMatching", "SlicedScoreMatching",
+    "Taught", "build_objective",
 ]
 
-# The arguments `sde`, `data_std` and `variance_output` come from the model, `codec` from the data; the others are the fields
-# of a config's section `training`.
+# The arguments `sde`, `data_std` and `variance_output` come from the model, `codec` from the data, `teacher_model` from the
+# run that `teacher` names, `updates` from `steps`; the others are the fields of a config's section `training`.
 OBJECTIVES: dict[str, type[Objective]] = {
     "score_matching": ScoreMatching, "sliced_score_matching": SlicedScoreMatching, "learned_variance": LearnedVariance,
-    "classifier": Classification, "dequantization": Dequantization, "learned_schedule": LearnedSchedule}
+    "classifier": Classification, "dequantization": Dequantization, "learned_schedule": LearnedSchedule,
+    "progressive": ProgressiveDistillation, "guided": GuidedDistillation, "consistency": Consistency,
+    "continuous_consistency": ContinuousConsistency}
 
 
-def build_objective(model: Any, section: Mapping[str, Any], codec: Any = None) -> Objective:
-    """The objective that a config's section `training` names, for a model with an SDE and the codec of its data;
-    ArgumentError as its class, and if a dequantizer or a variance would not be trained.
+def build_objective(model: Any, section: Mapping[str, Any], codec: Any = None, teacher: Any = None) -> Objective:
+    """The objective that a config's section `training` names, for a model with an SDE, the codec of its data, and the model
+    that is its teacher; ArgumentError as its class, and if a dequantizer or a variance would not be trained.
     """
     kind = choose("objective", OBJECTIVES, section.get("objective", "score_matching"), "training.objective")
     if kind is LearnedVariance and not model.learned_variance:
         raise ArgumentError("objective learned_variance needs a model that learns a variance; set "
                             "model.learned_variance=true", "training.objective", "model.learned_variance")
-    known = {**section, "sde": model.sde, "data_std": model.input_std, "codec": codec}
+    known = {**section, "sde": model.sde, "data_std": model.input_std, "codec": codec,
+             "teacher_model": teacher, "updates": section.get("steps")}
     if kind is LearnedVariance:
         known["variance_output"] = model.variance_output
     if model.takes.classes is None:      # no label, no dropout: its random numbers would be drawn for nothing
@@ -50,4 +59,7 @@ def build_objective(model: Any, section: Mapping[str, Any], codec: Any = None) -
                             "training.objective", "sde.name")
     settings = {name: known[name] for name in inspect.signature(kind).parameters if name in known}
     with renamed("training", {"data_std": "model.input_std", "variance_output": "model.variance_output"}):
-        return kind(**settings)
+        objective = kind(**settings)
+        if isinstance(objective, Taught):
+            objective.require(model)
+        return objective

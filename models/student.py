@@ -1,0 +1,62 @@
+"""What a distilled model is made for.
+
+A student of progressive distillation predicts the x_0 to which one long step of DDIM must point, and a consistency model the
+end of the flow through x_t. Neither is E[x_0 given x_t], so neither has a score: only its own sampler may use it, a
+likelihood none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scorefield.numerics.grids import make_grid
+from scorefield.sde_lib.sde import SDE
+
+STEPS, FLOW_END = "steps", "flow_end"      # the kinds of students
+
+
+@dataclass(frozen=True)
+class Student:
+    """What one sampler needs to know of a student.
+
+    kind    STEPS: it predicts for the steps of one grid of DDIM; FLOW_END: it predicts the end of the flow from any time
+    sampler a key of samplers.SAMPLERS, and its options, by which the student is sampled
+    times   the grid of the first kind, float64 (steps + 1,)
+    """
+
+    kind: str
+    sampler: str
+    options: Mapping[str, Any]
+    times: Tensor | None = None
+
+    def __str__(self) -> str:
+        if self.times is None:
+            return "a consistency model"
+        return f"a student of {len(self.times) - 1} steps of DDIM on the grid {self.options['grid']!r}"
+
+    @property
+    def advice(self) -> str:
+        """How it is sampled, for messages."""
+        return f"sampler {self.sampler!r}" + "".join(f", {name} {value}" for name, value in self.options.items())
+
+
+def of_steps(sde: SDE, steps: int, grid: str) -> Student:
+    """The student that takes `steps` steps of DDIM on a grid of that name, from t_max to t_sample."""
+    with torch.device("cpu"):      # times are computed with, whatever the default device
+        return Student(STEPS, "ddim", {"steps": steps, "grid": grid}, make_grid(grid, sde, steps, sde.t_sample))
+
+
+CONSISTENCY_MODEL = Student(FLOW_END, "consistency", {"steps": 2})
+
+
+def student_of(training: Mapping[str, Any], sde: SDE) -> Student | None:
+    """What the model is made for that a config's section `training` trains; None: it is a score model."""
+    objective = training.get("objective")
+    if objective == "progressive":
+        return of_steps(sde, training["student_steps"], training["grid"])
+    return CONSISTENCY_MODEL if objective in ("consistency", "continuous_consistency") else None
