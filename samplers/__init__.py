@@ -12,8 +12,8 @@ from scorefield.numerics.noise import NoiseStream, sample_seeds
 from scorefield.numerics.options import options_of
 from scorefield.samplers.adams import ExponentialAdams
 from scorefield.samplers.base import GridSampler, Result, Sampler, prior_sample
-from scorefield.samplers.deis import DEIS, IPNDM
 from scorefield.samplers.consistency import ConsistencySampler
+from scorefield.samplers.deis import DEIS, IPNDM
 from scorefield.samplers.dpm_solver import DPMSolver, DPMSolverPlusPlus
 from scorefield.samplers.edm import EDM
 from scorefield.samplers.fixed_ode import Euler, Heun, RungeKutta4
@@ -24,8 +24,8 @@ from scorefield.samplers.reference_sde import ReferenceSDE
 from scorefield.samplers.repaint import RePaint
 from scorefield.samplers.restart import Restart
 from scorefield.samplers.stochastic_multistep import ERSDE, SASolver
-from scorefield.samplers.twisted_smc import TwistedSMC, WeightedResult
 from scorefield.samplers.tuned import Solver, Tuned
+from scorefield.samplers.twisted_smc import TwistedSMC, WeightedResult
 from scorefield.samplers.unipc import UniPC
 
 SAMPLERS: dict[str, type[Sampler]] = {
