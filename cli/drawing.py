@@ -34,9 +34,9 @@ POINTS = 65      # number of times at which the trajectory of an adaptive solver
 
 def options() -> Mapping[str, Mapping[str, Flag]]:
     """The options of each sampler, without `points`, which is set for plots of trajectories."""
-    from scorefield.samplers import RESTORING, SAMPLERS
+    from scorefield.samplers import EVERY
 
-    return {name: flags_of(sampler, without=("points",)) for name, sampler in (SAMPLERS | RESTORING).items()}
+    return {name: flags_of(sampler, without=("points",)) for name, sampler in EVERY.items()}
 
 
 def settings_of(command: Command) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from scorefield.numerics.errors import ArgumentError, renamed
 if TYPE_CHECKING:
     from scorefield.cli.command import Command
 
-SUMMARY = "writes solvers/auto_STEPS.json, which --sampler tuned --steps STEPS uses: a grid and coefficients for this run"
+SUMMARY = "fits the grid and the coefficients of auto to the run, for --sampler tuned"
 FLAGS = (
     Flag("steps", tuple, (8,), "for how many steps, or several numbers such as 5,8,10"),
     Flag("num_starts", int, 64, "of the runs to which a solver is fitted; 24 of 64 are held back to judge it"),

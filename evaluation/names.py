@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from scorefield.numerics.text import printable
-from scorefield.samplers import RESTORING, SAMPLERS, Sampler
+from scorefield.samplers import EVERY, Sampler
 
 BATCH_SIZE = 128  # the default, which a name does not say
 LONGEST = 40      # bytes of a value in a name
@@ -32,7 +32,7 @@ def stem_of_samples(name: str, sampler: Sampler, guide: str = "", *, seed: int =
     step   of the checkpoint, where it is not the newest of its run
     batch_size  in which they are drawn, which goes on only in the same; adaptive solvers choose their steps by it
     """
-    options = {} if name not in SAMPLERS | RESTORING else changed(sampler, without=("points",))
+    options = {} if name not in EVERY else changed(sampler, without=("points",))
     return whole(name + suffix_of(options) + guide + suffix_of_drawing(seed, ema, precision, step, batch_size))
 
 

@@ -17,7 +17,6 @@ from scorefield.models.wrap import wrap
 
 __all__ = [
     "EMA", "MLP", "NETWORKS", "PARAMETRIZATIONS", "TIME_INPUTS", "Condition", "Conditions", "Denoiser", "Dequantizer",
-    "FittedVariance", "FullMixture",
-    "GaussianMixture", "Moments", "NCSNpp", "Posterior", "ScoreModel", "UNet", "build_denoiser",
-    "build_sde", "measured", "wrap",
+    "FittedVariance", "FullMixture", "GaussianMixture", "Moments", "NCSNpp", "Posterior", "ScoreModel", "UNet",
+    "build_denoiser", "build_sde", "measured", "wrap",
 ]

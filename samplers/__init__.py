@@ -1,5 +1,4 @@
-"""Samplers: rules that carry x from noise to data and call only the score model. Each has one word, a key of SAMPLERS.
-"""
+"""Samplers: rules that carry x from noise to data and call only the score model. Each has one word, a key of EVERY."""
 
 import dataclasses
 import difflib
@@ -50,29 +49,23 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "er_sde": ERSDE,
     "restart": Restart,
     "torchsde": ReferenceSDE,
-    "consistency": ConsistencySampler,
-    "tuned": Tuned,
 }
-# Samplers of a model that is given a measurement (guidance.posterior), beside those above
-RESTORING: dict[str, type[Sampler]] = {
-    "twisted_smc": TwistedSMC,
-    "repaint": RePaint,
-}
+# Samplers of some models alone: those that are given a measurement (guidance.posterior), and those that they were made for
+RESTORING: dict[str, type[Sampler]] = {"twisted_smc": TwistedSMC, "repaint": RePaint}
+MADE: dict[str, type[Sampler]] = {"consistency": ConsistencySampler, "tuned": Tuned}
+EVERY = SAMPLERS | RESTORING | MADE
 
 
 def sampler_options(name: str) -> dict[str, "dataclasses.Field[Any]"]:
-    """The options that a sampler of SAMPLERS or RESTORING takes, by name: each a field with `type`, `default` and
-    `metadata["help"]`.
+    """The options that a sampler of EVERY takes, by name: each a field with `type`, `default` and `metadata["help"]`.
 
     ValueError for an unknown name.
     """
-    if name in RESTORING:
-        return options_of(RESTORING[name])
-    if name not in SAMPLERS:
-        near = difflib.get_close_matches(name, SAMPLERS, n=1)
+    if name not in EVERY:
+        near = difflib.get_close_matches(name, EVERY, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ArgumentError(f"unknown sampler {name!r}; {hint}choose from {', '.join(SAMPLERS)}", "sampler")
-    return options_of(SAMPLERS[name])
+        raise ArgumentError(f"unknown sampler {name!r}; {hint}choose from {', '.join(EVERY)}", "sampler")
+    return options_of(EVERY[name])
 
 
 def make_sampler(name: str, **options: Any) -> Sampler:
@@ -81,7 +74,7 @@ def make_sampler(name: str, **options: Any) -> Sampler:
     for option in options:
         if option not in allowed:
             raise ArgumentError(f"sampler {name!r} takes no {option!r}; it takes {', '.join(allowed)}", option)
-    return (SAMPLERS | RESTORING)[name](**options)
+    return EVERY[name](**options)
 
 
 def own_sampler(model: ScoreModel, other: Sampler) -> Sampler:
@@ -90,10 +83,10 @@ def own_sampler(model: ScoreModel, other: Sampler) -> Sampler:
 
 
 __all__ = [
-    "DDIM", "DEIS", "EDM", "ERSDE", "GRIDS", "IPNDM", "RESTORING", "SAMPLERS", "Ancestral", "ConsistencySampler",
-    "DPMSolver", "DPMSolverPlusPlus", "Euler", "EulerMaruyama", "ExponentialAdams", "GridSampler", "Heun", "Langevin",
-    "NoiseStream", "PredictorCorrector", "ProbabilityFlow", "RePaint", "ReferenceSDE", "Restart", "Result",
-    "ReverseDiffusion", "RungeKutta4", "SASolver", "Sampler", "Solver", "Tuned", "TwistedSMC", "UniPC", "WeightedResult",
-    "ddim_invert", "make_grid", "make_sampler", "own_sampler", "prior_sample", "sample_seeds", "sampler_options",
-    "slerp",
+    "DDIM", "DEIS", "EDM", "ERSDE", "EVERY", "GRIDS", "IPNDM", "MADE", "RESTORING", "SAMPLERS", "Ancestral",
+    "ConsistencySampler", "DPMSolver", "DPMSolverPlusPlus", "Euler", "EulerMaruyama", "ExponentialAdams", "GridSampler",
+    "Heun", "Langevin", "NoiseStream", "PredictorCorrector", "ProbabilityFlow", "RePaint", "ReferenceSDE", "Restart",
+    "Result", "ReverseDiffusion", "RungeKutta4", "SASolver", "Sampler", "Solver", "Tuned", "TwistedSMC", "UniPC",
+    "WeightedResult", "ddim_invert", "make_grid", "make_sampler", "own_sampler", "prior_sample", "sample_seeds",
+    "sampler_options", "slerp",
 ]
