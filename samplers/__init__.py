@@ -2,6 +2,8 @@
 
 import dataclasses
 import difflib
+from collections import ChainMap
+from collections.abc import Mapping
 from typing import Any
 
 from scorefield.models.score_model import ScoreModel
@@ -53,7 +55,7 @@ SAMPLERS: dict[str, type[Sampler]] = {
 # Samplers of some models alone: those that are given a measurement (guidance.posterior), and those that they were made for
 RESTORING: dict[str, type[Sampler]] = {"twisted_smc": TwistedSMC, "repaint": RePaint}
 MADE: dict[str, type[Sampler]] = {"consistency": ConsistencySampler, "tuned": Tuned}
-EVERY = SAMPLERS | RESTORING | MADE
+EVERY: Mapping[str, type[Sampler]] = ChainMap(SAMPLERS, RESTORING, MADE)
 
 
 def sampler_options(name: str) -> dict[str, "dataclasses.Field[Any]"]:

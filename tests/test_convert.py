@@ -143,6 +143,7 @@ def stored(run):
 NEW = [word for word in SMALL if ".model." not in word]
 
 
+@pytest.mark.costly
 @pytest.mark.machine
 @pytest.mark.parametrize("there", [False, True], ids=["new", "there"])
 def test_training_follows_the_config_beside_the_checkpoint(command, published, tmp_path, there):

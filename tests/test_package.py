@@ -65,6 +65,7 @@ def installed(built, tmp_path_factory):
     return python
 
 
+@pytest.mark.costly
 def test_the_installed_command_works_beside_a_users_own_modules_of_our_names(installed, tmp_path):
     hostile = "raise RuntimeError('a module of the user was imported')\n"
     for name in ("models", "configs", "samplers", "numerics"):

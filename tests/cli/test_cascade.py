@@ -48,6 +48,7 @@ def drawn(run, condition, n=6):
     return codec.decode(draw_batch(model, make_sampler("auto", steps=3), (1, 8, 8), range(n), 0).x)
 
 
+@pytest.mark.costly
 def test_data_gives_sample_i_the_low_res_of_held_out_example_i(command, runs):
     x, nfe, record = sample(command, runs / "second", "--low_res", "data")
     test = load_dataset(read_config(runs / "second")["data"]).test

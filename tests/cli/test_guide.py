@@ -53,6 +53,7 @@ def refused(result, *parts):
         assert part in err, err
 
 
+@pytest.mark.costly
 @pytest.mark.machine
 def test_labels_are_numbers_or_names_in_turn_and_the_picture_has_a_row_for_each(runs, command):
     arrays, told, _ = sampled(command, runs["free"], "--label", "3,1", name="auto_steps3_label_3-1")

@@ -39,6 +39,7 @@ def teacher(tmp_path_factory):
     return train("digits_teacher", tmp_path_factory.mktemp("teacher") / "run")
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("config", ["digits_progressive", "digits_scm"])
 def test_a_resumed_student_is_that_of_a_run_that_never_stopped(config, teacher, tmp_path):
     """Its count of updates and its teacher's digest are a part of the run's state."""

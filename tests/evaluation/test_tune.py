@@ -29,6 +29,7 @@ def distances(model, sampler, n=100):
     return (sampler(model, x_T).x - end).square().mean(1).sqrt()
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("sde", [VPSDE(), CosineVPSDE(), VESDE()])
 def test_a_tuned_solver_beats_auto_on_other_starts_by_its_median_and_costs_less_than_ten_thousand_evaluations(sde):
     model = mixture(sde)

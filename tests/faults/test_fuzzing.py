@@ -72,7 +72,11 @@ def numbers_of_fields():
 
 
 def of_its_picture(mode, name, chooser):
-    """The words that a flag needs beside it: what chooses its class and, in mode explore, a picture that takes it."""
+    """The words that a flag needs beside it: what chooses its class, in mode explore a picture that takes it, and in mode
+    restore what is restored.
+    """
+    if mode == "restore":
+        return ["--operator=mask", "--measurement=data", *[chooser] * bool(chooser)]
     if mode != "explore":
         return [chooser] * bool(chooser)
     if chooser == "--sampler=chain_elbo":

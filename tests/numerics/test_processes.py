@@ -18,6 +18,7 @@ except ValueError as error:
 """
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("key, files", [("another", ["0", "1"]), ("", [])])
 def test_processes_that_are_about_to_do_different_things_stop(tmp_path, key, files):
     """The first one would wait for ever for samples of one checkpoint, while the second draws those of another."""

@@ -19,6 +19,7 @@ def test_taken_once_its_steps_are_those_of_ddim_with_all_noise():
     torch.testing.assert_close(once.x, same.x, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_steps_that_are_taken_again_keep_the_mean_and_count():
     seeds = sample_seeds(0, 0, 2000)
     x = prior_sample(MODEL.sde, (2,), seeds, dtype=torch.float64)

@@ -32,6 +32,7 @@ def run(model, guided, particles, seed=0, first=0, **options):
     return sampler(guided, prior_sample(model.sde, shape, seeds, dtype=torch.float64), seeds)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("sde", [VPSDE(), VESDE(0.01, 10.0), FlowSDE(), DDPMChain.from_schedule().to_sde()],
                          ids=lambda sde: type(sde).__name__)
 def test_modes_and_evidence_of_a_mixture_are_right(sde):

@@ -74,6 +74,7 @@ def exact_bound(flow, k, n=64):
     return torch.stack(bounds)
 
 
+@pytest.mark.slow
 def test_the_flow_finds_the_best_bound_on_a_known_distribution():
     """With the exact score the least bound is -log P(k) itself. Uniform noise misses it by 1.12 nats on average, a
     trained flow by at most .08: a logistic flow is no Gaussian cut off by the ends of a bin, and training is noisy.

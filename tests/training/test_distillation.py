@@ -352,6 +352,7 @@ def test_the_tangent_of_the_exact_flow_is_0_and_that_of_another_is_its_derivativ
     torch.testing.assert_close(tangent, sde.alpha(t)[:, None] * change, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("taught", [True, False])
 def test_training_in_continuous_time_finds_the_variance_of_the_data(taught):
     sde = CosineVPSDE()

@@ -181,6 +181,7 @@ def alive(pid):
         return False
 
 
+@pytest.mark.costly
 @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc, and the kernel ends them at once on Linux alone")
 @pytest.mark.parametrize("kill", [True, False], ids=["kill -9", "an end without close"])
 def test_readers_end_with_the_process_that_started_them(kill):
