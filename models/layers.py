@@ -13,6 +13,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.forward_ad import unpack_dual
 from torch.utils.checkpoint import checkpoint
 
 from scorefield.numerics.errors import ArgumentError
@@ -50,9 +51,13 @@ def xavier_init(network: nn.Module) -> None:
 
 
 class GroupNorm(nn.GroupNorm):
-    """GroupNorm; without gradients by way of float32 where PyTorch's kernel for bf16 takes five times as long."""
+    """GroupNorm; without gradients by way of float32 where PyTorch's kernel for bf16 takes five times as long. In
+    forward-mode differentiation its input is made contiguous: PyTorch 2.13 has no derivative of it in channels_last.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
+        if not x.is_contiguous() and unpack_dual(x).tangent is not None:
+            x = x.contiguous()
         if torch.is_grad_enabled() or not self._slow(x):
             return super().forward(x)
         weight, bias = self.weight.float(), self.bias.float()

@@ -14,10 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.grids import make_grid
 from scorefield.sde_lib.sde import SDE
 
 STEPS, FLOW_END = "steps", "flow_end"      # the kinds of students
+MOST_STEPS = 100_000
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,14 @@ CONSISTENCY_MODEL = Student(FLOW_END, "consistency", {"steps": 2})
 
 
 def student_of(training: Mapping[str, Any], sde: SDE) -> Student | None:
-    """What the model is made for that a config's section `training` trains; None: it is a score model."""
+    """What the model is made for that a config's section `training` trains; None: it is a score model.
+
+    Raises ArgumentError for a number of steps that no grid has.
+    """
     objective = training.get("objective")
     if objective == "progressive":
+        if not 1 <= training["student_steps"] <= MOST_STEPS:
+            raise ArgumentError(f"student_steps must lie in 1 .. {MOST_STEPS}, got {training['student_steps']}",
+                                "training.student_steps")
         return of_steps(sde, training["student_steps"], training["grid"])
     return CONSISTENCY_MODEL if objective in ("consistency", "continuous_consistency") else None

@@ -89,6 +89,7 @@ def of_its_picture(mode, name, chooser):
 COMPANIONS = {"training.objective=learned_variance": "model.learned_variance=true",
               "training.objective=dequantization": "model.dequantizer=4",
               "training.objective=learned_schedule": "sde.name=learned",
+              "training.objective=continuous_consistency": "model.parametrization=v",
               "sde.name=learned": "training.objective=learned_schedule"}
 
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from scorefield.models.denoiser import Denoiser
-from scorefield.models.student import STEPS
+from scorefield.models.student import MOST_STEPS, STEPS
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.grids import make_grid
 from scorefield.sde_lib.sde import expand_as
@@ -34,7 +34,6 @@ from scorefield.training.times import TIME_SAMPLERS
 from scorefield.training.weightings import Weighting
 
 GRIDS = ("uniform", "quadratic", "logsnr", "karras", "sinh")      # whose grids of fewer steps lie within those of more
-MOST_STEPS = 100_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,10 +74,10 @@ class ProgressiveDistillation(Taught):
     fine: Tensor = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         for name, least in (("student_steps", 1), ("substeps", 2)):
             if not least <= getattr(self, name) <= MOST_STEPS:
                 raise ArgumentError(f"{name} must lie in {least} .. {MOST_STEPS}, got {getattr(self, name)}", name)
+        super().__post_init__()
         if self.grid not in GRIDS:
             raise ArgumentError(f"the student's grid must lie within its teacher's; choose from {', '.join(GRIDS)}, got "
                                 f"{self.grid!r}", "grid")
