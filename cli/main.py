@@ -47,7 +47,8 @@ HELP = {"--help", "-help", "-h", "--helpshort", "--helpfull"}
 BOUNDS = {"seed": (0, 2**64 - 1), "batch_size": (1, 2**31), "num_samples": (1, 10_000_000), "draws": (1, 10_000),
           "num_images": (1, 2**40), "bootstrap": (0, 10**6), "reference_samples": (2, 2**40), "bound_draws": (1, 10**7),
           "likelihood_examples": (0, 10**6), "frames": (2, 10_000), "from_step": (0, 10**12), "gpus": (1, 10**6),
-          "num_examples": (2, 2**40), "num_times": (2, 10_000), "num_starts": (16, 10_000), "dense": (4, 1000)}
+          "num_examples": (2, 2**40), "num_times": (2, 10_000), "num_starts": (16, 10_000), "dense": (4, 1000),
+          "samples": (1, 10**6)}
 
 
 def table() -> Table:

@@ -45,7 +45,7 @@ FLAGS = (
          "the Jacobian of a network's x_0 is far off beside much noise; none: as it is", ("static", "none")),
     SEED, EMA, AVERAGE, BATCH_SIZE, STRICT,
 )
-OF_DATA = 8
+OF_DATA, MOST = 8, 10**6      # how many measurements: of data unless said, and at most
 RENAMED = {"method": "solver_method"}      # options of samplers that have the same name as a flag above
 
 
@@ -106,9 +106,8 @@ def _check(command: Command, learned: bool) -> None:
                             "operator")
     if not values["noise"] >= 0:
         raise ArgumentError(f"noise must not be negative, got {values['noise']:g}", "noise")
-    for name in ("samples", "num_images"):
-        if values[name] is not None and not 1 <= values[name] <= 10**6:
-            raise ArgumentError(f"{name} must lie in 1 .. 1000000, got {values[name]}", name)
+    if (values["num_images"] or 1) > MOST:
+        raise ArgumentError(f"num_images must lie in 1 .. {MOST}, got {values['num_images']}", "num_images")
 
 
 def _sampler(command: Command, name: str) -> Sampler:

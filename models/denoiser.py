@@ -195,8 +195,7 @@ class Denoiser(ConditionalModel):
         t = _precise(t)
         mean, known = self._predicted(x, t, "x0", condition)
         assert known is not None
-        eps = (x - expand_as(self.sde.alpha(t), x) * mean) / expand_as(self.sde.sigma(t), x)
-        return Posterior(mean, VARIANCE_OUTPUTS[self.variance_output].of_x0(known, eps, self.sde, t))
+        return Posterior(mean, VARIANCE_OUTPUTS[self.variance_output].of_x0(known, x, mean, self.sde, t))
 
     def _predicted(self, x: Tensor, t: float | Tensor, kind: str, condition: Condition | None
                    ) -> tuple[Tensor, Tensor | None]:

@@ -20,13 +20,13 @@ class Share:
     """w.
 
     read   what r says, (batch, *event), at times t, a scalar or (batch,)
-    of_x0  the variance of x_0 given x_t, of what was read and the prediction of eps
+    of_x0  the variance of x_0 given x_t, of what was read, and of x_t and the mean of x_0
     """
 
     def read(self, raw: Tensor, sde: SDE, t: Tensor) -> Tensor:
         return (raw + 1) / 2
 
-    def of_x0(self, known: Tensor, eps: Tensor, sde: SDE, t: Tensor) -> Tensor:
+    def of_x0(self, known: Tensor, x: Tensor, mean: Tensor, sde: SDE, t: Tensor) -> Tensor:
         return variance_of_x0(known, sde, t)
 
 
@@ -36,7 +36,7 @@ class Residual:
     def read(self, raw: Tensor, sde: SDE, t: Tensor) -> Tensor:
         return raw.exp()
 
-    def of_x0(self, known: Tensor, eps: Tensor, sde: SDE, t: Tensor) -> Tensor:
+    def of_x0(self, known: Tensor, x: Tensor, mean: Tensor, sde: SDE, t: Tensor) -> Tensor:
         return expand_as((sde.sigma(t) / sde.alpha(t)).square(), known) * known
 
 
@@ -46,8 +46,9 @@ class Noise(Residual):
     def read(self, raw: Tensor, sde: SDE, t: Tensor) -> Tensor:
         return raw + 1
 
-    def of_x0(self, known: Tensor, eps: Tensor, sde: SDE, t: Tensor) -> Tensor:
-        return super().of_x0((known - eps.square()).clamp(min=0), eps, sde, t)
+    def of_x0(self, known: Tensor, x: Tensor, mean: Tensor, sde: SDE, t: Tensor) -> Tensor:
+        eps = (x - expand_as(sde.alpha(t), x) * mean) / expand_as(sde.sigma(t), x)
+        return super().of_x0((known - eps.square()).clamp(min=0), x, mean, sde, t)
 
 
 VARIANCE_OUTPUTS: dict[str, Share | Residual] = {"share": Share(), "residual": Residual(), "noise": Noise()}
