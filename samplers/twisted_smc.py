@@ -260,9 +260,9 @@ class TwistedSMC(GridSampler):
     def _of_particles(self, model: ScoreModel, x: Tensor) -> TwistedModel:
         """The model with each measurement repeated for its particles."""
         if not isinstance(model, TwistedModel):
-            raise ArgumentError(f"twisted_smc samples a model given a measurement, guidance.posterior(...), got "
-                                f"{type(model).__name__}; choose another sampler, or make a posterior of the model last",
-                                "sampler")
+            raise ArgumentError("twisted_smc samples a model that is given a measurement, as mode restore and "
+                                f"guidance.posterior(model, ...) give it, and this is a {type(model).__name__}; choose "
+                                "another sampler", "sampler")
         if len(x) != model.measurements * self.particles:
             raise ArgumentError(f"{model.measurements} measurements with {self.particles} particles each need a batch of "
                                 f"{model.measurements * self.particles}, got {len(x)}", "particles")

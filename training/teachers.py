@@ -27,7 +27,7 @@ def teacher_of(config: ConfigDict, dataset: Dataset, device: torch.device) -> De
     try:
         with renamed(names={"config": "training.teacher"}):
             checkpoint = read_checkpoint(source)
-    except FileNotFoundError as error:
+    except (OSError, ValueError) as error:      # ValueError: the hub cannot be asked, or the file is none
         raise ArgumentError(f"no teacher: {error}", "training.teacher") from None
     theirs = checkpoint.config
     if theirs["model"]["network"] == "classifier":
