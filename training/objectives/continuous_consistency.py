@@ -31,6 +31,8 @@ from scorefield.training.objectives.score_matching import told
 from scorefield.training.objectives.taught import Lesson, Taught
 from scorefield.training.times import TIME_SAMPLERS
 
+MOST_UPDATES, LARGEST_C = 10**9, 1e6
+
 
 @dataclass(frozen=True, eq=False)
 class AnyTimes:
@@ -72,8 +74,8 @@ class ContinuousConsistency(Taught):
         if not isinstance(self.sde, VariancePreserving):
             raise ArgumentError(f"continuous_consistency is for variance-preserving SDEs, such as cosine, got {self.sde}; "
                                 "objective consistency takes others", "objective", "sde.name")
-        if self.warmup_tangent < 0 or not 0 < self.c < float("inf"):
-            raise ArgumentError("warmup_tangent must not be negative, and c must be above 0; got "
+        if not 0 <= self.warmup_tangent <= MOST_UPDATES or not 0 < self.c <= LARGEST_C:
+            raise ArgumentError(f"warmup_tangent must lie in 0 .. {MOST_UPDATES}, and c in (0, {LARGEST_C:g}]; got "
                                 f"{self.warmup_tangent} and {self.c}", "warmup_tangent", "c")
         object.__setattr__(self, "times", AnyTimes(self.sde, make_levels(self.levels), self.time_sampling))
 
