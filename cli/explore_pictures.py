@@ -121,7 +121,8 @@ def inversion(task: Task) -> Drawn:
         rounds = {"adaptive": explore.inversion(task.models, sampler, x, task.batch_size)}
     else:
         assert isinstance(sampler, GridSampler)
-        own = (sampler.steps,) if "steps" in task.command.asked.given else COUNTS
+        most = task.sde.steps or COUNTS[-1]
+        own = (sampler.steps,) if "steps" in task.command.asked.given else tuple(sorted({min(n, most) for n in COUNTS}))
         counts = given or own
         if not isinstance(sampler.grid, str):
             raise ArgumentError("a list of times fixes the steps that inversion compares; give the name of a grid", "grid")

@@ -61,6 +61,13 @@ class Source:
         prepare(model.network, self.command)
         return model
 
+    @cached_property
+    def sde(self) -> SDE:
+        from scorefield.models.build import build_sde
+
+        assert self.command.stored is not None
+        return build_sde(self.command.stored)
+
 
 @dataclass(frozen=True, eq=False)
 class Task:
@@ -79,7 +86,7 @@ class Task:
     @classmethod
     def of(cls, source: Source, name: str, picture: Picture, owner: str | None) -> Task:
         """ArgumentError for what does not fit together, before anything is computed."""
-        task = cls(source, name, frozenset(picture.flags), _settings(source.command, picture, owner), owner)
+        task = cls(source, name, frozenset(picture.flags), _settings(source, picture, owner), owner)
         if "ema" in task.takes:
             if isinstance(task.settings, Sampler):
                 task.settings.times(task.known)      # refuses a grid that does not fit
@@ -141,10 +148,7 @@ class Task:
 
     @cached_property
     def sde(self) -> SDE:
-        from scorefield.models.build import build_sde
-
-        assert self.command.stored is not None
-        return build_sde(self.command.stored)
+        return self.source.sde
 
     @cached_property
     def guide(self) -> Guide:
@@ -268,8 +272,9 @@ class Task:
         return f"{self.name}: {drawn.line}{'; ' if drawn.line else ''}wrote {self.stem}.{{{kinds}}}"
 
 
-def _settings(command: Command, picture: Picture, owner: str | None) -> Sampler | ChainELBO | None:
+def _settings(source: Source, picture: Picture, owner: str | None) -> Sampler | ChainELBO | None:
     """The sampler or the bound that a picture uses, with the given options that are its own."""
+    command = source.command
     if owner is None:
         return None
     if owner == "chain_elbo":
@@ -288,6 +293,8 @@ def _settings(command: Command, picture: Picture, owner: str | None) -> Sampler 
     given = parsed_options(owner, texts)
     if not isinstance(given.get("grid", ""), str):      # a list of times fixes the steps
         usual.pop("steps", None)
+    if "steps" in usual and source.sde.steps is not None:      # a chain has no more
+        usual["steps"] = min(usual["steps"], source.sde.steps)
     return make_sampler(owner, **usual | given)
 
 

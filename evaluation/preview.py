@@ -57,7 +57,7 @@ class Preview:
 
     Of more than SHOWN_CLASSES classes, the first ones are shown. A model that takes low_res gets that of held-out examples.
 
-    steps  of Euler-Maruyama; a student is sampled by its own sampler
+    steps  of Euler-Maruyama, at most those of a chain; a student is sampled by its own sampler
     """
 
     steps: int = 100
@@ -71,7 +71,7 @@ class Preview:
             n = n if of_points else classes * SHOWN_OF_A_CLASS
             label = torch.arange(n) % classes
             model = guided(model, label.to(device))
-        sampler = own_sampler(model, make_sampler("euler_maruyama", steps=self.steps))
+        sampler = own_sampler(model, make_sampler("euler_maruyama", steps=min(self.steps, model.sde.steps or self.steps)))
         samples = draw(of_held_out(model, dataset, device), sampler, codec.event(dataset.shape), n, seed=0, batch_size=n,
                        device=device, progress=False)
         return picture(samples.x, codec, dataset, label, dataset.class_names)

@@ -229,7 +229,7 @@ class Sampler(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class GridSampler(Sampler):
-    """A sampler with a fixed time grid."""
+    """A sampler with a fixed time grid. On the indices of a chain, a default of more steps than it has takes all of them."""
 
     steps: int = option(100, STEPS)
     grid: str | Sequence[float] = option(AUTO, f"auto, optimal, {GRID}")
@@ -266,6 +266,8 @@ class GridSampler(Sampler):
             if self.grid == OPTIMAL:
                 raise ArgumentError("grid 'optimal' of a chain ends at the data; leave out t_end and denoise", "grid")
             return make_grid("strided", sde, steps, self.end(model))
+        if steps == type(self).steps:      # nobody has chosen it
+            steps = min(steps, sde.steps)
         if not 2 <= steps <= sde.steps:
             raise ArgumentError(f"a chain of {sde.steps} indices takes 2 to {sde.steps} steps on them, got {steps}; grid "
                                 "uniform takes any number", "steps")

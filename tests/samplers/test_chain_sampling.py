@@ -80,3 +80,11 @@ def test_steps_that_a_chain_has_not_are_refused_with_those_that_it_has(steps, wo
         make_sampler("ancestral", steps=steps)(model, x_T(model.sde), SEEDS)
     with pytest.raises(ValueError, match="at most 99 steps between them, got 100"):
         make_sampler("ddim", steps=100, grid="strided").times(model)
+
+
+@pytest.mark.parametrize("name", ["ddim", "euler_maruyama", "reverse_diffusion", "predictor_corrector", "heun", "euler"])
+def test_a_default_of_more_steps_than_the_chain_has_takes_them_all(name):
+    model = mixture(DDPMChain.from_schedule("linear", 32).to_sde())
+    assert len(make_sampler(name).times(model)) == 32
+    with pytest.raises(ValueError, match="takes 2 to 32 steps"):
+        make_sampler(name, steps=33).times(model)
