@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from scorefield.evaluation.restore import Problem
 
 DATA = "data"
+LEARNED = "learned"      # the method of a model that was trained to restore
 FLAGS = (
     Flag("operator", str, None, "what was measured, such as mask:half=right, grey, downsample:factor=4, blur:std=1; not for "
                                 "a run that has learned a degradation"),
@@ -52,7 +53,7 @@ def check(command: Command, learned: bool) -> None:
         raise ArgumentError("give what is to be restored: a picture, a folder, an array, or data, the run's held-out "
                             "examples", "measurement")
     if learned:
-        for name in ("operator", "method", "noise"):
+        for name in ("operator", "method", "methods", "noise"):
             if name in command.asked.given:
                 raise ArgumentError(f"the run has learned to restore from its own degradation; leave out {name}", name)
     elif values["operator"] is None:
@@ -74,6 +75,14 @@ def guided_of(command: Command, denoiser: Any, learned: bool) -> Any:
 def given_of(command: Command, rule: Any) -> Given:
     """What is to be restored, as the command line says; `rule` is the degradation that the run has learned, or None."""
     return _measured(command) if rule is None else _learned(command, rule)
+
+
+def name_of(measurement: str, *texts: str) -> str:
+    """What a file's name says of the measurement, the operator and the method."""
+    from scorefield.evaluation.names import name_of_place, short
+
+    place = DATA if measurement == DATA else name_of_place(measurement)
+    return "_".join([place, *(short(text.replace(":", "-").replace("=", "")) for text in texts)])
 
 
 def _label(command: Command, model: Any) -> int | None:

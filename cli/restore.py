@@ -12,7 +12,7 @@ from scorefield.cli.drawing import options as of_samplers
 from scorefield.cli.drawing import parsed_options
 from scorefield.cli.flags import AVERAGE, BATCH_SIZE, CHECKPOINT, EMA, SEED, STRICT, Flag
 from scorefield.cli.low_res import rule_of
-from scorefield.cli.measurements import DATA, THRESHOLD, Given, check, given_of, guided_of
+from scorefield.cli.measurements import DATA, LEARNED, THRESHOLD, Given, check, given_of, guided_of, name_of
 from scorefield.cli.measurements import FLAGS as MEASUREMENT
 from scorefield.numerics import stopping
 from scorefield.numerics.errors import renamed
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from scorefield.evaluation.restore import Restored
     from scorefield.samplers import Sampler
 
-LEARNED = "learned"      # the method of a model that was trained to restore
 ROWS = 20                # measurements that one picture shows
 SUMMARY = "writes restore/NAME.png, .npz and .json: answers for damaged pictures, their mean, spread and figures"
 FLAGS = (
@@ -169,19 +168,17 @@ def _say(record: Mapping[str, Any], stem: Path, before: str = "") -> None:
 
 def _stem(command: Command, settings: Mapping[str, Any]) -> str:
     """The name of the files: what was measured and of what, and how it was restored."""
-    from scorefield.evaluation.names import name_of_place, short, suffix_of, suffix_of_drawing, whole
+    from scorefield.evaluation.names import suffix_of, suffix_of_drawing, whole
 
     values = command.asked.values
-    place = DATA if values["measurement"] == DATA else name_of_place(values["measurement"])
     said = {"noise": values["noise"]} if values["noise"] else {}
     said |= {"threshold": "none"} if "threshold" in command.asked.given and values["threshold"] == "none" else {}
     said |= {"samples": values["samples"]} | ({"degraded": True} if values["degraded"] else {})
     said |= {} if values["num_images"] is None else {"num_images": values["num_images"]}
     said |= {} if values["label"] is None else {"label": values["label"]}
     drawing = suffix_of_drawing(values["seed"], values["ema"], "fp32", None, values["batch_size"])
-    words = [short(settings[name].replace(":", "-").replace("=", "")) for name in ("operator", "method")]
-    return whole("_".join([place, *words, settings["sampler"]])
-                 + suffix_of(settings["options"]) + suffix_of(said) + drawing)
+    what = name_of(values["measurement"], settings["operator"], settings["method"])
+    return whole(f"{what}_{settings['sampler']}" + suffix_of(settings["options"]) + suffix_of(said) + drawing)
 
 
 def _write_pictures(command: Command, given: Given, restored: Restored, stem: Path) -> list[Path]:

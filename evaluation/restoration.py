@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -30,6 +30,15 @@ if TYPE_CHECKING:
     from scorefield.evaluation.restore import Problem
 
 GOLDEN = 0x9E3779B97F4A7C15
+
+
+class Done(Protocol):
+    """The results of all parts, each by its range."""
+
+    @property
+    def units(self) -> Sequence[range]: ...
+
+    def __getitem__(self, unit: range, /) -> Arrays: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +62,7 @@ class Restoration:
     batch_size: int = 128
     device: torch.device | str = "cpu"
     steps: int = dataclasses.field(init=False)
+    guided: ScoreModel = dataclasses.field(init=False)      # of the first measurement
 
     def __post_init__(self) -> None:
         if self.samples < 1:
@@ -61,6 +71,7 @@ class Restoration:
         if isinstance(sampler, TwistedSMC) and sampler.particles > self.batch_size and sampler.chunk is None:
             object.__setattr__(self, "sampler", dataclasses.replace(sampler, chunk=self.batch_size))
         first = self.problem.given(self.model, torch.arange(1), self.method)      # refuses what does not fit
+        object.__setattr__(self, "guided", first)
         object.__setattr__(self, "steps", len(self.sampler.times(first)) - 1)
 
     @property
@@ -94,9 +105,10 @@ class Restoration:
         if progress and world.first and missing and done:
             print(f"continuing: {done} of {len(parts)} {parts.what} are done already", flush=True)
         with Progress(self.steps * len(missing), "step", progress and world.first, parts.what, len(parts)) as bar:
-            parts.work(lambda unit: self._made(unit, bar), world, bar)
+            parts.work(lambda unit: self.made(unit, bar), world, bar)
 
-    def _made(self, unit: range, bar: Progress) -> Arrays:
+    def made(self, unit: range, bar: Progress) -> Arrays:
+        """A part."""
         start = time.perf_counter()
         found = self._weighted(unit, bar) if self.weighted else self._plain(unit, bar)
         return {**found, "seconds": np.float64(time.perf_counter() - start)}
@@ -123,7 +135,7 @@ class Restoration:
                               callback=bar.step)
         return {"x": result.x.cpu().numpy(), "evaluations": np.float64(result.nfe * len(seeds))}
 
-    def joined(self, parts: Parts) -> dict[str, Any]:
+    def joined(self, parts: Done) -> dict[str, Any]:
         """All parts together: the fields of evaluation.restore.Restored."""
         every = [parts[unit] for unit in parts.units]
         sums = {name: float(sum(part[name] for part in every)) for name in ("evaluations", "seconds")}

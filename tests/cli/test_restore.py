@@ -104,7 +104,7 @@ def test_the_default_is_twisted_smc_with_tmpd_and_the_same_command_gives_the_sam
 def test_a_finished_restoration_is_not_repeated_and_a_killed_one_goes_on(restored, command, digits_run, monkeypatch):
     words = (*HALF, "--measurement", "data", "--num_images", 3, "--seed", 5, "--batch_size", 4, *FAST)
     whole, record, stem = restored(*words)
-    made, made_before = [], Restoration._made
+    made, made_before = [], Restoration.made
 
     def make(self, unit, bar):
         if len(made) == 2:
@@ -112,7 +112,7 @@ def test_a_finished_restoration_is_not_repeated_and_a_killed_one_goes_on(restore
         made.append(unit)
         return made_before(self, unit, bar)
 
-    monkeypatch.setattr(Restoration, "_made", make)
+    monkeypatch.setattr(Restoration, "made", make)
     code, out, _ = command("--workdir", digits_run, "--mode", "restore", *words)
     assert code == 0 and "3 measurements, restored before" in out and not made
     os.remove(f"{stem}.png")
