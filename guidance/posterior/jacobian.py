@@ -85,7 +85,8 @@ class DPS(Method):
 class TMPD(Method):
     """Tweedie moment projected diffusion, whose covariance is the model's own."""
 
-    dense: int = option(128, "elements of a measurement up to which A C A^T is a matrix; beyond, conjugate gradients")
+    dense: int = option(128, "elements of a measurement up to which A C A^T is a matrix, of exact determinant; beyond, "
+                            "conjugate gradients")
     iterations: int = option(8, "of conjugate gradients, at most")
     linear = False
 
@@ -116,10 +117,12 @@ class TMPD(Method):
         return torch.einsum("bk,kb...->b...", solved, rows), log_twist
 
     def _by_gradients(self, at: Situation, scale: Tensor) -> tuple[Tensor, Tensor]:
-        """As `_by_matrix`, with S^-1 r by conjugate gradients. The twist has the determinant of c I, c r being as S^-1 r is
-        long.
+        """As `_by_matrix`, with S^-1 r by conjugate gradients, and the determinant of c I for that of S, where c = r^T r /
+        r^T S^-1 r.
 
-        That is a twist, too: its Gaussian is normalised but for what the directions other than r say.
+        For r ~ N(0, S) that is on average about the mean eigenvalue, so log psi is too low by about m/2 times the logarithm
+        of their arithmetic over their geometric mean. The shift does not depend on it, and the weights of twisted_smc make
+        up for any twist. Exact are one element, eigenvalues that are all equal, and `dense` of at least m.
         """
         measured, m = at.operator(at.x0), at.operator.size
         factor = expand_as(scale, at.residual)

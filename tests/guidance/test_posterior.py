@@ -55,6 +55,20 @@ def test_tmpd_by_conjugate_gradients_is_exact_for_gaussian_data_too():
     torch.testing.assert_close(by_gradients.log_twist, by_matrix.log_twist)
 
 
+def test_the_twist_of_conjugate_gradients_has_a_determinant_of_equal_eigenvalues():
+    """What docs/posteriors.md says of it: that of c I, with c = r^T r / r^T S^-1 r, S the covariance of y given x_t."""
+    x, model, operator = draw(5, 4), gaussian(), Matrix(A, (4,))
+    exact, cheap = (posterior(model, operator, Y, 0.3, f"tmpd:dense={n}").twist(x, 0.4) for n in (2, 0))
+    root = draw(4, 4, seed=1) / 2
+    prior, alpha, sigma = root @ root.T + 0.1 * torch.eye(4), model.sde.alpha(0.4), model.sde.sigma(0.4)
+    given_x = torch.linalg.inv(torch.linalg.inv(prior) + alpha**2 / sigma**2 * torch.eye(4))
+    s = A @ given_x @ A.T + 0.09 * torch.eye(2)
+    r = Y - exact.x0 @ A.T
+    c = r.square().sum(1) / (r * torch.linalg.solve(s, r.T).T).sum(1)
+    torch.testing.assert_close(cheap.log_twist - exact.log_twist, (torch.logdet(s) - 2 * c.log()) / 2)
+    torch.testing.assert_close(cheap.shift, exact.shift)
+
+
 def test_pigdm_is_exact_for_gaussian_data_of_its_variance_alone():
     operator = Matrix(A, (4,))
     assert max(exactness(round_gaussian(), operator, Y, 0.3, "pigdm:data_std=0.6")) < 1e-9
