@@ -40,7 +40,7 @@ EVENT, D, NOISE = (1, 4, 4), 16, 0.1
 OPERATORS = ("mask:half=right", "downsample:factor=2")
 BUDGETS = (20, 100, 400)
 TUNING, HELD = 0, (1, 2, 3)      # seeds of the measurements by which weights are chosen, and that count
-WEIGHTS = {"DPS": (0.1, 0.3, 1.0, 3.0, 10.0), "DiffPIR": (0.3, 1.0, 3.0, 7.0, 20.0), "PiGDM": (0.3, 0.5, 1.0)}
+WEIGHTS = {"DPS": (0.3, 1.0, 3.0, 10.0, 30.0), "DiffPIR": (0.3, 1.0, 3.0, 7.0, 20.0), "PiGDM": (0.3, 0.5, 1.0)}
 # From a problem, a budget, a weight and n to x (n, *EVENT) and the evaluations of each.
 Draw = Callable[["Problem", int, float, int], tuple[Tensor, int]]
 
@@ -178,7 +178,8 @@ def theirs(kind: str) -> Draw:
 
 
 ROWS: dict[str, tuple[str, Draw]] = {
-    "DPS": ("DPS", own("dps:zeta={}", eta=1.0)), "DPS, deepinv": ("DPS", theirs("DPS")),
+    "DPS": ("DPS", own("dps:zeta={}", eta=1.0)), "DPS, weight=score": ("DPS", own("dps:weight=score:zeta={}", eta=1.0)),
+    "DPS, deepinv": ("DPS", theirs("DPS")),
     "DiffPIR": ("DiffPIR", own("diffpir:weight={}", eta=1.0)), "DiffPIR, deepinv": ("DiffPIR", theirs("DiffPIR")),
     "PiGDM": ("PiGDM", own("pigdm:data_std={}", eta=1.0)), "PiGDM, deepinv": ("PiGDM", theirs("PiGDM")),
     "tmpd": ("", own("tmpd", eta=1.0)), "twisted_smc, tmpd": ("", own("tmpd", "twisted_smc")),

@@ -89,7 +89,7 @@ def test_dps_is_exact_for_no_gaussian_data(noise_std):
     assert exactness(round_gaussian(), make_operator("mask:half=right", (4,)), Y, noise_std, "dps")[0] > 0.1
 
 
-@pytest.mark.parametrize("method", ["pigdm", "dps", "dps:normalised=false", "tmpd"])
+@pytest.mark.parametrize("method", ["pigdm", "dps", "dps:weight=score:zeta=2", "dps:weight=likelihood", "tmpd"])
 def test_the_score_adds_the_gradient_of_the_twist(method):
     """For TMPD where its covariance does not depend on x, for the others always."""
     means, x = draw(3, 4), draw(5, 4, seed=3).requires_grad_()
@@ -199,7 +199,7 @@ BAD = [({"y": torch.zeros(1, 3)}, "y must have shape"), ({"y": torch.full((1, 2)
        ({"method": "pigdm:data_std=0"}, "must be positive"), ({"method": "ddrm:eta=2"}, "eta must lie"),
        ({"operator": Function(lambda x: x[:, :2].square(), (4,)), "method": "ddnm"}, "choose tmpd, dps"),
        ({"method": "tmpd:iterations=0"}, "at least 1"), ({"method": "diffpir:weight=-1"}, "must be positive"),
-       ({"method": "dps:zeta=0"}, "must be positive")]
+       ({"method": "dps:zeta=0"}, "must be positive"), ({"method": "dps:weight=much"}, "unknown weight 'much'")]
 
 
 @pytest.mark.parametrize("change, message", BAD, ids=[message for _, message in BAD])
