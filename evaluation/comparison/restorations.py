@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -143,7 +144,7 @@ def _pairs(asked: Sequence[Asked], methods: Sequence[str], budgets: Sequence[int
             spent: dict[Sampler, int] = {}
             for budget in budgets:
                 try:
-                    sampler, nfe = within(one, first.guided, budget, lambda s, m, n=first.samples: _cost(s, m, n))
+                    sampler, nfe = within(one, first.guided, budget, partial(_cost, samples=first.samples))
                 except OverBudget as error:
                     left_out.append(LeftOut(name, budget, str(error)))
                     continue
@@ -170,7 +171,9 @@ def _run(pairs: list[Pair], left_out: list[LeftOut], progress: bool) -> float:
                    key=lambda item: item[:2])
     sampling = 0.0
     with Progress(sum(pair.work.steps * len(pair.units) for pair in pairs), "step", progress, "parts", len(order)) as bar:
-        for number, (_, _, pair, unit) in enumerate(order):
+        number = 0
+        for _, _, pair, unit in order:
+            number += 1
             if pair not in pairs:
                 continue
             try:
@@ -180,7 +183,7 @@ def _run(pairs: list[Pair], left_out: list[LeftOut], progress: bool) -> float:
                 left_out.append(LeftOut(pair.name, pair.budget, str(error)))
                 continue
             sampling += float(pair.done[unit]["seconds"])
-            bar.show(lambda number=number: number + 1)
+            bar.show(lambda: number)
     return sampling
 
 

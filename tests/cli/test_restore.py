@@ -146,12 +146,15 @@ def conditional(tmp_path_factory):
     return made_once(tmp_path_factory, "conditional", make) / "second"
 
 
-def test_a_run_that_has_learned_a_degradation_restores_from_it(restored, refused, conditional):
+def test_a_run_that_has_learned_a_degradation_restores_from_it(restored, refused, conditional, command):
     arrays, record, _ = restored("--measurement", "data", "--num_images", 3, "--steps", 3, "--samples", 2, run=conditional)
     assert (record["operator"], record["method"], record["sampler"]) == ("downsample:factor=2", "learned", "auto")
     test = load_dataset({"dataset": "digits", "degradation": "downsample:factor=2"}).test
     np.testing.assert_allclose(arrays["y"], test[torch.arange(3)][1]["low_res"].numpy(), atol=1e-6)
     assert "leave out operator (--operator)" in refused(*HALF, "--measurement", "data", run=conditional)
+    code, out, err = command("--workdir", conditional, "--mode", "compare", "--measurement", "data", "--num_images", 2,
+                             "--samplers", "auto,ddim", "--budgets", 8, "--samples", 2, "--bootstrap", 0)
+    assert code == 0 and "learned by ddim" in out, err
 
 
 @pytest.mark.parametrize(("words", "says"), [

@@ -84,6 +84,22 @@ def test_projections_are_exact_for_independent_elements_without_noise_alone(meth
     assert exactness(round_gaussian(), operator, y, 0.3, method)[0] > 0.1
 
 
+@pytest.mark.parametrize("method, noise_std", [("tmpd", 0.3), ("tmpd", 0.0), ("pigdm:data_std=0.6", 0.3),
+                                               *((name, 0.0) for name in ("replacement", "ddnm", "ddrm", "diffpir"))])
+def test_mean_and_covariance_of_samples_are_right_where_the_method_is_exact(method, noise_std):
+    """By the flow, of 4096 samples, within 4 standard errors; the flow ends a little before the data and starts at t_max."""
+    model = gaussian() if method == "tmpd" else round_gaussian()
+    operator = Matrix(A, (4,)) if noise_std or method == "tmpd" else make_operator("mask:half=right", (4,))
+    exact, _ = measured(model, operator.dense(), Y[0], noise_std)
+    n, seeds = 4096, sample_seeds(0, 0, 4096)
+    guided = posterior(model, operator, Y, noise_std, method)
+    x = make_sampler("dpm_solver++", steps=80)(guided, prior_sample(model.sde, (4,), seeds, dtype=torch.float64), seeds).x
+    mean, covariance = exact.means[0], exact.covariances[0]
+    assert bool(((x.mean(0) - mean).abs() < 4 * (covariance.diagonal() / n).sqrt() + 4e-3).all())
+    spread = ((covariance.diagonal()[:, None] * covariance.diagonal() + covariance.square()) / n).sqrt()
+    assert bool(((torch.cov(x.T) - covariance).abs() < 4 * spread + 4e-3).all())
+
+
 @pytest.mark.parametrize("noise_std", [0.3, 0.0])
 def test_dps_is_exact_for_no_gaussian_data(noise_std):
     assert exactness(round_gaussian(), make_operator("mask:half=right", (4,)), Y, noise_std, "dps")[0] > 0.1
