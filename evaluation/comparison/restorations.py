@@ -171,9 +171,7 @@ def _run(pairs: list[Pair], left_out: list[LeftOut], progress: bool) -> float:
                    key=lambda item: item[:2])
     sampling = 0.0
     with Progress(sum(pair.work.steps * len(pair.units) for pair in pairs), "step", progress, "parts", len(order)) as bar:
-        number = 0
         for _, _, pair, unit in order:
-            number += 1
             if pair not in pairs:
                 continue
             try:
@@ -183,7 +181,7 @@ def _run(pairs: list[Pair], left_out: list[LeftOut], progress: bool) -> float:
                 left_out.append(LeftOut(pair.name, pair.budget, str(error)))
                 continue
             sampling += float(pair.done[unit]["seconds"])
-            bar.show(lambda: number)
+            bar.show(lambda: sum(len(one.done) for one in pairs))
     return sampling
 
 
