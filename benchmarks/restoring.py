@@ -10,21 +10,20 @@ so that the exact posterior is a mixture, too (models/analytic_full.py):
 
 Printed is the sliced Wasserstein distance W_1 of weighted samples to as many exact draws, over that between two sets of
 exact draws (the floor), for 50, 100 and 400 steps, which are evaluations of the model but under repaint; and for twisted_smc
-log p(y), its own standard error and the closed form, and the weights of the components. Writes
-benchmarks/results/restoring.json.
+log p(y), its own standard error and the closed form, and the weights of the components. Numbers are written to
+benchmarks/results/restoring.json as they come, and a run that was cut goes on where it stopped.
 """
 
 import argparse
-import json
 import math
 import time
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmarks.rows import Rows
 from scorefield.guidance import posterior
 from scorefield.guidance.operators import Matrix
 from scorefield.models import GaussianMixture, measured
@@ -34,7 +33,6 @@ from scorefield.samplers import make_sampler, prior_sample
 from scorefield.samplers.twisted_smc import WeightedResult
 from scorefield.sde_lib import VPSDE
 
-RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 STEPS = (50, 100, 400)
 PROBLEMS = {"a": (12, 5, 4, 0.1), "b": (16, 8, 6, 0.2), "c": (14, 6, 5, 0.15)}
 PLAIN = ("ddim", {"eta": 1.0, "grid": "logsnr"})
@@ -127,24 +125,21 @@ def main() -> None:
     parser.add_argument("--steps", nargs="*", type=int, default=STEPS)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    table: dict[str, Any] = {}
+    kept = Rows("restoring", {"particles": options.particles, "target": options.target})
     print(f"{'':24}" + "".join(f"{f'{name}, {steps}':>9}" for name in PROBLEMS for steps in options.steps))
     for row in options.rows:
-        results = [run(name, row, steps, options.particles) for name in PROBLEMS for steps in options.steps]
-        table[row] = results
+        results = [kept(f"{row}, {name}, {steps} steps", lambda a=(name, row, steps): run(*a, options.particles))
+                   for name in PROBLEMS for steps in options.steps]
         print(f"{row:24}" + "".join(f"{result['ratio']:9.2f}" for result in results), flush=True)
     print(f"\ntwisted_smc with tmpd, 100 steps, {options.target} particles")
-    table["target"] = []
     for name in PROBLEMS:
-        runs = [run(name, "twisted_smc, tmpd", 100, options.target, seed) for seed in range(options.runs)]
-        table["target"].append(runs)
+        runs = [kept(f"{name}, seed {seed}", lambda name=name, seed=seed: run(name, "twisted_smc, tmpd", 100, options.target,
+                                                                              seed)) for seed in range(options.runs)]
         ratio, found = sum(one["ratio"] for one in runs) / len(runs), runs[0]
         pairs = zip(found["shares"], found["exact_shares"], strict=True)
         print(f"{name}  distance/floor {ratio:.2f}  log p(y) {found['log_evidence']:.3f} +- {found['error']:.3f} "
               f"(exact {found['exact']:.3f})  effective {found['effective']:.0f}  components "
               + ", ".join(f"{a:.3f} ({b:.3f})" for a, b in pairs if b > 1e-3), flush=True)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "restoring.json").write_text(json.dumps(table, indent=1))
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from scorefield.numerics.text import nearest
 MODES: Mapping[str, ModuleType] = {"train": train, "sample": sample, "likelihood": likelihood, "evaluate": evaluate,
                                    "compare": compare, "explore": explore, "restore": restore, "fit_variance": fit_variance,
                                    "tune": tune, "convert": convert, "report": report, "plan": plan}
-SHARED = ("train", "sample", "likelihood", "evaluate")      # the modes in which processes of torchrun share the work
+SHARED = ("train", "sample", "likelihood", "evaluate", "restore")      # in which processes of torchrun share the work
 COMMON = (
     Flag("config", str, None, "a config file: configs/NAME.py, or your own"),
     Flag("mode", str, None, "what to do: one of the modes below"),
@@ -83,7 +83,7 @@ def usage(only: str | None = None) -> str:
                 lines += ["  and options of the classes in brackets, with their defaults:",
                           *describe_options(every.options[mode], "    ")]
     return "\n".join([*lines, "", "Under torchrun the processes share the work: mode train splits each batch, the modes "
-"sample, likelihood", "and evaluate distribute the batches.", "",
+"sample, likelihood,", "evaluate and restore distribute the batches.", "",
                       "Exit codes: 0 done; 1 an error, told in one line; 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP, 138 SIGUSR1:",
                       "what was done is kept, and the same command goes on."])
 

@@ -16,11 +16,11 @@ import dataclasses
 import io
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from scorefield.data.dataset import Condition, Dataset, Examples, Split
@@ -28,10 +28,20 @@ from scorefield.data.transforms import to_unit
 from scorefield.numerics.errors import ArgumentError, renamed
 from scorefield.numerics.noise import CONDITION, NoiseStream
 from scorefield.numerics.options import option, worded
+from scorefield.numerics.pictures import (
+    HALVES,
+    KERNELS,
+    in_box,
+    resampled,
+    resampling_matrix,
+    weighted_channels,
+    without_half,
+)
 
 LOW_RES, LOW_RES_NOISE = "low_res", "low_res_noise"
-KERNELS = {"box": "area", "linear": "bilinear", "bicubic": "bicubic"}      # and PyTorch's words for them
-SIDES = ("left", "right", "top", "bottom")
+
+
+_weights = cache(resampling_matrix)      # which a training wants for every batch
 
 
 class Degradation(ABC):
@@ -69,10 +79,8 @@ class Downsample(Degradation):
         return (shape[0], *(side // self.factor for side in shape[1:]))
 
     def __call__(self, x: Tensor, u: Tensor) -> Tensor:
-        if self.kernel == "box":
-            return F.avg_pool2d(x, self.factor)
-        sides = [side // self.factor for side in x.shape[2:]]
-        return F.interpolate(x, size=sides, mode=KERNELS[self.kernel], antialias=True)
+        rows, columns = (_weights(side, self.factor, self.kernel) for side in x.shape[2:])
+        return resampled(x, rows, columns)
 
 
 @dataclass(frozen=True)
@@ -90,9 +98,7 @@ class Grey(Degradation):
         return (1, *shape[1:])
 
     def __call__(self, x: Tensor, u: Tensor) -> Tensor:
-        if not self.weights:
-            return x.mean(1, keepdim=True)
-        return torch.tensordot(x, torch.tensor(self.weights, dtype=x.dtype, device=x.device), dims=([1], [0]))[:, None]
+        return weighted_channels(x, torch.tensor(self.weights or (1 / x.shape[1],) * x.shape[1], dtype=torch.float64))
 
 
 @dataclass(frozen=True)
@@ -112,8 +118,8 @@ class Mask(Degradation):
         if len(given) != 1:
             raise ArgumentError("mask takes one of box, random, half and border, such as mask:box=0.5, got "
                                 f"{' and '.join(given) or 'none'}", "degradation")
-        if self.half and self.half not in SIDES:
-            raise ArgumentError(f"the half of a mask must be {', '.join(SIDES)}, got {self.half!r}", "degradation")
+        if self.half and self.half not in HALVES:
+            raise ArgumentError(f"the half of a mask must be {', '.join(HALVES)}, got {self.half!r}", "degradation")
         if not self.half and not 0 < (share := getattr(self, given[0])) < 1:
             raise ArgumentError(f"the {given[0]} of a mask must lie between 0 and 1, got {share}", "degradation")
 
@@ -133,21 +139,11 @@ class Mask(Degradation):
         """Which pixels are known, bool (batch, height, width)."""
         if self.random:
             return u >= self.random
-        rows, columns = torch.arange(height, device=u.device)[:, None], torch.arange(width, device=u.device)
-        if self.half:
-            place, side = (rows, height) if self.half in ("top", "bottom") else (columns, width)
-            first = place < side // 2
-            known = ~first if self.half in ("left", "top") else first
-            return known.expand(len(u), height, width)
-        share = self.box or 1 - self.border
-        h, w = round(share * height), round(share * width)
-        if self.border:
-            top, left = torch.full((len(u), 1, 1), (height - h) // 2), torch.full((len(u), 1, 1), (width - w) // 2)
-            top, left = top.to(u.device), left.to(u.device)
-        else:
-            top, left = (u[:, 0] * (height - h + 1)).long()[:, None, None], (u[:, 1] * (width - w + 1)).long()[:, None, None]
-        inside = (rows >= top) & (rows < top + h) & (columns >= left) & (columns < left + w)
-        return inside if self.border else ~inside
+        plane = (height, width)
+        if self.box:
+            return ~in_box(plane, self.box, u)
+        known = without_half(plane, self.half) if self.half else in_box(plane, 1 - self.border)
+        return known.to(u.device).expand(len(u), *plane)
 
     def __call__(self, x: Tensor, u: Tensor) -> Tensor:
         known = self.known(u, x.shape[2], x.shape[3])[:, None]

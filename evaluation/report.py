@@ -92,11 +92,12 @@ def _comparison(run: Path) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for path in sorted(run.glob("compare*/results.json")):
         s = _parse(path.read_text(), path)
-        chosen, pairs = s["recommendation"], f"{len(s['rows'])} pairs of a sampler and a budget"
+        chosen, pairs = s["recommendation"], f"{len(s['rows'])} {s.get('rows_are', 'pairs of a sampler and a budget')}"
         told = f"{chosen['sampler']}, {'' if chosen['at_floor'] else 'not '}at the floor" if chosen["sampler"] else "none"
+        told = chosen["sampler"] if s.get("counted") == "measurements" else told
         nfe, seconds = f"{chosen['nfe']:.4g}" if chosen["nfe"] else "", s["seconds"]["sampling"] + s["seconds"]["other"]
         rows.append((path.parent.name.replace("compare", "comparison", 1),
-                     f"{told}; {pairs}, {s['num_samples']} samples each", nfe, f"{seconds:.1f}",
+                     f"{told}; {pairs}, {s['num_samples']} {s.get('counted', 'samples')} each", nfe, f"{seconds:.1f}",
                      str(path.with_name("index.html"))))
     return rows
 

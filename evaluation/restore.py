@@ -12,9 +12,7 @@ Sampler `twisted_smc` draws from the posterior as its particles grow; others dra
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,19 +21,19 @@ import torch
 from torch import Tensor
 
 from scorefield.evaluation.fidelity import psnr, ssim
-from scorefield.evaluation.progress import Progress
+from scorefield.evaluation.parts import Parts
+from scorefield.evaluation.restoration import Restoration
 from scorefield.guidance import posterior
 from scorefield.guidance.operators import LinearOperator, Operator
 from scorefield.models import ScoreModel
 from scorefield.models.conditions import LOW_RES
 from scorefield.numerics.errors import ArgumentError
-from scorefield.numerics.noise import CONDITION, NoiseStream, particle_seeds, sample_seeds
-from scorefield.samplers import Sampler, TwistedSMC, WeightedResult, prior_sample
+from scorefield.numerics.files import digest
+from scorefield.numerics.noise import CONDITION, NoiseStream, sample_seeds
+from scorefield.samplers import Sampler
 
 if TYPE_CHECKING:
     from scorefield.data.degradations import LowRes
-
-GOLDEN = 0x9E3779B97F4A7C15
 
 
 class Problem(Protocol):
@@ -65,6 +63,10 @@ class Problem(Protocol):
     def kept(self, x: Tensor) -> Tensor:
         """x (measurements, *event), which agrees with the measurements where they have no noise."""
 
+    @property
+    def identity(self) -> str:
+        """Digits of all that it consists of."""
+
 
 @dataclass(frozen=True, eq=False)
 class Measured:
@@ -91,6 +93,11 @@ class Measured:
     def kept(self, x: Tensor) -> Tensor:
         exact = self.noise_std == 0 and isinstance(self.operator, LinearOperator)
         return self.operator.consistent(x, self.y) if exact else x      # type: ignore[operator]
+
+    @property
+    def identity(self) -> str:
+        operator = [type(self.operator).__name__, self.operator.shape, dict(self.operator.named_buffers())]
+        return digest([operator, self.y, self.noise_std])
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +128,10 @@ class LearnedMeasured:
 
     def kept(self, x: Tensor) -> Tensor:
         return x
+
+    @property
+    def identity(self) -> str:
+        return digest([self.rule.text, self.rule.shape, self.y, self.noise_std])
 
 
 def with_noise(y: Tensor, noise_std: float, seed: int = 0) -> Tensor:
@@ -185,81 +196,20 @@ def restore(model: ScoreModel, problem: Problem, sampler: Sampler, method: str =
 
     batch_size  how many answers, or particles, the network sees at once
 
-    Raises ArgumentError for what does not fit together, ArithmeticError if answers are not finite.
+    Raises ArgumentError for what does not fit together, ArithmeticError if answers are not finite. Work that a killed
+    command does not repeat, and that processes share, is evaluation.restoration's.
     """
-    if samples < 1:
-        raise ArgumentError(f"samples must be at least 1, got {samples}", "samples")
-    start = time.perf_counter()
-    # what does not fit is refused before any work
-    steps = len(sampler.times(problem.given(model, torch.arange(1), method))) - 1
-    with Progress(steps * _parts(problem, sampler, samples, batch_size), "step", progress, "measurements",
-                  len(problem.y)) as bar:
-        if isinstance(sampler, TwistedSMC):
-            found = _weighted(model, problem, sampler, method, samples, seed, batch_size, device, bar)
-        else:
-            found = _plain(model, problem, sampler, method, samples, seed, batch_size, device, bar)
-    mean = found.pop("mean")
-    return Restored(mean=problem.kept(mean.to(problem.y)).cpu(), seconds=time.perf_counter() - start, **found)
+    work = Restoration(model, problem, sampler, method, samples, seed, batch_size, device)
+    parts = work.begun()
+    work.run(parts, progress=progress)
+    return restored(work, parts)
 
 
-def _parts(problem: Problem, sampler: Sampler, samples: int, batch_size: int) -> int:
-    """How many times the sampler runs."""
-    if isinstance(sampler, TwistedSMC):
-        return math.ceil(len(problem.y) / _together(sampler, batch_size))
-    return math.ceil(len(problem.y) * samples / batch_size)
-
-
-def _together(sampler: TwistedSMC, batch_size: int) -> int:
-    """How many measurements' particles move together."""
-    return max(1, batch_size // sampler.particles)
-
-
-def _weighted(model: ScoreModel, problem: Problem, sampler: TwistedSMC, method: str, samples: int, seed: int,
-              batch_size: int, device: Any, bar: Progress) -> dict[str, Any]:
-    if sampler.particles > batch_size and sampler.chunk is None:
-        sampler = dataclasses.replace(sampler, chunk=batch_size)
-    parts: list[WeightedResult] = []
-    chosen, evaluations = [], 0
-    for first in range(0, len(problem.y), _together(sampler, batch_size)):
-        rows = torch.arange(first, min(first + _together(sampler, batch_size), len(problem.y)))
-        own = problem.given(model, rows, method)
-        seeds = particle_seeds(seed, len(rows), sampler.particles, first)
-        part = sampler(own, prior_sample(model.sde, problem.event, seeds, device), seeds, callback=bar.step)
-        parts.append(part)
-        evaluations += part.nfe * len(seeds)      # more where particles are resampled and seen again
-        for i in range(len(rows)):      # each by a seed of its own, so that it does not depend on the others
-            chosen.append(_of_one(part, i).chosen(samples, (seed + (first + i) * GOLDEN) % 2**64)[0].cpu())
-
-    def joined(of: Callable[[WeightedResult], Tensor]) -> Tensor:
-        return torch.cat([of(part).cpu() for part in parts])
-
-    return {"x": torch.stack(chosen), "mean": joined(WeightedResult.mean), "std": joined(WeightedResult.std),
-            "evaluations": evaluations / len(problem.y), "log_evidence": joined(lambda r: r.log_evidence),
-            "log_evidence_error": joined(lambda r: r.log_evidence_error),
-            "effective_samples": joined(lambda r: r.effective_samples)}
-
-
-def _of_one(result: WeightedResult, i: int) -> WeightedResult:
-    """The particles of one measurement."""
-    particles = result.log_weights.shape[1]
-    return dataclasses.replace(result, x=result.x[i * particles:(i + 1) * particles], trajectory=None, predictions=None, **{
-        name: getattr(result, name)[i:i + 1] for name in ("log_weights", "effective_samples", "log_evidence",
-                                                          "log_evidence_error")})
-
-
-def _plain(model: ScoreModel, problem: Problem, sampler: Sampler, method: str, samples: int, seed: int, batch_size: int,
-           device: Any, bar: Progress) -> dict[str, Any]:
-    m, parts, evaluations = len(problem.y), [], 0
-    seeds = particle_seeds(seed, m, samples)
-    rows = torch.arange(m).repeat_interleave(samples)
-    for first in range(0, m * samples, batch_size):
-        own = slice(first, min(first + batch_size, m * samples))
-        guided = problem.given(model, rows[own], method)
-        result = sampler(guided, prior_sample(model.sde, problem.event, seeds[own], device), seeds[own], callback=bar.step)
-        parts.append(result.x.cpu())
-        evaluations += result.nfe * len(parts[-1])
-    x = torch.cat(parts).unflatten(0, (m, samples))
-    return {"x": x, "mean": x.mean(1), "std": x.std(1, correction=0), "evaluations": evaluations / m}
+def restored(work: Restoration, parts: Parts) -> Restored:
+    """The answers of work whose parts are all done."""
+    found = work.joined(parts)
+    mean = found.pop("mean").to(work.problem.y)
+    return Restored(mean=work.problem.kept(mean).cpu(), **found)
 
 
 def means(figures: Mapping[str, Sequence[float]]) -> dict[str, float | None]:

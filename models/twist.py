@@ -29,6 +29,10 @@ class Twist:
     log_twist: Tensor
     product: Tensor | None = None
 
+    def rows(self, index: Tensor) -> "Twist":
+        """That of the samples `index`, integers (batch,), without a product."""
+        return Twist(self.x0[index], self.shift[index], self.log_twist[index])
+
 
 class TwistedModel(Derived):
     """A score model of x_t given measurements, one for each sample; or one for all of them.

@@ -288,8 +288,10 @@ class TwistedSMC(GridSampler):
             if bool(few.any()):
                 guess = (here.x0 + here.shift).reshape(groups, self.particles, -1)
                 place = along_main_axis(guess, cloud.log_weights.softmax(1))
-                x = x[(first + cloud.resample(few, uniform, place)).flatten()]
-                here = self._evaluate(model, twisted, x, times[i], move, z)
+                chosen = (first + cloud.resample(few, uniform, place)).flatten()
+                x = x[chosen]
+                # the product with the Jacobian is of a particle's own noise, so that one must be seen again
+                here = here.rows(chosen) if here.product is None else self._evaluate(model, twisted, x, times[i], move, z)
             x, gain = move.taken(x, here, z)
             before, last = here.log_twist, i + 1 == len(moves)
             z = z if last else draw()

@@ -26,6 +26,7 @@ PARAMETERS = {
     "vp_digits_dequantized": 674_027, "vp_table": 182_720, "vp_series": 116_593,
     "digits_cascade": 672_065, "digits_cascade_first": 651_041, "fashion_cascade": 414_033, "fashion_cascade_first": 954_049,
     "vp_digits_hybrid": 651_330, "vp_digits_variance": 651_330, "digits_classifier": 119_818, "vp_patches32": 1_063_651,
+    "vp_patches32_small": 637_043,
     "vp_cifar10": 35_746_307, "subvp_cifar10": 35_746_307, "ve_cifar10": 35_746_307,
     "vp_cifar10_ddpmpp": 61_804_419, "vp_cifar10_ddpmpp_deep": 106_632_579,
     "subvp_cifar10_ddpmpp": 61_804_419, "subvp_cifar10_ddpmpp_deep": 106_632_579,

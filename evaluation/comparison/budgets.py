@@ -5,7 +5,7 @@ costs as much as the real one and computes nothing, so no rule of thumb can be w
 correctors, guidance in an interval of times and a final denoising are all counted as they come.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,17 +99,20 @@ def evaluations_of(sampler: Sampler, model: ScoreModel) -> int:
     return counted.nfe + (model.evaluations_at(times[-1]) if sampler.denoises(free) else 0)
 
 
-def within(asked: Asked, model: ScoreModel, budget: int) -> tuple[Sampler, int]:
+def within(asked: Asked, model: ScoreModel, budget: int, cost_of: Callable[[Sampler, ScoreModel], int] = evaluations_of
+           ) -> tuple[Sampler, int]:
     """The sampler with the most steps whose evaluations are at most `budget`, and these; OverBudget if there is none.
 
         sampler, nfe = within(Asked("heun"), model, budget=20)      # 10 steps, 19 evaluations
+
+    cost_of  what a sampler spends on that model, where it is not the evaluations of one sample
     """
     reason, fewest = "", 0
 
     def spent(steps: int) -> int | None:
         nonlocal reason
         try:
-            return evaluations_of(make_sampler(asked.name, steps=steps, **asked.options), model)
+            return cost_of(make_sampler(asked.name, steps=steps, **asked.options), model)
         except ArgumentError as error:
             reason = str(error)
             return None

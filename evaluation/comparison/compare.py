@@ -22,6 +22,7 @@ from scorefield.evaluation.comparison.budgets import Asked, OverBudget, within
 from scorefield.evaluation.comparison.extras import Extras, examples_of, extras_of
 from scorefield.evaluation.comparison.flow import Limits, rms
 from scorefield.evaluation.comparison.recommend import Recommendation, recommend
+from scorefield.evaluation.comparison.words import SAMPLES, Words
 from scorefield.evaluation.evaluate import against, of_run, require_enough
 from scorefield.evaluation.metrics import Features, Figure, Metric, Reference, default_metrics, make_metrics
 from scorefield.evaluation.metrics.metric import BOOTSTRAP
@@ -86,6 +87,8 @@ class Comparison:
     behind          some training examples, as the model sees them
     seconds         of everything, and of the sampling alone
     facts           what a reader must know of the model and the data, by name
+    words           what the page calls things
+    columns         in which the pictures of a row are laid out; None: as many as make it square
     """
 
     rows: tuple[Row, ...]
@@ -105,6 +108,8 @@ class Comparison:
     other_seconds: float = 0.0
     title: str = "Samplers compared"
     facts: dict[str, Any] = field(default_factory=dict)
+    words: Words = SAMPLES
+    columns: int | None = None
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from scorefield.evaluation.comparison.words import SAMPLES, Words
 from scorefield.numerics.text import short_number as short
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def as_good(figure: Figure, best: Figure) -> bool:
     return figure.value >= (best.low if math.isfinite(best.low) else best.value)
 
 
-def recommend(rows: Sequence[Row], metric: str) -> Recommendation:
+def recommend(rows: Sequence[Row], metric: str, of: Words = SAMPLES) -> Recommendation:
     """The recommendation by the rule above, from the rows' figures of that metric.
 
         print(recommend(rows, "sliced_wasserstein"))
@@ -96,17 +97,19 @@ def recommend(rows: Sequence[Row], metric: str) -> Recommendation:
     chosen = min(candidates, key=lambda row: (row.nfe, value(row)))
     sentences = [_first(chosen, metric, bool(floored)), _more(known, chosen, best, metric)]
     if chosen.figures[metric].floor is None:
-        sentences.append(f"There is no floor of {words(metric)}, so how much better samples could be is not known.")
+        sentences.append(f"There is no floor of {words(metric)}, so how much better {of.made} could be is not known.")
     sentences += [_other([row for row in known if row.name == name], candidates, metric, bool(floored))
                   for name in dict.fromkeys(row.name for row in known) if name != chosen.name]
-    sentences.append(_honest(chosen.figures[metric], bool(floored), len(candidates), len(known)))
+    sentences.append(_honest(chosen.figures[metric], bool(floored), len(candidates), len(known), of))
     return Recommendation(chosen, tuple(sentences), bool(floored))
 
 
 def words(metric: str) -> str:
     """A metric's name in a sentence."""
     known = {"fid": "FID", "kid": "KID", "mmd": "MMD", "inception_score": "the Inception score",
-             "sliced_wasserstein": "the sliced Wasserstein distance", "energy": "the energy distance"}
+             "sliced_wasserstein": "the sliced Wasserstein distance", "energy": "the energy distance",
+             "energy_score": "the energy score", "psnr": "PSNR of the answers", "psnr_mean": "PSNR of the mean",
+             "ssim": "SSIM of the answers", "ssim_mean": "SSIM of the mean"}
     return known.get(metric, metric.replace("_", " "))
 
 
@@ -172,14 +175,15 @@ def _other(own: Sequence[Row], candidates: Sequence[Row], metric: str, floored: 
     return f"{last.name} is {state} from {evaluations(good[0].nfe)} on: {told(good[0].figures[metric])}{again}."
 
 
-def _honest(figure: Figure, floored: bool, candidates: int, rows: int) -> str:
+def _honest(figure: Figure, floored: bool, candidates: int, rows: int, of: Words) -> str:
     """What the intervals do not say."""
     if rows == 1:
-        return f"Only one row was measured, of {figure.samples:,} samples; nothing is compared."
+        return f"Only one row was measured, of {figure.samples:,} {of.counted}; nothing is compared."
     if not bounded(figure):
         return "There are no intervals, so it is not known which differences are chance."
     more = "a smaller distance to the floor" if floored else "smaller differences"
     if candidates == 1:
-        return f"The rows are judged by 95 % intervals, which come from {figure.samples:,} samples each."
+        return f"The rows are judged by 95 % intervals, which come from {figure.samples:,} {of.counted} each."
     return (f"{candidates} rows {'reach the floor' if floored else 'are as good as the best'} within 95 % intervals, which "
-            f"come from {figure.samples:,} samples each. That does not make them equal: more samples would show {more}.")
+            f"come from {figure.samples:,} {of.counted} each. That does not make them equal: more {of.counted} would show "
+            f"{more}.")

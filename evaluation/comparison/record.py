@@ -74,6 +74,7 @@ def describe(comparison: Comparison) -> dict[str, Any]:
     return {
         "title": comparison.title, "facts": comparison.facts, "num_samples": comparison.n, "seed": comparison.seed,
         "device": comparison.device, "budgets": list(comparison.budgets), "metrics": list(comparison.metrics),
+        "rows_are": comparison.words.rows, "counted": comparison.words.counted,
         "recommendation": {
             "sampler": recommended.row.name if recommended.row else None,
             "nfe": recommended.row.nfe if recommended.row else None,

@@ -42,7 +42,7 @@ def build(comparison: Comparison) -> Page:
         page = build(compare(model, dataset))
         Path("index.html").write_text(page.html)
     """
-    draw = sheets.renderer(comparison.codec, comparison.shape, comparison.behind)
+    draw = sheets.renderer(comparison.codec, comparison.shape, comparison.behind, comparison.columns)
     viewer = parts.Viewer.of(comparison, draw, OF_SHEETS)
     drawn = charts.of(comparison)
     films, sections, files = parts.sections(comparison, draw, OF_FILM, OF_NEIGHBOURS)
@@ -55,7 +55,7 @@ def build(comparison: Comparison) -> Page:
         "recommendation": parts.recommendation(comparison), "table": parts.table(comparison),
         "notes": parts.notes(comparison, viewer.tiles), "sections": sections,
         "metric_choice": charts.choice(drawn), "charts": charts.figures(drawn), "legend": charts.legend(comparison),
-        "quality_text": charts.TEXT, **viewer.fields(),
+        "quality_text": charts.TEXT.format(counted=comparison.words.counted), **viewer.fields(),
     }
     html = printable(filled((HERE / "page.html").read_text(), values))
     files |= viewer.files | {f"{name}.svg": standing_alone(svg).encode()

@@ -15,8 +15,8 @@ from scorefield.numerics.text import short_number as short
 if TYPE_CHECKING:
     from scorefield.evaluation.comparison.compare import Comparison, Row
 
-TEXT = ("Bars are 95 % intervals over the samples. Marks of different samplers at one number of evaluations stand a little "
-        "apart, so that none hides another. Seconds were measured side by side in this comparison.")
+TEXT = ("Bars are 95 % intervals over the {counted}. Marks of different samplers at one number of evaluations stand a "
+        "little apart, so that none hides another. Seconds were measured side by side in this comparison.")
 ERROR = "error"
 ERROR_TITLE = "Distance to the exact flow"
 
@@ -56,7 +56,7 @@ def _charts(c: Comparison, rows: Sequence[Row], word: str, title: str, floor: fl
         floor, floor_text = None, ""      # far below all errors: of no interest, and would flatten the chart
     files = {}
     for over, xlabel in (("evaluations", "evaluations of the network (log scale)"),
-                         ("seconds", "milliseconds for a sample (log scale)")):
+                         ("seconds", f"milliseconds for {c.words.unit} (log scale)")):
         series = [svg.Series(name, number, points) for number, name in enumerate(c.names)
                   if (points := [_point(c, row, word, over) for row in rows if row.name == name])]
         files[f"{word}_over_{over}"] = svg.line_chart(

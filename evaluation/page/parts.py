@@ -87,8 +87,10 @@ class Viewer:
         sampler, budget = self.first
         shown = self.pictures[self.places[sampler][budget]]
         many = f"{self.tiles} draws of noise" if self.draw.text != "points" else "draws of noise"
+        said = self.comparison.words
         return {
-            "shown": many, "picture_class": "pixels" if self.draw.pixels else "drawn",
+            "kicker": escape(said.kicker), "samples_title": escape(said.title), "choice_title": escape(said.choice),
+            "samples_text": escape(said.text.format(shown=many)), "picture_class": "pixels" if self.draw.pixels else "drawn",
             "first_src": shown["src"], "first_alt": escape(shown["alt"]), "first_caption": escape(shown["caption"]),
             "first_budget": self.budget_words[budget], "first_budget_index": str(budget),
             "last_budget_index": str(len(self.budget_words) - 1),
@@ -122,7 +124,7 @@ def _alt(row: Row, draw: Renderer, tiles: int) -> str:
 def caption(c: Comparison, row: Row, draw: Renderer) -> str:
     """What a pair's picture shows, in a sentence or two."""
     own = f"{row.name}: {evaluations(row.nfe)}" + (", as many as it chose" if row.budget is None else "")
-    own += f", {short(row.seconds * 1e3)} ms a sample. "
+    own += f", {short(row.seconds * 1e3)} ms {c.words.unit}. "
     if c.metrics[0] in row.figures:
         name = words(c.metrics[0]).removeprefix("the ")
         own += f"{name[:1].upper()}{name[1:]} {told(row.figures[c.metrics[0]])}. "
@@ -134,8 +136,9 @@ def caption(c: Comparison, row: Row, draw: Renderer) -> str:
 
 
 def facts(c: Comparison) -> str:
-    return (f"{len(c.rows)} pairs of a sampler and a budget, {c.n:,} samples of each from the same noise, seed {c.seed}, on "
-            f"{c.device}. " + ". ".join(f"{name[:1].upper()}{name[1:]}: {value}" for name, value in c.facts.items()) + ".")
+    said = c.words
+    return (f"{len(c.rows)} {said.rows}, {c.n:,} {said.counted} {said.how}, seed {c.seed}, on {c.device}. "
+             + ". ".join(f"{name[:1].upper()}{name[1:]}: {value}" for name, value in c.facts.items()) + ".")
 
 
 def recommendation(c: Comparison) -> str:
@@ -146,7 +149,8 @@ def recommendation(c: Comparison) -> str:
 
 def table(c: Comparison) -> str:
     """Every number of every row."""
-    heads = ["Sampler", "Budget", "Evaluations", "Milliseconds a sample", "Distance to the exact flow"]
+    heads = [c.words.choice, "Budget", "Evaluations", f"Milliseconds {c.words.unit}",
+             *["Distance to the exact flow"] * c.words.flow]
     for metric in c.metrics:
         name = words(metric).removeprefix("the ")
         heads.append(name[:1].upper() + name[1:])
@@ -154,7 +158,7 @@ def table(c: Comparison) -> str:
     body = []
     for row in c.rows:
         cells = [str(row.budget) if row.budget else "its own", f"{row.nfe:.4g}", short(row.seconds * 1e3),
-                 "draws noise" if row.error is None else short(row.error)]
+                 *["draws noise" if row.error is None else short(row.error)] * c.words.flow]
         for metric in c.metrics:
             figure = row.figures.get(metric)
             value, _, interval = ("", "", "") if figure is None else told(figure).partition(" ")
@@ -166,7 +170,7 @@ def table(c: Comparison) -> str:
                     + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     floors = [c.rows[0].figures[metric] for metric in c.metrics if metric in c.rows[0].figures]
     if any(figure.floor is not None for figure in floors):
-        body.append('<tr><th scope="row">held-out examples: the floor</th><td></td><td></td><td></td><td></td>' + "".join(
+        body.append('<tr><th scope="row">held-out examples: the floor</th>' + "<td></td>" * (3 + c.words.flow) + "".join(
             "<td></td>" if figure.floor is None else
             f"<td>{short(figure.floor)}<small>of {figure.floor_samples:,}</small></td>"
             for figure in floors) + "</tr>")
@@ -178,14 +182,14 @@ def notes(c: Comparison, tiles: int) -> str:
     """Definitions, what was left out and why, and the times."""
     exact = next((row for row in c.rows if row.accuracy is not None), None)
     items = {
-        "Budget": "the most evaluations of the network that a sampler may take for a sample. It takes as many steps as keep "
-                  "to it; the column Evaluations says what it took.",
+        "Budget": c.words.budget,
         "Floor": "the same metric of held-out examples against the training examples, of as many as there are samples if so "
                  "many are held out: as good as samples from the data. Where fewer are held out, a metric whose mean goes "
                  "by the number of examples is judged by the first samples of each row, as many as are held out.",
-        "Recommendation": "the row with the fewest evaluations among those whose value lies within the interval of the best "
-                          "row, and whose interval reaches the floor, if there are such rows.",
+        "Recommendation": c.words.recommendation,
     }
+    if all(row.figures[metric].floor is None for row in c.rows for metric in c.metrics if metric in row.figures):
+        del items["Floor"]
     if exact is not None:
         items["Exact flow"] = ("the probability-flow ODE from the same noise by an exponential Adams method of order 5, its "
                                "steps doubled until a doubling moves the median sample by less than 1e-6. The last one "

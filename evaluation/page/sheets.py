@@ -42,14 +42,15 @@ def data_uri(file: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(file).decode()
 
 
-def renderer(codec: Codec, shape: Sequence[int], data: Tensor) -> Tiles | Plane | Lines:
+def renderer(codec: Codec, shape: Sequence[int], data: Tensor, columns: int | None = None) -> Tiles | Plane | Lines:
     """The way to draw samples of data of this shape; `data` (n, *event) are training examples as the model sees them.
+    Pictures are laid out in `columns`, by default as many as make a square.
 
     What it returns makes one picture of samples (n, *event) as a model sees them. `pixels` says to enlarge it without
     smoothing, and `text` is the word for several of what it shows.
     """
     if len(shape) == 3:
-        return Tiles(codec, *limits(codec, data))
+        return Tiles(codec, *limits(codec, data), columns)
     if len(shape) == 1:
         return Plane.around(codec, data)
     return Lines(codec, *limits(codec, data))
@@ -66,11 +67,12 @@ def limits(codec: Codec, data: Tensor) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Tiles:
-    """Images (n, channels, height, width) in rows, a pixel apart."""
+    """Images (n, channels, height, width) in rows of `columns`, by default as many as make a square, a pixel apart."""
 
     codec: Codec
     low: float
     high: float
+    columns: int | None = None
     pixels: ClassVar[bool] = True
     text: ClassVar[str] = "samples"
 
@@ -81,7 +83,7 @@ class Tiles:
         images = (grey.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
         n, channels, height, width = images.shape
         factor = max(1, math.ceil(max(height, width) / LARGEST_SIDE))
-        columns = math.ceil(math.sqrt(n * height / width))
+        columns = self.columns or math.ceil(math.sqrt(n * height / width))
         rows = math.ceil(n / columns)
         mode = "L" if channels == 1 else "RGB"
         h, w = height // factor, width // factor

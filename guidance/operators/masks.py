@@ -16,8 +16,7 @@ from torch import Tensor
 from scorefield.guidance.operators.base import LinearOperator, Operator
 from scorefield.numerics.errors import ArgumentError, MissingFileError
 from scorefield.numerics.options import option
-
-HALVES = {"left": (-1, 0), "right": (-1, 1), "top": (-2, 0), "bottom": (-2, 1)}      # axis, and which part of it
+from scorefield.numerics.pictures import HALVES, in_box, without_half
 
 
 class Selection(LinearOperator):
@@ -80,15 +79,7 @@ class Mask:
         return Selection(torch.as_tensor(known).expand(shape) if len(shape) == 3 else torch.as_tensor(known))
 
     def _box(self, plane: tuple[int, ...], seed: int) -> Tensor:
-        share = _share(0.5 if self.box is None else self.box, "box")
-        inside = torch.ones(plane, dtype=torch.bool)
-        for axis, n in enumerate(plane):
-            width = round(share * n)
-            place = torch.arange(n)
-            start = (n - width) // 2
-            along = (place >= start) & (place < start + width)
-            inside &= along.reshape([-1 if i == axis else 1 for i in range(len(plane))])
-        return ~inside
+        return ~in_box(plane, _share(0.5 if self.box is None else self.box, "box"))
 
     def _random(self, plane: tuple[int, ...], seed: int) -> Tensor:
         assert self.random is not None
@@ -102,10 +93,7 @@ class Mask:
         if self.half not in HALVES or -HALVES[self.half][0] > len(plane):
             allowed = [word for word, (axis, _) in HALVES.items() if -axis <= len(plane)]
             raise ArgumentError(f"half must be one of {', '.join(allowed)}, got {self.half!r}", "operator")
-        axis, part = HALVES[self.half]
-        n = plane[axis]
-        along = (torch.arange(n) < n // 2) if part else (torch.arange(n) >= n - n // 2)
-        return along.reshape([-1 if i == len(plane) + axis else 1 for i in range(len(plane))]).expand(plane)
+        return without_half(plane, self.half)
 
     def _path(self, plane: tuple[int, ...], seed: int) -> Tensor:
         assert self.path is not None

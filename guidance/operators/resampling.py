@@ -1,12 +1,6 @@
 """Pictures made smaller, and pictures made grey: y = R x C^T in each channel, and a weighted sum of channels.
 
-The rows of R (h, H) and C (w, W) are the weights of a resampling kernel k of the width `factor`,
-
-    R_ij proportional to k((j + 1/2 - c_i) / factor)      c_i = (i + 1/2) factor      rows sum to 1
-
-box is the mean of a block, linear a triangle, bicubic Keys's kernel with a = -1/2 (Keys 1981), which is how super-resolution
-makes its small pictures. Without antialiasing the kernel keeps the width of one pixel (Keys's with a = -3/4, as PyTorch's).
-A A^T is R R^T times C C^T, so its eigenvectors are products of theirs.
+R and C are those of numerics/pictures.py. A A^T is R R^T times C C^T, so its eigenvectors are products of theirs.
 """
 
 from __future__ import annotations
@@ -20,8 +14,7 @@ from torch import Tensor
 from scorefield.guidance.operators.base import LinearOperator, Operator, of_picture
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.options import option
-
-KERNELS = ("box", "linear", "bicubic")
+from scorefield.numerics.pictures import KERNELS, resampled, resampling_matrix, weighted_channels
 
 
 class Separable(LinearOperator):
@@ -42,7 +35,7 @@ class Separable(LinearOperator):
             self.register_buffer(name, tensor, persistent=False)
 
     def _measure(self, x: Tensor) -> Tensor:
-        return self.rows.to(x) @ x @ self.columns.to(x).T
+        return resampled(x, self.rows, self.columns)
 
     def _transpose(self, y: Tensor) -> Tensor:
         return self.rows.to(y).T @ y @ self.columns.to(y)
@@ -70,36 +63,10 @@ class WeightedChannels(LinearOperator):
                              persistent=False)
 
     def _measure(self, x: Tensor) -> Tensor:
-        return torch.einsum("c,bchw->bhw", self.weights.to(x), x)[:, None]
+        return weighted_channels(x, self.weights)
 
     def _transpose(self, y: Tensor) -> Tensor:
         return self.weights.to(y)[:, None, None] * y
-
-
-def resampling_matrix(n: int, factor: int, kernel: str = "box", antialias: bool = True) -> Tensor:
-    """The weights (n / factor, n) of a row or column of pictures made `factor` times smaller, float64; rows sum to 1."""
-    small = n // factor
-    scale = factor if antialias or kernel == "box" else 1
-    centre = (torch.arange(small, dtype=torch.float64) + 0.5) * factor
-    reach = 2 * scale + 1      # pixels beyond the border repeat those on it without antialiasing, and weigh 0 with it
-    place = torch.arange(-reach, n + reach, dtype=torch.float64)
-    distance = ((place + 0.5 - centre[:, None]) / scale).abs()
-    if kernel == "box":
-        weights = (distance < 0.5).double()
-    elif kernel == "linear":
-        weights = (1 - distance).clamp(min=0)
-    else:
-        weights = _keys(distance, -0.5 if antialias else -0.75)
-    matrix = weights[:, reach:-reach].clone()
-    if not antialias:
-        matrix[:, 0] += weights[:, :reach].sum(1)
-        matrix[:, -1] += weights[:, -reach:].sum(1)
-    return matrix / matrix.sum(1, keepdim=True)
-
-
-def _keys(d: Tensor, a: float) -> Tensor:
-    near, far = (a + 2) * d**3 - (a + 3) * d**2 + 1, a * (d**3 - 5 * d**2 + 8 * d - 4)
-    return torch.where(d < 1, near, torch.where(d < 2, far, 0))
 
 
 @dataclass(frozen=True)

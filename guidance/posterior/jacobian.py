@@ -31,6 +31,7 @@ from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.options import option
 from scorefield.sde_lib.sde import expand_as
 
+WEIGHTS = ("step", "score", "likelihood")
 CHUNK = 32      # products with the Jacobian at once
 
 
@@ -57,24 +58,29 @@ class DPS(Method):
 
     The paper's step of zeta' / |r| grad |r|^2, of which a chain of 1000 takes 1000, is as a score 1000 zeta' / (g^2 |r|)
     grad |r|^2. Here |r| is the root of the mean square, so that zeta does not depend on the number of elements: zeta' of the
-    paper's pictures, with 3 x 256 x 256 of them, is 0.44 zeta.
+    paper's pictures, with 3 x 256 x 256 of them, is 0.44 zeta. That is weak beside much noise and strong beside little. With
+    weight "score" the strength is the same at all times, as in deepinv.
     """
 
-    zeta: float = option(1.0, "step size: log psi = -2 zeta m^(1/2) |r| / g(t)^2 for m elements; or see normalised")
-    normalised: bool = option(True, "false: log psi = -zeta |r|^2 / (2 noise_std^2), which needs many steps")
+    zeta: float = option(1.0, "strength, a factor of log psi")
+    weight: str = option("step", "of m elements: step, log psi = -2 m^(1/2) |r| / g(t)^2, the paper's; score, -m^(1/2) |r|; "
+                                 "likelihood, -|r|^2 / (2 noise_std^2), which needs many steps")
     linear = False
 
     def __post_init__(self) -> None:
         if not 0 < self.zeta < 1e9:
             raise ArgumentError(f"zeta must be positive, got {self.zeta:g}", "method")
+        if self.weight not in WEIGHTS:
+            raise ArgumentError(f"unknown weight {self.weight!r}; choose from {', '.join(WEIGHTS)}", "method")
 
     def guide(self, at: Situation) -> tuple[Tensor, Tensor]:
         squares = at.residual.flatten(1).square().sum(1)
-        if self.normalised:
-            weight = (2 * self.zeta * math.sqrt(at.operator.size) / at.sde.g2(at.t)).to(squares)
-            log_twist = -weight * squares.clamp(min=TINY).sqrt()
+        if self.weight != "likelihood":
+            by_time = 2 / at.sde.g2(at.t) if self.weight == "step" else torch.ones_like(at.sigma)
+            strength = (self.zeta * math.sqrt(at.operator.size) * by_time).to(squares)
+            log_twist = -strength * squares.clamp(min=TINY).sqrt()
         elif at.noise_std == 0:
-            raise ArgumentError("dps with normalised=false needs a measurement with noise; give noise_std above 0",
+            raise ArgumentError("dps with weight=likelihood needs a measurement with noise; give noise_std above 0",
                                 "noise_std", "method")
         else:
             log_twist = -self.zeta * squares / (2 * at.noise_std**2)
@@ -85,7 +91,8 @@ class DPS(Method):
 class TMPD(Method):
     """Tweedie moment projected diffusion, whose covariance is the model's own."""
 
-    dense: int = option(128, "elements of a measurement up to which A C A^T is a matrix; beyond, conjugate gradients")
+    dense: int = option(128, "elements of a measurement up to which A C A^T is a matrix, of exact determinant; beyond, "
+                            "conjugate gradients")
     iterations: int = option(8, "of conjugate gradients, at most")
     linear = False
 
@@ -116,10 +123,12 @@ class TMPD(Method):
         return torch.einsum("bk,kb...->b...", solved, rows), log_twist
 
     def _by_gradients(self, at: Situation, scale: Tensor) -> tuple[Tensor, Tensor]:
-        """As `_by_matrix`, with S^-1 r by conjugate gradients. The twist has the determinant of c I, c r being as S^-1 r is
-        long.
+        """As `_by_matrix`, with S^-1 r by conjugate gradients, and the determinant of c I for that of S, where c = r^T r /
+        r^T S^-1 r.
 
-        That is a twist, too: its Gaussian is normalised but for what the directions other than r say.
+        For r ~ N(0, S) that is on average about the mean eigenvalue, so log psi is too low by about m/2 times the logarithm
+        of their arithmetic over their geometric mean. The shift does not depend on it, and the weights of twisted_smc make
+        up for any twist. Exact are one element, eigenvalues that are all equal, and `dense` of at least m.
         """
         measured, m = at.operator(at.x0), at.operator.size
         factor = expand_as(scale, at.residual)

@@ -1,8 +1,8 @@
-"""Networks of pictures that may take a second picture, low_res, and how much noise was added to it.
+"""Networks that may take a second picture, low_res, and how much noise was added to it.
 
     low_res        is brought to the height and width of x, bicubic, and joined to the channels of x (Saharia et al. 2021,
                    "Image Super-Resolution via Iterative Refinement", SR3, section 2.4). It need not be small: a grey or a
-                   damaged picture is one, too (Saharia et al. 2022, "Palette")
+                   damaged picture is one, too (Saharia et al. 2022, "Palette"). Of points it is numbers, joined to theirs
     low_res_noise  the standard deviation of noise in it, embedded as time is and added to that embedding (Ho et al. 2022,
                    "Cascaded Diffusion Models", section 4.2)
 """
@@ -40,7 +40,9 @@ class LowResNetwork(LabelledNetwork):
         self.conditions += (LOW_RES,) * bool(channels) + (LOW_RES_NOISE,) * noise
 
     def _joined(self, x: Tensor, condition: Condition | None) -> Tensor:
-        """x (batch, channels, *sides), and low_res at its size as further channels if the network takes one."""
+        """x (batch, channels, *sides), and low_res at its size as further channels if the network takes one. Points have no
+        sides.
+        """
         if not self.low_res:
             return x
         self._require(condition)

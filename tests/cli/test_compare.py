@@ -103,3 +103,31 @@ def test_points_of_a_class_have_its_density_and_score_and_those_of_several_class
     assert code == 0 and "given class" not in (labelled_table / "compare" / "index.html").read_text(), err
     code, _, err = command(*table, "--label", "0", "--guidance", 2, "--budgets", "6")
     assert code == 0 and (labelled_table / "compare_label_0_guidance_2" / "score_0.png").exists(), err
+
+
+RESTORE = ["--operator", "mask:half=right", "--measurement", "data", "--noise", 0.1]
+
+
+def test_restorations_are_compared_by_method_and_sampler(digits_run, command):
+    code, out, err = command("--workdir", digits_run, "--mode", "compare", *RESTORE, "--num_images", 3, "--methods",
+                             "ddnm,pigdm:data_std=0.5", "--samplers", "twisted_smc:particles=4,ddim", "--budgets", "16",
+                             "--samples", 2, "--bootstrap", 20)
+    assert code == 0, err
+    folder = digits_run / "compare_restorations_data_mask-halfright_noise0.1_num_images3"
+    record = json.loads((folder / "results.json").read_text())
+    assert [row["sampler"] for row in record["rows"]] == [
+        f"{method} by {sampler}" for sampler in ("twisted_smc:particles=4", "ddim")
+        for method in ("ddnm", "pigdm:data_std=0.5")]
+    assert record["facts"]["operator"] == "mask:half=right" and f"wrote {folder / 'index.html'}" in out
+    code, out, _ = command("--workdir", digits_run, "--mode", "report")
+    assert code == 0 and "4 rows of a method, a sampler and a budget, 3 measurements each" in out
+
+
+@pytest.mark.parametrize("words, says", [
+    (["--noise", 0.1], "noise belongs to restorations"), ([*RESTORE, "--num_samples", 9], "compared without num_samples"),
+    ([*RESTORE, "--features", "digits"], "compared without features"), ([*RESTORE, "--methods", "guess"], "unknown method"),
+    ([*RESTORE, "--samples", 1], "at least 2 answers"), (["--operator", "mask"], "give what is to be restored"),
+    ([*RESTORE, "--metrics", "fid"], "unknown metric 'fid' of restorations")])
+def test_what_does_not_belong_to_restorations_is_refused(digits_run, command, words, says):
+    code, _, err = command("--workdir", digits_run, "--mode", "compare", *words)
+    assert code == 1 and says in err and err.count("\n") == 1, err

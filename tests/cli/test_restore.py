@@ -1,6 +1,11 @@
 """Mode restore: what it writes, and what it refuses."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,9 +13,11 @@ import torch
 from PIL import Image
 
 from scorefield.data import load_dataset
+from scorefield.evaluation.restoration import Restoration
 from tests.helpers import made_once, train_briefly
 
 pytestmark = pytest.mark.machine
+ROOT = Path(__file__).parents[2]
 FAST = ("--steps", 3, "--particles", 4, "--samples", 3, "--method", "pigdm", "--variance", "beta_tilde")
 HALF = ("--operator", "mask:half=right")
 
@@ -94,6 +101,43 @@ def test_the_default_is_twisted_smc_with_tmpd_and_the_same_command_gives_the_sam
     assert all(np.array_equal(one[name], two[name]) for name in one)
 
 
+def test_a_finished_restoration_is_not_repeated_and_a_killed_one_goes_on(restored, command, digits_run, monkeypatch):
+    words = (*HALF, "--measurement", "data", "--num_images", 3, "--seed", 5, "--batch_size", 4, *FAST)
+    whole, record, stem = restored(*words)
+    made, made_before = [], Restoration.made
+
+    def make(self, unit, bar):
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(unit)
+        return made_before(self, unit, bar)
+
+    monkeypatch.setattr(Restoration, "made", make)
+    code, out, _ = command("--workdir", digits_run, "--mode", "restore", *words)
+    assert code == 0 and "3 measurements, restored before" in out and not made
+    os.remove(f"{stem}.png")
+    code, _, err = command("--workdir", digits_run, "--mode", "restore", *words)
+    assert code == 130 and "2 of 3 measurements are done and kept; the same command continues from there" in err
+    made.clear()
+    again, new, _ = restored(*words)
+    assert made == [range(2, 3)] and all(np.array_equal(whole[name], again[name]) for name in whole)
+    assert {k: v for k, v in new.items() if k != "seconds"} == {k: v for k, v in record.items() if k != "seconds"}
+    assert not os.path.exists(f"{stem}.parts")
+
+
+@pytest.mark.slow
+def test_two_processes_restore_as_one_to_the_bit(digits_run, tmp_path):
+    words = (*HALF, "--measurement", "data", "--num_images", 5, "--batch_size", 4, *FAST)
+    for processes in (1, 2):
+        shutil.copytree(digits_run, tmp_path / str(processes))
+        launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"] if processes == 2 else []
+        subprocess.run([sys.executable, *launcher, "main.py", "--workdir", tmp_path / str(processes), "--mode", "restore",
+                        *map(str, words)], check=True, cwd=ROOT, capture_output=True, timeout=120,
+                       env=os.environ | {"OMP_NUM_THREADS": "1"})
+    one, two = (np.load(max((tmp_path / str(processes) / "restore").glob("*num_images5*.npz"))) for processes in (1, 2))
+    assert set(one.files) == set(two.files) and all(np.array_equal(one[name], two[name]) for name in one.files)
+
+
 @pytest.fixture(scope="module")
 def conditional(tmp_path_factory):
     def make(folder):
@@ -102,12 +146,15 @@ def conditional(tmp_path_factory):
     return made_once(tmp_path_factory, "conditional", make) / "second"
 
 
-def test_a_run_that_has_learned_a_degradation_restores_from_it(restored, refused, conditional):
+def test_a_run_that_has_learned_a_degradation_restores_from_it(restored, refused, conditional, command):
     arrays, record, _ = restored("--measurement", "data", "--num_images", 3, "--steps", 3, "--samples", 2, run=conditional)
     assert (record["operator"], record["method"], record["sampler"]) == ("downsample:factor=2", "learned", "auto")
     test = load_dataset({"dataset": "digits", "degradation": "downsample:factor=2"}).test
     np.testing.assert_allclose(arrays["y"], test[torch.arange(3)][1]["low_res"].numpy(), atol=1e-6)
     assert "leave out operator (--operator)" in refused(*HALF, "--measurement", "data", run=conditional)
+    code, out, err = command("--workdir", conditional, "--mode", "compare", "--measurement", "data", "--num_images", 2,
+                             "--samplers", "auto,ddim", "--budgets", 8, "--samples", 2, "--bootstrap", 0)
+    assert code == 0 and "learned by ddim" in out, err
 
 
 @pytest.mark.parametrize(("words", "says"), [

@@ -38,11 +38,12 @@ def test_a_degradation_is_the_operator_of_the_same_words(text):
 
 
 @pytest.mark.parametrize("side", ["left", "right", "top", "bottom"])
-def test_the_missing_half_is_that_of_the_operator(side):
-    x = pictures(channels=3, side=6)
+@pytest.mark.parametrize("size", [6, 7])
+def test_the_missing_half_is_that_of_the_operator(side, size):
+    x = pictures(channels=3, side=size)
     low_res = make_degradation(f"mask:half={side}")(x, NONE)
-    keep = make_operator(f"mask:half={side}", (3, 6, 6)).keep
-    assert torch.equal(low_res[:, 3:], keep[:1].expand(2, 1, 6, 6).float())
+    keep = make_operator(f"mask:half={side}", (3, size, size)).keep
+    assert torch.equal(low_res[:, 3:], keep[:1].expand(2, 1, size, size).float())
     assert torch.equal(low_res[:, :3], torch.where(keep, x, 0.5))
 
 

@@ -85,13 +85,15 @@ def test_a_signal_at_any_moment_leaves_no_traceback(delay, name, start, tmp_path
 def begun(run, mode):
     """Whether a mode of a run has written anything of its own, or must simply be given its time."""
     return any((run / place).exists() for place in {"sample": ["samples"], "likelihood": ["likelihood/partial"],
-                                                    "evaluate": ["samples"]}.get(mode, ["nothing"]))
+                                                    "evaluate": ["samples"], "restore": ["restore"]}.get(mode, ["nothing"]))
 
 
 @pytest.mark.parametrize("mode, words", [
     ("sample", ["--num_samples=100000", "--batch_size=100", "--sampler=ddim", "--steps=20"]),
     pytest.param("likelihood", ["--split=train", "--batch_size=1", "--rtol=1e-9", "--atol=1e-9"], marks=slow),
     pytest.param("evaluate", ["--num_samples=100000", "--batch_size=100"], marks=slow),
+    pytest.param("restore", ["--operator=mask", "--measurement=data", "--num_images=300", "--noise=0.1", "--method=ddnm",
+                             "--particles=8", "--steps=300", "--batch_size=8", "--variance=beta_tilde"], marks=slow),
     pytest.param("compare", ["--num_samples=20000"], marks=slow)])
 def test_every_mode_says_what_it_keeps_and_goes_on(mode, words, start, tmp_path):
     run = tmp_path / "run"

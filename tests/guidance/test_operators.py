@@ -13,8 +13,8 @@ from scorefield.guidance.operators import (
     Separable,
     make_operator,
 )
-from scorefield.guidance.operators.resampling import resampling_matrix
 from scorefield.numerics.errors import ArgumentError
+from scorefield.numerics.pictures import resampling_matrix
 
 LINEAR = [("mask", (3, 8, 8)), ("mask:half=left", (8,)), ("mask:half=bottom", (1, 8, 6)), ("mask:random=0.4", (3, 8, 8)),
           ("mask:box=0.3", (5, 9)), ("grey", (3, 8, 8)), ("grey:weights=(0.3,0.6,0.1)", (3, 4, 4)), ("identity", (4,)),

@@ -3,19 +3,24 @@
 import pytest
 import torch
 
-from scorefield.models import Denoiser, NCSNpp, UNet
+from scorefield.models import MLP, Denoiser, NCSNpp, UNet
 from scorefield.models.conditions import blank
+from scorefield.models.layers import timestep_embedding
 from scorefield.models.networks.low_res import resized
 from scorefield.numerics.errors import ArgumentError
 from scorefield.sde_lib import VPSDE
 from tests.helpers import randomised
 
 SMALL = {"image_size": 8, "channels": 1, "width": 8, "multipliers": (1, 2), "num_blocks": 1, "attention_resolutions": ()}
-KINDS = {"unet": UNet, "ncsnpp": NCSNpp}
+KINDS = {"unet": UNet, "ncsnpp": NCSNpp, "mlp": MLP}
 
 
 def made(kind, **settings):
-    return randomised(KINDS[kind](**SMALL, **settings)).eval()
+    return randomised(KINDS[kind](**sizes(kind), **settings)).eval()
+
+
+def sizes(kind):
+    return {"shape": (1, 8, 8), "width": 16, "layers": 1} if kind == "mlp" else SMALL
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -40,9 +45,9 @@ def test_low_res_of_any_size_is_seen_at_the_size_of_x(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_network_without_low_res_has_the_weights_that_it_had_without_that_argument(kind):
     torch.manual_seed(0)
-    plain = KINDS[kind](**SMALL)
+    plain = KINDS[kind](**sizes(kind))
     torch.manual_seed(0)
-    told = KINDS[kind](**SMALL, low_res=0, low_res_noise=False)
+    told = KINDS[kind](**sizes(kind), low_res=0, low_res_noise=False)
     for (name, one), other in zip(plain.state_dict().items(), told.state_dict().values(), strict=True):
         assert torch.equal(one, other), name
 
@@ -53,6 +58,17 @@ def test_a_series_may_have_a_coarse_one():
     x, time, coarse = torch.randn(2, 1, 16), torch.full((2,), 500.0), torch.randn(2, 1, 4)
     assert network(x, time, {"low_res": coarse}).shape == x.shape
     assert resized(coarse, (16,)).shape == (2, 1, 16)
+
+
+def test_points_may_have_numbers_that_are_known_of_them():
+    network = randomised(MLP((3,), width=16, layers=1, low_res=2))
+    x, time, known = torch.randn(4, 3), torch.full((4,), 500.0), torch.randn(4, 2)
+    h = network.first(torch.cat([x, known], 1))
+    h = h + network.outer[0](torch.nn.functional.silu(network.inner[0](network.norms[0](h)) + network.time(
+        timestep_embedding(time, 16))))
+    torch.testing.assert_close(network(x, time, {"low_res": known}), network.last(torch.nn.functional.silu(h)))
+    with pytest.raises(ArgumentError, match=r"low_res must be \(batch, 2\), got shape \(4, 3\)"):
+        network(x, time, {"low_res": x})
 
 
 def test_a_denoiser_binds_one_low_res_for_all_samples_and_takes_no_noise_for_granted():
