@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from scorefield.cli.drawing import PRECISION, precision_of, prepare
@@ -10,6 +11,7 @@ from scorefield.cli.flags import AVERAGE, BATCH_SIZE, CHECKPOINT, COMPILE, EMA, 
 from scorefield.cli.guide import FLAGS as GUIDANCE
 from scorefield.cli.reference import FLAGS as REFERENCE
 from scorefield.cli.reference import reference_of
+from scorefield.cli.tuned import tuned_for
 from scorefield.numerics.errors import ArgumentError, renamed
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ def run(command: Command) -> None:
     from scorefield.evaluation.comparison.budgets import Asked
     from scorefield.evaluation.comparison.compare import compare
     from scorefield.evaluation.names import suffix_of_drawing
+    from scorefield.samplers import FITTED
 
     values = command.asked.values
     samplers, budgets = words("samplers", values["samplers"]), _budgets(values["budgets"])
@@ -53,7 +56,8 @@ def run(command: Command) -> None:
     guide = guide_of(command, denoiser)
     reference = reference_of(command, guide.labels, denoiser.takes.classes)
     command.write_imported()
-    fits = [fit_for(command, Asked.parse(text).options, denoiser, guide.labels is not None) for text in samplers]
+    makers = {name: partial(tuned_for, command, guide, name) for name in FITTED}
+    fits = [fit_for(command, Asked.parse(text, makers).options, denoiser, guide.labels is not None) for text in samplers]
     fit = next(filter(None, fits), None)
     model = denoiser if fit is None else fit.model(denoiser)
     folder = command.run / f"compare{guide.suffix}{suffix_of_drawing(values['seed'], values['ema'], precision)}"
@@ -63,7 +67,7 @@ def run(command: Command) -> None:
             metrics=metrics, n=values["num_samples"], seed=values["seed"], batch_size=values["batch_size"],
             device=command.device, reference=reference, bootstrap=values["bootstrap"],
             likelihood=values["likelihood_examples"], title=f"Samplers on {command.name or command.run.name}",
-            facts=_facts(command, guide, precision))
+            facts=_facts(command, guide, precision), makers=makers)
     path = comparison.write(folder)
     for out in comparison.left_out:
         print(f"left out: {out.name}{'' if out.budget is None else f' with {out.budget}'}: {out.reason}")

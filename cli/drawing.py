@@ -195,9 +195,11 @@ class Drawing:
 
     def with_weights(self) -> Drawing:
         """This drawing with the model of its checkpoint."""
+        from scorefield.samplers import FITTED
+
         if self.step is None:
             return self
-        if self.command.asked.values["sampler"] == "tuned":
+        if self.command.asked.values["sampler"] in FITTED:
             require_tuned(self.sampler, self.command, self.guide, self.checkpoint)
         model = self.weights()
         prepare(model.network, self.command)
@@ -273,17 +275,17 @@ def drawing_of(command: Command) -> Drawing:
     """The drawing of a command line from its run's newest checkpoint; ArgumentError for what does not fit together."""
     from scorefield.cli.guide import guide_of
     from scorefield.evaluation.array_plots import in_plane
-    from scorefield.samplers import make_sampler
+    from scorefield.samplers import FITTED, make_sampler
 
     values, own = command.asked.values, _of_student(command)
     settings = own | settings_of(command)
     if values["sampler"] == "ode" and in_plane(command.shape):
         settings["points"] = POINTS
-    tuned = values["sampler"] == "tuned"
+    tuned = values["sampler"] in FITTED
     sampler, model = None if tuned else make_sampler(values["sampler"], **settings), command.denoiser()
     prepare(model.network, command)
     guide = guide_of(command, model)
-    sampler = sampler or tuned_for(command, guide, settings)
+    sampler = sampler or tuned_for(command, guide, values["sampler"], settings)
     drawing = Drawing(command, sampler, guide, model)
     sampler.check(model, sampler.times(drawing.known))      # refuses a grid that does not fit
     return drawing

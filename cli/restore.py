@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from scorefield.cli.command import Command
+    from scorefield.cli.guide import Guide
+    from scorefield.cli.tuned import Restoring
     from scorefield.evaluation.restore import Problem, Restored
+    from scorefield.models import Denoiser, ScoreModel
     from scorefield.samplers import Sampler
 
 DATA = "data"
@@ -77,7 +80,7 @@ def run(command: Command) -> None:
     _check(command, rule is not None)
     name = values["sampler"] or ("twisted_smc" if rule is None else "auto")
     method = values["method"] or ("tmpd" if rule is None else LEARNED)
-    sampler = _sampler(command, name)
+    sampler = _sampler(command, name, denoiser)
     given = _learned(command, rule) if rule is not None else _measured(command)
     model = guided(denoiser, _label(command, denoiser), **_threshold(command, rule is not None))
     with renamed(names={"noise_std": "noise", "y": "measurement"}):
@@ -110,13 +113,51 @@ def _check(command: Command, learned: bool) -> None:
         raise ArgumentError(f"num_images must lie in 1 .. {MOST}, got {values['num_images']}", "num_images")
 
 
-def _sampler(command: Command, name: str) -> Sampler:
-    from scorefield.samplers import make_sampler
+def _sampler(command: Command, name: str, denoiser: Denoiser) -> Sampler:
+    from scorefield.cli.tuned import tuned_for
+    from scorefield.samplers import FITTED, make_sampler
 
     back = {flag: option for option, flag in RENAMED.items()}
     with renamed(names=RENAMED):
-        return make_sampler(name, **parsed_options(name, {back.get(flag, flag): text
-                                                          for flag, text in command.asked.texts.items()}))
+        settings = parsed_options(name, {back.get(flag, flag): text for flag, text in command.asked.texts.items()})
+        if name not in FITTED:
+            return make_sampler(name, **settings)
+    if command.asked.values["operator"] is None:
+        raise ArgumentError(f"sampler {name!r} restores by an operator, and this run by the degradation that it has "
+                            "learned; choose another sampler", "sampler")
+    return tuned_for(command, _guide(command, denoiser), name, settings, _restoring(command))
+
+
+def _restoring(command: Command) -> Restoring:
+    from scorefield.cli.tuned import Restoring
+
+    values = command.asked.values
+    return Restoring(values["operator"], values["method"] or "tmpd", values["noise"], values["threshold"] or "static")
+
+
+def _guide(command: Command, denoiser: Denoiser) -> Guide:
+    from scorefield.cli.guide import Guide
+
+    label = _label(command, denoiser)
+    return Guide() if label is None else Guide([label], text=command.asked.values["label"])
+
+
+def restoring_of(command: Command, denoiser: Denoiser) -> tuple[Restoring, Guide, Callable[[range], ScoreModel]]:
+    """For mode tune: how a measurement guides, the label, and the models of samples, which restore measurements in turn."""
+    import torch
+
+    from scorefield.guidance.guided import guided
+
+    _check(command, False)
+    if "low_res" in denoiser.takes.names:
+        raise ArgumentError("the run has learned to restore from its own degradation; leave out operator", "operator")
+    problem, method = _measured(command).problem, command.asked.values["method"]
+    model = guided(denoiser, _label(command, denoiser), **_threshold(command, False))
+
+    def of(numbers: range) -> ScoreModel:
+        return problem.given(model, torch.tensor(numbers) % len(problem.y), method)
+
+    return _restoring(command), _guide(command, denoiser), of
 
 
 def _label(command: Command, model: Any) -> int | None:

@@ -16,6 +16,7 @@ from scorefield.samplers.base import GridSampler, Result, Sampler, prior_sample
 from scorefield.samplers.consistency import ConsistencySampler
 from scorefield.samplers.deis import DEIS, IPNDM
 from scorefield.samplers.dpm_solver import DPMSolver, DPMSolverPlusPlus
+from scorefield.samplers.dpm_solver_v3 import DPMSolverV3, Statistics
 from scorefield.samplers.edm import EDM
 from scorefield.samplers.fixed_ode import Euler, Heun, RungeKutta4
 from scorefield.samplers.ode import ProbabilityFlow
@@ -54,7 +55,8 @@ SAMPLERS: dict[str, type[Sampler]] = {
 }
 # Samplers of some models alone: those that are given a measurement (guidance.posterior), and those that they were made for
 RESTORING: dict[str, type[Sampler]] = {"twisted_smc": TwistedSMC, "repaint": RePaint}
-MADE: dict[str, type[Sampler]] = {"consistency": ConsistencySampler, "tuned": Tuned}
+MADE: dict[str, type[Sampler]] = {"consistency": ConsistencySampler, "tuned": Tuned, "dpm_solver_v3": DPMSolverV3}
+FITTED = ("tuned", "dpm_solver_v3")      # by mode tune, to one run
 EVERY: Mapping[str, type[Sampler]] = ChainMap(SAMPLERS, RESTORING, MADE)
 
 
@@ -85,10 +87,10 @@ def own_sampler(model: ScoreModel, other: Sampler) -> Sampler:
 
 
 __all__ = [
-    "DDIM", "DEIS", "EDM", "ERSDE", "EVERY", "GRIDS", "IPNDM", "MADE", "RESTORING", "SAMPLERS", "Ancestral",
-    "ConsistencySampler", "DPMSolver", "DPMSolverPlusPlus", "Euler", "EulerMaruyama", "ExponentialAdams", "GridSampler",
-    "Heun", "Langevin", "NoiseStream", "PredictorCorrector", "ProbabilityFlow", "RePaint", "ReferenceSDE", "Restart",
-    "Result", "ReverseDiffusion", "RungeKutta4", "SASolver", "Sampler", "Solver", "Tuned", "TwistedSMC", "UniPC",
-    "WeightedResult", "ddim_invert", "make_grid", "make_sampler", "own_sampler", "prior_sample", "sample_seeds",
-    "sampler_options", "slerp",
+    "DDIM", "DEIS", "EDM", "ERSDE", "EVERY", "FITTED", "GRIDS", "IPNDM", "MADE", "RESTORING", "SAMPLERS", "Ancestral",
+    "ConsistencySampler", "DPMSolver", "DPMSolverPlusPlus", "DPMSolverV3", "Euler", "EulerMaruyama",
+    "ExponentialAdams", "GridSampler", "Heun", "Langevin", "NoiseStream", "PredictorCorrector", "ProbabilityFlow",
+    "RePaint", "ReferenceSDE", "Restart", "Result", "ReverseDiffusion", "RungeKutta4", "SASolver", "Sampler",
+    "Solver", "Statistics", "Tuned", "TwistedSMC", "UniPC", "WeightedResult", "ddim_invert", "make_grid",
+    "make_sampler", "own_sampler", "prior_sample", "sample_seeds", "sampler_options", "slerp",
 ]
