@@ -41,7 +41,8 @@ FLAGS = (
     SEED, EMA, AVERAGE, BATCH_SIZE, STRICT,
 )
 OF_AUTO, OF_RESTORING = ("steps",), ("measurement", "degraded", "noise", "method", "num_images")
-NOT_RESTORING = ("guidance", "guidance_interval", "classifier", "classifier_scale", "quantile", "low_res", "low_res_noise")
+NOT_RESTORING = ("guidance", "guidance_interval", "autoguidance", "classifier", "classifier_scale", "quantile", "low_res",
+                 "low_res_noise")
 
 
 def run(command: Command) -> None:
