@@ -84,9 +84,9 @@ class Statistics:
             raise ArgumentError(f"{path} is damaged ({type(error).__name__}); {AGAIN}", "statistics") from None
 
     def stored(self) -> dict[str, np.ndarray]:
-        """As arrays, for a file; l, s and b in float32."""
-        values = {name: getattr(self, name).cpu().numpy().astype(np.float32) for name in ("l", "s", "b")}
-        return {"lam": self.lam.cpu().numpy(), **values, "sde": np.array(self.sde), "made_from": np.array(self.made_from)}
+        """As arrays, for a file."""
+        values = {name: getattr(self, name).cpu().numpy() for name in ("lam", "l", "s", "b")}
+        return {**values, "sde": np.array(self.sde), "made_from": np.array(self.made_from)}
 
     @cached_property
     def digest(self) -> str:
