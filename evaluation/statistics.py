@@ -18,7 +18,7 @@ from torch import Tensor
 
 from scorefield.evaluation.tune import Models, Starts
 from scorefield.models import ScoreModel
-from scorefield.models.score_model import check_score, evaluation_mode
+from scorefield.models.score_model import check_flow, evaluation_mode
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.noise import PROBES, NoiseStream
 from scorefield.samplers import sample_seeds
@@ -53,7 +53,7 @@ def measure(model: ScoreModel | Models, shape: tuple[int, ...], starts: int = ST
         raise ArgumentError(f"dense must be at least 4, got {dense}", "dense")
     models: Models = (lambda batch: model) if isinstance(model, ScoreModel) else model
     first = models(range(min(starts, batch_size)))
-    check_score(first, "tuning")
+    check_flow(first, "tuning")
     auto = ExponentialAdams(order=3, steps=dense, grid="logsnr")
     times, evaluations = auto.times(first), 0
     lam, sums = Schedule.of(first.sde, times).lam, None

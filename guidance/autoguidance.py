@@ -16,7 +16,7 @@ from typing import Any
 from scorefield.guidance.classifier_free import ClassifierFree
 from scorefield.guidance.interval import Interval
 from scorefield.models.conditions import LABEL
-from scorefield.models.score_model import ScoreModel, check_score
+from scorefield.models.score_model import ScoreModel, check_flow
 from scorefield.numerics.errors import ArgumentError
 
 
@@ -56,8 +56,8 @@ def autoguided(model: ScoreModel, other: ScoreModel, scale: float, interval: tup
     """
     if not math.isfinite(scale):
         raise ArgumentError(f"scale must be finite, got {scale}", "scale")
-    check_score(model, "guidance")
-    check_score(other, "guidance")
+    check_flow(model, "guidance")
+    check_flow(other, "guidance")
     if repr(model.sde) != repr(other.sde):
         raise ArgumentError(f"the model has the SDE {model.sde}, and the one that guides it {other.sde}; they must be the "
                             "same", "autoguidance")

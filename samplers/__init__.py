@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from scorefield.models.score_model import ScoreModel
+from scorefield.models.student import COUPLED
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.grids import GRIDS, make_grid
 from scorefield.numerics.noise import NoiseStream, sample_seeds
@@ -82,8 +83,11 @@ def make_sampler(name: str, **options: Any) -> Sampler:
 
 
 def own_sampler(model: ScoreModel, other: Sampler) -> Sampler:
-    """The sampler that a distilled model was made for, and the other one for a score model."""
-    return other if model.student is None else make_sampler(model.student.sampler, **model.student.options)
+    """The sampler that a model without a score was made for; and the other one if that suits the model."""
+    student = model.student
+    if student is None or (student.kind == COUPLED and not other.stochastic):
+        return other
+    return make_sampler(student.sampler, **student.options)
 
 
 __all__ = [
