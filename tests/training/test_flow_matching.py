@@ -31,7 +31,8 @@ def drawn(objective, of, n=64):
 
 
 def network(sde=None, **settings):
-    return Denoiser(randomised(MLP((2,), width=8, layers=1, **settings)), sde or FlowSDE(), "flow", label_dropout="classes" in settings)
+    made = randomised(MLP((2,), width=8, layers=1, **settings))
+    return Denoiser(made, sde or FlowSDE(), "flow", label_dropout="classes" in settings)
 
 
 def test_transport_is_the_cheapest_of_all_permutations_and_with_labels_of_those_within_each():
