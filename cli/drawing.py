@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 SAMPLER = Flag("sampler", str, "auto", "which sampler; of a student by default its own")
 PRECISION = Flag("precision", str, "fp32", "precision of the network's arithmetic", ("auto", "fp32", "bf16"))
 FLAGS = (SAMPLER, PRECISION, COMPILE, *GUIDANCE)
-NO_SETTINGS = ("points", "made")      # attributes of samplers that are none
 POINTS = 65      # number of times at which the trajectory of an adaptive solver is plotted
 
 
@@ -182,7 +181,7 @@ class Drawing:
         from scorefield.evaluation.names import changed
 
         values = self.command.asked.values
-        settings = {name: value for name, value in vars(self.sampler).items() if name not in NO_SETTINGS}
+        settings = {name: value for name, value in self.sampler.settings.items() if name != "points"}
         return {"sampler": values["sampler"], "settings": settings,
                 "options": changed(self.sampler, without=("points",)), **self.guide.described, "seed": values["seed"],
                 "ema": values["ema"], "precision": self.precision, "batch_size": values["batch_size"]}

@@ -89,7 +89,7 @@ def run(command: Command) -> None:
     command.write_imported()
     figures = restored.figures(given.problem, given.truth, lambda x: unit_of(x, command.codec))
     settings = {"operator": values["operator"] if rule is None else rule.text, "method": method, "sampler": name,
-                "settings": vars(sampler), "options": changed(sampler), "noise": values["noise"],
+                "settings": sampler.settings, "options": changed(sampler), "noise": values["noise"],
                 "threshold": values["threshold"] if rule is None else "none"}
     _write(command, given, restored, figures, settings)
 

@@ -27,6 +27,7 @@ from scorefield.samplers.dpm_solver_v3 import Statistics
 from scorefield.samplers.multistep import Schedule
 
 STARTS, DENSE = 256, 64
+STEEPEST = 4.0      # |s| at most; it is 1 where only noise is left, and -2 at the data
 SHIFT = 0.01      # h / sigma, of the differences that give the diagonal
 MOMENTS = ("diagonal", "eps", "x", "slope", "eps eps", "eps x", "x x", "slope eps", "slope x")
 
@@ -116,5 +117,6 @@ def _fitted(mean: Mapping[str, Tensor], alpha: Tensor, lam: Tensor) -> tuple[Ten
     variance = sum(of_f[a] * of_f[b] * covariance(a, b) for a in of_f for b in of_f)
     together = sum(of_slope[a] * of_f[b] * covariance(a, b) for a in of_slope for b in of_f)
     first, second = (sum(weight * mean[name] for name, weight in of.items()) for of in (of_f, of_slope))
-    s = torch.where(variance > 0, together / variance.clamp(min=torch.finfo(torch.float64).tiny), -1.0)
+    s = together / variance.clamp(min=torch.finfo(torch.float64).tiny)
+    s = s.clamp(-STEEPEST, STEEPEST)      # where f is 0 but for noise, as of Gaussian data, its slope may be anything
     return l.cpu(), s.cpu(), (second - s * first).cpu()

@@ -7,7 +7,8 @@ back, and refuses a state that is not finite.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -117,6 +118,11 @@ class Sampler(ABC):
     t_end: float | None = option(None, "time at which to stop; by default t_sample of the SDE")
     denoise: bool | None = option(None, "return the x_0 predicted at t_end, with one more evaluation; a chain's grid auto "
                                         "does, as its last step")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The options by name, as plain values."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @property
     @abstractmethod

@@ -45,7 +45,7 @@ PANEL = 0.25      # longest panel of the quadrature, in lambda
 SLACK = 1e-6      # of lambda, beyond the nodes, that is rounding
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Statistics:
     """l, s and b (n, *event) at increasing half log-SNR lam (n,), in float64, and the repr of their process.
 
@@ -67,6 +67,9 @@ class Statistics:
                                 "statistics")
         if not bool((self.lam.diff() > 0).all()) or not all(bool(v.isfinite().all()) for v in (self.l, self.s, self.b)):
             raise ArgumentError("statistics must be finite, at nodes that increase", "statistics")
+
+    def __repr__(self) -> str:      # by which samples know what they were drawn with
+        return f"Statistics({self.digest})"
 
     @classmethod
     def read(cls, path: str | Path) -> Statistics:
