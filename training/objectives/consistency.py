@@ -119,8 +119,8 @@ class Intervals:
         return grid[(grid[:-1, None] - t).abs().argmin(0) + 1]
 
     def steps_from(self, t: Tensor) -> Tensor:
-        """The times of the teacher's steps from each t (batch,) of the grid to the next, (substeps + 1, batch); t = t_sample,
-        of which one step leads to 0, all the time.
+        """The times of the teacher's steps from each t (batch,) of the grid to the next, (substeps + 1, batch); of t_sample,
+        from which one step leads to 0, t_sample all the time.
         """
         fine = self.fine().to(t.device, t.dtype)
         first = (fine[:, None] - t).abs().argmin(0)
@@ -168,9 +168,9 @@ class Consistency(Taught):
                                 f"{self.intervals} and {self.first_intervals}", "intervals", "first_intervals")
         for name, words in (("solver", SOLVERS), ("interval_weight", INTERVAL_WEIGHTS)):
             choose(name, dict.fromkeys(words), getattr(self, name), name)
-        if not 1 <= self.teacher_steps <= MOST_INTERVALS // self.intervals:
-            raise ArgumentError(f"teacher_steps must lie in 1 .. {MOST_INTERVALS // self.intervals}, got {self.teacher_steps}",
-                                "teacher_steps")
+        most = MOST_INTERVALS // self.intervals
+        if not 1 <= self.teacher_steps <= most:
+            raise ArgumentError(f"teacher_steps must lie in 1 .. {most}, got {self.teacher_steps}", "teacher_steps")
         kind, options = worded("distance", DISTANCES, self.distance, "distance")
         object.__setattr__(self, "of_error", kind(**options))
         times = Intervals(self.sde, self.grid, make_levels(self.levels), self.time_sampling, first, self.intervals,
