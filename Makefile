@@ -70,6 +70,9 @@ bench: setup
 	@$(PY) main.py --config configs/vp_digits.py --mode train
 	@$(PY) -m benchmarks.problems
 	@$(PY) -m benchmarks.accuracy
+	@$(PY) -m benchmarks.tuning
+	@$(PY) -m benchmarks.students
+	@$(PY) -m benchmarks.couplings
 	@$(PY) -m benchmarks.samplers
 	@$(PY) -m benchmarks.likelihood
 	@$(PY) -m benchmarks.train_step

@@ -32,6 +32,15 @@ def mixture_16d(sde: SDE, seed: int = 0) -> Problem:
     return GaussianMixture(sde, *(torch.from_numpy(a) for a in (mu, std**2, weights))), starts(sde, (16,))
 
 
+def mixture_of_digits(sde: SDE, n: int = 300) -> Problem:
+    """The first n training digits as means, in 64 dimensions."""
+    from scorefield.data import dequantize, load_dataset
+
+    (k, _) = load_dataset({"dataset": "digits"}).train[torch.arange(n)]
+    mu = dequantize(k, torch.full(k.shape, 0.5), 17, -1.0, 1.0).flatten(1).double()
+    return GaussianMixture(sde, mu, torch.full((n,), 0.01, dtype=torch.float64)), starts(sde, (64,))
+
+
 def starts(sde: SDE, shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> Tensor:
     return prior_sample(sde, shape, sample_seeds(0, 0, STARTS), dtype=dtype)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from scorefield.cli.measurements import FLAGS as MEASUREMENT
 from scorefield.cli.measurements import LEARNED, check, given_of, guided_of, name_of
 from scorefield.cli.reference import FLAGS as REFERENCE
 from scorefield.cli.reference import reference_of
+from scorefield.cli.tuned import tuned_for
 from scorefield.numerics.errors import ArgumentError, renamed
 
 if TYPE_CHECKING:
@@ -60,6 +62,7 @@ def run(command: Command) -> None:
     from scorefield.evaluation.comparison.budgets import Asked
     from scorefield.evaluation.comparison.compare import compare
     from scorefield.evaluation.names import suffix_of_drawing
+    from scorefield.samplers import FITTED
 
     values = command.asked.values
     for name in OF_RESTORATIONS:
@@ -74,7 +77,8 @@ def run(command: Command) -> None:
     guide = guide_of(command, denoiser)
     reference = reference_of(command, guide.labels, denoiser.takes.classes)
     command.write_imported()
-    fits = [fit_for(command, Asked.parse(text).options, denoiser, guide.labels is not None) for text in samplers]
+    makers = {name: partial(tuned_for, command, guide, name) for name in FITTED}
+    fits = [fit_for(command, Asked.parse(text, makers).options, denoiser, guide.labels is not None) for text in samplers]
     fit = next(filter(None, fits), None)
     model = denoiser if fit is None else fit.model(denoiser)
     folder = command.run / f"compare{guide.suffix}{suffix_of_drawing(values['seed'], values['ema'], precision)}"
@@ -84,7 +88,7 @@ def run(command: Command) -> None:
             metrics=metrics, n=values["num_samples"], seed=values["seed"], batch_size=values["batch_size"],
             device=command.device, reference=reference, bootstrap=values["bootstrap"],
             likelihood=values["likelihood_examples"], title=f"Samplers on {command.name or command.run.name}",
-            facts=_facts(command, guide, precision))
+            facts=_facts(command, guide, precision), makers=makers)
     _write(comparison, folder)
 
 

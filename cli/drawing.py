@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 SAMPLER = Flag("sampler", str, "auto", "which sampler; of a student by default its own")
 PRECISION = Flag("precision", str, "fp32", "precision of the network's arithmetic", ("auto", "fp32", "bf16"))
 FLAGS = (SAMPLER, PRECISION, COMPILE, *GUIDANCE)
-NO_SETTINGS = ("points", "made")      # attributes of samplers that are none
 POINTS = 65      # number of times at which the trajectory of an adaptive solver is plotted
 
 
@@ -182,7 +181,7 @@ class Drawing:
         from scorefield.evaluation.names import changed
 
         values = self.command.asked.values
-        settings = {name: value for name, value in vars(self.sampler).items() if name not in NO_SETTINGS}
+        settings = {name: value for name, value in self.sampler.settings.items() if name != "points"}
         return {"sampler": values["sampler"], "settings": settings,
                 "options": changed(self.sampler, without=("points",)), **self.guide.described, "seed": values["seed"],
                 "ema": values["ema"], "precision": self.precision, "batch_size": values["batch_size"]}
@@ -195,9 +194,11 @@ class Drawing:
 
     def with_weights(self) -> Drawing:
         """This drawing with the model of its checkpoint."""
+        from scorefield.samplers import FITTED
+
         if self.step is None:
             return self
-        if self.command.asked.values["sampler"] == "tuned":
+        if self.command.asked.values["sampler"] in FITTED:
             require_tuned(self.sampler, self.command, self.guide, self.checkpoint)
         model = self.weights()
         prepare(model.network, self.command)
@@ -273,17 +274,17 @@ def drawing_of(command: Command) -> Drawing:
     """The drawing of a command line from its run's newest checkpoint; ArgumentError for what does not fit together."""
     from scorefield.cli.guide import guide_of
     from scorefield.evaluation.array_plots import in_plane
-    from scorefield.samplers import make_sampler
+    from scorefield.samplers import FITTED, make_sampler
 
     values, own = command.asked.values, _of_student(command)
     settings = own | settings_of(command)
     if values["sampler"] == "ode" and in_plane(command.shape):
         settings["points"] = POINTS
-    tuned = values["sampler"] == "tuned"
+    tuned = values["sampler"] in FITTED
     sampler, model = None if tuned else make_sampler(values["sampler"], **settings), command.denoiser()
     prepare(model.network, command)
     guide = guide_of(command, model)
-    sampler = sampler or tuned_for(command, guide, settings)
+    sampler = sampler or tuned_for(command, guide, values["sampler"], settings)
     drawing = Drawing(command, sampler, guide, model)
     sampler.check(model, sampler.times(drawing.known))      # refuses a grid that does not fit
     return drawing

@@ -23,8 +23,9 @@ FLAGS = (
     Flag("label", str, None, "the class of the samples: a number or a name, several such as 0,1,2 in turn, or all; the "
                              "picture has a row for each"),
     Flag("guidance", float, None, "scale of classifier-free guidance: 1 is the class, 0 no class, above 1 more than the "
-                                  "class; needs label"),
+                                  "class; needs label. With autoguidance 1 is the run, and above 1 is beyond it"),
     Flag("guidance_interval", tuple, None, "LO,HI: guide at times LO <= t <= HI only; elsewhere the scale is 1"),
+    Flag("autoguidance", str, None, "a smaller or less trained run of the same data, away from which guidance leads"),
     Flag("classifier", str, None, "a run of a classifier of noisy examples, which guides to the label"),
     Flag("classifier_scale", float, None, "scale of the classifier's gradient, by default 1"),
     Flag("threshold", str, None, "keep each predicted x_0 within the range of the data", ("static", "dynamic")),
@@ -33,6 +34,7 @@ FLAGS = (
 )
 # What the arguments of guidance.guided are called here.
 NAMES = {"scale": "guidance", "interval": "guidance_interval"}
+MODELS = ("classifier", "autoguidance")      # settings that are models
 LONGEST = 40      # characters of a list of classes in a file's name
 
 
@@ -45,6 +47,7 @@ class Guide:
     settings  the keyword arguments of guidance.guided, but for the label
     text      of the flag label
     source    of the classifier
+    weaker    the run of autoguidance
     low_res   where that comes from, for a model that takes one
     """
 
@@ -53,6 +56,7 @@ class Guide:
     settings: dict[str, Any] = field(default_factory=dict)
     text: str | None = None
     source: str | None = None
+    weaker: str | None = None
     low_res: Source | None = None
 
     def of(self, model: ScoreModel, device: Any) -> Callable[[range], ScoreModel]:
@@ -60,12 +64,15 @@ class Guide:
         from scorefield.guidance import guided
 
         def of_batch(batch: range) -> ScoreModel:
-            label, own, spent = self.of_samples(batch), model, 0
+            label, own, spent, settings = self.of_samples(batch), model, 0, self.settings
             if self.low_res is not None:
                 condition, spent = self.low_res.condition(batch, label, device)
                 own = model.given(**condition)
+                if (other := settings.get("autoguidance")) is not None:
+                    both = {name: value for name, value in condition.items() if name in other.takes.names}
+                    settings = {**settings, "autoguidance": other.given(**both) if both else other}
             with renamed(names=NAMES):
-                made = guided(own, None if label is None else label.to(device), **self.settings)
+                made = guided(own, None if label is None else label.to(device), **settings)
             if spent:
                 made.spent = spent
             return made
@@ -85,7 +92,8 @@ class Guide:
         """All that samples depend on through this guide: of the classifier, what its files hold."""
         from scorefield.cli.origin import contents
 
-        settings = {name: value for name, value in self.settings.items() if name != "classifier"}
+        settings = {name: value for name, value in self.settings.items() if name not in MODELS}
+        settings |= {} if self.weaker is None else {"autoguidance": contents(self.weaker)}
         of = [self.labels, settings, None if self.source is None else contents(self.source)]
         return of if self.low_res is None else [*of, self.low_res.identity]
 
@@ -99,10 +107,10 @@ class Guide:
             classes = ALL if self.text == ALL else "-".join(map(str, self.labels))
             parts.append(f"label_{classes if len(classes) <= LONGEST else digits_of(classes)}")
         for name, value in self.described.items():
-            if name not in ("label", "classifier", "low_res", "low_res_noise"):
+            if name not in ("label", *MODELS, "low_res", "low_res_noise"):
                 numbers = value if isinstance(value, tuple) else (value,)
                 parts.append(f"{name}_{'-'.join(str(number).removesuffix('.0') for number in numbers)}")
-            elif name == "classifier":
+            elif name in MODELS:
                 parts.append(f"{name}_{name_of_place(value)}")      # there may be several
         if self.low_res is not None:
             text, noise = self.low_res.text, self.low_res.noise
@@ -114,6 +122,7 @@ class Guide:
     def described(self) -> dict[str, Any]:
         """The flags that were given, by name, for a record of the samples."""
         flags = {NAMES.get(name, name): value for name, value in self.settings.items() if name not in ("low", "high")}
+        flags |= {} if self.weaker is None else {"autoguidance": self.weaker}
         flags |= {} if self.source is None else {"classifier": self.source}
         if self.low_res is not None:
             flags |= {"low_res": self.low_res.text, **({"low_res_noise": self.low_res.noise} if self.low_res.noise else {})}
@@ -140,6 +149,8 @@ def guide_of(command: Command, model: Denoiser) -> Guide:
         if stored["levels"] is None:
             raise ArgumentError("points have no range to keep to; leave out threshold", "threshold")
         settings |= {"low": command.config.data.get("low", -1.0), "high": command.config.data.get("high", 1.0)}
+    if "autoguidance" in settings:
+        settings["autoguidance"] = _weaker(command, model, settings["autoguidance"])
     classes, names = model.takes.classes, tuple(stored.get("class_names") or ())
     if "classifier" in settings:
         settings["classifier"], theirs, its_names = _classifier(command, settings["classifier"])
@@ -150,31 +161,57 @@ def guide_of(command: Command, model: Denoiser) -> Guide:
     if text is not None and classes is None:
         raise ArgumentError("the model takes no label: it was trained without classes (model.classes)", "label")
     labels = None if text is None or classes is None else _labels(text, classes, names)
-    guide = Guide(labels, names, settings, text, values["classifier"], low_res)
+    guide = Guide(labels, names, settings, text, values["classifier"], values["autoguidance"], low_res)
     first = None if labels is None else labels[0]
     with renamed(names=NAMES):
         guided(model, first, **settings)      # refuses what cannot be combined
     return guide
 
 
+def _weaker(command: Command, model: Denoiser, source: str) -> Denoiser:
+    """The model of autoguidance; ArgumentError unless it is a score model of data as the run's, and of its SDE."""
+    from scorefield.checkpoints import read_checkpoint
+    from scorefield.cli.drawing import prepare
+
+    checkpoint = read_checkpoint(source)
+    if checkpoint.config["model"]["network"] == "classifier":
+        raise ArgumentError(f"{source} is a classifier; name the run of a score model, or give it as classifier",
+                            "autoguidance", "classifier")
+    _require_same_data(command, checkpoint.config, f"the model {source}", "autoguidance")
+    other = checkpoint.denoiser(bool(command.asked.values["ema"])).to(command.device)
+    ours, theirs = ((m.takes.classes, tuple(c.get("class_names") or ())) for m, c in (
+        (model, command.stored or {}), (other, checkpoint.config)))
+    if other.takes.classes is not None and ours != theirs:
+        raise ArgumentError(f"the model {source} has {theirs[0]} classes ({', '.join(theirs[1])}), and the run {ours[0]} "
+                            f"({', '.join(ours[1])}); they must have the same", "autoguidance")
+    prepare(other.network, command)
+    return other
+
+
+def _require_same_data(command: Command, config: Any, what: str, flag: str) -> None:
+    from scorefield.data.datasets import CODEC_FIELDS
+
+    ours = command.stored
+    assert ours is not None
+    for name, here, there in [(name, ours.get(name), config.get(name)) for name in ("shape", "levels")] + [
+            (f"data.{name}", command.config.data.get(name), config["data"].get(name)) for name in CODEC_FIELDS]:
+        if here != there:
+            raise ArgumentError(f"{what} was trained on data of another kind: {name} is {there} there and {here} in the run",
+                                flag)
+
+
 def _classifier(command: Command, source: str) -> tuple[Denoiser, int, tuple[str, ...]]:
     """A classifier, the number of its classes and their names; ArgumentError unless it is one of data as the run's."""
     from scorefield.checkpoints import read_checkpoint
     from scorefield.cli.drawing import prepare
-    from scorefield.data.datasets import CODEC_FIELDS
     from scorefield.models.build import complete
 
-    assert command.stored is not None
-    checkpoint, ours = read_checkpoint(source), command.stored
+    checkpoint = read_checkpoint(source)
     config = checkpoint.config
     if config["model"]["network"] != "classifier":
         raise ArgumentError(f"{source} is no classifier, but a {config['model']['network']}; train one, as with "
                             "configs/digits_classifier.py", "classifier")
-    for what, here, there in [(name, ours.get(name), config.get(name)) for name in ("shape", "levels")] + [
-            (f"data.{name}", command.config.data.get(name), config["data"].get(name)) for name in CODEC_FIELDS]:
-        if here != there:
-            raise ArgumentError(f"the classifier {source} was trained on data of another kind: {what} is {there} there and "
-                                f"{here} in the run", "classifier")
+    _require_same_data(command, config, f"the classifier {source}", "classifier")
     model = checkpoint.denoiser(bool(command.asked.values["ema"])).to(command.device)
     prepare(model.network, command)
     classes = int(complete(config)["model"]["classes"])

@@ -69,7 +69,7 @@ def guided_of(command: Command, denoiser: Any, learned: bool) -> Any:
     """The model of the class that the command line names, within the range of the data if it says so."""
     from scorefield.guidance.guided import guided
 
-    return guided(denoiser, _label(command, denoiser), **_threshold(command, learned))
+    return guided(denoiser, label_of(command, denoiser), **_threshold(command, learned))
 
 
 def given_of(command: Command, rule: Any) -> Given:
@@ -85,7 +85,8 @@ def name_of(measurement: str, *texts: str) -> str:
     return "_".join([place, *(short(text.replace(":", "-").replace("=", "")) for text in texts)])
 
 
-def _label(command: Command, model: Any) -> int | None:
+def label_of(command: Command, model: Any) -> int | None:
+    """The class that the command line names; ArgumentError for a model without labels."""
     text = command.asked.values["label"]
     if text is None:
         return None

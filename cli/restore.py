@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,16 +12,19 @@ from scorefield.cli.drawing import options as of_samplers
 from scorefield.cli.drawing import parsed_options
 from scorefield.cli.flags import AVERAGE, BATCH_SIZE, CHECKPOINT, EMA, SEED, STRICT, Flag
 from scorefield.cli.low_res import rule_of
-from scorefield.cli.measurements import DATA, LEARNED, THRESHOLD, Given, check, given_of, guided_of, name_of
+from scorefield.cli.measurements import DATA, LEARNED, THRESHOLD, Given, check, given_of, guided_of, label_of, name_of
 from scorefield.cli.measurements import FLAGS as MEASUREMENT
 from scorefield.numerics import stopping
-from scorefield.numerics.errors import renamed
+from scorefield.numerics.errors import ArgumentError, renamed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from scorefield.cli.command import Command
+    from scorefield.cli.guide import Guide
+    from scorefield.cli.tuned import Restoring
     from scorefield.evaluation.restore import Restored
+    from scorefield.models import Denoiser, ScoreModel
     from scorefield.samplers import Sampler
 
 ROWS = 20                # measurements that one picture shows
@@ -64,13 +67,13 @@ def run(command: Command) -> None:
     check(command, rule is not None)
     name = values["sampler"] or ("twisted_smc" if rule is None else "auto")
     method = values["method"] or ("tmpd" if rule is None else LEARNED)
-    sampler = _sampler(command, name)
+    sampler = _sampler(command, name, denoiser)
     given = given_of(command, rule)
     with renamed(names={"noise_std": "noise", "y": "measurement"}):
         work = Restoration(guided_of(command, denoiser, rule is not None), given.problem, sampler, method, values["samples"],
                            values["seed"], values["batch_size"], command.device)
     settings = {"operator": values["operator"] if rule is None else rule.text, "method": method, "sampler": name,
-                "settings": vars(sampler), "options": changed(sampler), "noise": values["noise"],
+                "settings": sampler.settings, "options": changed(sampler), "noise": values["noise"],
                 "threshold": values["threshold"] if rule is None else "none"}
     command.write_imported()
     stem, key = command.run / "restore" / _stem(command, settings), work.identity_of(_identity(command, given, settings))
@@ -115,13 +118,49 @@ def _finished(stem: Path, key: str) -> dict[str, Any] | None:
     return record
 
 
-def _sampler(command: Command, name: str) -> Sampler:
-    from scorefield.samplers import make_sampler
+def _sampler(command: Command, name: str, denoiser: Denoiser) -> Sampler:
+    from scorefield.cli.tuned import tuned_for
+    from scorefield.samplers import FITTED, make_sampler
 
     back = {flag: option for option, flag in RENAMED.items()}
     with renamed(names=RENAMED):
-        return make_sampler(name, **parsed_options(name, {back.get(flag, flag): text
-                                                          for flag, text in command.asked.texts.items()}))
+        settings = parsed_options(name, {back.get(flag, flag): text for flag, text in command.asked.texts.items()})
+        if name not in FITTED:
+            return make_sampler(name, **settings)
+    if command.asked.values["operator"] is None:
+        raise ArgumentError(f"sampler {name!r} restores by an operator, and this run by the degradation that it has "
+                            "learned; choose another sampler", "sampler")
+    return tuned_for(command, _guide(command, denoiser), name, settings, _restoring(command))
+
+
+def _restoring(command: Command) -> Restoring:
+    from scorefield.cli.tuned import Restoring
+
+    values = command.asked.values
+    return Restoring(values["operator"], values["method"] or "tmpd", values["noise"], values["threshold"] or "static")
+
+
+def _guide(command: Command, denoiser: Denoiser) -> Guide:
+    from scorefield.cli.guide import Guide
+
+    label = label_of(command, denoiser)
+    return Guide() if label is None else Guide([label], text=command.asked.values["label"])
+
+
+def restoring_of(command: Command, denoiser: Denoiser) -> tuple[Restoring, Guide, Callable[[range], ScoreModel]]:
+    """For mode tune: how a measurement guides, the label, and the models of samples, which restore measurements in turn."""
+    import torch
+
+    check(command, False)
+    if "low_res" in denoiser.takes.names:
+        raise ArgumentError("the run has learned to restore from its own degradation; leave out operator", "operator")
+    problem, method = given_of(command, None).problem, command.asked.values["method"]
+    model = guided_of(command, denoiser, False)
+
+    def of(numbers: range) -> ScoreModel:
+        return problem.given(model, torch.tensor(numbers) % len(problem.y), method)
+
+    return _restoring(command), _guide(command, denoiser), of
 
 
 # ---- files -------------------------------------------------------------------------------------------------------------

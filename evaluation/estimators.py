@@ -49,3 +49,4 @@ def _chain_elbo(model: ScoreModel, task: Task, bound_draws: int = 1, discrete: b
 # log p (batch,) in nats, its standard error, the solver's error, evaluations, terms: from a model, a task and settings.
 # "chain_elbo" is of the integers themselves or, with discrete=False, of what encodes them; all others are of the latter.
 ESTIMATORS: dict[str, Callable[..., Estimate]] = {"ode": _ode, "elbo": _elbo, "chain_elbo": _chain_elbo}
+BOUNDS = ("elbo", "chain_elbo")      # which need a score

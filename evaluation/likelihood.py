@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from scorefield.data import Codec, Condition, Dataset
-from scorefield.evaluation.estimators import ESTIMATORS, Task
+from scorefield.evaluation.estimators import BOUNDS, ESTIMATORS, Task
 from scorefield.evaluation.given import given_of, require_conditions, unbound
 from scorefield.evaluation.progress import Progress
 from scorefield.evaluation.score import Score
@@ -34,7 +34,7 @@ from scorefield.likelihood.checks import fitting
 from scorefield.models import ScoreModel
 from scorefield.models.conditions import LABEL
 from scorefield.models.networks.dequantizer import Dequantizer, dequantizer_of
-from scorefield.models.score_model import Given, check_density
+from scorefield.models.score_model import Given, check_density, check_score
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.files import read_arrays, write_arrays
 from scorefield.numerics.noise import DEQUANTIZATION, NoiseStream
@@ -93,6 +93,8 @@ class Evaluation:
         self.model, self.dataset, self.codec, self.label = model, dataset, codec.dense, label
         self.examples = dataset.test if split == "test" else dataset.train
         check_density(model)
+        if estimator in BOUNDS:
+            check_score(model, "a bound")
         _check_label(model, self.examples, dataset.name, label, dataset.unlabelled)
         require_conditions(model, self.examples, dataset.name)
         self.total = len(self.examples) if n is None else min(n, len(self.examples))

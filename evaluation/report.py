@@ -75,8 +75,8 @@ def _evaluation(run: Path) -> list[tuple[str, ...]]:
 
 def _guidance(s: dict[str, Any]) -> str:
     """What the record of samples says of labels, guidance, seed and weights, in words."""
-    shown = {"guidance": "guidance", "guidance_interval": "in", "classifier": "by classifier", "classifier_scale": "scale",
-             "threshold": "threshold", "quantile": "quantile"}
+    shown = {"guidance": "guidance", "guidance_interval": "in", "autoguidance": "away from",
+             "classifier": "by classifier", "classifier_scale": "scale", "threshold": "threshold", "quantile": "quantile"}
     label = s.get("label")
     words = [] if not label else [f"label {label[0]}" if len(label) == 1 else f"{len(label)} labels"]
     words += [f"seed {seed}"] if (seed := s.get("seed")) else []

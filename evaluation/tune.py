@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from scorefield.models import ScoreModel
-from scorefield.models.score_model import check_score, evaluation_mode
+from scorefield.models.score_model import check_flow, evaluation_mode
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.quadrature import exponential_moments
 from scorefield.samplers import prior_sample, sample_seeds
@@ -238,7 +238,7 @@ def tune(model: ScoreModel | Models, shape: tuple[int, ...], steps: Sequence[int
         raise ArgumentError(f"tuning needs at least 16 starts, got {starts}", "starts")
     models: Models = (lambda batch: model) if isinstance(model, ScoreModel) else model
     first = models(range(min(starts, batch_size)))
-    check_score(first, "tuning")
+    check_flow(first, "tuning")
     with evaluation_mode(first):
         all_starts = Starts(models, shape, starts, seed, batch_size, device, dtype)
         run = Dense(all_starts, dense, data_std)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from scorefield.guidance.interval import Interval, holds
 from scorefield.models.conditions import LABEL, Conditions
-from scorefield.models.score_model import Given, MeanGuidance, Posterior, ScoreModel, check_score
+from scorefield.models.score_model import Given, MeanGuidance, Posterior, ScoreModel, check_flow
 from scorefield.numerics.errors import ArgumentError
 from scorefield.sde_lib.sde import as_time, expand_as
 
@@ -143,7 +143,7 @@ def classifier_free(model: ScoreModel, scale: float, interval: tuple[float, floa
         raise ArgumentError(f"scale must be finite, got {scale}", "scale")
     if not condition:
         raise ArgumentError("guidance needs a condition, such as label=3", "label")
-    check_score(model, "guidance")
+    check_flow(model, "guidance")
     conditional = model.given(**condition)
     if condition.get(LABEL) is None:
         raise ArgumentError("guidance goes from no label to a label, and needs one, such as label=3", LABEL)

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scorefield.likelihood.checks import check_input, fitting, start_time
-from scorefield.models.score_model import ScoreModel, check_density, evaluation_mode
+from scorefield.models.score_model import ScoreModel, check_density, check_score, evaluation_mode
 from scorefield.numerics.discretised import discretised_log_prob
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.noise import BOUND, NoiseStream, Seed
@@ -67,6 +67,7 @@ def elbo(model: ScoreModel, x: Tensor, draws: int = 32, seeds: Sequence[Seed] | 
     somewhat too large. Raises ValueError for unusable input, ArithmeticError for a prediction that is not finite.
     """
     check_pairs(draws)
+    check_score(model, "a bound")
     check_density(model)
     check_input(model, x)
     sde, d = model.sde, x[0].numel()
@@ -135,6 +136,7 @@ def chain_elbo(model: ScoreModel, k: Tensor, levels: int | None, chain: Chain | 
     check_variance(variance)
     check_grid(grid)
     check_repetitions(draws)
+    check_score(model, "a bound")
     check_density(model)
     sde = model.sde
     chain = Chain.from_sde(sde, sde.steps or CHAIN) if chain is None else chain

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from scorefield.models.conditions import Condition, Conditions
-from scorefield.models.student import Student
+from scorefield.models.student import COUPLED, Student
 from scorefield.numerics.errors import ArgumentError
 from scorefield.sde_lib.sde import SDE
 
@@ -269,11 +269,18 @@ class Given(Derived):
 def check_score(model: ScoreModel, use: str) -> None:
     """ArgumentError (of argument "model") if the model was distilled and has no score, which `use` needs."""
     if model.student is not None:
-        raise ArgumentError(f"{use} needs a score model, and this is {model.student}; use its teacher", "model")
+        advice = "choose coupling independent" if model.student.kind == COUPLED else "use its teacher"
+        raise ArgumentError(f"{use} needs a score model, and this is {model.student}; {advice}", "model")
+
+
+def check_flow(model: ScoreModel, use: str) -> None:
+    """ArgumentError (of argument "model") if the model has no probability flow, which `use` needs."""
+    if model.student is not None and model.student.kind != COUPLED:
+        check_score(model, use)
 
 
 def check_density(model: ScoreModel) -> None:
-    """ArgumentError (of argument "model") unless the model's score is that of a density, which a likelihood needs."""
-    check_score(model, "a likelihood")
+    """ArgumentError (of argument "model") unless the model's flow is that of a density, which a likelihood needs."""
+    check_flow(model, "a likelihood")
     if model.density_problem:
         raise ArgumentError(f"no likelihood: {model.density_problem}; give the model without that", "model")

@@ -1,8 +1,11 @@
-"""What a distilled model is made for.
+"""What a model is made for that has no score.
 
 A student of progressive distillation predicts the x_0 to which one long step of DDIM must point, and a consistency model the
 end of the flow through x_t. Neither is E[x_0 given x_t], so neither has a score: only its own sampler may use it, a
 likelihood none.
+
+A model of coupled pairs (flow matching by optimal transport or reflow) has a flow, which deterministic samplers and
+likelihoods follow, and no score, which noise, bounds and classifiers need.
 """
 
 from __future__ import annotations
@@ -18,7 +21,8 @@ from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.grids import make_grid
 from scorefield.sde_lib.sde import SDE
 
-STEPS, FLOW_END = "steps", "flow_end"      # the kinds of students
+STEPS, FLOW_END, COUPLED = "steps", "flow_end", "coupled"      # the kinds of students
+COUPLINGS = (INDEPENDENT, OPTIMAL_TRANSPORT, REFLOW) = ("independent", "optimal_transport", "reflow")
 MOST_STEPS = 100_000
 
 
@@ -26,7 +30,8 @@ MOST_STEPS = 100_000
 class Student:
     """What one sampler needs to know of a student.
 
-    kind    STEPS: it predicts for the steps of one grid of DDIM; FLOW_END: it predicts the end of the flow from any time
+    kind    STEPS: it predicts for the steps of one grid of DDIM; FLOW_END: it predicts the end of the flow from any time;
+            COUPLED: it has a flow and no score
     sampler a key of samplers.SAMPLERS, and its options, by which the student is sampled
     times   the grid of the first kind, float64 (steps + 1,)
     """
@@ -37,6 +42,8 @@ class Student:
     times: Tensor | None = None
 
     def __str__(self) -> str:
+        if self.kind == COUPLED:
+            return "a flow of coupled pairs, which has no score"
         if self.times is None:
             return "a consistency model"
         return f"a student of {len(self.times) - 1} steps of DDIM on the grid {self.options['grid']!r}"
@@ -44,6 +51,8 @@ class Student:
     @property
     def advice(self) -> str:
         """How it is sampled, for messages."""
+        if self.kind == COUPLED:
+            return "a deterministic sampler, such as auto"
         return f"sampler {self.sampler!r}" + "".join(f", {name} {value}" for name, value in self.options.items())
 
 
@@ -54,6 +63,7 @@ def of_steps(sde: SDE, steps: int, grid: str) -> Student:
 
 
 CONSISTENCY_MODEL = Student(FLOW_END, "consistency", {"steps": 2})
+COUPLED_FLOW = Student(COUPLED, "auto", {})
 
 
 def student_of(training: Mapping[str, Any], sde: SDE) -> Student | None:
@@ -67,4 +77,6 @@ def student_of(training: Mapping[str, Any], sde: SDE) -> Student | None:
             raise ArgumentError(f"student_steps must lie in 1 .. {MOST_STEPS}, got {training['student_steps']}",
                                 "training.student_steps")
         return of_steps(sde, training["student_steps"], training["grid"])
+    if objective == "flow_matching" and training.get("coupling", INDEPENDENT) != INDEPENDENT:
+        return COUPLED_FLOW
     return CONSISTENCY_MODEL if objective in ("consistency", "continuous_consistency") else None

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from scorefield.models.score_model import ScoreModel
+from scorefield.models.student import COUPLED
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.grids import GRIDS, make_grid
 from scorefield.numerics.noise import NoiseStream, sample_seeds
@@ -16,6 +17,7 @@ from scorefield.samplers.base import GridSampler, Result, Sampler, prior_sample
 from scorefield.samplers.consistency import ConsistencySampler
 from scorefield.samplers.deis import DEIS, IPNDM
 from scorefield.samplers.dpm_solver import DPMSolver, DPMSolverPlusPlus
+from scorefield.samplers.dpm_solver_v3 import DPMSolverV3, Statistics
 from scorefield.samplers.edm import EDM
 from scorefield.samplers.fixed_ode import Euler, Heun, RungeKutta4
 from scorefield.samplers.ode import ProbabilityFlow
@@ -54,7 +56,8 @@ SAMPLERS: dict[str, type[Sampler]] = {
 }
 # Samplers of some models alone: those that are given a measurement (guidance.posterior), and those that they were made for
 RESTORING: dict[str, type[Sampler]] = {"twisted_smc": TwistedSMC, "repaint": RePaint}
-MADE: dict[str, type[Sampler]] = {"consistency": ConsistencySampler, "tuned": Tuned}
+MADE: dict[str, type[Sampler]] = {"consistency": ConsistencySampler, "tuned": Tuned, "dpm_solver_v3": DPMSolverV3}
+FITTED = ("tuned", "dpm_solver_v3")      # by mode tune, to one run
 EVERY: Mapping[str, type[Sampler]] = ChainMap(SAMPLERS, RESTORING, MADE)
 
 
@@ -80,15 +83,18 @@ def make_sampler(name: str, **options: Any) -> Sampler:
 
 
 def own_sampler(model: ScoreModel, other: Sampler) -> Sampler:
-    """The sampler that a distilled model was made for, and the other one for a score model."""
-    return other if model.student is None else make_sampler(model.student.sampler, **model.student.options)
+    """The sampler that a model without a score was made for; and the other one if that suits the model."""
+    student = model.student
+    if student is None or (student.kind == COUPLED and not other.stochastic):
+        return other
+    return make_sampler(student.sampler, **student.options)
 
 
 __all__ = [
-    "DDIM", "DEIS", "EDM", "ERSDE", "EVERY", "GRIDS", "IPNDM", "MADE", "RESTORING", "SAMPLERS", "Ancestral",
-    "ConsistencySampler", "DPMSolver", "DPMSolverPlusPlus", "Euler", "EulerMaruyama", "ExponentialAdams", "GridSampler",
-    "Heun", "Langevin", "NoiseStream", "PredictorCorrector", "ProbabilityFlow", "RePaint", "ReferenceSDE", "Restart",
-    "Result", "ReverseDiffusion", "RungeKutta4", "SASolver", "Sampler", "Solver", "Tuned", "TwistedSMC", "UniPC",
-    "WeightedResult", "ddim_invert", "make_grid", "make_sampler", "own_sampler", "prior_sample", "sample_seeds",
-    "sampler_options", "slerp",
+    "DDIM", "DEIS", "EDM", "ERSDE", "EVERY", "FITTED", "GRIDS", "IPNDM", "MADE", "RESTORING", "SAMPLERS", "Ancestral",
+    "ConsistencySampler", "DPMSolver", "DPMSolverPlusPlus", "DPMSolverV3", "Euler", "EulerMaruyama",
+    "ExponentialAdams", "GridSampler", "Heun", "Langevin", "NoiseStream", "PredictorCorrector", "ProbabilityFlow",
+    "RePaint", "ReferenceSDE", "Restart", "Result", "ReverseDiffusion", "RungeKutta4", "SASolver", "Sampler",
+    "Solver", "Statistics", "Tuned", "TwistedSMC", "UniPC", "WeightedResult", "ddim_invert", "make_grid",
+    "make_sampler", "own_sampler", "prior_sample", "sample_seeds", "sampler_options", "slerp",
 ]

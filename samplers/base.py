@@ -7,13 +7,14 @@ back, and refuses a state that is not finite.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from scorefield.models.score_model import MeanGuidance, Posterior, ScoreModel, evaluation_mode
-from scorefield.models.student import Student
+from scorefield.models.student import COUPLED, Student
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.grids import GRIDS, make_grid
 from scorefield.numerics.noise import NoiseStream, Seed
@@ -119,6 +120,11 @@ class Sampler(ABC):
                                         "does, as its last step")
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """The options by name, as plain values."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @property
     @abstractmethod
     def order(self) -> float:
         """Of convergence: weak where stochastic (strong for torchsde), strong where not."""
@@ -138,7 +144,7 @@ class Sampler(ABC):
 
     def takes(self, student: Student | None, times: Tensor) -> bool:
         """Whether it may sample what was distilled for this (models/student.py) on a grid; None stands for score models."""
-        return student is None
+        return student is None or (student.kind == COUPLED and not self.stochastic)
 
     def check(self, model: ScoreModel, times: Tensor) -> None:
         """ArgumentError unless this sampler, on this grid, is one that the model was made for."""
@@ -147,6 +153,8 @@ class Sampler(ABC):
         if model.student is None:
             raise ArgumentError("this sampler is for consistency models, and the model is a score model; train one with "
                                 "objective consistency, or choose another sampler", "sampler")
+        if model.student.kind == COUPLED:
+            raise ArgumentError(f"the model is {model.student}: choose {model.student.advice}", "sampler")
         raise ArgumentError(f"the model is {model.student}, and only its own sampler may use it: {model.student.advice}",
                             "sampler", *model.student.options)
 

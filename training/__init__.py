@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         Consistency,
         ContinuousConsistency,
         Dequantization,
+        FlowMatching,
         GuidedDistillation,
         LearnedSchedule,
         LearnedVariance,
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "objectives": ("OBJECTIVES", "Batch", "Classification", "Consistency", "ContinuousConsistency", "Dequantization",
-                   "GuidedDistillation", "LearnedSchedule", "LearnedVariance", "Objective", "ProgressiveDistillation",
-                   "ScoreMatching", "SlicedScoreMatching", "build_objective"),
+                   "FlowMatching", "GuidedDistillation", "LearnedSchedule", "LearnedVariance", "Objective",
+                   "ProgressiveDistillation", "ScoreMatching", "SlicedScoreMatching", "build_objective"),
     "batches": ("Batches", "held_out"),
     "draws": ("Draws",),
     "run": ("set_up", "train", "train_run"),
@@ -49,9 +50,9 @@ _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "OBJECTIVES", "TIME_SAMPLERS", "WEIGHTINGS", "Batch", "Batches", "Classification", "Consistency",
-    "ContinuousConsistency", "Dequantization", "Draws", "GuidedDistillation", "Interrupted", "LearnedSchedule",
-    "LearnedVariance", "Objective", "ProgressiveDistillation", "ScoreMatching", "SlicedScoreMatching", "Trainer",
-    "build_objective", "held_out", "set_up", "train", "train_run",
+    "ContinuousConsistency", "Dequantization", "Draws", "FlowMatching", "GuidedDistillation", "Interrupted",
+    "LearnedSchedule", "LearnedVariance", "Objective", "ProgressiveDistillation", "ScoreMatching", "SlicedScoreMatching",
+    "Trainer", "build_objective", "held_out", "set_up", "train", "train_run",
 ]
 
 

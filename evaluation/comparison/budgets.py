@@ -19,17 +19,26 @@ from scorefield.numerics.options import of_pairs
 from scorefield.samplers import Sampler, make_sampler, sampler_options
 from scorefield.samplers.base import CountedModel
 
+Maker = Callable[[Mapping[str, Any]], Sampler]      # from a sampler's options
+
 
 @dataclass(frozen=True)
 class Asked:
-    """A sampler with settings of its own: "ddim" or "ddim:eta=1" (`Asked.parse`)."""
+    """A sampler with settings of its own: "ddim" or "ddim:eta=1" (`Asked.parse`).
+
+    maker  makes it from its options; None: make_sampler
+    """
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    maker: Maker | None = None
 
     @classmethod
-    def parse(cls, text: str) -> "Asked":
-        """From NAME[:OPTION=VALUE ...], options joined by ":"; ArgumentError for names and values that do not exist."""
+    def parse(cls, text: str, makers: Mapping[str, Maker] | None = None) -> "Asked":
+        """From NAME[:OPTION=VALUE ...], options joined by ":"; ArgumentError for names and values that do not exist.
+
+        makers  of the samplers that are fitted to the model, by name
+        """
         name, *pairs = text.strip().split(":")
         with renamed(names={"sampler": "samplers"}):
             free = {word: field for word, field in sampler_options(name).items() if word not in ("steps", "points")}
@@ -39,12 +48,18 @@ class Asked:
             return f"{why}; after a colon give OPTION=VALUE with one of {', '.join(free)}"
 
         options = of_pairs(text, pairs, free, refusal, "samplers")
+        asked = cls(name, options, (makers or {}).get(name))
         try:
-            make_sampler(name, **options)
+            asked.made()
         except ArgumentError as error:
             if "steps" not in error.arguments:
                 raise ArgumentError(f"{text!r}: {error}", "samplers") from None
-        return cls(name, options)
+        return asked
+
+    def made(self, **steps: int) -> Sampler:
+        """The sampler, with a number of steps if it is given; ArgumentError where there is none."""
+        options = {**self.options, **steps}
+        return make_sampler(self.name, **options) if self.maker is None else self.maker(options)
 
     @property
     def text(self) -> str:
@@ -112,7 +127,7 @@ def within(asked: Asked, model: ScoreModel, budget: int, cost_of: Callable[[Samp
     def spent(steps: int) -> int | None:
         nonlocal reason
         try:
-            return cost_of(make_sampler(asked.name, steps=steps, **asked.options), model)
+            return cost_of(asked.made(steps=steps), model)
         except ArgumentError as error:
             reason = str(error)
             return None
@@ -125,4 +140,4 @@ def within(asked: Asked, model: ScoreModel, budget: int, cost_of: Callable[[Samp
         raise OverBudget(f"its fewest evaluations are {fewest}" if fewest else reason)
     while (more := spent(steps + 1)) is not None and more <= budget:
         steps, cost = steps + 1, more
-    return make_sampler(asked.name, steps=steps, **asked.options), cost
+    return asked.made(steps=steps), cost

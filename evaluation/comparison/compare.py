@@ -8,7 +8,7 @@ for a while is slower for all pairs. Before the first batch the model is evaluat
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from scorefield.data import Codec, Dataset
-from scorefield.evaluation.comparison.budgets import Asked, OverBudget, within
+from scorefield.evaluation.comparison.budgets import Asked, Maker, OverBudget, within
 from scorefield.evaluation.comparison.extras import Extras, examples_of, extras_of
 from scorefield.evaluation.comparison.flow import Limits, rms
 from scorefield.evaluation.comparison.recommend import Recommendation, recommend
@@ -29,7 +29,7 @@ from scorefield.evaluation.metrics.metric import BOOTSTRAP
 from scorefield.models import ScoreModel
 from scorefield.models.score_model import evaluation_mode
 from scorefield.numerics.errors import ArgumentError
-from scorefield.samplers import Sampler, make_sampler, prior_sample, sample_seeds
+from scorefield.samplers import Sampler, prior_sample, sample_seeds
 
 SAMPLERS, BUDGETS = ("auto", "unipc", "ddim", "euler_maruyama"), (5, 10, 20, 50)
 SHOWN, SHOWN_POINTS = 64, 2000      # samples that are kept for pictures
@@ -160,7 +160,8 @@ def compare(model: Model | str | Path, dataset: Dataset | Any = None, samplers: 
             batch_size: int = 128, device: torch.device | str = "cpu", codec: Codec | None = None,
             features: Features | str | None = None, label: int | Sequence[int] | str | None = None,
             reference: Reference | None = None, bootstrap: int = BOOTSTRAP, cache: Path | None = None, likelihood: int = 64,
-            title: str = "", facts: dict[str, Any] | None = None, progress: bool = True) -> Comparison:
+            title: str = "", facts: dict[str, Any] | None = None, progress: bool = True,
+            makers: Mapping[str, Maker] | None = None) -> Comparison:
     """Every sampler at every budget on one model: metrics with intervals, error to the flow, seconds, a recommendation.
 
         result = compare("runs/vp_digits", samplers=("auto", "ddim"), budgets=(5, 10, 20), n=500)
@@ -181,12 +182,14 @@ def compare(model: Model | str | Path, dataset: Dataset | Any = None, samplers: 
     cache       a folder for the statistics of the data
     likelihood  how many held-out and training examples are scored for the histogram; 0: none
     title, facts  for the page
+    makers      of samplers that are fitted to this model, by name: from the options, with the steps of a budget, to the
+                sampler, or ArgumentError; {"tuned": lambda options: Tuned.of(solvers[options["steps"]])}
 
     Raises ArgumentError for names, options and budgets that do not exist, for too few samples for a metric, and where no
     pair can be run. A pair that cannot be run is left out with the reason.
     """
     began = time.perf_counter()
-    asked, budgets = _checked(samplers, budgets, n)
+    asked, budgets = _checked(samplers, budgets, n, makers)
     if isinstance(model, str | Path):
         model, dataset, codec = of_run(model, dataset, codec, device)
     if reference is None:
@@ -224,8 +227,9 @@ def compare(model: Model | str | Path, dataset: Dataset | Any = None, samplers: 
         title or f"Samplers on {dataset.name}", compared | (facts or {}))
 
 
-def _checked(samplers: Sequence[str], budgets: Sequence[int], n: int) -> tuple[list[Asked], tuple[int, ...]]:
-    asked = [Asked.parse(text) for text in samplers]
+def _checked(samplers: Sequence[str], budgets: Sequence[int], n: int, makers: Mapping[str, Maker] | None
+             ) -> tuple[list[Asked], tuple[int, ...]]:
+    asked = [Asked.parse(text, makers) for text in samplers]
     if not asked or len({one.text for one in asked}) < len(asked):
         raise ArgumentError(f"samplers must be different names, at least one, got {', '.join(samplers) or 'none'}",
                             "samplers")
@@ -243,7 +247,7 @@ def _pairs(asked: Sequence[Asked], budgets: Sequence[int], model: ScoreModel,
     left_out: list[LeftOut] = []
     for one in asked:
         if one.adaptive:
-            tallies.append(tally(one, make_sampler(one.name, **one.options), None))
+            tallies.append(tally(one, one.made(), None))
             continue
         spent: dict[Sampler, int] = {}
         for budget in budgets:

@@ -87,7 +87,7 @@ def describe(comparison: Comparison) -> dict[str, Any]:
 
 
 def _row(row: Row) -> dict[str, Any]:
-    settings = {name: value for name, value in vars(row.sampler).items() if name != "points"}
+    settings = {name: value for name, value in row.sampler.settings.items() if name != "points"}
     return {"sampler": row.name, "budget": row.budget, "nfe": row.nfe, "seconds": row.seconds, "error": row.error,
             "accuracy": row.accuracy, "settings": settings, "figures": {k: vars(v) for k, v in row.figures.items()},
             "figures_of_as_many_as_held_out": {k: vars(v) for k, v in row.matched.items()}}

@@ -10,7 +10,7 @@ from scorefield.guidance.operators.base import LinearOperator, Operator
 from scorefield.guidance.posterior.base import Method, PosteriorModel, Situation
 from scorefield.guidance.posterior.jacobian import DPS, TMPD, PiGDM
 from scorefield.guidance.posterior.projection import DDNM, DDRM, DiffPIR, Replacement
-from scorefield.models.score_model import ScoreModel
+from scorefield.models.score_model import ScoreModel, check_score
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.options import worded
 
@@ -41,6 +41,7 @@ def posterior(model: ScoreModel, operator: Operator, y: Tensor, noise_std: float
     >>> guided.x0(torch.zeros(4, 2), 0.5).shape
     torch.Size([4, 2])
     """
+    check_score(model, "a posterior")
     kind, options = worded("method", METHODS, method, "method")
     chosen = kind(**options)
     operator.check_measurement(y)

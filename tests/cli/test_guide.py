@@ -250,3 +250,21 @@ def test_what_cannot_be_scored_is_one_line_and_writes_nothing(runs, command, tmp
     before = sorted(runs[run].rglob("*"))
     refused(command("--workdir", runs[run], "--mode", "likelihood", "--num_images", 3, *words), *parts)
     assert before == sorted(runs[run].rglob("*"))
+
+
+@pytest.mark.machine
+def test_autoguidance_leads_away_from_another_run_and_counts_both(runs, command):
+    words = ("--autoguidance", runs["only"], "--guidance", 30)
+    name = f"auto_steps3_label_3_guidance_30_autoguidance_{name_of_place(runs['only'])}"
+    own, _, _ = sampled(command, runs["free"], "--label", 3, name="auto_steps3_label_3")
+    arrays, told, _ = sampled(command, runs["free"], "--label", 3, *words, name=name)
+    assert told["nfe"] == 6 and told["autoguidance"] == str(runs["only"]) and (arrays["x"] != own["x"]).any()
+    weak, model = (load_denoiser(runs[of]) for of in ("only", "free"))
+    x_T = prior_sample(model.sde, (1, 8, 8), sample_seeds(0, 0, 6))
+    x = make_sampler("auto", steps=3)(guided(model, label=3, scale=30.0, autoguidance=weak), x_T).x
+    levels = codec_of(read_config(runs["free"])["data"], read_config(runs["free"])).decode(x)
+    np.testing.assert_allclose(arrays["x"].astype(int), levels, atol=1)
+    for more, parts in ((("--autoguidance", runs["plain"]), ["needs a scale", "--autoguidance", "--guidance"]),
+                        (("--autoguidance", runs["classifier"], "--guidance", 2), ["is a classifier", "--autoguidance"]),
+                        (("--autoguidance", runs["only"], "--guidance", 2), ["needs a label"])):
+        refused(command("--workdir", runs["free"], "--mode", "sample", *FEW, *more), *parts)

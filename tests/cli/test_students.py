@@ -138,3 +138,16 @@ def test_teachers_that_are_none_or_of_other_data_are_refused_in_one_line(teacher
     with pytest.raises(ArgumentError, match="or begin with training.initial=random"):
         taught("digits_progressive", tmp_path / "run", teacher, "--config.model.width=12")
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_reflown_model_learns_from_a_run_and_is_drawn_without_noise(tmp_path):
+    first = train("flow_swiss_roll", tmp_path / "first", "--config.training.coupling=independent")
+    second = taught("flow_swiss_roll", tmp_path / "second", first, "--config.training.coupling=reflow",
+                    "--config.training.flow_steps=2")
+    for run in (first, second):
+        main(["--workdir", str(run), "--mode", "sample", "--sampler", "euler", "--steps", "2", "--num_samples", "3"])
+    main(["--workdir", str(first), "--mode", "sample", "--sampler", "euler_maruyama", "--steps", "2", "--num_samples", "3"])
+    with pytest.raises(ArgumentError, match="flow of coupled pairs, which has no score: choose a deterministic sampler"):
+        main(["--workdir", str(second), "--mode", "sample", "--sampler", "euler_maruyama", "--steps", "2"])
+    with pytest.raises(ArgumentError, match="a bound needs a score model"):
+        main(["--workdir", str(second), "--mode", "likelihood", "--estimator", "elbo", "--num_images", "2"])

@@ -72,3 +72,52 @@ def test_budgets_that_cannot_be_tuned_are_refused(run):
             main(["--workdir", str(run), "--mode", "tune", *QUICK, *more])
     with pytest.raises(ArgumentError, match="num_starts must lie in 16"):
         main(["--workdir", str(run), "--mode", "tune", "--num_starts", "4"])
+
+
+def test_statistics_lie_in_the_run_serve_every_number_of_steps_and_are_refused_elsewhere(run, tmp_path):
+    main(["--workdir", str(run), "--mode", "tune", "--sampler", "dpm_solver_v3", *QUICK])
+    path = run / "solvers/dpm_solver_v3.npz"
+    made = json.loads(str(np.load(path)["made_from"]))
+    assert made["evaluations"] == 16 * (4 * 12 + 3) and {"weights", "sde", "guidance"} <= set(made["of"])
+    for steps in ("4", "9"):
+        sample(run, "--sampler", "dpm_solver_v3", "--steps", steps, "--order", "2")
+        record = json.loads((run / f"samples/dpm_solver_v3_steps{steps}_order2.json").read_text())
+        assert record["nfe"] == int(steps) and record["settings"]["order"] == 2 and "made" not in record["settings"]
+    for more, words in ((["--label", "3"], "there are no statistics .*dpm_solver_v3_labels.npz; make them"),
+                        (["--label", "3", "--statistics", str(path)], "its labelled differ"),
+                        (["--order", "4"], "order must lie between 1 and 3")):
+        with pytest.raises(ArgumentError, match=words):
+            sample(run, "--sampler", "dpm_solver_v3", *more)
+    with pytest.raises(ArgumentError, match="steps belongs to sampler auto"):
+        main(["--workdir", str(run), "--mode", "tune", "--sampler", "dpm_solver_v3", "--steps", "5", *QUICK])
+
+
+@pytest.mark.slow
+def test_compare_takes_the_tuned_solver_of_each_budget_and_the_statistics(run):
+    main(["--workdir", str(run), "--mode", "tune", "--sampler", "dpm_solver_v3", *QUICK])
+    main(["--workdir", str(run), "--mode", "compare", "--samplers", "auto,tuned,dpm_solver_v3:order=2", "--budgets", "3,5,9",
+          "--num_samples", "20", "--metrics", "sliced_wasserstein", "--likelihood_examples", "0", "--bootstrap", "0"])
+    stored = json.loads((run / "compare/results.json").read_text())
+    rows = [(row["sampler"], row["nfe"]) for row in stored["rows"]]
+    assert rows == [("auto", 3), ("auto", 5), ("auto", 9), ("tuned", 5), *[("dpm_solver_v3:order=2", n) for n in (3, 5, 9)]]
+    reasons = {(*(out[key] for key in out if key != "reason"),): out["reason"] for out in stored["left_out"]}
+    assert "there is no tuned solver" in reasons["tuned", 3] and "takes the same 5 evaluations" in reasons["tuned", 9]
+
+
+@pytest.mark.slow
+def test_a_solver_for_restoring_serves_its_operator_and_method_alone(run):
+    half = ["--operator", "mask:half=right", "--method", "pigdm", "--noise", "0.1"]
+    main(["--workdir", str(run), "--mode", "tune", "--steps", "4", "--num_images", "2", *QUICK, *half])
+    made = json.loads((run / "solvers/auto_4_mask-halfright_pigdm_noise0.1.json").read_text())["made_from"]
+    assert made["of"]["restoring"]["operator"] == "mask:half=right"
+    restore = ["--workdir", str(run), "--mode", "restore", "--measurement", "data", "--num_images", "2", "--samples", "2",
+               "--sampler", "tuned", "--steps", "4"]
+    main([*restore, *half])
+    record, = (json.loads(path.read_text()) for path in (run / "restore").glob("*.json"))
+    assert record["sampler"] == "tuned" and record["evaluations"] == 8
+    with pytest.raises(ArgumentError, match="there is no tuned solver .*grey_pigdm_noise0.1"):
+        main([*restore, "--operator", "grey", *half[2:]])
+    with pytest.raises(ArgumentError, match="measurement belongs to operator"):
+        main(["--workdir", str(run), "--mode", "tune", "--measurement", "data", *QUICK])
+    with pytest.raises(ArgumentError, match="mode restore takes no guidance"):
+        main(["--workdir", str(run), "--mode", "tune", "--guidance", "2", *QUICK, *half])

@@ -457,3 +457,22 @@ def test_a_student_that_cannot_learn_from_its_teacher_is_refused():
         one = denoiser(parts(sde), sde, "eps", dropout=True)
         one.made_for = student
         build_objective(labelled, {"objective": "guided", "teacher": "x"}, teacher=one)
+
+
+def test_several_steps_of_the_teacher_lead_along_its_flow_to_the_next_time_of_the_grid():
+    sde = CosineVPSDE()
+    teacher = mixture(sde)
+    objective = Consistency(sde, teacher_model=teacher, intervals=4, teacher_steps=60, grid="sinh", label_dropout=0.0)
+    grid, label = objective.times.grid(), torch.tensor([0, 1, 0, 1])
+    assert torch.equal(grid, Consistency(sde, teacher_model=teacher, intervals=4, grid="sinh").times.grid())
+    x = torch.randn(4, D, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    reached = objective.flow(x, grid[:4], grid[1:5], {"label": label})
+    for i in range(3):
+        inner = sde.time(torch.linspace(*sde.half_log_snr(grid[i:i + 2]).tolist(), 80, dtype=torch.float64))
+        times = [float(grid[i]), *inner[1:-1].tolist(), float(grid[i + 1])]
+        exact = make_sampler("auto", grid=times)(teacher.given(label=label[i:i + 1]), x[i:i + 1]).x
+        torch.testing.assert_close(reached[i:i + 1], exact, rtol=0, atol=2e-3)
+    x_0 = teacher.given(label=label[3:]).x0(x[3:], grid[3])
+    torch.testing.assert_close(reached[3:], x_0, rtol=0, atol=1e-12)      # the step to the data is one of DDIM
+    with pytest.raises(ArgumentError, match="teacher_steps must lie in 1"):
+        Consistency(sde, teacher_model=teacher, teacher_steps=0)

@@ -12,6 +12,7 @@ from scorefield.training.objectives.classifier import Classification
 from scorefield.training.objectives.consistency import Consistency
 from scorefield.training.objectives.continuous_consistency import ContinuousConsistency
 from scorefield.training.objectives.dequantization import Dequantization
+from scorefield.training.objectives.flow_matching import FlowMatching
 from scorefield.training.objectives.guided_distillation import GuidedDistillation
 from scorefield.training.objectives.learned_schedule import LearnedSchedule
 from scorefield.training.objectives.learned_variance import LearnedVariance
@@ -22,9 +23,9 @@ from scorefield.training.objectives.sliced import SlicedScoreMatching
 from scorefield.training.objectives.taught import Taught
 
 __all__ = [
-    "OBJECTIVES", "Batch", "Classification", "Consistency", "ContinuousConsistency", "Dequantization", "GuidedDistillation",
-    "LearnedSchedule", "LearnedVariance", "Objective", "ProgressiveDistillation", "ScoreMatching", "SlicedScoreMatching",
-    "Taught", "build_objective",
+    "OBJECTIVES", "Batch", "Classification", "Consistency", "ContinuousConsistency", "Dequantization", "FlowMatching",
+    "GuidedDistillation", "LearnedSchedule", "LearnedVariance", "Objective", "ProgressiveDistillation",
+    "ScoreMatching", "SlicedScoreMatching", "Taught", "build_objective",
 ]
 
 # The arguments `sde`, `data_std` and `variance_output` come from the model, `codec` from the data, `teacher_model` from the
@@ -33,7 +34,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "score_matching": ScoreMatching, "sliced_score_matching": SlicedScoreMatching, "learned_variance": LearnedVariance,
     "classifier": Classification, "dequantization": Dequantization, "learned_schedule": LearnedSchedule,
     "progressive": ProgressiveDistillation, "guided": GuidedDistillation, "consistency": Consistency,
-    "continuous_consistency": ContinuousConsistency}
+    "continuous_consistency": ContinuousConsistency, "flow_matching": FlowMatching}
 
 
 def build_objective(model: Any, section: Mapping[str, Any], codec: Any = None, teacher: Any = None) -> Objective:

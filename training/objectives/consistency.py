@@ -5,7 +5,7 @@ neighbours t > s of a grid
 
     loss = E  lambda(t) d( f(x_t, t), stopgrad f(x_s, s) ),      f = x_0 as the network predicts it
 
-    distillation   x_s is the teacher's step of the flow from x_t, by DDIM or by Heun's method
+    distillation   x_s is on the teacher's flow from x_t, after one or several steps of DDIM or of Heun's method
     training       x_s = alpha_s x_0 + sigma_s eps, of the same x_0 and eps as x_t; no teacher
 
 The improvements of Song and Dhariwal 2024, "Improved Techniques for Training Consistency Models", are here or can be chosen:
@@ -13,6 +13,9 @@ no average of the weights in the target; the pseudo-Huber distance sqrt(|e|^2 + 
 doubled in equal parts of the training (`first_intervals`); lambda = 1 / (l_t - l_s), l = sigma / alpha
 (`interval_weight=inverse`); times by a normal density of ln l (`levels=lognormal`). By default every interval counts 1 as in
 Song et al. 2023: with the Huber distance the sum over a grid then bounds the error at t_max, whatever the grid.
+
+An error at each interval adds to those nearer to the data, and what is learned there has to travel through all of them. So
+with few updates few intervals are better; `teacher_steps` keeps the teacher's steps short where intervals are long.
 
 The grid ends with t_sample and the data: from there on the target is x_s itself. Both evaluations have the same dropout.
 """
@@ -71,6 +74,7 @@ class Intervals:
 
     first, last  number of intervals at the beginning and at the end of `updates`
     weight       lambda: "even", the number of intervals, so that their mean is a sum, or "inverse"
+    substeps     of the teacher in each interval
     """
 
     sde: SDE
@@ -82,6 +86,7 @@ class Intervals:
     updates: int | None
     progress: Progress
     weight: str = "even"
+    substeps: int = 1
 
     def number(self) -> int:
         """Of intervals now: doubled in equal parts of the updates (Song and Dhariwal 2024, section 3.4)."""
@@ -92,8 +97,12 @@ class Intervals:
 
     def grid(self) -> Tensor:
         """The times of now, float64 on the CPU: from t_max to t_sample, and 0."""
-        times = make_grid(self.kind, self.sde, self.number() - 1, self.sde.t_sample)
+        times = self.fine()[::self.substeps]
         return torch.cat([times, times.new_zeros(1)])
+
+    def fine(self) -> Tensor:
+        """The times of the teacher's steps, from t_max to t_sample."""
+        return make_grid(self.kind, self.sde, (self.number() - 1) * self.substeps, self.sde.t_sample)
 
     def draw(self, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Times t and lambda(t), float64 (batch,)."""
@@ -109,6 +118,14 @@ class Intervals:
         grid = self.grid().to(t.device, t.dtype)
         return grid[(grid[:-1, None] - t).abs().argmin(0) + 1]
 
+    def steps_from(self, t: Tensor) -> Tensor:
+        """The times of the teacher's steps from each t (batch,) of the grid to the next, (substeps + 1, batch); of t_sample,
+        from which one step leads to 0, t_sample all the time.
+        """
+        fine = self.fine().to(t.device, t.dtype)
+        first = (fine[:, None] - t).abs().argmin(0)
+        return fine[(first + torch.arange(self.substeps + 1, device=t.device)[:, None]).clamp(max=len(fine) - 1)]
+
 
 @dataclass(frozen=True)
 class Consistency(Taught):
@@ -120,6 +137,7 @@ class Consistency(Taught):
     first_intervals  of the grid at first, doubled until there are `intervals`; None: as many all the time
     grid             numerics.grids.GRIDS, of the times from t_max to t_sample
     solver           of the teacher's step: "heun", two evaluations, or "ddim", one
+    teacher_steps    in each interval
     distance         "huber:c=0.00054" or "squared"
     levels           which intervals are drawn: "even" or "lognormal:mean=-1.1:std=2"
     interval_weight  lambda: "even" or "inverse"
@@ -134,6 +152,7 @@ class Consistency(Taught):
     first_intervals: int | None = field(default=None, kw_only=True)
     grid: str = field(default="karras", kw_only=True)
     solver: str = field(default="heun", kw_only=True)
+    teacher_steps: int = field(default=1, kw_only=True)
     distance: str = field(default="huber", kw_only=True)
     levels: str = field(default="even", kw_only=True)
     interval_weight: str = field(default="even", kw_only=True)
@@ -149,10 +168,13 @@ class Consistency(Taught):
                                 f"{self.intervals} and {self.first_intervals}", "intervals", "first_intervals")
         for name, words in (("solver", SOLVERS), ("interval_weight", INTERVAL_WEIGHTS)):
             choose(name, dict.fromkeys(words), getattr(self, name), name)
+        most = MOST_INTERVALS // self.intervals
+        if not 1 <= self.teacher_steps <= most:
+            raise ArgumentError(f"teacher_steps must lie in 1 .. {most}, got {self.teacher_steps}", "teacher_steps")
         kind, options = worded("distance", DISTANCES, self.distance, "distance")
         object.__setattr__(self, "of_error", kind(**options))
         times = Intervals(self.sde, self.grid, make_levels(self.levels), self.time_sampling, first, self.intervals,
-                          self.updates, self.progress, self.interval_weight)
+                          self.updates, self.progress, self.interval_weight, self.teacher_steps)
         times.grid()      # refuses a grid that does not exist
         object.__setattr__(self, "times", times)
 
@@ -170,6 +192,17 @@ class Consistency(Taught):
 
     @torch.no_grad()
     def flow(self, x: Tensor, t: Tensor, s: Tensor, condition: dict[str, Tensor]) -> Tensor:
+        """The teacher's flow from x (batch, *event) at t to s, the next time of the grid, (batch,) each."""
+        data = expand_as(s == 0, x).bool()
+        if self.teacher_steps == 1:
+            return self.step(x, t, s, condition)
+        end = self.step(x, t, torch.where(s == 0, s, t), condition) if bool(data.any()) else x
+        times = self.times.steps_from(t)      # type: ignore[attr-defined]
+        for u, v in zip(times, times[1:], strict=False):
+            x = self.step(x, u, v, condition)
+        return torch.where(data, end, x)
+
+    def step(self, x: Tensor, t: Tensor, s: Tensor, condition: dict[str, Tensor]) -> Tensor:
         """The teacher's step of the flow from x (batch, *event) at t to s, (batch,) each: in z = x / alpha over
         sigma / alpha, whose slope is eps, by Euler's method (DDIM) or by Heun's. The step to s = 0 is one of DDIM.
         """

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from scorefield.models.denoiser import Denoiser
-from scorefield.models.student import MOST_STEPS, STEPS
+from scorefield.models.student import COUPLED, MOST_STEPS, STEPS
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.grids import make_grid
 from scorefield.sde_lib.sde import expand_as
@@ -88,7 +88,7 @@ class ProgressiveDistillation(Taught):
     def require(self, student: Denoiser) -> None:
         super().require(student)
         made_for = None if self.teacher_model is None else self.teacher_model.student
-        if made_for is None:
+        if made_for is None or made_for.kind == COUPLED:
             return
         steps = self.student_steps * self.substeps
         if made_for.kind != STEPS or made_for.times is None or not same_times(made_for.times, self.fine):
