@@ -43,7 +43,7 @@ class Codec(ABC):
 
     @abstractmethod
     def encode(self, data: Tensor, u: Tensor | None = None) -> Tensor:
-        """Data (batch, *shape), and u in [0, 1) of that shape if the codec is noisy, to x (batch, *event).
+        """Data (batch, *shape), and u in [0, 1), (batch, *noise(shape)), if the codec is noisy, to x (batch, *event).
 
         An event is one example as the model sees it; `event` gives its shape.
         """
@@ -77,6 +77,17 @@ class Codec(ABC):
     def event(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of x for one example of data of `shape`."""
         return shape
+
+    def noise(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of u for one example of data of `shape`, if the codec is noisy."""
+        return shape
+
+    def terms(self, data: Tensor, x: Tensor) -> dict[str, Tensor]:
+        """What log p of data (batch, *shape) has beside log p(x), in nats, (batch,) each by name: nothing where x tells all.
+
+        x  (batch, *event), as `encode` made it of the data
+        """
+        return {}
 
 
 @dataclass(frozen=True)
