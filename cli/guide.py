@@ -137,8 +137,9 @@ def guide_of(command: Command, model: Denoiser) -> Guide:
     if (interval := settings.get("interval")) is not None and len(interval) != 2:
         raise ArgumentError(f"guidance_interval must be two times LO,HI, got {interval}", "guidance_interval")
     if "threshold" in settings:
-        if stored["levels"] is None:
-            raise ArgumentError("points have no range to keep to; leave out threshold", "threshold")
+        if stored["levels"] is None or stored.get("latents"):
+            what = "latents" if stored.get("latents") else "points"
+            raise ArgumentError(f"{what} have no range to keep to; leave out threshold", "threshold")
         settings |= {"low": command.config.data.get("low", -1.0), "high": command.config.data.get("high", 1.0)}
     classes, names = model.takes.classes, tuple(stored.get("class_names") or ())
     if "classifier" in settings:
@@ -171,7 +172,8 @@ def _classifier(command: Command, source: str) -> tuple[Denoiser, int, tuple[str
         raise ArgumentError(f"{source} is no classifier, but a {config['model']['network']}; train one, as with "
                             "configs/digits_classifier.py", "classifier")
     for what, here, there in [(name, ours.get(name), config.get(name)) for name in ("shape", "levels")] + [
-            (f"data.{name}", command.config.data.get(name), config["data"].get(name)) for name in CODEC_FIELDS]:
+            (f"data.{name}", command.config.data.get(name), config["data"].get(name)) for name in CODEC_FIELDS] + [
+            ("the autoencoder", *((stored.get("latents") or {}).get("digest") for stored in (ours, config)))]:
         if here != there:
             raise ArgumentError(f"the classifier {source} was trained on data of another kind: {what} is {there} there and "
                                 f"{here} in the run", "classifier")

@@ -68,6 +68,10 @@ class Latents(Codec):
     def levels(self) -> int:      # type: ignore[override]
         return self.pixels.levels
 
+    @property
+    def of_pictures(self) -> Pixels:
+        return self.pixels
+
     def __repr__(self) -> str:
         return f"Latents({self.digest}, {self.stored()})"
 

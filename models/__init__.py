@@ -19,6 +19,6 @@ from scorefield.models.wrap import wrap
 
 __all__ = [
     "EMA", "MLP", "NETWORKS", "PARAMETRIZATIONS", "TIME_INPUTS", "Autoencoder", "Condition", "Conditions", "Denoiser",
-    "Dequantizer", "Discriminator", "FittedVariance", "FullMixture", "GaussianMixture", "Moments", "NCSNpp", "Posterior", "ScoreModel", "UNet",
-    "build_denoiser", "build_sde", "measured", "wrap",
+    "Dequantizer", "Discriminator", "FittedVariance", "FullMixture", "GaussianMixture", "Moments", "NCSNpp", "Posterior",
+    "ScoreModel", "UNet", "build_denoiser", "build_sde", "measured", "wrap",
 ]

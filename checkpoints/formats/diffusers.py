@@ -28,6 +28,7 @@ from scorefield.checkpoints.checkpoint import (
     Checkpoint,
     Config,
     Weights,
+    event_of,
     merged,
     outline,
     require_agreement,
@@ -320,7 +321,7 @@ def _exported_network(config: Config) -> dict[str, Any]:
     if kind not in ("unet", "ncsnpp"):
         raise refusal("model", "network", kind, "a UNet2DModel can be unet, or ncsnpp with progressive_input=input_skip")
     settings, skip = complete(config)["model"], kind == "ncsnpp"
-    channels, *sides = config["shape"]
+    channels, *sides = event_of(config)
     if len(sides) != 2:
         raise ValueError(f"a UNet2DModel has pictures, and the data of this model have the shape {tuple(config['shape'])}")
     if settings["dequantizer"]:

@@ -33,8 +33,8 @@ LOG_VARIANCES = (-30.0, 20.0)      # what the encoder's are clamped to, as in th
 
 
 class Seen(NamedTuple):
-    """What training sees of a batch: x_hat of a z drawn from q, the mean and the log-variance of q (batch, *latent), and what
-    the discriminator says of the data, of x_hat as a constant, and of x_hat with weights that are constants; None without.
+    """What training sees of a batch: x_hat of a z drawn from q, the mean and the log-variance of q (batch, *latent), and
+    what the discriminator says of the data, of x_hat as a constant, and of x_hat by constant weights; None without one.
     """
 
     x_hat: Tensor

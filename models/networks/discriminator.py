@@ -1,8 +1,8 @@
 """A discriminator of patches, the second player of an autoencoder's training: Isola et al. 2017, "Image-to-Image Translation
 with Conditional Adversarial Networks", section 3.2.2 (PatchGAN), as Rombach et al. 2022 use it.
 
-Each of its answers sees one patch of the picture and is large where that looks like data. Their norms are GroupNorm where the
-paper has BatchNorm: an answer then depends on its own picture alone, and no running statistics stand beside the weights.
+Each of its answers sees one patch of the picture and is large where that looks like data. Its norms are GroupNorm where the
+paper has BatchNorm: an answer then depends on its own picture alone, and no running statistics stand beside weights.
 """
 
 from collections.abc import Sequence

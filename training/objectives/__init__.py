@@ -41,8 +41,8 @@ OBJECTIVES: dict[str, type[Objective]] = {
 
 def build_objective(model: Any, section: Mapping[str, Any], codec: Any = None, teacher: Any = None, perceptual: Any = None
                     ) -> Objective:
-    """The objective that a config's section `training` names, for a model with an SDE, the codec of its data, the model
-    that is its teacher, and what gives the features of a perceptual loss; ArgumentError as its class, and if a dequantizer, a
+    """The objective that a config's section `training` names, for a model with an SDE, the codec of its data, the model that
+    is its teacher, and what gives the features of a perceptual loss; ArgumentError as its class, and if a dequantizer, a
     variance or an autoencoder would not be trained.
     """
     kind = choose("objective", OBJECTIVES, section.get("objective", "score_matching"), "training.objective")

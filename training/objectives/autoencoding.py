@@ -77,8 +77,9 @@ class Autoencoding(Objective, Memory):
         for name in ("kl_weight", "perceptual_weight", "discriminator_weight", "discriminator_start"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ArgumentError(f"{name} must be finite and not negative, got {getattr(self, name)}", name)
-        if self.codec is not None and self.codec.levels is None:
-            raise ArgumentError("an autoencoder is for pictures of levels; this data set holds numbers", "data.dataset")
+        if self.codec is not None and not hasattr(self.codec, "high"):
+            raise ArgumentError("an autoencoder is for pictures of levels; this data set holds numbers, or latents",
+                                "data.dataset")
         object.__setattr__(self, "updates", Updates())
 
     def draw(self, batch: Batch, draws: Draws) -> Tensor:
