@@ -1,7 +1,7 @@
 """The codec of a run: that of its pictures or numbers, or of the latents of the autoencoder that its data name.
 
-A run of latents keeps in its config.json what its codec needs beside the autoencoder (data/latents.py, `Latents.stored`), with
-a digest of that. Another autoencoder, or the same one trained further, is refused: its latents mean something else.
+A run of latents keeps in its config.json what its codec needs beside the autoencoder (data/latents.py, `Latents.stored`),
+with a digest of that. Another autoencoder, or the same one trained further, is refused: its latents mean something else.
 """
 
 from collections.abc import Mapping

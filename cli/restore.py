@@ -66,7 +66,9 @@ class Given:
 
 def run(command: Command) -> None:
     """Restore, and write restore/NAME.npz, .json and .png in the run's folder, and pictures of their own in restore/NAME."""
+    from scorefield.data.latents import Latents
     from scorefield.data.measured import unit_of
+    from scorefield.evaluation.latents import decoded, of_latents
     from scorefield.evaluation.names import changed
     from scorefield.evaluation.restore import restore
     from scorefield.guidance.guided import guided
@@ -75,19 +77,22 @@ def run(command: Command) -> None:
     denoiser = command.denoiser()
     rule = rule_of(command) if "low_res" in denoiser.takes.names else None
     _check(command, rule is not None)
+    latents = command.codec if isinstance(command.codec, Latents) else None
     name = values["sampler"] or ("twisted_smc" if rule is None else "auto")
     method = values["method"] or ("tmpd" if rule is None else LEARNED)
     sampler = _sampler(command, name)
     given = _learned(command, rule) if rule is not None else _measured(command)
     model = guided(denoiser, _label(command, denoiser), **_threshold(command, rule is not None))
     with renamed(names={"noise_std": "noise", "y": "measurement"}):
-        restored = restore(model, given.problem, sampler, method, values["samples"], values["seed"], values["batch_size"],
+        problem = given.problem if latents is None else of_latents(given.problem, latents)
+        restored = restore(model, problem, sampler, method, values["samples"], values["seed"], values["batch_size"],
                            command.device, progress=True)
     command.write_imported()
-    figures = restored.figures(given.problem, given.truth, lambda x: unit_of(x, command.codec))
+    restored = restored if latents is None else decoded(restored, latents)
+    figures = restored.figures(given.problem, given.truth, lambda x: unit_of(x, command.codec.of_pictures))
     settings = {"operator": values["operator"] if rule is None else rule.text, "method": method, "sampler": name,
                 "settings": vars(sampler), "options": changed(sampler), "noise": values["noise"],
-                "threshold": values["threshold"] if rule is None else "none"}
+                "threshold": values["threshold"] if rule is None and latents is None else "none"}
     _write(command, given, restored, figures, settings)
 
 
@@ -132,8 +137,11 @@ def _label(command: Command, model: Any) -> int | None:
 def _threshold(command: Command, learned: bool) -> dict[str, Any]:
     """The arguments of guidance.guided that keep x_0 within the range of pictures; none for other data."""
     from scorefield.data import Pixels
+    from scorefield.data.latents import Latents
 
     codec = command.codec
+    if isinstance(codec, Latents) and "threshold" in command.asked.given and command.asked.values["threshold"] != "none":
+        raise ArgumentError("latents have no range to keep to; leave out threshold", "threshold")
     if learned or not isinstance(codec, Pixels) or command.asked.values["threshold"] == "none":
         return {}
     return {"threshold": "static", "low": codec.low, "high": codec.high}
@@ -149,7 +157,7 @@ def _examples(command: Command, channels: int) -> tuple[Tensor, Sequence[str]]:
     from scorefield.data import Pixels
     from scorefield.data.measured import load_measured, placed
 
-    values, codec = command.asked.values, command.codec
+    values, codec = command.asked.values, command.codec.of_pictures
     if values["measurement"] == DATA:
         test = own_data(command).test
         numbers = torch.arange(min(values["num_images"] or OF_DATA, len(test)))
@@ -171,7 +179,7 @@ def _measured(command: Command) -> Given:
     from scorefield.evaluation.restore import Measured, with_noise
     from scorefield.guidance.operators import Selection, make_operator
 
-    values, codec = command.asked.values, command.codec
+    values, codec = command.asked.values, command.codec.of_pictures
     shape, noise, degraded = codec.event(command.shape), values["noise"], values["degraded"]
     operator = make_operator(values["operator"], shape, values["seed"])
     measured = operator.measured
@@ -209,7 +217,7 @@ def _learned(command: Command, rule: Any) -> Given:
     got = tuple(x.shape[1:])
     if degraded and values["measurement"] == DATA:
         raise ArgumentError("the run's held-out examples are whole; leave out degraded", "degraded")
-    unit = unit_of(x, command.codec).float()
+    unit = unit_of(x, command.codec.of_pictures).float()
     if got == rule.shape and not degraded:
         low_res = rule.of_pictures(unit.clamp(0, 1), list(range(len(unit))))
         return Given(LearnedMeasured(rule, low_res.to(command.device)), names, x)
@@ -239,7 +247,7 @@ def _write(command: Command, given: Given, restored: Restored, figures: dict[str
     from scorefield.evaluation.restore import means
     from scorefield.numerics.files import write_arrays, write_json
 
-    values, codec = command.asked.values, command.codec
+    values, codec = command.asked.values, command.codec.of_pictures
     stem = command.run / "restore" / _stem(command, settings)
     stem.parent.mkdir(exist_ok=True)
     answers = codec.decode(restored.x.flatten(0, 1)).unflatten(0, restored.x.shape[:2])
@@ -289,7 +297,7 @@ def _write_pictures(command: Command, given: Given, restored: Restored, stem: Pa
     from scorefield.evaluation.plots import encode_png, image_grid, save_png
     from scorefield.numerics.files import write_atomically
 
-    codec = command.codec
+    codec = command.codec.of_pictures
     assert isinstance(codec, Pixels)
 
     def levels(x: Tensor) -> Tensor:

@@ -162,7 +162,8 @@ class Autoencoder(nn.Module):
         sides, halvings = sides_of(image_size), len(multipliers) - 1
         self.channels, self.scaling, self.shift = channels, scaling, shift
         self.latent = (latent_channels, *(side >> halvings for side in sides))
-        rest = ([width * m for m in multipliers], num_blocks, latent_channels, groups, dropout, attention)
+        norms = groups or min(32, width // 4)      # one number for all layers
+        rest = ([width * m for m in multipliers], num_blocks, latent_channels, norms, dropout, attention)
         self.encoder, self.decoder = Encoder(channels, *rest), Decoder(channels, *rest)
         self.after = nn.Conv2d(2 * latent_channels, 2 * latent_channels, 1) if quantisers else nn.Identity()
         self.before = nn.Conv2d(latent_channels, latent_channels, 1) if quantisers else nn.Identity()
