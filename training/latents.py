@@ -137,7 +137,7 @@ def _silent(text: str) -> None:
 
 
 def _encode(found: Trained, dataset: Dataset, folder: Path) -> None:
-    codec, shape = latents_of(found, _unmeasured(found)), found.network.latent
+    codec, shape = latents_of(found, unmeasured(found)), found.network.latent
     with new_folder(folder) as temporary:
         for name in ("train", "test"):
             split = getattr(dataset, name)
@@ -157,7 +157,8 @@ def _encode(found: Trained, dataset: Dataset, folder: Path) -> None:
         write_json(temporary / "latents.json", stored)
 
 
-def _unmeasured(found: Trained) -> dict[str, Any]:
+def unmeasured(found: Trained) -> dict[str, Any]:
+    """The codec of latents as they are, as `Latents.stored` returns it."""
     c = found.network.latent[0]
     return {"shape": list(found.network.latent), "mean": [0.0] * c, "std": [1.0] * c, "decoder_std": 1.0,
             "digest": found.digest}
@@ -169,7 +170,7 @@ def measured(found: Trained, moments: Any, split: Split) -> dict[str, Any]:
     mean and std of each channel of z, unless the network has a scaling; and the decoder's standard deviation under which
     some of the examples are likeliest
     """
-    stored, network = _unmeasured(found), found.network
+    stored, network = unmeasured(found), found.network
     c = network.latent[0]
     if network.scaling is not None:
         stored |= {"mean": [network.shift or 0.0] * c, "std": [1 / network.scaling] * c}

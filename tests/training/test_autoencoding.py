@@ -49,7 +49,8 @@ def test_the_perceptual_distance_is_that_of_normalised_features():
     features = nn.Conv2d(1, 5, 3)
     plain, both = (Autoencoding(LATENT, perceptual_model=given, perceptual_weight=0.7).loss(model, batch, noise)
                    for given in (None, lambda x: [features(x), 2 * features(x)]))
-    a, b = (features(x) / features(x).norm(dim=1, keepdim=True) for x in (batch.x, model.network(batch.x, None, noise).x_hat))
+    pair = batch.x, model.network(batch.x, None, noise).x_hat
+    a, b = (features(x) / features(x).norm(dim=1, keepdim=True) for x in pair)
     torch.testing.assert_close(both - plain, 0.7 * 2 * (a - b).square().sum(1).mean((1, 2)), rtol=1e-4, atol=1e-5)
 
 
@@ -121,9 +122,11 @@ def test_another_network_is_no_autoencoder():
         build_objective(Denoiser(MLP((2,)), VPSDE()), {"objective": "autoencoder"})
 
 
-@pytest.mark.parametrize(("settings", "match"), [({"reconstruction": "l3"}, "unknown reconstruction 'l3'; choose from l1, l2"),
-                                                 ({"kl_weight": -1.0}, "kl_weight must be finite and not negative, got -1"),
-                                                 ({"codec": make_codec(None)}, "is for pictures of levels")])
+@pytest.mark.parametrize(("settings", "match"), [
+    ({"reconstruction": "l3"}, "unknown reconstruction 'l3'; choose from l1, l2"),
+    ({"kl_weight": -1.0}, "kl_weight must be finite and not negative, got -1"),
+    ({"codec": make_codec(None)}, "is for pictures of levels"),
+])
 def test_settings_out_of_range_are_refused(settings, match):
     with pytest.raises(ArgumentError, match=match):
         Autoencoding(LATENT, **settings)
