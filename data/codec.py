@@ -92,7 +92,8 @@ class Codec(ABC):
         return torch.empty(len(data), *self.noise(tuple(data.shape[1:])))
 
     def terms(self, data: Tensor, x: Tensor) -> dict[str, Tensor]:
-        """What log p of data (batch, *shape) has beside log p(x), in nats, (batch,) each by name: nothing where x tells all.
+        """What log p of data (batch, *shape) has beside log p(x), in nats, (batch,) each by name, float64 on the CPU:
+        nothing where x tells all.
 
         x  (batch, *event), as `encode` made it of the data
         """

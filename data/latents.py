@@ -119,7 +119,7 @@ class Latents(Codec):
             squares = (z - mean).square() * (-log_variance).exp()
             log_q = (std.log() - 0.5 * (squares + log_variance + math.log(2 * math.pi))).flatten(1).sum(1)
             fit = self.log_prob(data, self.pictures(x), self.decoder_std)
-        return {"reconstruction": fit.to(x.device), "posterior": -log_q.to(x.device)}
+        return {"reconstruction": fit, "posterior": -log_q}
 
     def log_prob(self, data: Tensor, x_hat: Tensor, std: float) -> Tensor:
         """log p(k given z) in nats, (batch,), float64 on the CPU, of a decoder with that standard deviation."""

@@ -215,7 +215,7 @@ class Evaluation:
         log_p, *errors, nfe, terms = self.estimator(model, Task(x, k, seeds, self.codec), **self.settings)
         for name, term in self.codec.terms(k, x).items():
             terms = (terms or {"density": log_p}) | {name: term}
-            log_p = log_p + term.to(log_p)
+            log_p = log_p.detach().cpu().double() + term
         if log_q is not None:
             terms = (terms or {"density": log_p}) | {"dequantization": -log_q}
             log_p = log_p - log_q.to(log_p)

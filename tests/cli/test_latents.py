@@ -66,10 +66,12 @@ def test_bits_are_split_into_the_parts_of_the_bound(place):
 
 @pytest.mark.machine
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [("evaluate", "--num_samples", "20", "--bootstrap", "0", "--steps", "3", "--likelihood"),
-                                  ("compare", "--samplers", "auto,ddim", "--budgets", "3", "--num_samples", "20"),
-                                  ("tune", "--steps", "4"), ("explore", "--num_samples", "4"),
-                                  ("fit_variance", "--num_examples", "16", "--num_times", "3")])
+@pytest.mark.parametrize("more", [
+    ("evaluate", "--num_samples", "20", "--bootstrap", "0", "--steps", "3", "--likelihood"),
+    ("compare", "--samplers", "auto,ddim", "--budgets", "3", "--num_samples", "20"), ("tune", "--steps", "4"),
+    ("explore", "--what", "progressive,inversion,forward,slerp", "--steps", "4"),
+    ("fit_variance", "--num_examples", "16", "--num_times", "3"),
+])
 def test_other_modes_work_on_latents(place, more):
     call(place / "run", *more)
 
@@ -86,7 +88,7 @@ def test_measurements_of_pictures_are_restored(place, more):
 
 @pytest.mark.parametrize(("more", "match"), [
     (("sample", "--threshold", "static"), "latents have no range to keep to"),
-    (("restore", "--measurement", "data", "--operator", "grey", "--threshold", "static"), "latents have no range"),
+    (("restore", "--measurement", "data", "--operator", "identity", "--threshold", "static"), "latents have no range"),
     (("explore", "--what", "rate_distortion"), "the chain of a model of latents has their rate alone"),
     (("sample", "--config.data.autoencoder=nowhere/x.pt"), "no autoencoder: nowhere/x.pt does not exist"),
     (("sample", "--config.data.autoencoder="), "has learned the latents of an autoencoder; name that"),
