@@ -4,12 +4,15 @@ A run of latents keeps in its config.json what its codec needs beside the autoen
 with a digest of that. Another autoencoder, or the same one trained further, is refused: its latents mean something else.
 """
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from scorefield.checkpoints.formats import diffusers_autoencoder
 from scorefield.checkpoints.load import read_checkpoint
 from scorefield.data import datasets
 from scorefield.data.codec import Codec, Pixels
@@ -33,11 +36,15 @@ class Trained:
     source: str
 
 
-def autoencoder_at(source: str, device: Any = "cpu") -> Trained:
-    """The autoencoder of a run or a checkpoint, with averaged weights; ArgumentError (data.autoencoder) if it is none."""
+def autoencoder_at(source: str, device: Any = "cpu", shape: Sequence[int] | None = None) -> Trained:
+    """The autoencoder of a run or a checkpoint, with averaged weights; ArgumentError (data.autoencoder) if it is none.
+
+    shape  of the pictures, for a folder of diffusers, which does not fix that
+    """
+    free = shape is not None and diffusers_autoencoder.recognises(Path(os.path.expanduser(source)))
     try:
         with renamed(names={"config": "data.autoencoder"}):
-            checkpoint = read_checkpoint(source)
+            checkpoint = read_checkpoint(source, {"shape": list(shape)} if free and shape is not None else None)
     except (OSError, ValueError) as error:      # ValueError: the hub cannot be asked, or the file is none
         raise ArgumentError(f"no autoencoder: {error}", "data.autoencoder") from None
     config = checkpoint.config
@@ -68,7 +75,7 @@ def codec_of(section: Any, told: Dataset | Mapping[str, Any], device: Any = "cpu
     require_kind(source, {} if isinstance(told, Dataset) else told)
     if not source or isinstance(told, Dataset):
         return datasets.codec_of(section, told)
-    found = autoencoder_at(source, device)
+    found = autoencoder_at(source, device, told["shape"])
     require_same(found, told["latents"])
     return latents_of(found, told["latents"])
 

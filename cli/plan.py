@@ -52,7 +52,7 @@ def _event(command: Command, shape: Sequence[int]) -> Sequence[int]:
     from scorefield.checkpoints.latents import autoencoder_at
 
     source = command.config.data.get("autoencoder")
-    return autoencoder_at(source).network.latent if source else shape
+    return autoencoder_at(source, shape=shape).network.latent if source else shape
 
 
 def table(plan: Plan) -> str:

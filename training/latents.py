@@ -87,7 +87,7 @@ def codec_to_train(section: Any, dataset: Dataset, run: Path, device: torch.devi
         require_kind(source, there)
     if not source:
         return codec_of(section, dataset)
-    found = autoencoder_at(source, device)
+    found = autoencoder_at(source, device, dataset.shape)
     require_fit(found, section, dataset)
     if there is not None:
         require_same(found, there["latents"])

@@ -67,8 +67,8 @@ def test_bits_are_split_into_the_parts_of_the_bound(place):
 @pytest.mark.machine
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [
-    ("evaluate", "--num_samples", "20", "--bootstrap", "0", "--steps", "3", "--likelihood"),
-    ("compare", "--samplers", "auto,ddim", "--budgets", "3", "--num_samples", "20"), ("tune", "--steps", "4"),
+    ("evaluate", "--num_samples", "150", "--bootstrap", "0", "--steps", "3", "--likelihood"),
+    ("compare", "--samplers", "auto,ddim", "--budgets", "3", "--num_samples", "150"), ("tune", "--steps", "4"),
     ("explore", "--what", "progressive,inversion,forward,slerp", "--steps", "4"),
     ("fit_variance", "--num_examples", "16", "--num_times", "3"),
 ])

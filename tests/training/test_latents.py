@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from scorefield.checkpoints import read_checkpoint
-from scorefield.checkpoints.formats import scorefield
+from scorefield.checkpoints.formats import diffusers, scorefield
 from scorefield.checkpoints.latents import autoencoder_at, codec_of, latents_of, standard_noise
 from scorefield.configs.loading import load_config
 from scorefield.data import from_arrays
@@ -178,3 +178,8 @@ def test_pictures_of_another_size_are_refused(place, tmp_path):
 def test_a_score_model_is_no_autoencoder(place):
     with pytest.raises(ArgumentError, match="is no autoencoder, but a unet; train one"):
         autoencoder_at(str(place / "run"))
+
+
+def test_a_folder_of_diffusers_takes_pictures_of_any_size(place, tmp_path):
+    diffusers.write(read_checkpoint(place / "ae"), tmp_path / "vae")
+    assert autoencoder_at(str(tmp_path / "vae"), shape=(1, 16, 12)).network.latent == (2, 8, 6)
