@@ -40,6 +40,8 @@ def train_for(config: str, run: Path, minutes: float, more: list[str]) -> None:
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGTERM)
         process.wait()
+    if process.returncode not in (0, 128 + signal.SIGTERM):
+        sys.exit(f"training {run} ended with {process.returncode}")
 
 
 def evaluations_a_second(model: Any, event: tuple[int, ...], batch: int = 128, rounds: int = 5) -> float:

@@ -71,3 +71,25 @@ def test_an_autoencoder_has_no_score():
 def test_sizes_that_do_not_fit_are_refused(settings, match):
     with pytest.raises(ArgumentError, match=match):
         Autoencoder(**{**SMALL, **settings})
+
+
+def test_a_preview_shows_examples_above_their_reconstructions():
+    from scorefield.data import from_arrays, make_codec
+    from scorefield.evaluation.plots import image_grid
+    from scorefield.evaluation.preview import Preview
+
+    levels = torch.randint(0, 256, (40, 1, 8, 12), generator=torch.Generator().manual_seed(0))
+    data, codec, model = from_arrays(levels, levels), make_codec(256), Denoiser(Autoencoder(**SMALL), VPSDE())
+    with torch.no_grad():
+        made = codec.decode(model.network(codec.encode(levels)))
+    rows = torch.cat([part for i in range(0, 32, 8) for part in (levels[i:i + 8].to(torch.uint8), made[i:i + 8])])
+    assert torch.equal(Preview()(model, data, codec), image_grid(rows, 256, torch.arange(64) // 8))
+
+
+def test_an_autoencoder_has_no_figures_of_samples():
+    from scorefield.data import from_arrays, make_codec
+    from scorefield.evaluation.measures import Measures
+
+    data = from_arrays(torch.zeros(20, 1, 8, 12, dtype=torch.uint8))
+    with pytest.raises(ArgumentError, match="an autoencoder draws no samples, so it has no such figures"):
+        Measures().require([], 100, Denoiser(Autoencoder(**SMALL), VPSDE()), data, make_codec(256))
