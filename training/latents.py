@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -202,6 +202,6 @@ def _decoder_std(codec: Latents, split: Split) -> float:
     return math.exp(float(found.x))
 
 
-def latent_fields(codec: Codec) -> Mapping[str, Any]:
+def latent_fields(codec: Codec) -> dict[str, Any]:
     """What config.json of a run holds of its codec, beside the section `data`."""
     return {"latents": codec.stored()} if isinstance(codec, Latents) else {}

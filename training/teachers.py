@@ -46,7 +46,7 @@ def teacher_of(config: ConfigDict, dataset: Dataset, device: torch.device, codec
     own = None if dataset.standard is None else dataset.standard.stored()
     latents = [None if of is None else of["digest"] for of in (
         codec.stored() if isinstance(codec, Latents) else None, theirs.get("latents"))]
-    same += [("standard", own, theirs.get("standard")), ("the autoencoder", *latents)]
+    same += [("standard", own, theirs.get("standard")), ("the autoencoder", latents[0], latents[1])]
     for what, here, there in same:
         if here != there:
             raise ArgumentError(f"the teacher {source} has learned from data of another kind: {what} is {there} there and "
@@ -70,10 +70,13 @@ def perceptual_of(settings: Any, dataset: Dataset, device: torch.device) -> nn.M
     path = Path(os.path.expanduser(source))
     if path.is_file() and path.suffix in SCRIPTS:
         try:
-            return torch.jit.load(path, map_location=device).eval().requires_grad_(False)
+            script = torch.jit.load(path, map_location=device).eval()
         except RuntimeError as error:
             raise ArgumentError(f"{source} is no TorchScript file ({str(error).splitlines()[0][:100]}); write one with "
                                 "torch.jit.script(network).save(file)", "training.perceptual") from None
+        for parameter in script.parameters():
+            parameter.requires_grad = False
+        return script
     try:
         with renamed(names={"config": "training.perceptual"}):
             checkpoint = read_checkpoint(source)

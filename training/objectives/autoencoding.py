@@ -127,7 +127,7 @@ class Autoencoding(Objective, Memory):
 
 def _seen(model: Any, x: Tensor, noise: Tensor) -> Seen:
     seen = model.plain(x, None, noise)
-    return Seen(*(part if part is None else part.to(x.dtype) for part in seen))
+    return Seen._make(part if part is None else part.to(x.dtype) for part in seen)
 
 
 def _layers(features: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
