@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -183,3 +184,14 @@ def test_a_score_model_is_no_autoencoder(place):
 def test_a_folder_of_diffusers_takes_pictures_of_any_size(place, tmp_path):
     diffusers.write(read_checkpoint(place / "ae"), tmp_path / "vae")
     assert autoencoder_at(str(tmp_path / "vae"), shape=(1, 16, 12)).network.latent == (2, 8, 6)
+
+
+@pytest.mark.slow
+def test_a_run_of_latents_resumes_to_the_bit_wherever_its_autoencoder_lies(place, tmp_path):
+    for steps in (1, 2):
+        train_latents(place, tmp_path / "halves", **{"training.steps": steps})
+    shutil.copytree(place / "ae", tmp_path / "moved")
+    for run, more in (("halves", {"data.autoencoder": str(tmp_path / "moved")}), ("whole", {})):
+        train_latents(place, tmp_path / run, **{"training.steps": 3, **more})
+    halves, whole = (read_checkpoint(tmp_path / name).raw for name in ("halves", "whole"))
+    assert all(torch.equal(halves[name], whole[name]) for name in whole)
