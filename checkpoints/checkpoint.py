@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from scorefield.data.codec import Points
+from scorefield.data.latents import is_stored
 from scorefield.models.build import build_denoiser, complete
 from scorefield.models.denoiser import Denoiser
 from scorefield.models.ema import PowerEMA, parse_average
@@ -110,7 +111,7 @@ class Checkpoint:
         gradients; raises as `check` and `weights`.
         """
         self.check()
-        denoiser = build_denoiser(self.config, self.config["shape"])
+        denoiser = build_denoiser(self.config, event_of(self.config))
         weights = self.weights(ema)
         if isinstance(ema, str):
             require_fit({key: tensor.shape for key, tensor in self.averaged.items()}, weights, f"{ema} of {self.source}",
@@ -126,9 +127,14 @@ def outline(config: Config) -> nn.Module:
     """
     try:
         with torch.device("meta"):
-            return build_denoiser(config, config["shape"]).network
+            return build_denoiser(config, event_of(config)).network
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
         raise ValueError(f"a value of a wrong type or size ({textwrap.shorten(str(error), 150)})") from None
+
+
+def event_of(config: Config) -> tuple[int, ...]:
+    """The shape of one example as the network of a stored config sees it: of the data, or of latents."""
+    return tuple((config.get("latents") or config)["shape"])
 
 
 def require_whole(config: Config, source: Any) -> None:
@@ -144,6 +150,7 @@ def require_whole(config: Config, source: Any) -> None:
     wrong += ["shape"] if not numbers(config.get("shape")) else []
     wrong += ["levels"] if levels is not None and not (numbers([levels]) and levels > 1) else []
     wrong += ["standard"] if not {"shape", "levels"} & set(wrong) and not _standardised(config) else []
+    wrong += ["latents"] if config.get("latents") is not None and not is_stored(config["latents"]) else []
     names = config.get("class_names", [])
     wrong += ["class_names"] if not isinstance(names, list) or not all(isinstance(name, str) for name in names) else []
     wrong += ["num_scales"] if not numbers([config.get("num_scales", 1)]) or config.get("num_scales", 1) > 10**6 else []
@@ -220,7 +227,7 @@ def _reached(field: str, value: Any, config: Config) -> Any:
     if field != "attention_resolutions" or not isinstance(value, list | tuple) or not config.get("shape"):
         return plain(value)
     levels = len(config["model"].get("multipliers") or ())
-    return sorted({resolution(config["shape"][1:] or [1], level) for level in range(levels)} & set(value))
+    return sorted({resolution(event_of(config)[1:] or [1], level) for level in range(levels)} & set(value))
 
 
 def plain(value: Any) -> Any:

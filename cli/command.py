@@ -13,12 +13,13 @@ from ml_collections import ConfigDict
 from scorefield.checkpoints.checkpoint import Checkpoint, require_agreement
 from scorefield.checkpoints.formats import run as run_format
 from scorefield.checkpoints.formats.run import OF_THE_DATA, compared_names, differences, read_config
+from scorefield.checkpoints.latents import codec_of
 from scorefield.checkpoints.load import read_checkpoint
 from scorefield.cli.flags import Flag
 from scorefield.cli.origin import describe, import_checkpoint, started_from, stem_of, untouched
 from scorefield.configs.loading import all_fields, apply, from_stored, load_config
 from scorefield.configs.sections import require_sections
-from scorefield.data import Codec, Dataset, codec_of, load_dataset
+from scorefield.data import Codec, Dataset, load_dataset
 from scorefield.models.denoiser import Denoiser
 from scorefield.models.ema import parse_average
 from scorefield.numerics.devices import local_device
@@ -192,7 +193,11 @@ class Command:
     def codec(self) -> Codec:
         """Of the run's data."""
         assert self.stored is not None
-        return codec_of(self.config.data, self.stored)
+        return codec_of(self.config.data, self.stored, self.device)
+
+    def codec_for(self, dataset: Dataset) -> Codec:
+        """Of data that the run's model takes: that of the run, with the standardisation of a data set that has one."""
+        return self.codec if self.config.data.get("autoencoder") else codec_of(self.config.data, dataset)
 
     def take(self) -> Checkpoint:
         """The checkpoint of --checkpoint if this command has read it, else the run's newest."""

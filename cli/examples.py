@@ -36,13 +36,13 @@ def own_data(command: Command, instead: str = "") -> Dataset:
 
 def examples_at(command: Command, path: str, flag: str) -> tuple[Dataset, list[str] | None]:
     """The examples at a path, with their file names if they are files; ArgumentError if they do not fit the network."""
-    from scorefield.data import codec_of, load_images
+    from scorefield.data import load_images
     from scorefield.data.degradations import pictures_as_said
 
     stored = command.stored
     assert stored is not None
     data = command.config.data
-    dataset, names = load_images(path, tuple(stored["shape"]), codec_of(data, stored), flag, data.get("background", "white"),
-                                 data.get("label", ""), stored.get("class_names") or ())
+    dataset, names = load_images(path, tuple(stored["shape"]), command.codec.of_pictures, flag,
+                                 data.get("background", "white"), data.get("label", ""), stored.get("class_names") or ())
     said = {**data.to_dict(), "reduce": 1}      # they have the size of the model's already
     return command.told(pictures_as_said(dataset, said)), names

@@ -146,8 +146,9 @@ def guide_of(command: Command, model: Denoiser) -> Guide:
     if (interval := settings.get("interval")) is not None and len(interval) != 2:
         raise ArgumentError(f"guidance_interval must be two times LO,HI, got {interval}", "guidance_interval")
     if "threshold" in settings:
-        if stored["levels"] is None:
-            raise ArgumentError("points have no range to keep to; leave out threshold", "threshold")
+        if stored["levels"] is None or stored.get("latents"):
+            what = "latents" if stored.get("latents") else "points"
+            raise ArgumentError(f"{what} have no range to keep to; leave out threshold", "threshold")
         settings |= {"low": command.config.data.get("low", -1.0), "high": command.config.data.get("high", 1.0)}
     if "autoguidance" in settings:
         settings["autoguidance"] = _weaker(command, model, settings["autoguidance"])
@@ -194,7 +195,8 @@ def _require_same_data(command: Command, config: Any, what: str, flag: str) -> N
     ours = command.stored
     assert ours is not None
     for name, here, there in [(name, ours.get(name), config.get(name)) for name in ("shape", "levels")] + [
-            (f"data.{name}", command.config.data.get(name), config["data"].get(name)) for name in CODEC_FIELDS]:
+            (f"data.{name}", command.config.data.get(name), config["data"].get(name)) for name in CODEC_FIELDS] + [
+            ("the autoencoder", *((stored.get("latents") or {}).get("digest") for stored in (ours, config)))]:
         if here != there:
             raise ArgumentError(f"{what} was trained on data of another kind: {name} is {there} there and {here} in the run",
                                 flag)

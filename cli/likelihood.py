@@ -100,7 +100,6 @@ def run(command: Command) -> None:
     the processes of torchrun share their results there.
     """
     from scorefield.cli.classification import write_classification
-    from scorefield.data import codec_of
     from scorefield.evaluation.likelihood import OWN, Evaluation
     from scorefield.numerics.devices import require_compiler, samples_in_channels_last, set_memory_format
     from scorefield.numerics.files import json_digest
@@ -135,7 +134,7 @@ def run(command: Command) -> None:
         identified = [identity, _place(source), *([label] if label is not None else [])]
         key = json_digest(identified)[:16]
         evaluations.append(Evaluation(
-            model, dataset, codec_of(command.config.data, dataset), split="train" if source == "train" else "test",
+            model, dataset, command.codec_for(dataset), split="train" if source == "train" else "test",
             n=values["num_images"], seed=values["seed"],
             batch_size=values["batch_size"], device=command.device, draws=values["draws"], estimator=values["estimator"],
             float64=values["float64"], folder=command.run / "likelihood" / "partial" / key, world=world, label=label,
@@ -190,7 +189,6 @@ def _dequantizer(command: Command) -> tuple[Dequantizer | str, str]:
 def _truncation(command: Command, model: Denoiser, settings: dict[str, Any], labels: list[str | int | None],
                 dequantizer: Dequantizer | str) -> Truncation | None:
     """The t_min that the run's training examples choose, which is printed; None unless that is asked for."""
-    from scorefield.data import codec_of
     from scorefield.evaluation.likelihood import OWN
     from scorefield.evaluation.truncation import best_t_min
 
@@ -198,7 +196,7 @@ def _truncation(command: Command, model: Denoiser, settings: dict[str, Any], lab
     if command.asked.texts.get("t_min") != BEST:
         return None
     data = own_data(command, "t_min=best is chosen by the run's training examples; give a number")
-    chosen = best_t_min(model, data, codec_of(command.config.data, data), label=OWN if values["classify"] else labels[0],
+    chosen = best_t_min(model, data, command.codec_for(data), label=OWN if values["classify"] else labels[0],
                         dequantizer=dequantizer, progress=False, device=command.device,
                         **{name: values[name] for name in ("seed", "batch_size", "estimator", "float64")}, **settings)
     table = ", ".join(f"{t:g}: {bits:.4f}" for t, bits in chosen.bits.items())

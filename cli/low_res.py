@@ -152,9 +152,9 @@ def _of_pictures(command: Command, text: str, rule: LowRes) -> tuple[Any, Any]:
 def _of_run(command: Command, text: str, rule: LowRes) -> tuple[Any, Any]:
     """The samples of another run by the same sampler: the first stage of a cascade."""
     from scorefield.checkpoints import read_checkpoint
+    from scorefield.checkpoints.latents import codec_of
     from scorefield.cli.drawing import parsed_options, prepare
     from scorefield.cli.origin import contents
-    from scorefield.data import codec_of
     from scorefield.data.transforms import to_unit
     from scorefield.evaluation.draw import draw_batch
     from scorefield.models.conditions import LABEL, LOW_RES
@@ -176,7 +176,7 @@ def _of_run(command: Command, text: str, rule: LowRes) -> tuple[Any, Any]:
     prepare(first.network, command)
     name = values.get("sampler", "auto")
     sampler: Sampler = make_sampler(name, **(parsed_options(name, command.asked.texts) if "sampler" in values else {}))
-    codec, seed = codec_of(config["data"], config), (values["seed"] + GOLDEN) % 2**64
+    codec, seed = codec_of(config["data"], config, command.device), (values["seed"] + GOLDEN) % 2**64
 
     def of(numbers: range, label: Any) -> tuple[Tensor, int]:
         model = first if label is None or LABEL not in first.takes.names else first.given(label=label.to(command.device))

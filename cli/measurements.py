@@ -99,8 +99,11 @@ def label_of(command: Command, model: Any) -> int | None:
 def _threshold(command: Command, learned: bool) -> dict[str, Any]:
     """The arguments of guidance.guided that keep x_0 within the range of pictures; none for other data."""
     from scorefield.data import Pixels
+    from scorefield.data.latents import Latents
 
     codec = command.codec
+    if isinstance(codec, Latents) and "threshold" in command.asked.given and command.asked.values["threshold"] != "none":
+        raise ArgumentError("latents have no range to keep to; leave out threshold", "threshold")
     if learned or not isinstance(codec, Pixels) or command.asked.values["threshold"] == "none":
         return {}
     return {"threshold": "static", "low": codec.low, "high": codec.high}
@@ -113,7 +116,7 @@ def _examples(command: Command, channels: int) -> tuple[Tensor, Sequence[str]]:
     from scorefield.data import Pixels
     from scorefield.data.measured import load_measured, placed
 
-    values, codec = command.asked.values, command.codec
+    values, codec = command.asked.values, command.codec.of_pictures
     if values["measurement"] == DATA:
         test = own_data(command).test
         numbers = torch.arange(min(values["num_images"] or OF_DATA, len(test)))
@@ -135,7 +138,7 @@ def _measured(command: Command) -> Given:
     from scorefield.evaluation.restore import Measured, with_noise
     from scorefield.guidance.operators import Selection, make_operator
 
-    values, codec = command.asked.values, command.codec
+    values, codec = command.asked.values, command.codec.of_pictures
     shape, noise, degraded = codec.event(command.shape), values["noise"], values["degraded"]
     operator = make_operator(values["operator"], shape, values["seed"])
     measured = operator.measured
@@ -173,7 +176,7 @@ def _learned(command: Command, rule: Any) -> Given:
     got = tuple(x.shape[1:])
     if degraded and values["measurement"] == DATA:
         raise ArgumentError("the run's held-out examples are whole; leave out degraded", "degraded")
-    unit = unit_of(x, command.codec).float()
+    unit = unit_of(x, command.codec.of_pictures).float()
     if got == rule.shape and not degraded:
         low_res = rule.of_pictures(unit.clamp(0, 1), list(range(len(unit))))
         return Given(LearnedMeasured(rule, low_res.to(command.device)), names, x)

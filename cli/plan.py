@@ -27,7 +27,7 @@ def run(command: Command) -> None:
     from scorefield.training.plan import plan
 
     values = command.asked.values
-    found = plan(command.config, _shape(command), values["gpus"], values["gpu_memory"])
+    found = plan(command.config, _event(command, _shape(command)), values["gpus"], values["gpu_memory"])
     print(json.dumps(found.as_json(), indent=2) if values["json"] else table(found), flush=True)
 
 
@@ -45,6 +45,14 @@ def _shape(command: Command) -> Sequence[int]:
         raise ArgumentError(f"shape must be whole numbers from 1 with commas between them, such as 3,32,32, got {text!r}",
                             "shape")
     return sides
+
+
+def _event(command: Command, shape: Sequence[int]) -> Sequence[int]:
+    """The shape of one example as the network sees it: of latents, that of the autoencoder."""
+    from scorefield.checkpoints.latents import autoencoder_at
+
+    source = command.config.data.get("autoencoder")
+    return autoencoder_at(source, shape=shape).network.latent if source else shape
 
 
 def table(plan: Plan) -> str:

@@ -28,7 +28,6 @@ def reference_of(command: Command, labels: Sequence[int] | None = None, classes:
 
     labels  of the samples, among so many classes of the model
     """
-    from scorefield.data import codec_of
     from scorefield.evaluation.classes import compared_with, uneven
     from scorefield.evaluation.evaluate import require_features, statistics_folder
     from scorefield.evaluation.metrics import Reference, features_of
@@ -41,5 +40,5 @@ def reference_of(command: Command, labels: Sequence[int] | None = None, classes:
     if labels is not None and (note := uneven(dataset, labels)) and launched().first:
         print(note)
     require_features(network, dataset, command.device)
-    return Reference(dataset, codec_of(command.config.data, dataset), network, statistics_folder(),
+    return Reference(dataset, command.codec_for(dataset), network, statistics_folder(),
                      values["reference_samples"], command.device)

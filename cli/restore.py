@@ -55,7 +55,9 @@ def run(command: Command) -> None:
     Finished parts stay in restore/NAME.parts until all are done. So a killed command continues where it stopped, and the
     processes of torchrun share the work there.
     """
+    from scorefield.data.latents import Latents
     from scorefield.data.measured import unit_of
+    from scorefield.evaluation.latents import decoded, of_latents
     from scorefield.evaluation.names import changed, with_suffix
     from scorefield.evaluation.restoration import Restoration
     from scorefield.evaluation.restore import restored
@@ -65,16 +67,18 @@ def run(command: Command) -> None:
     denoiser = command.denoiser()
     rule = rule_of(command) if "low_res" in denoiser.takes.names else None
     check(command, rule is not None)
+    latents = command.codec if isinstance(command.codec, Latents) else None
     name = values["sampler"] or ("twisted_smc" if rule is None else "auto")
     method = values["method"] or ("tmpd" if rule is None else LEARNED)
     sampler = _sampler(command, name, denoiser)
     given = given_of(command, rule)
     with renamed(names={"noise_std": "noise", "y": "measurement"}):
-        work = Restoration(guided_of(command, denoiser, rule is not None), given.problem, sampler, method, values["samples"],
+        problem = given.problem if latents is None else of_latents(given.problem, latents)
+        work = Restoration(guided_of(command, denoiser, rule is not None), problem, sampler, method, values["samples"],
                            values["seed"], values["batch_size"], command.device)
     settings = {"operator": values["operator"] if rule is None else rule.text, "method": method, "sampler": name,
                 "settings": sampler.settings, "options": changed(sampler), "noise": values["noise"],
-                "threshold": values["threshold"] if rule is None else "none"}
+                "threshold": values["threshold"] if rule is None and latents is None else "none"}
     command.write_imported()
     stem, key = command.run / "restore" / _stem(command, settings), work.identity_of(_identity(command, given, settings))
     if (record := _finished(stem, key)) is not None:
@@ -87,9 +91,9 @@ def run(command: Command) -> None:
     work.run(parts, world, progress=True)
     if not world.first:
         return
-    found = restored(work, parts)
+    found = restored(work, parts) if latents is None else decoded(restored(work, parts), latents)
     with stopping.keeping(parts.kept):
-        figures = found.figures(given.problem, given.truth, lambda x: unit_of(x, command.codec))
+        figures = found.figures(given.problem, given.truth, lambda x: unit_of(x, command.codec.of_pictures))
         _write(command, given, found, figures, settings | {"identity": key}, stem)
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -151,10 +155,15 @@ def restoring_of(command: Command, denoiser: Denoiser) -> tuple[Restoring, Guide
     """For mode tune: how a measurement guides, the label, and the models of samples, which restore measurements in turn."""
     import torch
 
+    from scorefield.data.latents import Latents
+    from scorefield.evaluation.latents import of_latents
+
     check(command, False)
     if "low_res" in denoiser.takes.names:
         raise ArgumentError("the run has learned to restore from its own degradation; leave out operator", "operator")
     problem, method = given_of(command, None).problem, command.asked.values["method"]
+    if isinstance(command.codec, Latents):
+        problem = of_latents(problem, command.codec)
     model = guided_of(command, denoiser, False)
 
     def of(numbers: range) -> ScoreModel:
@@ -175,7 +184,7 @@ def _write(command: Command, given: Given, restored: Restored, figures: dict[str
     from scorefield.evaluation.restore import means
     from scorefield.numerics.files import write_arrays, write_json
 
-    values, codec = command.asked.values, command.codec
+    values, codec = command.asked.values, command.codec.of_pictures
     stem.parent.mkdir(exist_ok=True)
     answers = codec.decode(restored.x.flatten(0, 1)).unflatten(0, restored.x.shape[:2])
     arrays = {"x": answers, "mean": restored.mean, "std": restored.std, "y": given.problem.y.cpu()}
@@ -232,7 +241,7 @@ def _write_pictures(command: Command, given: Given, restored: Restored, stem: Pa
     from scorefield.evaluation.plots import encode_png, image_grid, save_png
     from scorefield.numerics.files import write_atomically
 
-    codec = command.codec
+    codec = command.codec.of_pictures
     assert isinstance(codec, Pixels)
 
     def levels(x: Tensor) -> Tensor:

@@ -37,6 +37,7 @@ class Pixels:
     reduce: int = option(1, "how many times smaller pictures are made, by the mean of blocks; 1: as they are")
     degradation: str = option("", "what makes the condition low_res of a picture, such as downsample:factor=2; empty: none")
     low_res_noise: float = option(0.0, "largest standard deviation of noise that training adds to low_res; 0: none")
+    autoencoder: str = option("", "a run of an autoencoder, whose latents the model learns; empty: the pictures themselves")
 
     def __post_init__(self) -> None:
         if not self.low < self.high:
@@ -55,7 +56,8 @@ class Pixels:
 DATA_SECTION = Section("data", "dataset", DATASETS, taker=lambda source: source.load,
                        beside=lambda source: None if source.levels is None else Pixels)
 TRAINING_SECTION = Section("training", "objective", OBJECTIVES, beside=lambda objective: Training,
-                           without=("sde", "data_std", "codec", "variance_output", "teacher_model", "updates"),
+                           without=("sde", "data_std", "codec", "variance_output", "teacher_model", "updates", "latent",
+                                    "perceptual_model"),
                            choices={"optimizer": OPTIMIZERS, "decay": SCHEDULES})
 SECTIONS = {section.name: section for section in (DATA_SECTION, SDE_SECTION, MODEL_SECTION, TRAINING_SECTION)}
 

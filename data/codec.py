@@ -43,7 +43,7 @@ class Codec(ABC):
 
     @abstractmethod
     def encode(self, data: Tensor, u: Tensor | None = None) -> Tensor:
-        """Data (batch, *shape), and u in [0, 1) of that shape if the codec is noisy, to x (batch, *event).
+        """Data (batch, *shape), and u in [0, 1), (batch, *noise(shape)), if the codec is noisy, to x (batch, *event).
 
         An event is one example as the model sees it; `event` gives its shape.
         """
@@ -63,6 +63,11 @@ class Codec(ABC):
         return self
 
     @property
+    def of_pictures(self) -> Codec:
+        """The codec of the data as an autoencoder sees them; where there is none, this codec itself."""
+        return self
+
+    @property
     def discrete(self) -> bool:
         """Whether `encode` maps each level to one value of x. A model of x is then a model of the levels themselves."""
         return self.dense is not self
@@ -77,6 +82,22 @@ class Codec(ABC):
     def event(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of x for one example of data of `shape`."""
         return shape
+
+    def noise(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of u for one example of data of `shape`, if the codec is noisy."""
+        return shape
+
+    def noise_like(self, data: Tensor) -> Tensor:
+        """A tensor of any values in the shape of u for data (batch, *shape)."""
+        return torch.empty(len(data), *self.noise(tuple(data.shape[1:])))
+
+    def terms(self, data: Tensor, x: Tensor) -> dict[str, Tensor]:
+        """What log p of data (batch, *shape) has beside log p(x), in nats, (batch,) each by name, float64 on the CPU:
+        nothing where x tells all.
+
+        x  (batch, *event), as `encode` made it of the data
+        """
+        return {}
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,8 @@ from scorefield.numerics.errors import ArgumentError, MissingFileError
 
 _REQUIRED = inspect.Parameter.empty
 CODEC_FIELDS = ("low", "high", "dequantize")      # of a config's section `data`, beside the settings of its data set
-PICTURE_FIELDS = (*CODEC_FIELDS, "reduce", "degradation", "low_res_noise")      # and what is made of its pictures
+# And what is made of its pictures.
+PICTURE_FIELDS = (*CODEC_FIELDS, "reduce", "degradation", "low_res_noise", "autoencoder")
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scorefield.data import Codec, Dataset, codec_of, from_arrays, in_units_of, load_dataset, make_codec
+from scorefield.checkpoints.latents import codec_of
+from scorefield.data import Codec, Dataset, from_arrays, in_units_of, load_dataset, make_codec
 from scorefield.data.datasets import cache_folder
 from scorefield.data.degradations import pictures_as_said
 from scorefield.evaluation.classes import classes_of, compared_with
@@ -188,7 +189,7 @@ def of_run(source: str | Path, dataset: Any, codec: Codec | None, device: torch.
     if list(data.shape) != list(checkpoint.config["shape"]) or data.levels != checkpoint.config["levels"]:
         raise ArgumentError(f"data set {data.name!r} has examples of shape {data.shape} and {data.levels} levels, but the "
                             f"model draws {tuple(checkpoint.config['shape'])} and {checkpoint.config['levels']}", "dataset")
-    return (checkpoint.denoiser().to(device), data, codec or codec_of(checkpoint.config["data"], checkpoint.config))
+    return (checkpoint.denoiser().to(device), data, codec or codec_of(checkpoint.config["data"], checkpoint.config, device))
 
 
 def against(model: ScoreModel | Callable[[range], ScoreModel], dataset: Any, codec: Codec | None,

@@ -61,7 +61,8 @@ class Part:
 class Evaluation:
     """The scoring of the first n examples of a split (None: all), resumable and shared.
 
-    Integer levels are dequantised by u ~ U[0, 1), `draws` times, in the codec's interval; points are scored as a density.
+    Integer levels are dequantised by u ~ U[0, 1), `draws` times, in the codec's interval; points are scored as a density. Of
+    a model of latents it is the bound of data/latents.py, whose z are drawn `draws` times; its parts are the terms.
     With a label, the same numbers are drawn as without, so classes can be compared. Of a model that takes low_res it is the
     likelihood given that of each example, log p(x | low_res). The arguments of `score`, and
 
@@ -155,7 +156,7 @@ class Evaluation:
             return lambda part: part.terms.get(term)
 
         terms = {name: term for name in self.parts[self.units[0]].terms if (term := joined(named(name))) is not None}
-        dimensions = math.prod(self.codec.event(self.dataset.shape))
+        dimensions = math.prod(self.dataset.shape)
         offset = 0.0 if self.discrete else self.codec.offset
         return Score(log_prob, joined(lambda p: p.error), joined(lambda p: p.solver_error), evaluations.sum(0), dimensions,
                      offset, sum(part.seconds for part in self.parts.values()), terms, self.exact, self.codec.levels is None)
@@ -214,6 +215,9 @@ class Evaluation:
         seeds = sample_seeds((self.seed + draw * GOLDEN) % 2**64, begin, end)
         model = given_of(self.model, told, self.device)
         log_p, *errors, nfe, terms = self.estimator(model, Task(x, k, seeds, self.codec), **self.settings)
+        for name, term in self.codec.terms(k, x).items():
+            terms = (terms or {"density": log_p}) | {name: term}
+            log_p = log_p.detach().cpu().double() + term
         if log_q is not None:
             terms = (terms or {"density": log_p}) | {"dequantization": -log_q}
             log_p = log_p - log_q.to(log_p)
@@ -226,9 +230,9 @@ class Evaluation:
                     {name: term.detach().cpu().double().numpy() for name, term in terms.items()})
 
     def _uniform(self, k: Tensor, begin: int, end: int, draw: int) -> Tensor:
-        """The noise that dequantises a batch in its draw of that number."""
+        """The noise that the codec takes for a batch in its draw of that number."""
         stream = NoiseStream(sample_seeds(self.seed, begin, end), DEQUANTIZATION)
-        u = [stream.uniform(torch.empty(k.shape)) for _ in range(draw + 1)][-1]
+        u = [stream.uniform(self.codec.noise_like(k)) for _ in range(draw + 1)][-1]
         return u.double() if self.float64 else u
 
     def _flown(self, k: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:

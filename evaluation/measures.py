@@ -50,6 +50,9 @@ class Measures:
         if not isinstance(model, ScoreModel):
             raise ArgumentError("a classifier draws no samples, so it has no such figures; set training.metrics_every=0",
                                 "training.metrics_every")
+        if what := getattr(getattr(model, "network", None), "no_score", ""):
+            raise ArgumentError(f"{what} draws no samples, so it has no such figures; set training.metrics_every=0",
+                                "training.metrics_every")
         with renamed("training", {"num_samples": "training.metrics_samples", "metrics": "training.metrics",
                                   "features": "training.metrics"}):
             of_samples = self._of_samples(names, dataset)

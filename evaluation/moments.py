@@ -51,7 +51,7 @@ def fit_moments(model: ScoreModel, dataset: Dataset, codec: Codec, n: int = EXAM
         for begin in range(0, n, batch_size):
             data, condition = dataset.train[index[begin:begin + batch_size]]
             noise = NoiseStream(sample_seeds(seed, begin, begin + len(data)), PRIOR)
-            x = codec.encode(data, noise.uniform(torch.empty(data.shape)) if codec.noisy else None).to(device)
+            x = codec.encode(data, noise.uniform(codec.noise_like(data)) if codec.noisy else None).to(device)
             told = unbound(model, condition)
             if labelled:
                 if LABEL not in condition:

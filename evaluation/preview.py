@@ -14,6 +14,7 @@ from scorefield.evaluation.draw import draw
 from scorefield.evaluation.given import of_held_out
 from scorefield.guidance.guided import guided
 from scorefield.models import ScoreModel
+from scorefield.models.networks.autoencoder import Autoencoder, autoencoder_of
 from scorefield.samplers import make_sampler, own_sampler
 
 SHOWN_IMAGES, SHOWN_POINTS = 64, 2000
@@ -56,6 +57,7 @@ class Preview:
         train("configs/vp_digits.py", preview=Preview())
 
     Of more than SHOWN_CLASSES classes, the first ones are shown. A model that takes low_res gets that of held-out examples.
+    Of an autoencoder it shows held-out examples, each row with its reconstructions below.
 
     steps  of Euler-Maruyama, at most those of a chain; a student is sampled by its own sampler
     """
@@ -63,6 +65,8 @@ class Preview:
     steps: int = 100
 
     def __call__(self, model: ScoreModel, dataset: Dataset, codec: Codec) -> Tensor:
+        if (autoencoder := autoencoder_of(model)) is not None:
+            return _reconstructions(autoencoder, dataset, codec)
         of_points = len(dataset.shape) == 1
         n = SHOWN_POINTS if of_points else SHOWN_IMAGES
         device, label = next(model.parameters()).device, None
@@ -75,3 +79,15 @@ class Preview:
         samples = draw(of_held_out(model, dataset, device), sampler, codec.event(dataset.shape), n, seed=0, batch_size=n,
                        device=device, progress=False)
         return picture(samples.x, codec, dataset, label, dataset.class_names)
+
+
+def _reconstructions(autoencoder: Autoencoder, dataset: Dataset, codec: Codec) -> Tensor:
+    """Rows of SHOWN_OF_A_CLASS held-out examples and of what the autoencoder makes of them."""
+    levels = dataset.test[torch.arange(min(SHOWN_IMAGES // 2, len(dataset.test)))][0]
+    u = torch.full(levels.shape, 0.5) if codec.noisy else None
+    device = next(autoencoder.parameters()).device
+    with torch.no_grad():
+        made = codec.decode(autoencoder(codec.encode(levels, u).to(device))).cpu()
+    pairs = zip(levels.split(SHOWN_OF_A_CLASS), made.split(SHOWN_OF_A_CLASS), strict=True)
+    rows = [row for pair in pairs for row in pair]
+    return picture_of_data(torch.cat(rows), codec, label=torch.repeat_interleave(torch.tensor([len(row) for row in rows])))

@@ -6,7 +6,9 @@ from scorefield.models.build import NETWORKS, build_denoiser, build_sde
 from scorefield.models.conditions import Condition, Conditions
 from scorefield.models.denoiser import TIME_INPUTS, Denoiser
 from scorefield.models.ema import EMA
+from scorefield.models.networks.autoencoder import Autoencoder
 from scorefield.models.networks.dequantizer import Dequantizer
+from scorefield.models.networks.discriminator import Discriminator
 from scorefield.models.networks.mlp import MLP
 from scorefield.models.networks.ncsnpp import NCSNpp
 from scorefield.models.networks.unet import UNet
@@ -16,7 +18,7 @@ from scorefield.models.variance import FittedVariance, Moments
 from scorefield.models.wrap import wrap
 
 __all__ = [
-    "EMA", "MLP", "NETWORKS", "PARAMETRIZATIONS", "TIME_INPUTS", "Condition", "Conditions", "Denoiser", "Dequantizer",
-    "FittedVariance", "FullMixture", "GaussianMixture", "Moments", "NCSNpp", "Posterior", "ScoreModel", "UNet",
-    "build_denoiser", "build_sde", "measured", "wrap",
+    "EMA", "MLP", "NETWORKS", "PARAMETRIZATIONS", "TIME_INPUTS", "Autoencoder", "Condition", "Conditions", "Denoiser",
+    "Dequantizer", "Discriminator", "FittedVariance", "FullMixture", "GaussianMixture", "Moments", "NCSNpp", "Posterior",
+    "ScoreModel", "UNet", "build_denoiser", "build_sde", "measured", "wrap",
 ]

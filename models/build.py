@@ -10,6 +10,7 @@ from torch import nn
 
 from scorefield.models.conditions import declared
 from scorefield.models.denoiser import Denoiser
+from scorefield.models.networks.autoencoder import Autoencoder
 from scorefield.models.networks.classifier import Classifier
 from scorefield.models.networks.mlp import MLP
 from scorefield.models.networks.ncsnpp import NCSNpp
@@ -43,6 +44,7 @@ NETWORKS: dict[str, tuple[Callable[..., nn.Module], type[nn.Module]]] = {
     "ncsnpp": (partial(of_pictures, NCSNpp), NCSNpp),
     "mlp": (MLP, MLP),
     "classifier": (partial(of_pictures, Classifier), Classifier),
+    "autoencoder": (partial(of_pictures, Autoencoder), Autoencoder),
 }
 SDE_SECTION = Section("sde", "name", SDES)
 MODEL_SECTION = Section("model", "network", NETWORKS, taker=lambda entry: entry[1], beside=lambda entry: Denoiser,

@@ -139,9 +139,10 @@ class Denoiser(ConditionalModel):
         takes = self.takes
         told = takes.of_batch(condition, x)
         inputs = (h.to(own.dtype), self.time(t, x), *([told] if takes.names else []))
-        return (self._gradient if self.energy else self._output)(*inputs).to(x.dtype)
+        return (self._gradient if self.energy else self.plain)(*inputs).to(x.dtype)
 
-    def _output(self, *inputs: Any) -> Tensor:
+    def plain(self, *inputs: Any) -> Any:
+        """What the network gives for its own inputs, in the arithmetic of `autocast`."""
         if self.autocast is None:
             return self.network(*inputs)
         with torch.autocast(inputs[0].device.type, self.autocast):
@@ -154,7 +155,7 @@ class Denoiser(ConditionalModel):
         (h, *told), again = inputs, torch.is_grad_enabled()
         with torch.enable_grad():
             h = h if again and h.requires_grad else h.detach().requires_grad_()
-            return torch.autograd.grad((h * self._output(h, *told)).sum(), h, create_graph=again)[0]
+            return torch.autograd.grad((h * self.plain(h, *told)).sum(), h, create_graph=again)[0]
 
     def time(self, t: Tensor, x: Tensor) -> Tensor:
         """What the network is told of time, float32 (batch,) on x's device; the dtype of x does not round it."""
@@ -199,6 +200,9 @@ class Denoiser(ConditionalModel):
 
     def _predicted(self, x: Tensor, t: float | Tensor, kind: str, condition: Condition | None
                    ) -> tuple[Tensor, Tensor | None]:
+        if what := getattr(self.network, "no_score", ""):
+            raise ArgumentError(f"this is {what}, which has no score: it draws no samples and has no likelihood of its own",
+                                "model")
         t = _precise(check_time(self.sde, t))
         plain = kind == self.parametrization.name
         a, b = (t, t) if plain else self._pair(t, kind)

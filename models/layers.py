@@ -130,6 +130,7 @@ def check_switch(name: str, value: int) -> None:
 class ResidualBlock(nn.Module):
     """GroupNorm, SiLU, 3x3 convolution, twice, with the time embedding in between, plus a shortcut, times `scale`.
 
+    time_dim     of the embedding of time; None: the block is told no time
     groups, eps  of both norms, see `group_norm`
     resample     as in BigGAN, halves or doubles both branches: the main one after its first SiLU, and the shortcut
     projected    whether the shortcut of a block that resamples has a convolution
@@ -137,14 +138,14 @@ class ResidualBlock(nn.Module):
                  equation 1, adaptive group normalization), instead of being added to h
     """
 
-    def __init__(self, c_in: int, c_out: int, time_dim: int, groups: int | None, dropout: float, scale: float = 1.0,
+    def __init__(self, c_in: int, c_out: int, time_dim: int | None, groups: int | None, dropout: float, scale: float = 1.0,
                  resample: nn.Module | None = None, eps: float = 1e-6, scale_shift: bool = False, axes: int = 2,
                  projected: bool = True):
         super().__init__()
         conv = CONVOLUTIONS[axes]
         self.norm1 = group_norm(c_in, groups, eps)
         self.conv1 = conv(c_in, c_out, 3, padding=1)
-        self.time = nn.Linear(time_dim, 2 * c_out if scale_shift else c_out)
+        self.time = None if time_dim is None else nn.Linear(time_dim, 2 * c_out if scale_shift else c_out)
         self.norm2 = group_norm(c_out, groups, eps)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = conv(c_out, c_out, 3, padding=1)
@@ -153,14 +154,14 @@ class ResidualBlock(nn.Module):
         self.resample = nn.Identity() if resample is None else resample
         self.scale, self.scale_shift = scale, scale_shift
 
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+    def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
         h = self.conv1(self.resample(F.silu(self.norm1(x))))
-        told = self.time(time)[(..., *[None] * (x.ndim - 2))]
-        if self.scale_shift:
+        told = None if self.time is None else self.time(time)[(..., *[None] * (x.ndim - 2))]
+        if self.scale_shift and told is not None:
             s, b = told.chunk(2, dim=1)
             h = torch.addcmul(b, self.norm2(h), 1 + s)      # one pass over memory
         else:
-            h = self.norm2(h + told)
+            h = self.norm2(h if told is None else h + told)
         h = self.conv2(self.dropout(F.silu(h)))
         return _scaled(self.shortcut(self.resample(x)) + h, self.scale)
 

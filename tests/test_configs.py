@@ -15,6 +15,7 @@ from scorefield.models import build_denoiser, build_sde
 FOLDER = Path(__file__).parents[1] / "configs"
 SHAPES = {"digits": (1, 8, 8), "fashion_mnist": (1, 28, 28), "cifar10": (3, 32, 32), "patches32": (3, 32, 32),
           "swiss_roll": (2,), "array": (1, 64)}
+LATENT_SHAPES = {"runs/fashion_autoencoder": (4, 7, 7)}
 
 # Those of Song et al. 2021 to the parameter; EDM's is its published 55,733,891 but for the inputs of augmentation.
 PARAMETERS = {
@@ -27,6 +28,7 @@ PARAMETERS = {
     "digits_cascade": 672_065, "digits_cascade_first": 651_041, "fashion_cascade": 414_033, "fashion_cascade_first": 954_049,
     "vp_digits_hybrid": 651_330, "vp_digits_variance": 651_330, "digits_classifier": 119_818, "vp_patches32": 1_063_651,
     "vp_patches32_small": 637_043,
+    "fashion_autoencoder": 241_749, "fashion_latents": 957_508,
     "vp_cifar10": 35_746_307, "subvp_cifar10": 35_746_307, "ve_cifar10": 35_746_307,
     "vp_cifar10_ddpmpp": 61_804_419, "vp_cifar10_ddpmpp_deep": 106_632_579,
     "subvp_cifar10_ddpmpp": 61_804_419, "subvp_cifar10_ddpmpp_deep": 106_632_579,
@@ -45,6 +47,8 @@ def load(name):
 
 def shape_of(data):
     own = data.dataset == "folder"
+    if data.get("autoencoder"):
+        return LATENT_SHAPES[data.autoencoder]
     channels, *sides = (data.channels, data.image_size, data.image_size) if own else SHAPES[data.dataset]
     return (channels, *(side // data.get("reduce", 1) for side in sides))
 

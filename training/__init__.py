@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from scorefield.training.draws import Draws
     from scorefield.training.objectives import (
         OBJECTIVES,
+        Autoencoding,
         Batch,
         Classification,
         Consistency,
@@ -36,9 +37,9 @@ if TYPE_CHECKING:
     from scorefield.training.weightings import WEIGHTINGS
 
 _HOMES = {
-    "objectives": ("OBJECTIVES", "Batch", "Classification", "Consistency", "ContinuousConsistency", "Dequantization",
-                   "FlowMatching", "GuidedDistillation", "LearnedSchedule", "LearnedVariance", "Objective",
-                   "ProgressiveDistillation", "ScoreMatching", "SlicedScoreMatching", "build_objective"),
+    "objectives": ("OBJECTIVES", "Autoencoding", "Batch", "Classification", "Consistency", "ContinuousConsistency",
+                   "Dequantization", "FlowMatching", "GuidedDistillation", "LearnedSchedule", "LearnedVariance",
+                   "Objective", "ProgressiveDistillation", "ScoreMatching", "SlicedScoreMatching", "build_objective"),
     "batches": ("Batches", "held_out"),
     "draws": ("Draws",),
     "run": ("set_up", "train", "train_run"),
@@ -49,7 +50,7 @@ _HOMES = {
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
-    "OBJECTIVES", "TIME_SAMPLERS", "WEIGHTINGS", "Batch", "Batches", "Classification", "Consistency",
+    "OBJECTIVES", "TIME_SAMPLERS", "WEIGHTINGS", "Autoencoding", "Batch", "Batches", "Classification", "Consistency",
     "ContinuousConsistency", "Dequantization", "Draws", "FlowMatching", "GuidedDistillation", "Interrupted",
     "LearnedSchedule", "LearnedVariance", "Objective", "ProgressiveDistillation", "ScoreMatching", "SlicedScoreMatching",
     "Trainer", "build_objective", "held_out", "set_up", "train", "train_run",

@@ -18,6 +18,8 @@ from scorefield.training.labels import CheckedLabels
 from scorefield.training.objectives.objective import Batch, Objective
 from scorefield.training.readers import Fetch, Items, ReadAhead, Workers, chosen_workers
 
+PIXELS = "pixels"      # a condition of encoded examples: the levels themselves, of which each step makes low_res
+
 
 class Batches:
     """This process's share of the batch of any step, and its draw: `batch, draw = batches(step)`.
@@ -34,7 +36,7 @@ class Batches:
         self.dataset, self.codec, self.objective = dataset, codec, objective
         self.batch_size, self.seed, self.device, self.world = batch_size, seed, device, world or World()
         self.event, self.waited = codec.event(dataset.shape), 0.0
-        self._fetch = Fetch(_without_low_res(dataset.train), batch_size, seed, self.world)
+        self._fetch = Fetch(without_low_res(dataset.train), batch_size, seed, self.world)
         self._ahead = _ahead(self._fetch, workers, device)
         self._at_once = device.type == "cuda"      # a copy from pinned memory, which need not be waited for
 
@@ -42,12 +44,12 @@ class Batches:
         start = time.perf_counter()
         data, condition = self._read(step)
         self.waited += time.perf_counter() - start
-        condition = {name: self._moved(tensor) for name, tensor in condition.items()}
+        levels, condition = condition.get(PIXELS), {name: self._moved(t) for name, t in condition.items() if name != PIXELS}
         seed = seed_of(self.seed, step)
         _seed_dropout((seed + self.world.rank) % 2**64, self.device)
         draws = Draws(self.batch_size, seed, self.device, self.world)
         draw = self.objective.draw(_outline(len(data), self.event, condition), draws)
-        u = draws.codec_noise(self.dataset.shape) if self.codec.noisy else None
+        u = draws.codec_noise(self.codec.noise(self.dataset.shape)) if self.codec.noisy else None
         if data.dtype != torch.float64:      # which some devices lack; such data become float32 here
             data = self._moved(data)
         x = self.codec.encode(data, u).to(self.device)
@@ -55,7 +57,7 @@ class Batches:
             which = coins(len(x), draws.host)
             x, data = mirrored(x, which), mirrored(data, which) if self.dataset.low_res is not None else data
         if self.dataset.low_res is not None:
-            condition |= low_res_of(data, self.dataset.low_res, draws)
+            condition |= low_res_of(data if levels is None else self._moved(levels), self.dataset.low_res, draws)
         return Batch(x, condition), draw
 
     def indices(self, step: int) -> Tensor:
@@ -83,10 +85,10 @@ def low_res_of(data: Tensor, rule: LowRes, draws: Draws) -> Condition:
     return {LOW_RES: noisy(low_res, level, draws.normal(rule.event)), LOW_RES_NOISE: level}
 
 
-def _without_low_res(split: Split) -> Split:
+def without_low_res(split: Split) -> Split:
     """The split without that condition, which each step makes anew."""
     if isinstance(split, CheckedLabels):
-        return CheckedLabels(_without_low_res(split.split), split.classes, split.name)
+        return CheckedLabels(without_low_res(split.split), split.classes, split.name)
     return split.split if isinstance(split, Degraded) else split
 
 
@@ -130,9 +132,9 @@ def held_out(model: Any, objective: Objective, dataset: Dataset, codec: Codec, b
             if data.is_floating_point():
                 codec.check(data, f"data set {dataset.name!r}, held-out examples", int(part[0]))
             condition = {name: tensor.to(device) for name, tensor in condition.items()}
-            draws = HeldOutDraws(n, part, stream, device, dataset.shape if codec.noisy else None)
+            draws = HeldOutDraws(n, part, stream, device, codec.noise(dataset.shape) if codec.noisy else None)
             draw = objective.draw(_outline(len(part), event, condition), draws)
-            u = draws.codec_noise(dataset.shape) if codec.noisy else None
+            u = draws.codec_noise(codec.noise(dataset.shape)) if codec.noisy else None
             batch = Batch(codec.encode(data, u).to(device), condition)
             figures = {"loss": objective.loss(model, batch, draw), **objective.metrics(model, batch, draw)}
             for name, values in figures.items():

@@ -59,7 +59,7 @@ def doubts(config: Mapping[str, Any], dataset: Dataset, model: Any, codec: Codec
     model  the score model, or the classifier, that is to be trained
     """
     lines = list(_of_fields(config, model))
-    lines += _of_attention(config, dataset.shape, model)
+    lines += _of_attention(config, codec.event(dataset.shape), model)
     lines += _of_training(config["training"], dataset)
     lines += _of_labels(config, dataset, model)
     lines += _of_range(config, codec)
@@ -122,7 +122,7 @@ def _of_range(config: Mapping[str, Any], codec: Codec) -> Iterator[str]:
 def _sample(dataset: Dataset, codec: Codec) -> Tensor:
     n = len(dataset.train)
     data = dataset.train[torch.arange(min(n, SAMPLE)) * n // min(n, SAMPLE)][0]      # a table may be sorted
-    u = torch.rand(data.shape, generator=torch.Generator().manual_seed(0)) if codec.noisy else None
+    u = torch.rand(codec.noise_like(data).shape, generator=torch.Generator().manual_seed(0)) if codec.noisy else None
     return codec.encode(data, u).double()
 
 

@@ -9,8 +9,8 @@ import torch
 from ml_collections import ConfigDict
 from torch import Tensor
 
+from scorefield.checkpoints.latents import codec_of
 from scorefield.data.dataset import LABEL, Condition, Dataset, Split, require_classes
-from scorefield.data.datasets import codec_of
 from scorefield.models.build import build_denoiser
 from scorefield.models.conditions import GUIDANCE, LOW_RES, LOW_RES_NOISE
 from scorefield.numerics.errors import ArgumentError

@@ -29,12 +29,13 @@ from scorefield.configs.sections import data, require_sections
 from scorefield.configs.training import names_of
 from scorefield.data.codec import Codec
 from scorefield.data.dataset import Dataset, as_dataset
-from scorefield.data.datasets import PICTURE_FIELDS, codec_of, in_units_of, load_dataset
+from scorefield.data.datasets import PICTURE_FIELDS, in_units_of, load_dataset
 from scorefield.data.degradations import pictures_as_said
 from scorefield.data.fingerprint import fingerprint
 from scorefield.models.build import build_denoiser
 from scorefield.models.conditions import GUIDANCE
 from scorefield.models.denoiser import Denoiser
+from scorefield.models.networks.autoencoder import autoencoder_of
 from scorefield.models.networks.dequantizer import dequantizer_of
 from scorefield.numerics.devices import autocast_dtype, keep_freed_memory, local_device, require_compiler, slow_arithmetic
 from scorefield.numerics.errors import ArgumentError, renamed
@@ -44,12 +45,13 @@ from scorefield.training.batches import Batches, held_out
 from scorefield.training.doubts import doubts
 from scorefield.training.folder import begin, is_empty, opened
 from scorefield.training.labels import require_conditions
+from scorefield.training.latents import codec_of_encoded, codec_to_train, encoded, latent_fields
 from scorefield.training.machine import Machine
 from scorefield.training.meters import Meters, operations_of
 from scorefield.training.objectives import build_objective
 from scorefield.training.objectives.score_matching import told
 from scorefield.training.schedule import Measures, measured_by
-from scorefield.training.teachers import begin_with, initial_of, teacher_of
+from scorefield.training.teachers import begin_with, initial_of, perceptual_of, teacher_of
 from scorefield.training.trackers import require_trackers
 from scorefield.training.trainer import Trainer
 
@@ -121,15 +123,16 @@ def train_run(config: ConfigDict, dataset: Dataset, run: Path, device: torch.dev
         raise ArgumentError(f"training.batch_size={config.training.batch_size} must be divisible by {world.size}, the "
                             "number of processes", "training.batch_size")
     say = partial(print, flush=True) if progress and world.first else _silence
-    # Every error is raised before anything is written.
-    stored = described(config, dataset, name) | dict(kept or {})
+    # Every error is raised before anything is written, but for encoded data, which lie elsewhere.
+    codec = codec_to_train(config.data, dataset, run, device, say)
+    stored = described(config, dataset, name) | latent_fields(codec) | dict(kept or {})
     if world.first:
         stored[FINGERPRINT] = fingerprint(dataset)
         start, keep = begin(run, stored, restart, strict, other_data, say)
     connect(device).any(False, device)      # the others look when the first process has gone back, if it was told to
     if not world.first:
         start, keep = newest_sound(run, strict), _nothing
-    trainer = set_up(config, dataset, run, device, preview, progress, stored, start, measures)
+    trainer = set_up(config, dataset, run, device, preview, progress, stored, start, measures, codec)
     del start      # the weights are the trainer's now
     if trainer.step >= steps:
         message = f"{trainer.checkpoint} is at step {trainer.step} already; to train further, raise training.steps"
@@ -143,7 +146,7 @@ def train_run(config: ConfigDict, dataset: Dataset, run: Path, device: torch.dev
         if trainer.machine is not None:
             trainer.machine.keep()
     parameters = sum(p.numel() for p in trainer.update.parameters)
-    for note in [*trainer.update.notes, *doubts(config, dataset, trainer.model, codec_of(config.data, dataset))]:
+    for note in [*trainer.update.notes, *doubts(config, dataset, trainer.model, codec)]:
         say(note)
     if slow := slow_arithmetic(config.training.precision, device):
         say(f"training.{slow}")
@@ -158,9 +161,9 @@ def train_run(config: ConfigDict, dataset: Dataset, run: Path, device: torch.dev
 
 def set_up(config: ConfigDict, dataset: Dataset, run: Path, device: torch.device, preview: Preview | None = None,
            progress: bool = False, stored: Mapping[str, Any] | None = None, start: Sound | None = None,
-           measures: Measures | None = None) -> Trainer:
+           measures: Measures | None = None, codec: Codec | None = None) -> Trainer:
     """The trainer of a config: builds the model, the objective and the batches, and goes on at `start`, or at the newest
-    sound checkpoint of `run`. `stored` is what config.json is to hold.
+    sound checkpoint of `run`. `stored` is what config.json is to hold; `codec` that of the run (latents.codec_to_train).
 
     Raises ArgumentError if the data lack what the model is told, such as labels, or have other classes.
     """
@@ -169,21 +172,24 @@ def set_up(config: ConfigDict, dataset: Dataset, run: Path, device: torch.device
         with renamed("training"):
             require_compiler(device)
     require_trackers(names_of(settings.trackers, "training.trackers"))
-    codec = codec_of(config.data, dataset)
+    codec = codec or codec_to_train(config.data, dataset, run, device, _silence)
     keep_freed_memory(device)
     torch.manual_seed(settings.seed)
     model = build_denoiser(config, codec.event(dataset.shape)).to(device)
     model.autocast = autocast_dtype(settings.precision, device)
-    objective = build_objective(model, settings, codec, teacher_of(config, dataset, device))
+    own = codec_of_encoded(codec)
+    objective = build_objective(model, settings, own, teacher_of(config, dataset, device, codec),
+                                perceptual_of(settings, dataset, device))
     dataset = require_conditions(model, objective, config, dataset)
+    data = encoded(codec, dataset)
     machine, share = Machine(run, device), settings.batch_size // world.size
     noise = partial(_loss_of_noise, model, dataset, codec, device)
     machine.memory_format(model, settings.memory_format, noise, share, world)
-    batches = Batches(dataset, codec, objective, settings.batch_size, settings.seed, device, world, settings.workers)
+    batches = Batches(data, own, objective, settings.batch_size, settings.seed, device, world, settings.workers)
     meters = Meters(objective, settings.batch_size, device, world, lambda: batches.waited,
                     partial(_operations, config, dataset, codec, share),
                     partial(machine.peak, model.autocast or torch.float32))
-    evaluate = partial(held_out, objective=objective, dataset=dataset, codec=codec, batch_size=settings.batch_size,
+    evaluate = partial(held_out, objective=objective, dataset=data, codec=own, batch_size=settings.batch_size,
                        device=device)
     shown = None if preview is None else lambda model: preview(model, dataset, codec)
     figures = measured_by(settings, measures, model, dataset, codec)
@@ -200,6 +206,9 @@ def _prepare(model: Denoiser, objective: Any, new: bool, sharded: bool) -> None:
     if sharded and (dequantizer_of(model) is not None or hasattr(model.network, "schedule")):
         raise ArgumentError("a dequantizer and a learned schedule are called beside the network, which FSDP cannot do; "
                             "choose training.sharding=none", "training.sharding")
+    if sharded and (autoencoder := autoencoder_of(model)) is not None and autoencoder.discriminator is not None:
+        raise ArgumentError("a discriminator is called with constant weights, too, which FSDP cannot do; choose "
+                            "training.sharding=none", "training.sharding", "model.discriminator")
     source, name = initial_of(objective)
     if source and new:
         begin_with(model, source, name)

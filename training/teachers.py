@@ -1,23 +1,29 @@
 """The teacher of a student: a trained run, read and compared with the student's config; and the weights to begin with."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from ml_collections import ConfigDict
+from torch import Tensor, nn
 
 from scorefield.checkpoints.load import load_denoiser, read_checkpoint
+from scorefield.data.codec import Codec
 from scorefield.data.dataset import Dataset
 from scorefield.data.datasets import CODEC_FIELDS
+from scorefield.data.latents import Latents
 from scorefield.models.denoiser import Denoiser
 from scorefield.models.networks.dequantizer import dequantizer_of
 from scorefield.numerics.errors import ArgumentError, renamed
 from scorefield.training.objectives.taught import RANDOM, TEACHER
 
 
-def teacher_of(config: ConfigDict, dataset: Dataset, device: torch.device) -> Denoiser | None:
+def teacher_of(config: ConfigDict, dataset: Dataset, device: torch.device, codec: Codec | None = None) -> Denoiser | None:
     """The model that `training.teacher` names, with its averaged weights; None if there is none.
+
+    codec  of the student
 
     Raises ArgumentError if the file is none, or holds a model of data of another kind than the student's.
     """
@@ -30,19 +36,73 @@ def teacher_of(config: ConfigDict, dataset: Dataset, device: torch.device) -> De
     except (OSError, ValueError) as error:      # ValueError: the hub cannot be asked, or the file is none
         raise ArgumentError(f"no teacher: {error}", "training.teacher") from None
     theirs = checkpoint.config
-    if theirs["model"]["network"] == "classifier":
-        raise ArgumentError(f"the teacher {source} is a classifier; name the run of a score model", "training.teacher")
+    if (kind := theirs["model"]["network"]) in ("classifier", "autoencoder"):
+        raise ArgumentError(f"the teacher {source} is a{'n' * (kind[0] == 'a')} {kind}; name the run of a score model",
+                            "training.teacher")
     same: list[tuple[str, Any, Any]] = [("shape", tuple(dataset.shape), tuple(theirs["shape"])),
                                         ("levels", dataset.levels, theirs.get("levels"))]
     same += [(f"data.{name}", config.data.get(name), theirs["data"].get(name)) for name in CODEC_FIELDS if "levels" in theirs
              and name in config.data and name in theirs["data"]]
     own = None if dataset.standard is None else dataset.standard.stored()
-    same.append(("standard", own, theirs.get("standard")))
+    latents = [None if of is None else of["digest"] for of in (
+        codec.stored() if isinstance(codec, Latents) else None, theirs.get("latents"))]
+    same += [("standard", own, theirs.get("standard")), ("the autoencoder", latents[0], latents[1])]
     for what, here, there in same:
         if here != there:
             raise ArgumentError(f"the teacher {source} has learned from data of another kind: {what} is {there} there and "
                                 f"{here} here", "training.teacher")
     return checkpoint.denoiser().to(device)
+
+
+SCRIPTS = (".pt", ".pth", ".ts", ".jit", ".torchscript")
+
+
+def perceptual_of(settings: Any, dataset: Dataset, device: torch.device) -> nn.Module | None:
+    """What gives the features that `training.perceptual` names; None if there is none.
+
+    Those of a run of a classifier are what its levels give, at the least noise; a TorchScript file takes pictures as the
+    autoencoder sees them, and gives one or several tensors (batch, channels, ...). Raises ArgumentError if the file is
+    neither, or the classifier is one of data of another kind.
+    """
+    source = settings.get("perceptual")
+    if not source:
+        return None
+    path = Path(os.path.expanduser(source))
+    if path.is_file() and path.suffix in SCRIPTS:
+        try:
+            script = torch.jit.load(path, map_location=device).eval()
+        except RuntimeError as error:
+            raise ArgumentError(f"{source} is no TorchScript file ({str(error).splitlines()[0][:100]}); write one with "
+                                "torch.jit.script(network).save(file)", "training.perceptual") from None
+        for parameter in script.parameters():
+            parameter.requires_grad = False
+        return script
+    try:
+        with renamed(names={"config": "training.perceptual"}):
+            checkpoint = read_checkpoint(source)
+    except (OSError, ValueError) as error:
+        raise ArgumentError(f"no features: {error}", "training.perceptual") from None
+    config = checkpoint.config
+    if config["model"]["network"] != "classifier":
+        raise ArgumentError(f"{source} is no classifier, but a {config['model']['network']}; train one, as with "
+                            "configs/digits_classifier.py, or give a TorchScript file", "training.perceptual")
+    if (tuple(config["shape"]), config["levels"]) != (dataset.shape, dataset.levels):
+        raise ArgumentError(f"the classifier {source} was trained on pictures of shape {tuple(config['shape'])} and "
+                            f"{config['levels']} levels, and these have {dataset.shape} and {dataset.levels}",
+                            "training.perceptual")
+    return ClassifierFeatures(checkpoint.denoiser().to(device))
+
+
+class ClassifierFeatures(nn.Module):
+    """What the levels of a classifier of noisy pictures give for pictures without noise."""
+
+    def __init__(self, model: Denoiser):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        t = torch.as_tensor(self.model.sde.t_min, dtype=torch.float64)
+        return self.model.network.features(x, self.model.time(t, x))      # type: ignore[operator]
 
 
 def initial_of(objective: Any) -> tuple[str, str]:

@@ -1,5 +1,7 @@
 """Import and export of the folders of diffusers' UNet2DModel, such as google/ddpm-cifar10-32 and google/ncsnpp-*.
 
+That of an AutoencoderKL is read and written by diffusers_autoencoder.py.
+
 A folder holds config.json, the weights (diffusers_weights.py) and scheduler_config.json (diffusers_process.py). In that of a
 pipeline they are in unet/ and scheduler/. diffusers itself is never imported.
 
@@ -28,12 +30,14 @@ from scorefield.checkpoints.checkpoint import (
     Checkpoint,
     Config,
     Weights,
+    event_of,
     merged,
     outline,
     require_agreement,
     require_fit,
     unstored_standard,
 )
+from scorefield.checkpoints.formats import diffusers_autoencoder
 from scorefield.checkpoints.formats.diffusers_layout import keys_of, part_shape, turned
 from scorefield.checkpoints.formats.diffusers_process import (
     NUMBER,
@@ -96,6 +100,8 @@ def read(folder: Path, config: Config | None = None) -> Checkpoint:
     would run code, if a setting is not supported, or if keys or shapes do not fit.
     """
     folder, given = Path(folder), config or {}
+    if diffusers_autoencoder.recognises(folder):
+        return diffusers_autoencoder.read(folder, given)
     place, scheduler = _places(folder)
     fields = _fields(place / "config.json")
     fourier = fields["time_embedding_type"] == "fourier"
@@ -271,6 +277,8 @@ def write(checkpoint: Checkpoint, folder: Path, ema: bool | str = True) -> str:
     ValueError, before anything is written, if the folder exists and is not empty, and for settings that UNet2DModel or the
     schedulers cannot express. Returns what the folder does not store about the data, or "".
     """
+    if checkpoint.config["model"]["network"] == "autoencoder":
+        return diffusers_autoencoder.write(checkpoint, folder, ema)
     folder, denoiser = Path(folder), checkpoint.denoiser(ema)
     fields = _exported_network(checkpoint.config)
     fourier = fields["time_embedding_type"] == "fourier"
@@ -320,7 +328,7 @@ def _exported_network(config: Config) -> dict[str, Any]:
     if kind not in ("unet", "ncsnpp"):
         raise refusal("model", "network", kind, "a UNet2DModel can be unet, or ncsnpp with progressive_input=input_skip")
     settings, skip = complete(config)["model"], kind == "ncsnpp"
-    channels, *sides = config["shape"]
+    channels, *sides = event_of(config)
     if len(sides) != 2:
         raise ValueError(f"a UNet2DModel has pictures, and the data of this model have the shape {tuple(config['shape'])}")
     if settings["dequantizer"]:

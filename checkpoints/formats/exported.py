@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scorefield.checkpoints.checkpoint import Checkpoint
+from scorefield.checkpoints.checkpoint import Checkpoint, event_of
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.files import write_atomically
 
@@ -57,7 +57,7 @@ def exported(model: Any, shape: tuple[int, ...]) -> torch.export.ExportedProgram
 
 
 def _event(checkpoint: Checkpoint) -> tuple[int, ...]:
-    return tuple(checkpoint.config["shape"])
+    return event_of(checkpoint.config)
 
 
 def _config(checkpoint: Checkpoint) -> str:

@@ -35,7 +35,8 @@ from scorefield.numerics.files import (
 )
 
 FURTHER = ("averages", "schedule", "scaler", "skipped", "objective")      # of a state: what older ones lack
-OF_THE_DATA = ("data.path", "data.test_path")      # fields that may differ when a run continues: where the data lie
+# Fields that may differ when a run continues: where the data lie, and the autoencoder, of which a run keeps a digest.
+OF_THE_DATA = ("data.path", "data.test_path", "data.autoencoder")
 FINGERPRINT = "fingerprint"      # of the data (data.fingerprint), in a run's config
 NAME = re.compile(r"step_([0-9]{8}|[1-9][0-9]{8,})(\.pt)?")
 

@@ -216,7 +216,7 @@ def examples_of(dataset: Dataset, codec: Codec, most: int) -> Tensor:
     """Training examples, evenly spaced, as the model sees them; in the middle of their bins where they are dequantised."""
     total = len(dataset.train)
     data = dataset.train[torch.arange(min(total, most)) * total // min(total, most)][0]
-    return codec.encode(data, torch.full(data.shape, 0.5) if codec.noisy else None)
+    return codec.encode(data, torch.full_like(codec.noise_like(data), 0.5) if codec.noisy else None)
 
 
 def _likelihood(model: ScoreModel, dataset: Dataset, codec: Codec, seed: int, device: torch.device | str, n: int,

@@ -171,5 +171,5 @@ def shown_width(sde: SDE, t: float | Tensor) -> float:
 
 def encoded(codec: Codec, data: Tensor, seeds: Sequence[Seed], device: Any = "cpu") -> Tensor:
     """Data (n, *shape) as the model sees them, (n, *event); the noise of dequantisation depends on each one's seed."""
-    u = NoiseStream(seeds, DEQUANTIZATION).uniform(torch.empty(data.shape)) if codec.noisy else None
+    u = NoiseStream(seeds, DEQUANTIZATION).uniform(codec.noise_like(data)) if codec.noisy else None
     return codec.encode(data, u).to(device)

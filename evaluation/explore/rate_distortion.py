@@ -103,6 +103,9 @@ def rate_distortion(model: Models, codec: Codec, data: Tensor, seeds: Sequence[S
     has it, so that the terms add up to 1e-9. Raises as `chain_elbo` does.
     """
     event = codec.event(tuple(data.shape[1:]))
+    if codec.of_pictures is not codec:
+        raise ArgumentError("the chain of a model of latents has their rate alone; rate_distortion is for models of "
+                            "pictures or numbers themselves, mode likelihood splits the rate of latents", "what")
     d, discrete = math.prod(event), codec.discrete
     nats_to_bits = 1 / (d * math.log(2))
     dtype = torch.float32 if torch.device(device).type == "mps" else torch.float64

@@ -81,11 +81,16 @@ class Classifier(nn.Module):
         self.logits = zero_init(nn.Linear(c, classes))
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        return self.logits(F.silu(self.norm_out(self.features(x, time)[-1])).mean(tuple(range(2, x.ndim))))
+
+    def features(self, x: Tensor, time: Tensor) -> list[Tensor]:
+        """What each level gives, (batch, channels, *sides), from full resolution down."""
         embedding = F.silu(self.time(timestep_embedding(time, self.width).to(self.conv_in.weight.dtype)))
-        h = self.conv_in(x)
+        h, found = self.conv_in(x), list[Tensor]()
         for level in self.down:
             for block, attention in level.pairs():
                 h = attention(block(h, embedding))
+            found.append(h)
             if level.resample is not None:
                 h = level.resample(h)
-        return self.logits(F.silu(self.norm_out(h)).mean(tuple(range(2, x.ndim))))
+        return found

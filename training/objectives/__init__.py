@@ -4,10 +4,12 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from scorefield.models.networks.autoencoder import autoencoder_of
 from scorefield.models.networks.dequantizer import dequantizer_of
 from scorefield.numerics.errors import ArgumentError, renamed
 from scorefield.numerics.text import choose
 from scorefield.sde_lib.learned import LearnedVPSDE
+from scorefield.training.objectives.autoencoding import Autoencoding
 from scorefield.training.objectives.classifier import Classification
 from scorefield.training.objectives.consistency import Consistency
 from scorefield.training.objectives.continuous_consistency import ContinuousConsistency
@@ -23,32 +25,41 @@ from scorefield.training.objectives.sliced import SlicedScoreMatching
 from scorefield.training.objectives.taught import Taught
 
 __all__ = [
-    "OBJECTIVES", "Batch", "Classification", "Consistency", "ContinuousConsistency", "Dequantization", "FlowMatching",
-    "GuidedDistillation", "LearnedSchedule", "LearnedVariance", "Objective", "ProgressiveDistillation",
+    "OBJECTIVES", "Autoencoding", "Batch", "Classification", "Consistency", "ContinuousConsistency", "Dequantization",
+    "FlowMatching", "GuidedDistillation", "LearnedSchedule", "LearnedVariance", "Objective", "ProgressiveDistillation",
     "ScoreMatching", "SlicedScoreMatching", "Taught", "build_objective",
 ]
 
 # The arguments `sde`, `data_std` and `variance_output` come from the model, `codec` from the data, `teacher_model` from the
-# run that `teacher` names, `updates` from `steps`; the others are the fields of a config's section `training`.
+# run that `teacher` names, `perceptual_model` from the file that `perceptual` names, `latent` from an autoencoder, `updates`
+# from `steps`; the others are the fields of a config's section `training`.
 OBJECTIVES: dict[str, type[Objective]] = {
     "score_matching": ScoreMatching, "sliced_score_matching": SlicedScoreMatching, "learned_variance": LearnedVariance,
     "classifier": Classification, "dequantization": Dequantization, "learned_schedule": LearnedSchedule,
     "progressive": ProgressiveDistillation, "guided": GuidedDistillation, "consistency": Consistency,
-    "continuous_consistency": ContinuousConsistency, "flow_matching": FlowMatching}
+    "continuous_consistency": ContinuousConsistency, "flow_matching": FlowMatching, "autoencoder": Autoencoding}
 
 
-def build_objective(model: Any, section: Mapping[str, Any], codec: Any = None, teacher: Any = None) -> Objective:
-    """The objective that a config's section `training` names, for a model with an SDE, the codec of its data, and the model
-    that is its teacher; ArgumentError as its class, and if a dequantizer or a variance would not be trained.
+def build_objective(model: Any, section: Mapping[str, Any], codec: Any = None, teacher: Any = None, perceptual: Any = None
+                    ) -> Objective:
+    """The objective that a config's section `training` names, for a model with an SDE, the codec of its data, the model that
+    is its teacher, and what gives the features of a perceptual loss; ArgumentError as its class, and if a dequantizer, a
+    variance or an autoencoder would not be trained.
     """
     kind = choose("objective", OBJECTIVES, section.get("objective", "score_matching"), "training.objective")
     if kind is LearnedVariance and not model.learned_variance:
         raise ArgumentError("objective learned_variance needs a model that learns a variance; set "
                             "model.learned_variance=true", "training.objective", "model.learned_variance")
     known = {**section, "sde": model.sde, "data_std": model.input_std, "codec": codec,
-             "teacher_model": teacher, "updates": section.get("steps")}
+             "teacher_model": teacher, "perceptual_model": perceptual, "updates": section.get("steps")}
     if kind is LearnedVariance:
         known["variance_output"] = model.variance_output
+    autoencoder = autoencoder_of(model)
+    if (autoencoder is not None) != (kind is Autoencoding):
+        raise ArgumentError("an autoencoder is trained by objective autoencoder, and by no other: set model.network and "
+                            "training.objective to autoencoder, or neither", "model.network", "training.objective")
+    if autoencoder is not None:
+        known["latent"] = autoencoder.latent
     if model.takes.classes is None:      # no label, no dropout: its random numbers would be drawn for nothing
         known["label_dropout"] = 0.0
     if (dequantizer_of(model) is not None) != (kind is Dequantization):
