@@ -7,7 +7,7 @@ Pictures of 4x4 pixels from mixtures of Gaussians whose exact posterior given a 
 missing, or only means of 2x2 pixels are known, both with noise. Each library's DPS, DiffPIR and PiGDM (deepinv 0.5: `DPS`,
 `DiffPIR`, `PosteriorDiffusion` with `PiGDMDataFidelity`) draw from it. Printed is the sliced Wasserstein distance to exact
 draws over that between two sets of exact draws (benchmarks/restoring.py), the mean over three measurements, with the best
-of some weights of each method, chosen on another measurement. Evaluations are counted where the model is called. deepinv
+of some weights of each method, chosen on three others. Evaluations are counted where the model is called. deepinv
 must be installed; where its torchvision has no operators for this PyTorch, that is imported without them. Rows are written
 to benchmarks/results/restoring_deepinv.json as they come, and a run that was cut goes on where it stopped.
 """
@@ -39,8 +39,9 @@ from scorefield.sde_lib import VPSDE
 EVENT, D, NOISE = (1, 4, 4), 16, 0.1
 OPERATORS = ("mask:half=right", "downsample:factor=2")
 BUDGETS = (20, 100, 400)
-TUNING, HELD = 0, (1, 2, 3)      # seeds of the measurements by which weights are chosen, and that count
-WEIGHTS = {"DPS": (0.3, 1.0, 3.0, 10.0, 30.0), "DiffPIR": (0.3, 1.0, 3.0, 7.0, 20.0), "PiGDM": (0.3, 0.5, 1.0)}
+TUNING, HELD = (0, 4, 5), (1, 2, 3)      # seeds of the measurements by which weights are chosen, and that count
+WEIGHTS = {"DPS": (1.0, 3.0, 10.0), "DPS by score": (1.0, 2.5, 5.0, 10.0), "DPS, deepinv": (3.0, 10.0, 20.0, 30.0),
+           "DiffPIR": (0.3, 1.0, 3.0, 7.0), "PiGDM": (0.3, 0.5, 1.0)}
 # From a problem, a budget, a weight and n to x (n, *EVENT) and the evaluations of each.
 Draw = Callable[["Problem", int, float, int], tuple[Tensor, int]]
 
@@ -171,15 +172,16 @@ def theirs(kind: str) -> Draw:
     @cache
     def steps_of(budget: int) -> int:
         """The most steps that keep to the budget; a step calls the model once or twice."""
-        one, two = (once(problem(OPERATORS[0], TUNING), steps, 1.0, 2)[1] for steps in (4, 8))
+        one, two = (once(problem(OPERATORS[0], TUNING[0]), steps, 1.0, 2)[1] for steps in (4, 8))
         return max(2, (budget - one) * 4 // (two - one) + 4)
 
     return lambda of, budget, weight, n: once(of, steps_of(budget), weight, n)
 
 
 ROWS: dict[str, tuple[str, Draw]] = {
-    "DPS": ("DPS", own("dps:zeta={}", eta=1.0)), "DPS, weight=score": ("DPS", own("dps:weight=score:zeta={}", eta=1.0)),
-    "DPS, deepinv": ("DPS", theirs("DPS")),
+    "DPS": ("DPS", own("dps:zeta={}", eta=1.0)),
+    "DPS, weight=score": ("DPS by score", own("dps:weight=score:zeta={}", eta=1.0)),
+    "DPS, deepinv": ("DPS, deepinv", theirs("DPS")),
     "DiffPIR": ("DiffPIR", own("diffpir:weight={}", eta=1.0)), "DiffPIR, deepinv": ("DiffPIR", theirs("DiffPIR")),
     "PiGDM": ("PiGDM", own("pigdm:data_std={}", eta=1.0)), "PiGDM, deepinv": ("PiGDM", theirs("PiGDM")),
     "tmpd": ("", own("tmpd", eta=1.0)), "twisted_smc, tmpd": ("", own("tmpd", "twisted_smc")),
@@ -191,8 +193,9 @@ def run(row: str, operator: str, budget: int, n: int) -> dict[str, Any]:
     kind, draw = ROWS[row]
     weights, best = WEIGHTS.get(kind, (1.0,)), 1.0
     if len(weights) > 1:
-        tried = {weight: problem(operator, TUNING).ratio(draw(problem(operator, TUNING), budget, weight, n)[0].nan_to_num(
-            1e3, 1e3, -1e3)) for weight in weights}
+        tuning = [problem(operator, seed) for seed in TUNING]
+        tried = {weight: sum(of.ratio(draw(of, budget, weight, n)[0].nan_to_num(1e3, 1e3, -1e3)) for of in tuning)
+                 for weight in weights}
         best = min(tried, key=lambda weight: tried[weight])
     start, ratios, nfe = time.perf_counter(), [], 0
     for seed in HELD:

@@ -23,8 +23,8 @@ from benchmarks.rows import Rows
 
 OPERATORS = ("mask:half=right", "downsample:factor=2")
 WAYS = (
-    Way("auto, pigdm", "auto", {"steps": 50}, "pigdm:data_std=0.5"),
-    Way("auto, tmpd", "auto", {"steps": 50}, "tmpd"),
+    Way("ddim, pigdm", "ddim", {"steps": 50, "eta": 1.0}, "pigdm:data_std=0.5"),
+    Way("ddim, tmpd", "ddim", {"steps": 50, "eta": 1.0}, "tmpd"),
     Way("twisted_smc, pigdm", "twisted_smc", {"steps": 100, "particles": 64}, "pigdm:data_std=0.5"),
     Way("twisted_smc, tmpd", "twisted_smc", {"steps": 100, "particles": 64}, "tmpd"),
 )

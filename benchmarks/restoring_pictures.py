@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -49,7 +50,9 @@ class Task:
         self.codec, self.data = codec_of(config["data"], config), load_dataset(config["data"])
         codec: Any = self.codec
         self.model = threshold(load_denoiser(run), "static", low=codec.low, high=codec.high)
-        self.weights, self.text, self.noise = sha256_of(newest_checkpoint(run)), operator, noise
+        newest = newest_checkpoint(Path(run))
+        assert newest is not None      # or it could not have been loaded
+        self.weights, self.text, self.noise = sha256_of(newest), operator, noise
         self.numbers = torch.arange(pictures) * len(self.data.test) // pictures
         data, self.condition = self.data.test[self.numbers]
         self.truth = placed(data, codec)

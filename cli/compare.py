@@ -29,7 +29,7 @@ SUMMARY = ("writes compare/index.html, samplers side by side with a recommendati
 FLAGS = (
     CHECKPOINT,
     Flag("samplers", str, "auto,unipc,ddim,euler_maruyama", "which samplers, each with options of its own after colons, "
-                                                            "such as ddim:eta=1; of restorations twisted_smc,auto"),
+                                                            "such as ddim:eta=1; of restorations twisted_smc,ddim:eta=1"),
     Flag("budgets", str, "5,10,20,50", "evaluations of the network that a sample may take; each sampler takes the most "
                                        "steps that keep to it. Of restorations 400,1600,6400, for a measurement"),
     Flag("num_samples", int, 1000, "how many samples of each pair of a sampler and a budget"),

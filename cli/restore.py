@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from scorefield.models import Denoiser, ScoreModel
     from scorefield.samplers import Sampler
 
-ROWS = 20                # measurements that one picture shows
+ROWS, BAD = 20, 3        # measurements that one picture shows; residual over noise that is too much
 SUMMARY = "writes restore/NAME.png, .npz and .json: answers for damaged pictures, their mean, spread and figures"
 FLAGS = (
     CHECKPOINT,
@@ -211,6 +212,9 @@ def _say(record: Mapping[str, Any], stem: Path, before: str = "") -> None:
     print(f"{n} measurement{'s' * (n != 1)}{f', {before}' * bool(before)}, {record['samples']} answers each by "
           f"{record['sampler']} and {record['method']}: {record['evaluations']:g} evaluations each, "
           f"{record['seconds']:.1f} s; " + ", ".join(f"{name} {value:.4g}" for name, value in known.items()))
+    if record["noise"] and (known.get("residual") or math.inf) > BAD * record["noise"]:
+        print(f"the answers do not fit the measurement: their residual is {known.get('residual', math.nan):.3g}, and the "
+              f"noise {record['noise']:g}; take twisted_smc, or sampler ddim with eta=1, or more steps")
     print(f"wrote {stem}{{{','.join(suffixes)}}}")
 
 

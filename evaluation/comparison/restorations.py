@@ -38,7 +38,7 @@ from scorefield.models import ScoreModel
 from scorefield.numerics.errors import ArgumentError
 from scorefield.samplers import Sampler, TwistedSMC, make_sampler
 
-SAMPLERS, METHODS, BUDGETS = ("twisted_smc", "auto"), ("tmpd", "pigdm"), (400, 1600, 6400)
+SAMPLERS, METHODS, BUDGETS = ("twisted_smc", "ddim:eta=1"), ("tmpd", "pigdm"), (400, 1600, 6400)
 METRICS = {"energy_score": "lower", "psnr_mean": "higher", "ssim_mean": "higher", "psnr": "higher", "ssim": "higher",
            "residual": "lower"}
 COLUMNS, SHOWN = 8, 64      # of the pictures: truth, restored without a model, mean, answers

@@ -93,6 +93,13 @@ def test_other_samplers_give_answers_without_weights(restored):
     assert record["settings"]["method"] == "multistep"
 
 
+def test_answers_that_do_not_fit_the_measurement_are_said_to(command, digits_run):
+    words = ("--workdir", digits_run, "--mode", "restore", *HALF, "--measurement", "data", "--num_images", 1, "--samples", 2,
+             "--sampler", "ddim", "--steps", 2, "--method", "ddnm")
+    said = {noise: command(*words, "--noise", noise)[1] for noise in (0.001, 1.0)}
+    assert "do not fit the measurement" in said[0.001] and "do not fit" not in said[1.0]
+
+
 def test_the_default_is_twisted_smc_with_tmpd_and_the_same_command_gives_the_same_answers(restored):
     words = (*HALF, "--measurement", "data", "--num_images", 1, "--noise", 0.2, "--steps", 2, "--particles", 2)
     one, record, _ = restored(*words)
