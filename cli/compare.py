@@ -141,7 +141,7 @@ def _restorations(command: Command) -> None:
             chosen("samplers", restorations.SAMPLERS), methods, budgets,
             metrics=None if values["metrics"] is None else words("metrics", values["metrics"]), samples=values["samples"],
             seed=values["seed"], batch_size=values["batch_size"], device=command.device, bootstrap=values["bootstrap"],
-            unit=lambda x: unit_of(x, command.codec), shape=command.shape,
+            unit=lambda x: unit_of(x, command.codec.of_pictures), shape=command.shape,
             title=f"Restorations by {command.name or command.run.name}",
             facts=_run_of(command, precision_of(command)) | facts)
     _write(comparison, folder)

@@ -23,11 +23,13 @@ import torch
 from torch import Tensor
 
 from scorefield.data import Codec
+from scorefield.data.latents import Latents
 from scorefield.evaluation.comparison.budgets import Asked, OverBudget, evaluations_of, within
 from scorefield.evaluation.comparison.compare import Comparison, LeftOut, Row
 from scorefield.evaluation.comparison.extras import Extras
 from scorefield.evaluation.comparison.recommend import recommend
 from scorefield.evaluation.comparison.words import RESTORATIONS
+from scorefield.evaluation.latents import decoded, of_latents
 from scorefield.evaluation.metrics import Figure
 from scorefield.evaluation.metrics.metric import BOOTSTRAP, QUANTILES
 from scorefield.evaluation.parts import Arrays
@@ -74,7 +76,8 @@ def compare_restorations(model: ScoreModel, problem: Problem, truth: Tensor, cod
         print(found.recommendation)
         found.write("runs/vp_digits/compare_restorations")
 
-    problem   the measurements (evaluation.restore.Measured), and truth (measurements, *event), as the model sees data
+    problem   the measurements (evaluation.restore.Measured), and truth (measurements, *event), as the model sees data, or as
+              pictures for a model of latents
     samplers  words, each with options of its own after colons: "twisted_smc:particles=64", "ddim:eta=1"
     methods   words of guidance.posterior.METHODS, each with its options: "pigdm:data_std=0.5"
     budgets   evaluations of the network for a measurement, all of its answers or particles together
@@ -89,17 +92,18 @@ def compare_restorations(model: ScoreModel, problem: Problem, truth: Tensor, cod
     began = time.perf_counter()
     asked = [Asked.parse(text) for text in samplers]
     names = _checked(asked, methods, budgets, metrics, samples, len(problem.event) == 3)
+    seen = of_latents(problem, codec) if isinstance(codec, Latents) else problem
     pairs, left_out = _pairs(asked, methods, sorted(set(budgets)), lambda sampler, method: Restoration(
-        model, problem, sampler, method, samples, seed, batch_size, device))
+        model, seen, sampler, method, samples, seed, batch_size, device))
     sampling = _run(pairs, left_out, progress)
     if not pairs:
         raise ArgumentError("nothing could be run: " + "; ".join(f"{o.name}: {o.reason}" for o in left_out), "samplers",
                             "methods", "budgets")
-    rows = tuple(_row(pair, problem, truth, unit, names, seed, bootstrap) for pair in pairs)
+    rows = tuple(_row(pair, problem, truth, codec, unit, names, seed, bootstrap) for pair in pairs)
     described = {"answers": f"{samples} for each of {len(truth)} measurements"}
     return Comparison(
         rows, tuple(left_out), tuple(sorted(set(budgets))), names, recommend(rows, names[0], RESTORATIONS), len(truth), seed,
-        str(device), codec, shape or problem.event, None, truth, Extras(), sampling, time.perf_counter() - began - sampling,
+        str(device), codec.of_pictures, shape or problem.event, None, truth, Extras(), sampling, time.perf_counter() - began - sampling,
         title, described | (facts or {}), RESTORATIONS, COLUMNS)
 
 
@@ -185,10 +189,12 @@ def _run(pairs: list[Pair], left_out: list[LeftOut], progress: bool) -> float:
     return sampling
 
 
-def _row(pair: Pair, problem: Problem, truth: Tensor, unit: Callable[[Tensor], Tensor], names: Sequence[str], seed: int,
-         bootstrap: int) -> Row:
+def _row(pair: Pair, problem: Problem, truth: Tensor, codec: Codec, unit: Callable[[Tensor], Tensor], names: Sequence[str],
+         seed: int, bootstrap: int) -> Row:
     found = pair.work.joined(pair)
-    answers = Restored(mean=problem.kept(found.pop("mean").to(problem.y)).cpu(), **found)
+    answers = Restored(mean=pair.work.problem.kept(found.pop("mean").to(problem.y)).cpu(), **found)
+    if isinstance(codec, Latents):
+        answers = decoded(answers, codec)
     each = answers.figures(problem, truth, unit) | {"energy_score": energy_score(answers.x, truth).tolist()}
     figures = {name: _figure(np.asarray(each[name]), METRICS[name], seed, bootstrap) for name in names}
     m = len(truth)
