@@ -77,15 +77,15 @@ def measure(model: ScoreModel | Models, shape: tuple[int, ...], starts: int = ST
 
 def _moments(model: ScoreModel, states: Tensor, times: Tensor, h: float, noise: NoiseStream) -> tuple[list[Tensor], int]:
     """The sums over the states (nodes, batch, *event) of MOMENTS, (nodes, *event) each in float64, and evaluations."""
-    eps, diagonals, spent = [], [], 0
+    predicted, diagonals, spent = [], [], 0
     for x, t in zip(states, times, strict=True):
         sigma = float(model.sde.sigma(t))
         v = noise.rademacher(x)
         ahead, behind = (model.eps(x + sign * SHIFT * sigma * v, t) for sign in (1, -1))
         diagonals.append(((ahead - behind) * v).double().div_(2 * SHIFT).sum(0))
-        eps.append(model.eps(x, t))
+        predicted.append(model.eps(x, t))
         spent += 3 * model.evaluations_at(t)
-    eps, x = torch.stack(eps).double(), states.double()
+    eps, x = torch.stack(predicted).double(), states.double()
     slope = _slope(eps, h)
     pairs = ((eps, eps), (eps, x), (x, x), (slope, eps), (slope, x))
     return [torch.stack(diagonals), *(v.sum(1) for v in (eps, x, slope)), *((a * b).sum(1) for a, b in pairs)], spent
@@ -114,9 +114,10 @@ def _fitted(mean: Mapping[str, Tensor], alpha: Tensor, lam: Tensor) -> tuple[Ten
         both = mean[f"{a} {b}"] if f"{a} {b}" in mean else mean[f"{b} {a}"]
         return both - mean[a] * mean[b]
 
-    variance = sum(of_f[a] * of_f[b] * covariance(a, b) for a in of_f for b in of_f)
-    together = sum(of_slope[a] * of_f[b] * covariance(a, b) for a in of_slope for b in of_f)
-    first, second = (sum(weight * mean[name] for name, weight in of.items()) for of in (of_f, of_slope))
+    zero = torch.zeros_like(l)
+    variance = sum((of_f[a] * of_f[b] * covariance(a, b) for a in of_f for b in of_f), zero)
+    together = sum((of_slope[a] * of_f[b] * covariance(a, b) for a in of_slope for b in of_f), zero)
+    first, second = (sum((weight * mean[name] for name, weight in of.items()), zero) for of in (of_f, of_slope))
     s = together / variance.clamp(min=torch.finfo(torch.float64).tiny)
     s = s.clamp(-STEEPEST, STEEPEST)      # where f is 0 but for noise, as of Gaussian data, its slope may be anything
     return l.cpu(), s.cpu(), (second - s * first).cpu()

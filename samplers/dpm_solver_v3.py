@@ -76,8 +76,8 @@ class Statistics:
         """Those of a file that mode tune wrote; ArgumentError of "statistics" if there is none, or a damaged one."""
         try:
             found = read_arrays(Path(path))
-            values = [torch.from_numpy(np.asarray(found[name], np.float64)) for name in ("lam", "l", "s", "b")]
-            return cls(*values, str(found["sde"]), str(found["made_from"]))
+            lam, l, s, b = (torch.from_numpy(np.asarray(found[name], np.float64)) for name in ("lam", "l", "s", "b"))  # noqa: E741
+            return cls(lam, l, s, b, str(found["sde"]), str(found["made_from"]))
         except FileNotFoundError:
             raise ArgumentError(f"there are no statistics {path}; make them with mode tune, sampler dpm_solver_v3",
                                 "statistics") from None
@@ -136,6 +136,10 @@ class Part(NamedTuple):
     offset: Tensor
     weights: Sequence[Tensor]
 
+    def like(self, x: Tensor) -> Part:
+        """In the dtype and on the device of x."""
+        return Part(self.keep.to(x), self.offset.to(x), [weight.to(x) for weight in self.weights])
+
 
 class Step(NamedTuple):
     """l at the beginning of a step, and its predictor and corrector, if any."""
@@ -158,7 +162,7 @@ class DPMSolverV3(GridSampler):
 
     steps: int = option(20, STEPS)
     grid: str | Sequence[float] = option("logsnr", GRID)
-    order: int = option(3, "how many values of g a polynomial goes through, 1 to 3")  # type: ignore[assignment]
+    order: int = option(3, "how many values of g a polynomial goes through, 1 to 3")
     correct: bool = option(True, "improve each step with a corrector, which needs no extra evaluation")
     lower_order_final: bool = option(True, "lower orders in the last steps, as in the authors' code")
     statistics: str | None = option(None, "file of the statistics; by default that of the run, solvers/dpm_solver_v3.npz")
@@ -208,7 +212,7 @@ class DPMSolverV3(GridSampler):
         history: list[Tensor] = []
         before, last = x, None
         for i, step in enumerate(_KEPT.of(key, lambda: [*self.rules(s)])):
-            step = Step(*(_moved(value, x) for value in step))
+            step = Step(step.l.to(x), step.predict.like(x), None if step.correct is None else step.correct.like(x))
             f = (model.eps(x, times[i]) * float(s.sigma[i]) - step.l * x) / float(s.alpha[i])
             history = [f, *history[:self.order]]
             if last is not None and last.correct is not None:
@@ -293,13 +297,6 @@ def _running() -> Tensor:
         integral = (polynomial / polynomial(places[q])).integ(lbnd=-1)
         columns.append(integral(places))
     return torch.from_numpy(np.stack(columns, 1))
-
-
-def _moved(value: Tensor | Part | None, x: Tensor) -> Tensor | Part | None:
-    """In the dtype and on the device of x."""
-    if isinstance(value, Part):
-        return Part(value.keep.to(x), value.offset.to(x), [weight.to(x) for weight in value.weights])
-    return None if value is None else value.to(x)
 
 
 def _combined(part: Part, x: Tensor, history: Sequence[Tensor]) -> Tensor:
