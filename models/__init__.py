@@ -7,6 +7,7 @@ from scorefield.models.conditions import Condition, Conditions
 from scorefield.models.denoiser import TIME_INPUTS, Denoiser
 from scorefield.models.ema import EMA
 from scorefield.models.networks.dequantizer import Dequantizer
+from scorefield.models.networks.dit import DiT
 from scorefield.models.networks.mlp import MLP
 from scorefield.models.networks.ncsnpp import NCSNpp
 from scorefield.models.networks.unet import UNet
@@ -17,6 +18,6 @@ from scorefield.models.wrap import wrap
 
 __all__ = [
     "EMA", "MLP", "NETWORKS", "PARAMETRIZATIONS", "TIME_INPUTS", "Condition", "Conditions", "Denoiser", "Dequantizer",
-    "FittedVariance", "FullMixture", "GaussianMixture", "Moments", "NCSNpp", "Posterior", "ScoreModel", "UNet",
+    "DiT", "FittedVariance", "FullMixture", "GaussianMixture", "Moments", "NCSNpp", "Posterior", "ScoreModel", "UNet",
     "build_denoiser", "build_sde", "measured", "wrap",
 ]

@@ -11,6 +11,7 @@ from torch import nn
 from scorefield.models.conditions import declared
 from scorefield.models.denoiser import Denoiser
 from scorefield.models.networks.classifier import Classifier
+from scorefield.models.networks.dit import DiT
 from scorefield.models.networks.mlp import MLP
 from scorefield.models.networks.ncsnpp import NCSNpp
 from scorefield.models.networks.outputs import doubled
@@ -42,6 +43,7 @@ NETWORKS: dict[str, tuple[Callable[..., nn.Module], type[nn.Module]]] = {
     "unet": (partial(of_pictures, UNet), UNet),
     "ncsnpp": (partial(of_pictures, NCSNpp), NCSNpp),
     "mlp": (MLP, MLP),
+    "dit": (partial(of_pictures, DiT), DiT),
     "classifier": (partial(of_pictures, Classifier), Classifier),
 }
 SDE_SECTION = Section("sde", "name", SDES)
