@@ -43,8 +43,8 @@ def find(source: str | Path) -> tuple[ModuleType, Path]:
             if module.recognises(candidate):
                 return module, candidate
     raise ValueError(f"{source} is not a checkpoint; give a run's folder (config.json), a folder of diffusers "
-                     "(model_index.json, or config.json of a UNet2DModel or DiTTransformer2DModel), a .safetensors, a .pth or "
-                     "a .pt")
+                     "(model_index.json, or config.json of a UNet2DModel or DiTTransformer2DModel), a .safetensors, a .pth "
+                     "or a .pt")
 
 
 def read_checkpoint(source: str | Path, config: Config | ConfigDict | None = None, strict: bool = False) -> Checkpoint:

@@ -74,12 +74,13 @@ DROPOUT = "_label_dropout"
 # The settings that an NCSNpp needs to fit into a UNet2DModel.
 SKIP = {"block": "biggan", "fir": True, "skip_rescale": True, "progressive_input": "input_skip",
         "progressive": "output_skip", "combine": "sum"}
+NAMES = ("model_index.json", "unet/config.json", "transformer/config.json")      # of which a pipeline has one
 
 
 def recognises(path: Path) -> bool:
     """Whether `path` is a folder of diffusers: a pipeline, or a model whose config names its class."""
     try:
-        return any((path / name).is_file() for name in ("model_index.json", "unet/config.json", "transformer/config.json")) or (
+        return any((path / name).is_file() for name in NAMES) or (
             (path / "config.json").is_file() and "_class_name" in _json(path / "config.json"))
     except ValueError:
         return False

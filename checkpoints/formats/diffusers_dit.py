@@ -44,6 +44,7 @@ from scorefield.numerics.files import new_folder, read_json
 
 NEW, OLD = "DiTTransformer2DModel", "Transformer2DModel"      # the second is the class of all transformers in old folders
 DROPOUT, UNLABELLED = "_label_dropout", "_unlabelled"      # our own fields; diffusers ignores those that begin with _
+TABLE = f"{EMBEDDED}class_embedder.embedding_table.weight"
 THEIR_DROPOUT = 0.1      # of labels, in networks that diffusers trains
 # The fields that a network here supports: the default if config.json lacks the field, and the types.
 FIELDS: dict[str, tuple[Any, tuple[type, ...]]] = {
@@ -76,8 +77,8 @@ def read(folder: Path, place: Path, given: Config) -> Checkpoint:
     index = _json(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
     parts = {name for name, value in index.items() if isinstance(value, list) and any(value)}
     if others := sorted(parts - {"transformer", "scheduler", "vae"}):
-        raise ValueError(f"{folder} is a pipeline with {', '.join(others)}; only a transformer, a scheduler and the autoencoder "
-                         "of latents can be imported")
+        raise ValueError(f"{folder} is a pipeline with {', '.join(others)}; only a transformer, a scheduler and the "
+                         "autoencoder of latents can be imported")
     path, latent = place / "config.json", "vae" in parts
     fields = _fields(path)
     tensors, file = read_weights(place)
@@ -97,7 +98,7 @@ def read(folder: Path, place: Path, given: Config) -> Checkpoint:
         training["label_dropout"] = dropout
     told = {"model": model, "data": {"low": -1.0, "high": 1.0}, "levels": None if latent else 256, "training": training,
             "shape": [channels, fields["sample_size"], fields["sample_size"]]}
-    schedulers = (place / "scheduler_config.json", folder / "scheduler_config.json", folder / "scheduler/scheduler_config.json")
+    schedulers = [above / "scheduler_config.json" for above in (place, folder, folder / "scheduler")]
     process, wanted = told_process(folder, next((p for p in schedulers if p.is_file()), None), given, False, learned, False)
     told = merged(told, process)
     if labelled and (names := _names(index, model["classes"])):
@@ -161,10 +162,10 @@ def _weights(network: Any, tensors: dict[str, Tensor], layers: int, bias: bool, 
     for name, parts in keys.items():
         shape = list(theirs(name, state[name], network).shape)
         shape[0] //= 1 if is_shared(name, parts) else len(parts)
-        expected |= {key: shape for key in parts}
+        expected |= dict.fromkeys(parts, shape)
     if network.classes is None:
         width = state["first.bias"].shape[0]
-        expected |= {f"{EMBEDDED.format(i)}class_embedder.embedding_table.weight": (2, width) for i in range(layers)}
+        expected |= {TABLE.format(i): [2, width] for i in range(layers)}
     if not bias:
         for name in [name for name in expected if name.endswith((".to_q.bias", ".to_k.bias", ".to_v.bias"))]:
             tensors.setdefault(name, torch.zeros(expected[name]))
@@ -183,7 +184,8 @@ def _weights(network: Any, tensors: dict[str, Tensor], layers: int, bias: bool, 
 def write(checkpoint: Checkpoint, folder: Path, ema: bool | str = True) -> str:
     """Write a folder laid out as facebook/DiT-XL-2-256, without an autoencoder, see `diffusers.write`:
 
-        DiTPipeline.from_pretrained(folder, vae=AutoencoderKL(...)), DiTTransformer2DModel.from_pretrained(folder + "/transformer")
+        DiTPipeline.from_pretrained(folder, vae=AutoencoderKL(...))
+        DiTTransformer2DModel.from_pretrained(folder, subfolder="transformer")
     """
     config = checkpoint.config
     fields, denoiser = _exported(config), checkpoint.denoiser(ema)
@@ -199,7 +201,7 @@ def write(checkpoint: Checkpoint, folder: Path, ema: bool | str = True) -> str:
         tensors |= {key: part.clone() for key, part in zip(parts, values, strict=True)}
     if fields.get(UNLABELLED):
         width = state["first.bias"].shape[0]
-        tensors |= {f"{EMBEDDED.format(i)}class_embedder.embedding_table.weight": torch.zeros(2, width) for i in range(layers)}
+        tensors |= {TABLE.format(i): torch.zeros(2, width) for i in range(layers)}
     index: dict[str, Any] = {"_class_name": "DiTPipeline", "scheduler": ["diffusers", scheduler["_class_name"]],
                              "transformer": ["diffusers", NEW], "vae": [None, None]}
     if names := config.get("class_names"):

@@ -8,8 +8,8 @@ checkpoint of their training, {"model", "ema", "opt", "args"}, of which the weig
     blocks.N                    attn.qkv, attn.proj, mlp.fc1, mlp.fc2, adaLN_modulation.1
     final_layer                 linear, adaLN_modulation.1
 
-The network is a `DiT` with freq_shift 0. Its settings are read off names and shapes. What a file does not tell has the default
-of their program, unless the config says otherwise:
+The network is a `DiT` with freq_shift 0. Its settings are read off names and shapes. What a file does not tell has the
+default of their program, unless the config says otherwise:
 
     sde                         ddpm with schedule linear and steps 1000
     model.heads                 those of the published network of this width, else width / 64
@@ -82,8 +82,8 @@ def read(path: Path, config: Config | None = None) -> Checkpoint:
     trained = isinstance(state, dict) and isinstance(state.get("ema"), dict)
     averaged = state["ema"] if trained else state
     if not isinstance(averaged, dict) or not KEYS <= set(averaged):
-        raise ValueError(f"{path} is not a DiT: it lacks {', '.join(sorted(KEYS - set(averaged)))}; give the state dict of the "
-                         "network alone, or a checkpoint of DiT's train.py")
+        raise ValueError(f"{path} is not a DiT: it lacks {', '.join(sorted(KEYS - set(averaged)))}; give the state dict of "
+                         "the network alone, or a checkpoint of DiT's train.py")
     require_dense(averaged, path)
     told, notes = _told(averaged, given, path)
     fixed = {"model": [field for field in told["model"] if field not in ASSUMED], "data": ["low", "high"]}
@@ -120,7 +120,8 @@ def _told(tensors: Mapping[str, Tensor], given: Config, path: Path) -> tuple[dic
     shape = list(given.get("shape") or [channels, *[math.isqrt(tokens) * patch] * 2])
     outputs = tensors["final_layer.linear.weight"].shape[0] // patch**2
     if outputs not in (channels, 2 * channels):
-        raise ValueError(f"{path} takes {channels} channels and gives {outputs}, and only as many or twice as many can be read")
+        raise ValueError(f"{path} takes {channels} channels and gives {outputs}, and only as many or twice as many can be "
+                         "read")
     heads = next((heads for size, _, heads in SIZES.values() if size == width), max(1, width // 64))
     model: dict[str, Any] = {
         "network": "dit", "patch": patch, "width": width, "heads": heads, "freq_shift": 0, "norm_eps": 1e-6, "skips": False,

@@ -1,7 +1,7 @@
 """Read torch.save pickles of other programs: only tensors and plain values, and no code runs.
 
-NumPy scalars are read too, as Python numbers, since published checkpoints store a learning rate as one; and the settings of a
-command line, argparse.Namespace, as an object without methods. torch's own safe loader does the rest.
+NumPy scalars are read too, as Python numbers, since published checkpoints store a learning rate as one; and the settings of
+a command line, argparse.Namespace, as an object without methods. torch's own safe loader does the rest.
 """
 
 import pickle

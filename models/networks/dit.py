@@ -99,8 +99,9 @@ class DiT(LowResNetwork):
     last_layers = ("last",)
 
     def __init__(self, image_size: int | Sequence[int] = 32, channels: int = 4, patch: int = 2, size: str = "S",
-                 width: int | None = None, layers: int | None = None, heads: int | None = None, mlp_ratio: float = 4.0, dropout: float = 0.0,
-                 skips: bool = False, freq_shift: int = 1, norm_eps: float = 1e-6, block_embedding: bool = False,
+                 width: int | None = None, layers: int | None = None, heads: int | None = None, mlp_ratio: float = 4.0,
+                 dropout: float = 0.0, skips: bool = False, freq_shift: int = 1, norm_eps: float = 1e-6,
+                 block_embedding: bool = False,
                  classes: int | None = None, guidance: Sequence[float] | None = None, dequantizer: int = 0,
                  low_res: int = 0, low_res_noise: bool = False):
         super().__init__()
@@ -109,8 +110,8 @@ class DiT(LowResNetwork):
         _check(self.sides, patch, width, layers, heads, mlp_ratio, dropout, norm_eps)
         check_switch("freq_shift", freq_shift)
         if block_embedding and (guidance is not None or low_res_noise):
-            raise ArgumentError("block_embedding is of networks of diffusers, which are told of time and label alone; leave out "
-                                "guidance and low_res_noise", "block_embedding", "guidance", "low_res_noise")
+            raise ArgumentError("block_embedding is of networks of diffusers, which are told of time and label alone; leave "
+                                "out guidance and low_res_noise", "block_embedding", "guidance", "low_res_noise")
         area, hidden = patch ** len(self.sides), max(1, round(mlp_ratio * width))
         self.time = _embedding_of_time(width)
         self.first = nn.Linear((channels + low_res) * area, width)
@@ -133,7 +134,7 @@ class DiT(LowResNetwork):
         self.dequantizer = dequantizer_for(channels, dequantizer, len(self.sides))
 
     def _initialise(self) -> None:
-        """As the published code: uniform by Glorot, the embedding of time normal of 0.02, zero at the end of every branch."""
+        """As the published code: uniform by Glorot, the embedding of time normal, zero at the end of every branch."""
         xavier_init(self)
         for module in (*self.time, *(layer for time in self.block_times for layer in time)):
             if isinstance(module, nn.Linear):
@@ -234,8 +235,8 @@ def _check(sides: Sequence[int], patch: int, width: int, layers: int, heads: int
         raise ArgumentError(f"patch must be at least 1, got {patch}", "patch")
     if min(sides) < 1 or any(side % patch for side in sides):
         divisors = [n for n in range(1, 1 + min(64, *sides)) if not any(side % n for side in sides)]
-        raise ArgumentError(f"a DiT with patch {patch} needs sides that {patch} divides, got {_shown(sides)}; choose a patch of "
-                            f"{' or '.join(map(str, divisors[:8]))}" if divisors else
+        raise ArgumentError(f"a DiT with patch {patch} needs sides that {patch} divides, got {_shown(sides)}; choose a patch "
+                            f"of {' or '.join(map(str, divisors[:8]))}" if divisors else
                             f"a DiT needs sides of at least 1, got {_shown(sides)}", "image_size", "patch")
     if (patches := math.prod(side // patch for side in sides)) > MOST_PATCHES:
         raise ArgumentError(f"{_shown(sides)} with patch {patch} are {patches:,} patches, and a DiT takes at most "

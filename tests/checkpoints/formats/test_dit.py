@@ -89,8 +89,8 @@ def test_outputs_equal_diffusers_and_the_folder_goes_back_as_it_came(settings, s
 
 
 def test_a_converted_pipeline_shares_its_embeddings_and_is_one_of_latents(saved, tmp_path):
-    """As facebook/DiT-XL-2-256: parts in folders, the old class, a DDIMScheduler without a variance, copies of one embedding,
-    an autoencoder, and names of labels.
+    """As facebook/DiT-XL-2-256: parts in folders, the old class, a DDIMScheduler without a variance, copies of one
+    embedding, an autoencoder, and names of labels.
     """
     diffusers = pytest.importorskip("diffusers")
     model = randomised(diffusers.DiTTransformer2DModel(**SMALL | {"out_channels": 6})).eval()
@@ -118,7 +118,8 @@ def test_a_converted_pipeline_shares_its_embeddings_and_is_one_of_latents(saved,
 def trained_here(**model):
     config = {"sde": {"name": "ddpm", "steps": 50}, "data": {"low": -1.0, "high": 1.0}, "levels": 17, "shape": [3, 8, 8],
               "training": {"label_dropout": 0.2}, "model": {
-                  "network": "dit", "width": 32, "layers": 2, "heads": 4, "time_input": "index", "parametrization": "eps"} | model}
+                  "network": "dit", "width": 32, "layers": 2, "heads": 4, "time_input": "index",
+                  "parametrization": "eps"} | model}
     network = randomised(build_denoiser(config, config["shape"]).network)
     return Checkpoint(config, network.state_dict())
 
@@ -162,7 +163,8 @@ def test_series_and_unequal_sides_cannot_be_exported(tmp_path):
 
 @pytest.mark.parametrize(("changes", "match"), [
     ({"activation_fn": "geglu"}, "activation_fn = 'geglu' cannot be imported, only 'gelu-approximate'"),
-    ({"norm_type": "ada_norm"}, "norm_type = 'ada_norm'"), ({"norm_elementwise_affine": True}, "norm_elementwise_affine = True"),
+    ({"norm_type": "ada_norm"}, "norm_type = 'ada_norm'"),
+    ({"norm_elementwise_affine": True}, "norm_elementwise_affine = True"),
     ({"cross_attention_dim": 64}, "cross_attention_dim = 64"), ({"out_channels": 5}, "out_channels = 5"),
     ({"num_layers": "3"}, "damaged: num_layers"), ({"num_layers": 2}, "does not fit the network"),
     ({"sample_size": 9}, "needs sides that 2 divides"), ({"_label_dropout": 1.5}, "damaged: _label_dropout"),
@@ -253,7 +255,8 @@ def test_what_a_file_does_not_tell_is_assumed_and_said(tmp_path):
     path = tmp_path / "DiT-XL-2-256x256.pt"
     torch.save(state_of(width=384, layers=1), path)
     checkpoint = read_checkpoint(path)
-    assert all(part in checkpoint.note for part in ("6 heads", "5 classes and a last one of no label", "linear", "latents of 4"))
+    said = ("6 heads", "5 classes and a last one of no label", "linear", "latents of 4")
+    assert all(part in checkpoint.note for part in said)
     assert checkpoint.config["levels"] is None and checkpoint.config["training"]["label_dropout"] == 0.1
     whole = read_checkpoint(path, {"model": {"classes": 6}})      # labels were never dropped
     assert not whole.averaged["label.weight"][-1].any() and whole.config["training"]["label_dropout"] == 0
@@ -270,7 +273,7 @@ def test_a_checkpoint_of_their_training_has_averaged_and_raw_weights(tmp_path):
 
 
 @pytest.mark.parametrize(("change", "match"), [
-    (lambda state: state.update(pos_embed=state["pos_embed"].roll(1, 1)), "not the fixed sines and cosines of 4 x 4 patches"),
+    (lambda state: state.update(pos_embed=state["pos_embed"].roll(1, 1)), "not the fixed sines and cosines of 4 x 4"),
     (lambda state: state.pop("final_layer.linear.weight"), "it lacks final_layer.linear.weight"),
     (lambda state: state.pop("blocks.1.mlp.fc2.bias"), "1 missing .blocks.1.mlp.fc2.bias"),
     (lambda state: state.update(extra=torch.zeros(1)), "1 extra .extra"),
