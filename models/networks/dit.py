@@ -233,11 +233,12 @@ def _check(sides: Sequence[int], patch: int, width: int, layers: int, heads: int
         raise ArgumentError(f"a DiT takes 1 or 2 sides, got {_shown(sides)}", "image_size")
     if patch < 1:
         raise ArgumentError(f"patch must be at least 1, got {patch}", "patch")
-    if min(sides) < 1 or any(side % patch for side in sides):
+    if min(sides) < 1:
+        raise ArgumentError(f"a DiT needs sides of at least 1, got {_shown(sides)}", "image_size")
+    if any(side % patch for side in sides):
         divisors = [n for n in range(1, 1 + min(64, *sides)) if not any(side % n for side in sides)]
-        raise ArgumentError(f"a DiT with patch {patch} needs sides that {patch} divides, got {_shown(sides)}; choose a patch "
-                            f"of {' or '.join(map(str, divisors[:8]))}" if divisors else
-                            f"a DiT needs sides of at least 1, got {_shown(sides)}", "image_size", "patch")
+        raise ArgumentError(f"a DiT with patch {patch} needs sides that {patch} divides, got {_shown(sides)}; choose a "
+                            f"patch of {' or '.join(map(str, divisors[:8]))}", "image_size", "patch")
     if (patches := math.prod(side // patch for side in sides)) > MOST_PATCHES:
         raise ArgumentError(f"{_shown(sides)} with patch {patch} are {patches:,} patches, and a DiT takes at most "
                             f"{MOST_PATCHES:,}; choose a larger patch", "patch", "image_size")
