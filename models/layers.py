@@ -221,9 +221,11 @@ def _attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q k^T / sqrt d) v, for q, k and v (batch, heads, tokens, d), by PyTorch's fused attention.
 
-    In forward-mode differentiation by its formula: the fused kernels have no such derivative.
+    By its formula on CPUs for few tokens, as `_attended`, and in forward-mode differentiation: the fused kernels have no
+    such derivative. For second derivatives see numerics/attention.py.
     """
-    if not torch.compiler.is_compiling() and unpack_dual(q).tangent is not None:
+    few = q.device.type == "cpu" and q.shape[2] <= q.shape[3]
+    if few or (not torch.compiler.is_compiling() and unpack_dual(q).tangent is not None):
         return torch.softmax((q * q.shape[3] ** -0.5) @ k.mT, dim=-1) @ v
     return F.scaled_dot_product_attention(q, k, v)
 

@@ -7,12 +7,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from scorefield.models import DiT
+from scorefield.guidance import posterior
+from scorefield.guidance.operators import make_operator
+from scorefield.models import Denoiser, DiT
 from scorefield.models.build import build_denoiser
 from scorefield.models.layers import recompute_activations
 from scorefield.models.networks.dit import SIZES, TransformerBlock, positions
 from scorefield.models.networks.outputs import doubled
+from scorefield.numerics.divergence import with_hutchinson_divergence
 from scorefield.numerics.errors import ArgumentError
+from scorefield.sde_lib import VPSDE
 from tests.helpers import randomised
 
 SMALL = {"image_size": 8, "channels": 2, "width": 16, "layers": 3, "heads": 2}
@@ -217,3 +221,26 @@ def test_labels_start_as_published():
     assert network.label.weight.std().item() == pytest.approx(0.02, rel=0.05)
     assert network.time[0].weight.std().item() == pytest.approx(0.02, rel=0.05)
     assert isinstance(network.label, nn.Embedding) and len(network.label.weight) == 101
+
+
+def test_second_derivatives_exist_where_attention_is_of_many_places():
+    """An energy, a likelihood that is differentiated, and guidance that is."""
+    network, x = made(image_size=(8, 16)).double(), batch(2, 8, 16).double()
+    energy = Denoiser(network, VPSDE(), energy=True)
+    field = Denoiser(network, VPSDE())
+
+    def divergence(x):
+        probe = batch(2, 8, 16, seed=3).double()[None]
+        return with_hutchinson_divergence(lambda y: field.eps(y, 0.5), x, probe, True)[1].sum()
+
+    def guided(x):
+        operator = make_operator("mask:half=right", (2, 8, 16))
+        y = operator(batch(2, 8, 16, seed=4).double())
+        return posterior(field, operator, y, 0.1, "pigdm").eps(x, 0.5).square().sum()
+
+    v = batch(2, 8, 16, seed=2).double()
+    for of in (lambda x: energy.eps(x, 0.5).square().sum(), divergence, guided):
+        y = x.clone().requires_grad_()
+        slope = (torch.autograd.grad(of(y), y)[0] * v).sum()
+        difference = (of((x + 1e-5 * v).requires_grad_()) - of((x - 1e-5 * v).requires_grad_())) / 2e-5
+        torch.testing.assert_close(slope, difference.detach(), rtol=1e-4, atol=1e-6)
