@@ -244,3 +244,10 @@ def test_second_derivatives_exist_where_attention_is_of_many_places():
         slope = (torch.autograd.grad(of(y), y)[0] * v).sum()
         difference = (of((x + 1e-5 * v).requires_grad_()) - of((x - 1e-5 * v).requires_grad_())) / 2e-5
         torch.testing.assert_close(slope, difference.detach(), rtol=1e-4, atol=1e-6)
+
+
+def test_a_network_that_no_memory_holds_is_refused_before_it_is_made():
+    config = {"sde": {"name": "vp"}, "model": {"network": "dit", "size": "XL", "layers": 1000, "width": 9216}}
+    with pytest.raises(ArgumentError, match="the weights of this network take .* GiB, and this machine has") as caught:
+        build_denoiser(config, (3, 8, 8))
+    assert "model.width" in caught.value.arguments
