@@ -296,7 +296,7 @@ def recompute_activations(network: nn.Module) -> None:
         raise ArgumentError(f"the network {type(network).__name__} has no blocks whose activations could be computed "
                             "again; activation_checkpointing must be off", "activation_checkpointing")
     for block in blocks:
-        block.forward = partial(_recomputed, block, block.forward)  # type: ignore[method-assign]
+        block.forward = partial(_recomputed, block, block.forward)
 
 
 def _recomputed(block: nn.Module, forward: Callable[..., Tensor], *inputs: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ A network without labels is written as one of one class whose embedding is zero 
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -151,14 +152,15 @@ def _copied(tensors: dict[str, Tensor], layers: int) -> bool:
 def _names(index: dict[str, Any], classes: int) -> list[str]:
     """The names of the labels that a pipeline has, each its first synonym; none if they are not all there."""
     names = index.get("id2label")
-    found = [names.get(str(i)) for i in range(classes)] if isinstance(names, dict) else [None]
-    return [name.partition(",")[0] for name in found] if all(isinstance(name, str) for name in found) else []
+    found = [names.get(str(i)) for i in range(classes)] if isinstance(names, dict) else []
+    words = [name.partition(",")[0] for name in found if isinstance(name, str)]
+    return words if len(words) == classes else []
 
 
 def _weights(network: Any, tensors: dict[str, Tensor], layers: int, bias: bool, file: Path) -> dict[str, Tensor]:
     """Our parameters of their tensors; ValueError unless these fit."""
     keys = diffusers_keys(network, layers)
-    state, expected = network.state_dict(), {}
+    state, expected = network.state_dict(), dict[str, Sequence[int]]()
     for name, parts in keys.items():
         shape = list(theirs(name, state[name], network).shape)
         shape[0] //= 1 if is_shared(name, parts) else len(parts)

@@ -21,6 +21,7 @@ default of their program, unless the config says otherwise:
 
 import math
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def recognises(path: Path) -> bool:
                 return False
             with archive.open(names[0]) as content:
                 return FIRST.encode() in content.read(PEEKED)
-    except (OSError, RuntimeError, ValueError, NotImplementedError, zipfile.BadZipFile, zipfile.zlib.error):
+    except (OSError, RuntimeError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error):
         return False      # damaged: what reads .pt files says so
 
 
