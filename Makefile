@@ -78,6 +78,7 @@ bench: setup
 	@$(PY) -m benchmarks.train_step
 	@$(PY) -m benchmarks.two_processes
 	@$(PY) -m benchmarks.unet
+	@$(PY) -m benchmarks.dit speed
 
 docs: setup
 	@echo "Running the examples of README.md and docs/ ..."

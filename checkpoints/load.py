@@ -11,7 +11,7 @@ import torch
 from ml_collections import ConfigDict
 
 from scorefield.checkpoints.checkpoint import Checkpoint, Config
-from scorefield.checkpoints.formats import diffusers, hub, openai, run, score_sde, scorefield
+from scorefield.checkpoints.formats import diffusers, dit, hub, openai, run, score_sde, scorefield
 from scorefield.configs.sections import SECTIONS, declared
 from scorefield.models.denoiser import Denoiser
 from scorefield.numerics.errors import ArgumentError
@@ -20,7 +20,7 @@ from scorefield.numerics.text import base_type, nearest
 # `find` asks them in this order whether they recognise a path.
 FORMATS: dict[str, ModuleType] = {
     "diffusers": diffusers, "run": run, "scorefield": scorefield, "score_sde": score_sde,
-    "openai": openai,
+    "dit": dit, "openai": openai,
 }
 SUFFIXES = {module.SUFFIX: name for name, module in FORMATS.items() if module in (scorefield, score_sde)}      # of files
 
@@ -43,7 +43,8 @@ def find(source: str | Path) -> tuple[ModuleType, Path]:
             if module.recognises(candidate):
                 return module, candidate
     raise ValueError(f"{source} is not a checkpoint; give a run's folder (config.json), a folder of diffusers "
-                     "(model_index.json, or config.json of a UNet2DModel), a .safetensors, a .pth or a .pt")
+                     "(model_index.json, or config.json of a UNet2DModel or DiTTransformer2DModel), a .safetensors, a .pth "
+                     "or a .pt")
 
 
 def read_checkpoint(source: str | Path, config: Config | ConfigDict | None = None, strict: bool = False) -> Checkpoint:
@@ -103,8 +104,8 @@ def load_denoiser(source: str | Path, ema: bool | str = True, device: torch.devi
     """The trained denoiser of `source`, in evaluation mode and without gradients; see `read_checkpoint`.
 
     source  the folder that `--mode train` has written, one of its checkpoints, a .safetensors of `--mode convert`, a .pth of
-            score_sde_pytorch, a .pt of openai's improved-diffusion or guided-diffusion, a folder of diffusers' UNet2DModel,
-            or owner/name of a model on the Hugging Face hub
+            score_sde_pytorch, a .pt of openai's improved-diffusion or guided-diffusion, or of DiT, a folder of diffusers'
+            UNet2DModel or DiTTransformer2DModel, or owner/name of a model on the Hugging Face hub
     ema     whether to take the averaged weights; if False, the raw ones, if the checkpoint has them; or the name of another
             average, such as "power0.1" (see Checkpoint.weights)
     strict  whether a run's damaged newest checkpoint is refused; else the one before it is used, with a warning

@@ -38,8 +38,9 @@ class Flag:
         return value
 
 
-CHECKPOINT = Flag("checkpoint", str, None, "start from a .safetensors, a .pth of score_sde_pytorch, a folder of diffusers' "
-                  "UNet2DModel, or owner/name on the Hugging Face hub; it is copied to the run's folder, runs/<its name>")
+CHECKPOINT = Flag("checkpoint", str, None, "start from a .safetensors, a .pth of score_sde_pytorch, a .pt of openai or DiT, "
+                  "a folder of diffusers, or owner/name on the Hugging Face hub; it is copied to the run's folder, "
+                  "runs/<its name>")
 EMA = Flag("ema", bool, True, "use the averaged weights; --noema uses the raw ones")
 STRICT = Flag("strict", bool, False, "refuse a run whose newest checkpoint is damaged; else the one before it is used")
 AVERAGE = Flag("average", str, None, "which weights: ema, raw, a name in training.averages, or power and any width, such as "

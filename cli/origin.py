@@ -121,8 +121,9 @@ def _place(source: str) -> str:
 def _contents(path: Path) -> str:
     """SHA-256 of the files of a checkpoint and their names in its folder."""
     patterns = ("config.json", "model_index.json", "scheduler_config.json", "*.safetensors", "*.bin", "*.pth")
+    folders = ("", "unet/", "transformer/", "scheduler/")
     found = [path] if path.is_file() else [*path.glob("checkpoints/*.pt")] + [
-        file for folder in ("", "unet/", "scheduler/") for pattern in patterns for file in path.glob(folder + pattern)]
+        file for folder in folders for pattern in patterns for file in path.glob(folder + pattern)]
     total = hashlib.sha256()
     for file in sorted(found):
         total.update(os.fsencode(f"{file.relative_to(path).as_posix()} {sha256_of(file)}\n"))

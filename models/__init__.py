@@ -9,6 +9,7 @@ from scorefield.models.ema import EMA
 from scorefield.models.networks.autoencoder import Autoencoder
 from scorefield.models.networks.dequantizer import Dequantizer
 from scorefield.models.networks.discriminator import Discriminator
+from scorefield.models.networks.dit import DiT
 from scorefield.models.networks.mlp import MLP
 from scorefield.models.networks.ncsnpp import NCSNpp
 from scorefield.models.networks.unet import UNet
@@ -19,6 +20,6 @@ from scorefield.models.wrap import wrap
 
 __all__ = [
     "EMA", "MLP", "NETWORKS", "PARAMETRIZATIONS", "TIME_INPUTS", "Autoencoder", "Condition", "Conditions", "Denoiser",
-    "Dequantizer", "Discriminator", "FittedVariance", "FullMixture", "GaussianMixture", "Moments", "NCSNpp", "Posterior",
-    "ScoreModel", "UNet", "build_denoiser", "build_sde", "measured", "wrap",
+    "Dequantizer", "DiT", "Discriminator", "FittedVariance", "FullMixture", "GaussianMixture", "Moments", "NCSNpp",
+    "Posterior", "ScoreModel", "UNet", "build_denoiser", "build_sde", "measured", "wrap",
 ]

@@ -1,5 +1,6 @@
 """From the sections `sde` and `model` of a config to a denoiser."""
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -12,6 +13,7 @@ from scorefield.models.conditions import declared
 from scorefield.models.denoiser import Denoiser
 from scorefield.models.networks.autoencoder import Autoencoder
 from scorefield.models.networks.classifier import Classifier
+from scorefield.models.networks.dit import DiT
 from scorefield.models.networks.mlp import MLP
 from scorefield.models.networks.ncsnpp import NCSNpp
 from scorefield.models.networks.outputs import doubled
@@ -43,13 +45,15 @@ NETWORKS: dict[str, tuple[Callable[..., nn.Module], type[nn.Module]]] = {
     "unet": (partial(of_pictures, UNet), UNet),
     "ncsnpp": (partial(of_pictures, NCSNpp), NCSNpp),
     "mlp": (MLP, MLP),
+    "dit": (partial(of_pictures, DiT), DiT),
     "classifier": (partial(of_pictures, Classifier), Classifier),
     "autoencoder": (partial(of_pictures, Autoencoder), Autoencoder),
 }
 SDE_SECTION = Section("sde", "name", SDES)
 MODEL_SECTION = Section("model", "network", NETWORKS, taker=lambda entry: entry[1], beside=lambda entry: Denoiser,
                         without=("shape", "image_size", "channels"), apart=("network", "sde", "label_dropout"))
-LARGE = 4096      # sizes of a network up to this are allocated without a count
+# A network whose sizes multiply to LARGE at most, and that has at most MANY blocks, is allocated without a count.
+LARGE, MANY = 2**14, 64
 _ELSEWHERE = {"image_size": "data.image_size", "channels": "data.channels", "label_dropout": "training.label_dropout"}
 
 
@@ -101,13 +105,14 @@ def build_denoiser(config: Mapping[str, Any], shape: Sequence[int]) -> Denoiser:
 def _require_memory(make: Callable[..., nn.Module], shape: Sequence[int], settings: Mapping[str, Any]) -> None:
     """ArgumentError for a network whose weights this machine cannot hold: allocating them would stop other programs."""
     sizes = [number for value in settings.values() for number in (value if isinstance(value, tuple) else (value,))
-             if type(number) is int]
-    if max(sizes, default=0) <= LARGE or not hasattr(os, "sysconf"):
+             if type(number) is int and number > 1]
+    blocks = max(settings.get("layers") or 0, settings.get("num_blocks") or 0)
+    if math.prod(sizes) <= LARGE and blocks <= MANY or not hasattr(os, "sysconf"):
         return
     with torch.device("meta"):      # which counts, and allocates nothing
         weights = 4 * sum(parameter.numel() for parameter in make(tuple(shape), **settings).parameters())
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if weights > memory:
-        names = [name for name, value in settings.items() if type(value) is int and value > LARGE]
+        names = [name for name, value in settings.items() if type(value) is int and value == max(sizes)]
         raise ArgumentError(f"the weights of this network take {weights / 2**30:,.0f} GiB, and this machine has "
                             f"{memory / 2**30:,.0f} GiB; make it smaller", *names)

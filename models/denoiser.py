@@ -14,6 +14,7 @@ from scorefield.models.parametrization import make_parametrization
 from scorefield.models.score_model import ConditionalModel, Posterior, ScoreModel, evaluation_mode
 from scorefield.models.student import Student
 from scorefield.models.variance_outputs import VARIANCE_OUTPUTS
+from scorefield.numerics.attention import by_formula
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.kept import Kept
 from scorefield.sde_lib.sde import SDE, as_time, check_time, expand_as
@@ -153,7 +154,7 @@ class Denoiser(ConditionalModel):
         if torch.is_inference_mode_enabled():
             raise ArgumentError("a model of an energy needs gradients; call it under no_grad, not inference_mode", "model")
         (h, *told), again = inputs, torch.is_grad_enabled()
-        with torch.enable_grad():
+        with torch.enable_grad(), by_formula(again):
             h = h if again and h.requires_grad else h.detach().requires_grad_()
             return torch.autograd.grad((h * self.plain(h, *told)).sum(), h, create_graph=again)[0]
 

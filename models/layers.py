@@ -127,7 +127,11 @@ def check_switch(name: str, value: int) -> None:
         raise ArgumentError(f"the U-Net's {name} is 0 or 1, got {value}", name)
 
 
-class ResidualBlock(nn.Module):
+class Block(nn.Module):
+    """A part of a network whose activations can be computed again, and whose weights are gathered together."""
+
+
+class ResidualBlock(Block):
     """GroupNorm, SiLU, 3x3 convolution, twice, with the time embedding in between, plus a shortcut, times `scale`.
 
     time_dim     of the embedding of time; None: the block is told no time
@@ -166,7 +170,7 @@ class ResidualBlock(nn.Module):
         return _scaled(self.shortcut(self.resample(x)) + h, self.scale)
 
 
-class SelfAttention(nn.Module):
+class SelfAttention(Block):
     """Self-attention over all pixels (places of a series) in heads of `head_dim` channels, or one; added to its input, times
     `scale`.
 
@@ -212,7 +216,19 @@ def _attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     if q.device.type == "cpu" and q.shape[3] <= q.shape[2]:
         return v @ torch.softmax((q * q.shape[2] ** -0.5).mT @ k, dim=-1).mT
     q, k, v = (x.mT if x.stride(2) == 1 else x.mT.contiguous() for x in (q, k, v))      # as fused attention needs them
-    return F.scaled_dot_product_attention(q, k, v).mT
+    return attended(q, k, v).mT
+
+
+def attended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt d) v, for q, k and v (batch, heads, tokens, d), by PyTorch's fused attention.
+
+    By its formula on CPUs for few tokens, as `_attended`, and in forward-mode differentiation: the fused kernels have no
+    such derivative. For second derivatives see numerics/attention.py.
+    """
+    few = q.device.type == "cpu" and q.shape[2] <= q.shape[3]
+    if few or (not torch.compiler.is_compiling() and unpack_dual(q).tangent is not None):
+        return torch.softmax((q * q.shape[3] ** -0.5) @ k.mT, dim=-1) @ v
+    return F.scaled_dot_product_attention(q, k, v)
 
 
 def _scaled(x: Tensor, scale: float) -> Tensor:
@@ -271,17 +287,17 @@ def conv_of_doubled(x: Tensor, conv: nn.Conv1d | nn.Conv2d) -> Tensor:
 
 
 def recompute_activations(network: nn.Module) -> None:
-    """Activation checkpointing (Chen et al. 2016): from now on, in training, each residual block and each attention of the
-    network keeps only its input, and the backward pass computes the rest again, with the same dropout.
+    """Activation checkpointing (Chen et al. 2016): from now on, in training, each `Block` of the network keeps only its
+    input, and the backward pass computes the rest again, with the same dropout.
 
-    Raises ValueError if the network has neither.
+    Raises ValueError if the network has none.
     """
-    blocks = [module for module in network.modules() if isinstance(module, ResidualBlock | SelfAttention)]
+    blocks = [module for module in network.modules() if isinstance(module, Block)]
     if not blocks:
         raise ArgumentError(f"the network {type(network).__name__} has no blocks whose activations could be computed "
                             "again; activation_checkpointing must be off", "activation_checkpointing")
     for block in blocks:
-        block.forward = partial(_recomputed, block, block.forward)  # type: ignore[method-assign]
+        block.forward = partial(_recomputed, block, block.forward)
 
 
 def _recomputed(block: nn.Module, forward: Callable[..., Tensor], *inputs: Tensor) -> Tensor:

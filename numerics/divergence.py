@@ -11,12 +11,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from scorefield.numerics.attention import by_formula
+
 Field = Callable[[Tensor], Tensor]
 
 
 def with_exact_divergence(field: Field, x: Tensor, chunk: int = 32, gradients: bool = False) -> tuple[Tensor, Tensor]:
     """field(x) (batch, *event) and its divergence (batch,); memory grows with `chunk` products at once."""
-    value, x = _forward(field, x, gradients)
+    value, x = _forward(field, x, gradients, batched=True)
     d = x[0].numel()
     divergence = x.new_zeros(len(x))
     if not value.requires_grad:      # a constant field
@@ -46,8 +48,8 @@ def with_hutchinson_divergence(field: Field, x: Tensor, probes: Tensor,
     return value if gradients else value.detach(), torch.stack(estimates)
 
 
-def _forward(field: Field, x: Tensor, gradients: bool) -> tuple[Tensor, Tensor]:
-    with torch.enable_grad():
+def _forward(field: Field, x: Tensor, gradients: bool, batched: bool = False) -> tuple[Tensor, Tensor]:
+    with torch.enable_grad(), by_formula(gradients or batched):
         if not (gradients and x.requires_grad):
             x = x.detach().requires_grad_()
         return field(x), x

@@ -23,7 +23,7 @@ PARAMETERS = {
     "digits_teacher": 695_872, "digits_progressive": 695_872, "digits_guided": 794_688, "digits_consistency": 695_872,
     "digits_scm": 695_872,
     "vp_swiss_roll": 166_786, "flow_swiss_roll": 166_786, "vp_fashion_mnist": 6_469_889, "vp_fashion_mnist_small": 408_641,
-    "edm_cifar10": 55_732_739,
+    "edm_cifar10": 55_732_739, "dit_digits": 651_780, "dit_fashion": 402_948,
     "vp_digits_dequantized": 674_027, "vp_table": 182_720, "vp_series": 116_593,
     "digits_cascade": 672_065, "digits_cascade_first": 651_041, "fashion_cascade": 414_033, "fashion_cascade_first": 954_049,
     "vp_digits_hybrid": 651_330, "vp_digits_variance": 651_330, "digits_classifier": 119_818, "vp_patches32": 1_063_651,

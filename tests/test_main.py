@@ -155,7 +155,7 @@ DIGITS = ["--config", ROOT / "configs/vp_digits.py"]
     (["--mode", "train", *DIGITS, "--config.sde.beta_min=-1"], ["beta_min", "-1"]),
     (["--mode", "train", *DIGITS, "--config.model.layers=3"], ["layers", "width"]),
     (["--mode", "train", *DIGITS, "--config.model.width=-8"], ["-8", "--config.model.width"]),
-    (["--mode", "train", *DIGITS, "--config.model.network=unett"], ["'unett'", "unet, ncsnpp, mlp"]),
+    (["--mode", "train", *DIGITS, "--config.model.network=unett"], ["'unett'", "unet, ncsnpp, mlp, dit"]),
     (["--mode", "train", *DIGITS, "--config.model.parametrization=noise"], ["'noise'", "eps, x0, v, score"]),
     (["--mode", "train", *DIGITS, "--sampler", "ode"], ["--sampler", "mode sample"]),
     (["--mode", "train", *DIGITS, "--device", "tpu"], ["'tpu'", "auto, cuda, mps, cpu", "--device"]),

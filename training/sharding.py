@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scorefield.models.layers import ResidualBlock, SelfAttention
+from scorefield.models.layers import Block
 from scorefield.numerics.processes import World, is_share, whole
 
 Path = tuple[str | int, ...]      # the keys that lead to a tensor in a nested mapping
@@ -24,7 +24,7 @@ Path = tuple[str | int, ...]      # the keys that lead to a tensor in a nested m
 
 def blocks_of(network: nn.Module) -> list[nn.Module]:
     """The modules whose weights are gathered together, but for the network itself, which gathers what is left."""
-    return [module for module in network.modules() if isinstance(module, ResidualBlock | SelfAttention)]
+    return [module for module in network.modules() if isinstance(module, Block)]
 
 
 def shard(network: nn.Module, device: torch.device, world: World) -> nn.Module:

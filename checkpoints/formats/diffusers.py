@@ -1,4 +1,5 @@
-"""Import and export of the folders of diffusers' UNet2DModel, such as google/ddpm-cifar10-32 and google/ncsnpp-*.
+"""Import and export of the folders of diffusers' UNet2DModel, such as google/ddpm-cifar10-32 and google/ncsnpp-*; those of
+its DiTTransformer2DModel are in diffusers_dit.py.
 
 That of an AutoencoderKL is read and written by diffusers_autoencoder.py.
 
@@ -37,14 +38,14 @@ from scorefield.checkpoints.checkpoint import (
     require_fit,
     unstored_standard,
 )
-from scorefield.checkpoints.formats import diffusers_autoencoder
+from scorefield.checkpoints.formats import diffusers_autoencoder, diffusers_dit
 from scorefield.checkpoints.formats.diffusers_layout import keys_of, part_shape, turned
 from scorefield.checkpoints.formats.diffusers_process import (
     NUMBER,
     WHOLE,
-    read_process,
     refusal,
     require_one_of,
+    told_process,
     write_process,
 )
 from scorefield.checkpoints.formats.diffusers_weights import read_weights, write_weights
@@ -76,12 +77,13 @@ DROPOUT = "_label_dropout"
 # The settings that an NCSNpp needs to fit into a UNet2DModel.
 SKIP = {"block": "biggan", "fir": True, "skip_rescale": True, "progressive_input": "input_skip",
         "progressive": "output_skip", "combine": "sum"}
+NAMES = ("model_index.json", "unet/config.json", "transformer/config.json")      # of which a pipeline has one
 
 
 def recognises(path: Path) -> bool:
     """Whether `path` is a folder of diffusers: a pipeline, or a model whose config names its class."""
     try:
-        return (path / "model_index.json").is_file() or (path / "unet/config.json").is_file() or (
+        return any((path / name).is_file() for name in NAMES) or (
             (path / "config.json").is_file() and "_class_name" in _json(path / "config.json"))
     except ValueError:
         return False
@@ -102,6 +104,8 @@ def read(folder: Path, config: Config | None = None) -> Checkpoint:
     folder, given = Path(folder), config or {}
     if diffusers_autoencoder.recognises(folder):
         return diffusers_autoencoder.read(folder, given)
+    if (transformer := diffusers_dit.place_of(folder)) is not None:
+        return diffusers_dit.read(folder, transformer, given)
     place, scheduler = _places(folder)
     fields = _fields(place / "config.json")
     fourier = fields["time_embedding_type"] == "fourier"
@@ -111,18 +115,7 @@ def read(folder: Path, config: Config | None = None) -> Checkpoint:
     told: dict[str, Any] = {"model": model, "data": {"low": -1.0, "high": 1.0}, "levels": 256,
                             "shape": [fields["in_channels"], *sides],
                             **({"training": {"objective": "learned_variance"}} if model["learned_variance"] else {})}
-    sde, wanted = (given.get("sde") or {}).get("name"), given
-    if scheduler is not None:
-        process = read_process(scheduler, fourier, model["learned_variance"])
-    elif sde is not None:
-        time_input = "log_sigma" if fourier else "index"
-        process = {"sde": {"name": sde}, "model": {"parametrization": "eps", "time_input": time_input},
-                   "data": {"low": 0.0 if fourier else -1.0}}
-        untold = ("parametrization", "time_input", "input_std")
-        wanted = {"model": {k: v for k, v in (given.get("model") or {}).items() if k not in untold}}
-    else:
-        raise ValueError(f"{folder} has no scheduler_config.json, which defines the chain; put it beside config.json, or "
-                         "set the chain, such as sde.name=ddpm, sde.schedule=linear and sde.steps=1000")
+    process, wanted = told_process(folder, scheduler, given, fourier, model["learned_variance"])
     told = merged(told, process)
     require_agreement(told, wanted, folder)
     resolved = merged(told, given)
@@ -279,6 +272,8 @@ def write(checkpoint: Checkpoint, folder: Path, ema: bool | str = True) -> str:
     """
     if checkpoint.config["model"]["network"] == "autoencoder":
         return diffusers_autoencoder.write(checkpoint, folder, ema)
+    if checkpoint.config["model"]["network"] == "dit":
+        return diffusers_dit.write(checkpoint, Path(folder), ema)
     folder, denoiser = Path(folder), checkpoint.denoiser(ema)
     fields = _exported_network(checkpoint.config)
     fourier = fields["time_embedding_type"] == "fourier"
@@ -326,7 +321,8 @@ def _exported_network(config: Config) -> dict[str, Any]:
     """The content of the UNet2DModel's config.json."""
     kind = config["model"]["network"]
     if kind not in ("unet", "ncsnpp"):
-        raise refusal("model", "network", kind, "a UNet2DModel can be unet, or ncsnpp with progressive_input=input_skip")
+        raise refusal("model", "network", kind, "a UNet2DModel can be unet, or ncsnpp with progressive_input=input_skip; "
+                      "dit is written as a DiTTransformer2DModel")
     settings, skip = complete(config)["model"], kind == "ncsnpp"
     channels, *sides = event_of(config)
     if len(sides) != 2:

@@ -38,14 +38,32 @@ def refusal(section: str, field: str, value: Any, reason: str) -> ValueError:
     return ValueError(f"cannot export to diffusers with {section}.{field} = {value!r:.100}: {reason}")
 
 
-def read_process(path: Path, fourier: bool, learned: bool) -> dict[str, Any]:
+def told_process(folder: Path, scheduler: Path | None, given: Config, fourier: bool, learned: bool, strict: bool = True
+                 ) -> tuple[dict[str, Any], Config]:
+    """What the scheduler's config says, see `read_process`, or `given` where there is none; and what of `given` has to agree
+    with the folder. ValueError if neither says it.
+    """
+    sde = (given.get("sde") or {}).get("name")
+    if scheduler is not None:
+        return read_process(scheduler, fourier, learned, strict), given
+    if sde is None:
+        raise ValueError(f"{folder} has no scheduler_config.json, which defines the chain; put it beside config.json, or "
+                         "set the chain, such as sde.name=ddpm, sde.schedule=linear and sde.steps=1000")
+    process = {"sde": {"name": sde}, "data": {"low": 0.0 if fourier else -1.0},
+               "model": {"parametrization": "eps", "time_input": "log_sigma" if fourier else "index"}}
+    untold = ("parametrization", "time_input", "input_std")
+    return process, {"model": {k: v for k, v in (given.get("model") or {}).items() if k not in untold}}
+
+
+def read_process(path: Path, fourier: bool, learned: bool, strict: bool = True) -> dict[str, Any]:
     """The SDE, and the network's time input and parametrization, from a scheduler's config.
 
-    learned  whether the network gives a variance, too, which the scheduler must know of
+    learned  whether the network gives a variance, too
+    strict   whether the scheduler must know of that; a DiTPipeline's does not
     """
     config = read_json(path, "; fetch it again")
     kind = config.get("variance_type")
-    if learned or kind in ("learned", "learned_range"):
+    if (learned and strict) or kind in ("learned", "learned_range"):
         require_one_of(path, "variance_type", kind, LEARNED if learned else "fixed_small")
 
     def number(field: str, kinds: tuple[type, ...] = NUMBER) -> float:

@@ -78,7 +78,7 @@ def read_weights(folder: Path) -> tuple[dict[str, Tensor], Path]:
         if several := variants(names):
             raise ValueError(f"{folder} has the weights only as the variants {', '.join(sorted(several))}; keep the files "
                              "of the one that you mean")
-        others = f", but {', '.join(found)}; save the weights again (UNet2DModel's save_pretrained)" if found else ""
+        others = f", but {', '.join(found)}; save the weights again (save_pretrained)" if found else ""
         raise ValueError(f"{folder} has neither {BASE}.safetensors nor {BASE}.bin{others}")
     path = folder / name
     return (_sharded(path) if name.endswith(".json") else _of_file(path)), path

@@ -9,7 +9,9 @@ from pathlib import Path, PurePosixPath
 from scorefield.checkpoints.formats.diffusers_weights import chosen, is_whole, parts_of
 
 PATTERN = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
-CONFIGS = ["config.json", "scheduler_config.json", "model_index.json", "unet/config.json", "scheduler/scheduler_config.json"]
+PARTS = ("unet", "transformer")      # the folder of the network in that of a pipeline
+CONFIGS = ["config.json", "scheduler_config.json", "model_index.json", "scheduler/scheduler_config.json",
+           *(f"{part}/config.json" for part in PARTS)]
 # Where there are no weights of diffusers, in the order of preference: if there is one kind, the next are not fetched.
 WEIGHTS = ["*.safetensors", "*.pth", "*.bin"]
 REFUSED = (401, 403, 404)      # no such repository or revision, a private one, or one with a licence to accept
@@ -21,10 +23,10 @@ def is_id(source: str) -> bool:
 
 
 def _weights(files: Sequence[str]) -> list[str]:
-    """The files of a repository that hold the one copy of the weights that is read: in unet/ if that has a config, else
-    in the main folder.
+    """The files of a repository that hold the one copy of the weights that is read: in unet/ or transformer/ if that has a
+    config, else in the main folder.
     """
-    folder = PurePosixPath("unet" if "unet/config.json" in files else ".")
+    folder = PurePosixPath(next((part for part in PARTS if f"{part}/config.json" in files), "."))
     there = [file for file in map(PurePosixPath, files) if file.parent == folder]
     names = [file.name for file in there]
     if (first := chosen(names)) is not None:

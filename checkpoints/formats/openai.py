@@ -69,9 +69,9 @@ def read(path: Path, config: Config | None = None) -> Checkpoint:
     tensors = read_pickle(path)
     if not isinstance(tensors, dict) or not KEYS <= set(tensors):
         found = ", ".join(map(str, list(tensors)[:4])) if isinstance(tensors, dict) else type(tensors).__name__
-        raise ValueError(f"{path} is not a UNetModel of improved-diffusion or guided-diffusion: expected keys such as "
-                         f"input_blocks.0.0.weight, time_embed.0.weight and out.2.weight, found {found or 'none'}; give the "
-                         "state dict of the network alone (a classifier cannot be read)")
+        raise ValueError(f"{path} is not a UNetModel of improved-diffusion or guided-diffusion, nor a DiT: expected keys "
+                         f"such as input_blocks.0.0.weight, time_embed.0.weight and out.2.weight, found {found or 'none'}; "
+                         "give the state dict of the network alone (a classifier cannot be read)")
     require_dense(tensors, path)
     told, note = _told(tensors, given, path)
     fixed = {"model": [field for field in told["model"] if field not in ASSUMED], "data": ["low", "high"]}

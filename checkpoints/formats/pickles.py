@@ -1,7 +1,7 @@
 """Read torch.save pickles of other programs: only tensors and plain values, and no code runs.
 
-NumPy scalars are read too, as Python numbers, since published checkpoints store a learning rate as one. torch's own safe
-loader does the rest.
+NumPy scalars are read too, as Python numbers, since published checkpoints store a learning rate as one; and the settings of
+a command line, argparse.Namespace, as an object without methods. torch's own safe loader does the rest.
 """
 
 import pickle
@@ -43,10 +43,14 @@ def _latin1(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
+class _Settings:
+    """Replaces argparse.Namespace."""
+
+
 # The only names that a file may use besides torch's own, and what replaces them.
 _ALLOWED: list[Any] = [
     (_number, "numpy.core.multiarray.scalar"), (_number, "numpy._core.multiarray.scalar"), (_NumberType, "numpy.dtype"),
-    (_latin1, "_codecs.encode"),
+    (_latin1, "_codecs.encode"), (_Settings, "argparse.Namespace"),
 ]
 
 

@@ -103,8 +103,8 @@ def compare_restorations(model: ScoreModel, problem: Problem, truth: Tensor, cod
     described = {"answers": f"{samples} for each of {len(truth)} measurements"}
     return Comparison(
         rows, tuple(left_out), tuple(sorted(set(budgets))), names, recommend(rows, names[0], RESTORATIONS), len(truth), seed,
-        str(device), codec.of_pictures, shape or problem.event, None, truth, Extras(), sampling, time.perf_counter() - began - sampling,
-        title, described | (facts or {}), RESTORATIONS, COLUMNS)
+        str(device), codec.of_pictures, shape or problem.event, None, truth, Extras(), sampling,
+        time.perf_counter() - began - sampling, title, described | (facts or {}), RESTORATIONS, COLUMNS)
 
 
 def energy_score(x: Tensor, truth: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from scorefield.guidance.operators.base import LinearOperator, Operator
 from scorefield.models.parametrization import X0, check_kind, make_parametrization
 from scorefield.models.score_model import ScoreModel
 from scorefield.models.twist import Twist, TwistedModel, rows_of
+from scorefield.numerics.attention import by_formula
 from scorefield.numerics.errors import ArgumentError
 from scorefield.sde_lib.sde import SDE, check_time, expand_as
 
@@ -166,7 +167,7 @@ class PosteriorModel(TwistedModel):
             output = self.model.predict(x, t, kind)
             return output, self._guided(x, t, kind, output, y, False, None)
         again = torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.model.parameters()))
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad(), by_formula(again):
             z = x if again and x.requires_grad else (x.clone() if x.is_inference() else x.detach()).requires_grad_()
             output = self.model.predict(z, t, kind)
             twist = self._guided(z, t, kind, output, y, again, direction)

@@ -19,7 +19,7 @@ def doubled(network: nn.Module) -> nn.Module:
     names = getattr(network, "last_layers", ())
     if not names:
         raise ArgumentError(f"{type(network).__name__} predicts nothing whose variance could be learned; choose the network "
-                            "unet, ncsnpp or mlp", "learned_variance", "network")
+                            "unet, ncsnpp, mlp or dit", "learned_variance", "network")
     for layer in map(network.get_submodule, names):
         for name, parameter in [*layer.named_parameters()]:
             setattr(layer, name, nn.Parameter(torch.cat([parameter.detach(), torch.zeros_like(parameter)])))

@@ -374,9 +374,9 @@ def test_a_config_read_back_from_json_builds_the_same_denoiser():
     assert str(first.network) == str(second.network) and repr(first.sde) == repr(second.sde)
 
 
-@pytest.mark.parametrize("network", ["unet", "ncsnpp", "mlp"])
+@pytest.mark.parametrize("network", ["unet", "ncsnpp", "mlp", "dit"])
 def test_classes_reach_the_network_and_label_dropout_counts_only_where_it_takes_labels(network):
-    sizes = {"width": 8} if network == "mlp" else {"width": 8, "multipliers": (1,), "num_blocks": 1}
+    sizes = {"width": 8} | {"mlp": {}, "dit": {"layers": 1, "heads": 2}}.get(network, {"multipliers": (1,), "num_blocks": 1})
     for classes, dropout in ((None, 0.1), (None, 0.0), (3, 0.1), (3, 0.0), (3, None)):
         config = {"sde": {"name": "vp"}, "training": {"label_dropout": dropout},
                   "model": {"network": network, "parametrization": "eps", "classes": classes, **sizes}}

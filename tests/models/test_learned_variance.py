@@ -5,7 +5,7 @@ import torch
 
 from scorefield.guidance import classifier_free, classifier_guided, threshold
 from scorefield.likelihood import chain_elbo
-from scorefield.models import MLP, Denoiser, FittedVariance, Moments, UNet
+from scorefield.models import MLP, Denoiser, DiT, FittedVariance, Moments, UNet
 from scorefield.models.build import build_denoiser
 from scorefield.models.networks.ncsnpp import NCSNpp
 from scorefield.models.networks.outputs import doubled
@@ -99,7 +99,8 @@ def test_elements_of_a_bound_have_their_own_variances():
     (lambda: MLP((3,), 16, 1), (3,)), (lambda: UNet(8, 2, 8, (1, 2), 1, (), 0.0), (2, 8, 8)),
     (lambda: UNet((8,), 2, 8, (1, 2), 1, (), 0.0), (2, 8)), (lambda: NCSNpp(8, 2, 8, (1, 2), 1, (), 0.0), (2, 8, 8)),
     (lambda: NCSNpp(8, 3, 8, (1, 2), 1, (), 0.0, progressive="output_skip", fir=True), (3, 8, 8)),
-], ids=["mlp", "unet", "unet1d", "ncsnpp", "ncsnpp_skip"])
+    (lambda: DiT(8, 2, width=8, layers=1, heads=2), (2, 8, 8)),
+], ids=["mlp", "unet", "unet1d", "ncsnpp", "ncsnpp_skip", "dit"])
 def test_a_doubled_network_gives_what_it_gave_and_as_much_again(make, event):
     torch.manual_seed(0)
     network, x, time = randomised(make()), torch.randn(5, *event), torch.full((5,), 300.0)

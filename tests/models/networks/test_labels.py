@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from scorefield.models import MLP, Denoiser, UNet
+from scorefield.models import MLP, Denoiser, DiT, UNet
 from scorefield.models.layers import ResidualBlock, SelfAttention, recompute_activations, timestep_embedding
 from scorefield.models.networks.classifier import Classifier
 from scorefield.models.networks.ncsnpp import NCSNpp, grow, shrink
@@ -102,7 +102,9 @@ def test_every_parameter_takes_part_with_labels_and_scale_and_shift(kind):
 
 
 @pytest.mark.parametrize("make", [*(lambda classes, kind=kind: made(kind, classes=classes) for kind in KINDS),
-                                  lambda classes: MLP((2, 8, 8), width=8, layers=1, classes=classes)], ids=[*KINDS, "mlp"])
+                                  lambda classes: MLP((2, 8, 8), width=8, layers=1, classes=classes),
+                                  lambda classes: DiT(8, 2, width=8, layers=1, heads=2, classes=classes)],
+                         ids=[*KINDS, "mlp", "dit"])
 def test_a_label_that_is_missing_or_not_taken_is_refused(make):
     for condition in (None, {}, {"low_res": torch.zeros(3)}):
         with pytest.raises(ArgumentError, match="needs the condition {'label': integers .batch,.}; the integer 5 means no"):

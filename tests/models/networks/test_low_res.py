@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from scorefield.models import MLP, Denoiser, NCSNpp, UNet
+from scorefield.models import MLP, Denoiser, DiT, NCSNpp, UNet
 from scorefield.models.conditions import blank
 from scorefield.models.layers import timestep_embedding
 from scorefield.models.networks.low_res import resized
@@ -12,7 +12,8 @@ from scorefield.sde_lib import VPSDE
 from tests.helpers import randomised
 
 SMALL = {"image_size": 8, "channels": 1, "width": 8, "multipliers": (1, 2), "num_blocks": 1, "attention_resolutions": ()}
-KINDS = {"unet": UNet, "ncsnpp": NCSNpp, "mlp": MLP}
+KINDS = {"unet": UNet, "ncsnpp": NCSNpp, "mlp": MLP,
+         "dit": lambda multipliers, num_blocks, attention_resolutions, **settings: DiT(layers=2, heads=2, **settings)}
 
 
 def made(kind, **settings):
