@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from scorefield.models.conditions import Condition, Conditions
-from scorefield.models.student import Student
+from scorefield.models.student import ENDS, Student
 from scorefield.numerics.errors import ArgumentError
 from scorefield.sde_lib.sde import SDE
 
@@ -269,7 +269,8 @@ class Given(Derived):
 def check_score(model: ScoreModel, use: str) -> None:
     """ArgumentError (of argument "model") if the model was distilled and has no score, which `use` needs."""
     if model.student is not None:
-        raise ArgumentError(f"{use} needs a score model, and this is {model.student}; use its teacher", "model")
+        advice = "that has a flow, model.flow()" if model.student.kind == ENDS else "use its teacher"
+        raise ArgumentError(f"{use} needs a score model, and this is {model.student}; {advice}", "model")
 
 
 def check_density(model: ScoreModel) -> None:

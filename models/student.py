@@ -1,8 +1,8 @@
-"""What a distilled model is made for.
+"""What a model is made for that only its own sampler may use: a distilled one, or a bridge.
 
 A student of progressive distillation predicts the x_0 to which one long step of DDIM must point, and a consistency model the
 end of the flow through x_t. Neither is E[x_0 given x_t], so neither has a score: only its own sampler may use it, a
-likelihood none.
+likelihood none. A bridge (bridge.py) has another flow than its reference process, so it is sampled by its own rule, too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.grids import make_grid
 from scorefield.sde_lib.sde import SDE
 
-STEPS, FLOW_END = "steps", "flow_end"      # the kinds of students
+STEPS, FLOW_END, ENDS = "steps", "flow_end", "ends"      # the kinds of students, and a bridge
 MOST_STEPS = 100_000
 
 
@@ -26,7 +26,8 @@ MOST_STEPS = 100_000
 class Student:
     """What one sampler needs to know of a student.
 
-    kind    STEPS: it predicts for the steps of one grid of DDIM; FLOW_END: it predicts the end of the flow from any time
+    kind    STEPS: it predicts for the steps of one grid of DDIM; FLOW_END: it predicts the end of the flow from any time;
+            ENDS: it predicts the end of a path of a bridge
     sampler a key of samplers.SAMPLERS, and its options, by which the student is sampled
     times   the grid of the first kind, float64 (steps + 1,)
     """
@@ -38,7 +39,7 @@ class Student:
 
     def __str__(self) -> str:
         if self.times is None:
-            return "a consistency model"
+            return "a Schroedinger bridge" if self.kind == ENDS else "a consistency model"
         return f"a student of {len(self.times) - 1} steps of DDIM on the grid {self.options['grid']!r}"
 
     @property
@@ -54,6 +55,7 @@ def of_steps(sde: SDE, steps: int, grid: str) -> Student:
 
 
 CONSISTENCY_MODEL = Student(FLOW_END, "consistency", {"steps": 2})
+BRIDGE = Student(ENDS, "bridge", {})
 
 
 def student_of(training: Mapping[str, Any], sde: SDE) -> Student | None:
@@ -67,4 +69,6 @@ def student_of(training: Mapping[str, Any], sde: SDE) -> Student | None:
             raise ArgumentError(f"student_steps must lie in 1 .. {MOST_STEPS}, got {training['student_steps']}",
                                 "training.student_steps")
         return of_steps(sde, training["student_steps"], training["grid"])
+    if objective in ("dsb", "dsbm"):
+        return BRIDGE
     return CONSISTENCY_MODEL if objective in ("consistency", "continuous_consistency") else None

@@ -13,6 +13,7 @@ from scorefield.numerics.noise import NoiseStream, sample_seeds
 from scorefield.numerics.options import options_of
 from scorefield.samplers.adams import ExponentialAdams
 from scorefield.samplers.base import GridSampler, Result, Sampler, prior_sample
+from scorefield.samplers.bridge import BridgeSampler
 from scorefield.samplers.consistency import ConsistencySampler
 from scorefield.samplers.deis import DEIS, IPNDM
 from scorefield.samplers.dpm_solver import DPMSolver, DPMSolverPlusPlus
@@ -54,7 +55,7 @@ SAMPLERS: dict[str, type[Sampler]] = {
 }
 # Samplers of some models alone: those that are given a measurement (guidance.posterior), and those that they were made for
 RESTORING: dict[str, type[Sampler]] = {"twisted_smc": TwistedSMC, "repaint": RePaint}
-MADE: dict[str, type[Sampler]] = {"consistency": ConsistencySampler, "tuned": Tuned}
+MADE: dict[str, type[Sampler]] = {"consistency": ConsistencySampler, "tuned": Tuned, "bridge": BridgeSampler}
 EVERY: Mapping[str, type[Sampler]] = ChainMap(SAMPLERS, RESTORING, MADE)
 
 
@@ -86,7 +87,7 @@ def own_sampler(model: ScoreModel, other: Sampler) -> Sampler:
 
 __all__ = [
     "DDIM", "DEIS", "EDM", "ERSDE", "EVERY", "GRIDS", "IPNDM", "MADE", "RESTORING", "SAMPLERS", "Ancestral",
-    "ConsistencySampler", "DPMSolver", "DPMSolverPlusPlus", "Euler", "EulerMaruyama", "ExponentialAdams", "GridSampler",
+    "BridgeSampler", "ConsistencySampler", "DPMSolver", "DPMSolverPlusPlus", "Euler", "EulerMaruyama", "ExponentialAdams", "GridSampler",
     "Heun", "Langevin", "NoiseStream", "PredictorCorrector", "ProbabilityFlow", "RePaint", "ReferenceSDE", "Restart",
     "Result", "ReverseDiffusion", "RungeKutta4", "SASolver", "Sampler", "Solver", "Tuned", "TwistedSMC", "UniPC",
     "WeightedResult", "ddim_invert", "make_grid", "make_sampler", "own_sampler", "prior_sample", "sample_seeds",
