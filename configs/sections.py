@@ -55,7 +55,7 @@ class Pixels:
 DATA_SECTION = Section("data", "dataset", DATASETS, taker=lambda source: source.load,
                        beside=lambda source: None if source.levels is None else Pixels)
 TRAINING_SECTION = Section("training", "objective", OBJECTIVES, beside=lambda objective: Training,
-                           without=("sde", "data_std", "codec", "variance_output", "teacher_model", "updates"),
+                           without=("sde", "data_std", "codec", "variance_output", "teacher_model", "updates", "ends"),
                            choices={"optimizer": OPTIMIZERS, "decay": SCHEDULES})
 SECTIONS = {section.name: section for section in (DATA_SECTION, SDE_SECTION, MODEL_SECTION, TRAINING_SECTION)}
 

@@ -194,8 +194,8 @@ class BridgeFlow(ScoreModel):
         check_kind(kind)
         t, sde = check_time(self.sde, t), self.sde
         alpha, sigma, u, rest = (expand_as(of_t, x) for of_t in (sde.alpha(t), sde.sigma(t), sde.share(t), sde.rest(t)))
-        y, end = x / alpha, float(sde.alpha(torch.ones((), dtype=torch.float64)))
-        goal, start = self.bridge.goal_mean(x, t), self.bridge.start_mean(x, t) / end
+        y = x / alpha
+        goal, start = self.bridge.goal_mean(x, t), self.bridge.start_mean(x, t) / sde.end
         x0 = goal - u / rest * (start - y)
         if kind == "x0":
             return x0

@@ -82,7 +82,7 @@ class GaussianBridge(BridgeModel):
     def _coupled(self, goal: str) -> Tensor:
         """Cov(y_0, y_1) of the goal and the start in the units of the goal, (D, D)."""
         sde = self._seen[goal]
-        end, s2 = float(sde.alpha(torch.ones((), dtype=torch.float64))), sde.total
+        end, s2 = sde.end, sde.total
         own, start = self.of_end[goal].covariance, self._other(goal).covariance / end**2
         root, eye = _power(own, 0.5), torch.eye(len(own), dtype=torch.float64)
         d = _power(4 * root @ start @ root + s2**2 * eye, 0.5)
@@ -91,7 +91,7 @@ class GaussianBridge(BridgeModel):
     @property
     def cross_covariance(self) -> Tensor:
         """Cov(x_0, x_1) of the source and the target, float64 (D, D)."""
-        return self._cross[SOURCE] * float(self._seen[SOURCE].alpha(torch.ones((), dtype=torch.float64)))
+        return self._cross[SOURCE] * self._seen[SOURCE].end
 
     def marginal(self, s: float | Tensor) -> tuple[Tensor, Tensor]:
         """Mean (D,) and covariance (D, D) of x_s, s a scalar, as the reference is seen from the goal."""
@@ -102,7 +102,7 @@ class GaussianBridge(BridgeModel):
     def _moments(self, s: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mean and covariance of y_s, and Cov(y_0, y_s), for s of shape (...): (..., D), (..., D, D) twice."""
         sde, cross = self.sde, self._cross[self.goal]
-        end = float(sde.alpha(torch.ones((), dtype=torch.float64)))
+        end = sde.end
         own, start = self.of_end[self.goal], self._other(self.goal)
         u, rest = (share.double()[..., None, None] for share in (sde.share(s), sde.rest(s)))
         eye = torch.eye(len(cross), dtype=torch.float64)

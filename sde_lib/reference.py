@@ -55,6 +55,8 @@ class Reference(SDE):
         reference = Reference(BrownianSDE(), forward=True)
         a, b, std = reference.between(s)           # x_s = a x_0 + b x_1 + std z
 
+    `end` is alpha(1), and `total` is V(1), in the units of the goal.
+
     Raises ArgumentError for a process that is a chain, is learned, or forgets its beginning, alpha(t_max) < 1e-4.
     """
 
@@ -66,13 +68,15 @@ class Reference(SDE):
                                 f"ve, got {sde}", "sde.name")
         self.sde, self.forward = sde, forward
         self._start: Any = None
-        ends = torch.tensor([0.0, sde.t_max], dtype=torch.float64)
-        alpha, ratio = sde.alpha(ends), (sde.sigma(ends) / sde.alpha(ends)).square()
+        with torch.device("cpu"):      # numbers, whatever the default device
+            ends = torch.tensor([0.0, sde.t_max], dtype=torch.float64)
+            alpha, ratio = sde.alpha(ends), (sde.sigma(ends) / sde.alpha(ends)).square()
         if not float(alpha[1]) >= LEAST_ALPHA or not bool(ratio.isfinite().all()):
             raise ArgumentError(f"the reference of a bridge must remember where it began: alpha({sde.t_max:g}) is "
                                 f"{float(alpha[1]):.2g} for {sde}; choose brownian, ve, or vp with a smaller beta_max", "sde.name")
         self._first, self._all = float(ratio[0]), float(ratio[1] - ratio[0])
         self._scale = float(alpha[int(forward)])
+        self.end = float(alpha[1 - int(forward)]) / self._scale
 
     def starting_at(self, start: Any) -> "Reference":
         """The same process, whose paths begin with `start`: an object with `sample` and `log_prob`, as a prior has."""
@@ -127,8 +131,7 @@ class Reference(SDE):
     def between(self, s: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """a, b and std of x_s = a x_0 + b x_1 + std z, for the goal x_0 and the start x_1; of s's shape."""
         alpha, u, rest = self.alpha(s), self.share(s), self.rest(s)
-        end = self.alpha(torch.ones((), dtype=torch.float64))
-        return alpha * rest, alpha * u / end, alpha * (self.total * u * rest).clamp(min=0).sqrt()
+        return alpha * rest, alpha * u / self.end, alpha * (self.total * u * rest).clamp(min=0).sqrt()
 
     def step(self, s: float, later: float, eta: float = 1.0) -> Step:
         """A step of a path from s to `later`, which is nearer to the goal; exact if the predicted ends are those of the path.
@@ -138,10 +141,10 @@ class Reference(SDE):
              Models", equation 12)
         """
         (u, rest), (v, left) = ((float(self.share(r)), float(self.rest(r))) for r in (s, later))
-        a, b, end = (float(self.alpha(torch.tensor(r, dtype=torch.float64))) for r in (s, later, 1.0))
+        a, b = float(self.alpha(s)), float(self.alpha(later))
         drawn = eta**2 * v * (u - v) / u
         kept = v / u if eta == 1 else math.sqrt(max(v * left - drawn, 0.0) / (u * rest))
-        return Step(b * (left - kept * rest), b * (v - kept * u) / end, b * kept / a, b * math.sqrt(self.total * max(drawn, 0.0)))
+        return Step(b * (left - kept * rest), b * (v - kept * u) / self.end, b * kept / a, b * math.sqrt(self.total * max(drawn, 0.0)))
 
     @property
     def prior(self) -> Any:
@@ -151,10 +154,12 @@ class Reference(SDE):
 
 
 def crowded(steps: int, crowding: float, first: float = 1.0, last: float = 0.0) -> Tensor:
-    """`steps` + 1 times from `first` down to `last`, float64, which crowd at both ends: r^c / (r^c + (1 - r)^c), r uniform."""
+    """`steps` + 1 times from `first` down to `last`, float64 on the CPU, which crowd at both ends: r^c / (r^c + (1 - r)^c), with r
+    uniform.
+    """
     if steps < 1:
         raise ArgumentError(f"steps must be at least 1, got {steps}", "steps")
-    times = warped(torch.linspace(1, 0, steps + 1, dtype=torch.float64), crowding)
+    times = warped(torch.linspace(1, 0, steps + 1, dtype=torch.float64, device="cpu"), crowding)
     return last + (first - last) * times
 
 

@@ -42,6 +42,7 @@ from scorefield.numerics.files import write_json
 from scorefield.numerics.processes import connect, launched
 from scorefield.training.batches import Batches, held_out
 from scorefield.training.doubts import doubts
+from scorefield.training.ends import TrainingEnds
 from scorefield.training.folder import begin, is_empty, opened
 from scorefield.training.labels import require_conditions
 from scorefield.training.machine import Machine
@@ -170,11 +171,15 @@ def set_up(config: ConfigDict, dataset: Dataset, run: Path, device: torch.device
             require_compiler(device)
     require_trackers(names_of(settings.trackers, "training.trackers"))
     codec = codec_of(config.data, dataset)
+    if world.size > 1 and settings.objective == "dsb":
+        raise ArgumentError("objective dsb trains one of two networks at a time, which processes cannot share; choose dsbm, or one "
+                            "process", "training.objective")
     keep_freed_memory(device)
     torch.manual_seed(settings.seed)
     model = build_denoiser(config, codec.event(dataset.shape)).to(device)
     model.autocast = autocast_dtype(settings.precision, device)
-    objective = build_objective(model, settings, codec, teacher_of(config, dataset, device))
+    ends = None if dataset.target is None else TrainingEnds(dataset, codec, device)
+    objective = build_objective(model, settings, codec, teacher_of(config, dataset, device), ends)
     dataset = require_conditions(model, objective, config, dataset)
     machine, share = Machine(run, device), settings.batch_size // world.size
     noise = partial(_loss_of_noise, model, dataset, codec, device)
