@@ -53,7 +53,7 @@ class BridgeSampler(Sampler):
         return student is not None and student.kind == ENDS
 
     def times(self, model: ScoreModel) -> Tensor:
-        end = self.end(model)
+        end = 0.0 if self.t_end is None else self.t_end
         if not 0 <= end < 1:
             raise ArgumentError(f"t_end must lie in [0, 1), got {end}", "t_end")
         return crowded(self.steps, self.crowding, 1.0, end)

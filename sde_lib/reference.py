@@ -60,7 +60,7 @@ class Reference(SDE):
     Raises ArgumentError for a process that is a chain, is learned, or forgets its beginning, alpha(t_max) < 1e-4.
     """
 
-    t_sample = 0.0
+    t_sample = NEAR
 
     def __init__(self, sde: SDE, forward: bool = False):
         if sde.steps is not None or isinstance(sde, LearnedVPSDE):

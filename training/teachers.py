@@ -30,8 +30,8 @@ def teacher_of(config: ConfigDict, dataset: Dataset, device: torch.device) -> De
     except (OSError, ValueError) as error:      # ValueError: the hub cannot be asked, or the file is none
         raise ArgumentError(f"no teacher: {error}", "training.teacher") from None
     theirs = checkpoint.config
-    if theirs["model"]["network"] == "classifier":
-        raise ArgumentError(f"the teacher {source} is a classifier; name the run of a score model", "training.teacher")
+    if (network := theirs["model"]["network"]) == "classifier" or network.startswith("bridge_"):
+        raise ArgumentError(f"the teacher {source} is a {network}; name the run of a score model", "training.teacher")
     same: list[tuple[str, Any, Any]] = [("shape", tuple(dataset.shape), tuple(theirs["shape"])),
                                         ("levels", dataset.levels, theirs.get("levels"))]
     same += [(f"data.{name}", config.data.get(name), theirs["data"].get(name)) for name in CODEC_FIELDS if "levels" in theirs
@@ -66,6 +66,8 @@ def begin_with(model: Denoiser, source: str | Path, name: str = "score_model") -
     advice = "" if name == "score_model" else ", or begin with training.initial=random"
     with renamed(names={"config": field}):
         found = load_denoiser(source)
+    if not isinstance(found, Denoiser):
+        raise ArgumentError(f"the {name} {source} is a bridge; name the run of a score model", field)
     for what, here, there in _views(model, found):
         if here != there:
             raise ArgumentError(f"the {name} {source} has {what} {there}, and this config has {here}; the sections sde and "
