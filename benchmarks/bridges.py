@@ -1,66 +1,28 @@
-"""Bridges between Gaussians by DSBM and DSB beside the closed form, iteration by iteration, with exact regression.
+"""How fast IMF (DSBM) and IPF (DSB) come to the Schroedinger bridge between Gaussians: the table over iterations.
 
-    python benchmarks/bridges.py
+    python -m benchmarks.bridges
 
-Each network is linear in x and piecewise linear in time, so that the mean of the closed form is within reach, and each
-regression is solved to its minimum (L-BFGS on one large batch). What is left of error is that of the iterations, of the steps of
-the simulated paths, and of the number of examples.
+Each regression is exact, and so is each simulation of paths: all that is simulated stays Gaussian, so means and covariances are
+carried through the steps that DSBM and DSB take. What is left of error is that of the iterations, and of a finite number of steps.
 """
 
-import argparse
+import copy
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from scorefield.models.bridge import Bridge
 from scorefield.models.gaussian_bridge import Gaussian, GaussianBridge
-from scorefield.models.networks.two_way import SOURCE, TARGET, TwoWay
-from scorefield.numerics.processes import World
-from scorefield.samplers import make_sampler
+from scorefield.models.networks.two_way import SOURCE, TARGET
 from scorefield.sde_lib import SDE, BrownianSDE
-from scorefield.sde_lib.reference import warped
-from scorefield.training.draws import Draws
-from scorefield.training.objectives import DSB, DSBM, Bridging
-from scorefield.training.objectives.objective import Batch
+from scorefield.sde_lib.reference import crowded
 
-KNOTS = 16
-
-
-class Hats(nn.Module):
-    """A(s) x + b(s), piecewise linear in the time s between knots that crowd at both ends; A and b start at zero."""
-
-    def __init__(self, d: int, knots: int = KNOTS):
-        super().__init__()
-        self.register_buffer("knots", warped(torch.linspace(0, 1, knots, dtype=torch.float64), 2.0))
-        self.maps = nn.Parameter(torch.zeros(knots, d, d + 1, dtype=torch.float64))
-
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        s, knots = time.double() / 999, self.knots
-        after = torch.bucketize(s, knots[1:-1]) + 1
-        part = ((s - knots[after - 1]) / (knots[after] - knots[after - 1]))[:, None]
-        one = torch.cat([x, torch.ones_like(x[:, :1])], 1)[:, :, None]
-        # the maps of both knots at all x, by matrix products of those that share a knot
-        moved = [torch.bmm(self.maps[k], one)[:, :, 0] for k in (after - 1, after)]
-        return moved[0].lerp(moved[1], part.expand_as(x))
-
-
-class Drawn:
-    """Fresh examples of two Gaussians, as the ends of a bridge."""
-
-    device = torch.device("cpu")
-
-    def __init__(self, exact: GaussianBridge):
-        self.exact = exact
-
-    def examples(self, end: str, n: int, generator: torch.Generator) -> Tensor:
-        gaussian: Gaussian = self.exact.of_end[end]
-        z = torch.randn(n, len(gaussian.mean), generator=generator, dtype=torch.float64)
-        return gaussian.mean + z @ torch.linalg.cholesky(gaussian.covariance).mT
+Joint = tuple[Tensor, Tensor]      # mean (2 D,) and covariance (2 D, 2 D) of two states side by side
+STEPS, CROWDING = 20, 2.0
 
 
 def problem(d: int, sde: SDE, seed: int = 0) -> GaussianBridge:
-    """A bridge between two Gaussians of d dimensions with random means and covariances of mean variance about 1."""
+    """A bridge between two Gaussians of d dimensions with random means and covariances, of variances about 1."""
     generator = torch.Generator().manual_seed(seed)
 
     def gaussian() -> tuple[Tensor, Tensor]:
@@ -70,62 +32,131 @@ def problem(d: int, sde: SDE, seed: int = 0) -> GaussianBridge:
     return GaussianBridge(sde, gaussian(), gaussian())
 
 
-def iterations(kind: type[Bridging], exact: GaussianBridge, count: int, batch: int, sim_steps: int = 20) -> Iterator[Bridge]:
-    """The bridge after each regression: an iteration of DSBM, or one direction's turn of DSB."""
-    d, ends = len(exact.cross_covariance), Drawn(exact)
-    bridge = Bridge(TwoWay(Hats(d), Hats(d)), exact.reference)
-    own = {"first_updates": 1} if kind is DSBM else {"turn": 1}
-    objective = kind(ends=ends, paths=batch, refresh=1, sim_steps=sim_steps, **own)      # type: ignore[arg-type]
-    for i in range(count):
-        generator = torch.Generator().manual_seed(i)
-        source, target = (ends.examples(end, batch, generator) for end in (SOURCE, TARGET))
-        examples = Batch(source, {"target": target})
-        lot = objective.draw(examples, Draws(batch, i, ends.device))
-        lot = lot._replace(eps=torch.randn(source.shape, generator=generator, dtype=torch.float64),
-                           row=torch.randperm(batch, generator=generator))
-        optimizer = torch.optim.LBFGS(bridge.network.parameters(), max_iter=100, line_search_fn="strong_wolfe")
-
-        def loss(examples: Batch = examples, lot: object = lot) -> Tensor:
-            optimizer.zero_grad()
-            value = objective.loss(bridge, examples, lot).mean()
-            value.backward()
-            return value
-
-        optimizer.step(loss)      # type: ignore[no-untyped-call]
-        objective.stepped(World())
-        yield bridge
+def joint(mean: tuple[Tensor, Tensor], first: Tensor, second: Tensor, cross: Tensor) -> Joint:
+    return torch.cat(mean), torch.cat([torch.cat([first, cross], 1), torch.cat([cross.mT, second], 1)])
 
 
-def errors(bridge: Bridge, exact: GaussianBridge, goal: str, n: int, steps: int = 20) -> tuple[float, float, float]:
-    """Of n samples toward a goal: the largest error of the mean over the largest standard deviation, and of the covariance and
-    the cross-covariance, as Frobenius norms over those of the closed form.
+def of_pairs(exact: GaussianBridge, pairs: Joint) -> GaussianBridge:
+    """The Markov process whose bridges join pairs (source, target) of these moments: GaussianBridge with another coupling."""
+    mean, covariance, d = *pairs, len(pairs[0]) // 2
+    made = copy.copy(exact)
+    made.of_end = {SOURCE: Gaussian(mean[:d], covariance[:d, :d]), TARGET: Gaussian(mean[d:], covariance[d:, d:])}
+    cross, seen = covariance[:d, d:], exact._seen
+    made._cross = {SOURCE: cross / seen[SOURCE].end, TARGET: cross.mT / seen[TARGET].end}
+    return made
+
+
+def affine(bridge: GaussianBridge, s: Tensor) -> tuple[Tensor, Tensor]:
+    """G and c of the goal's mean G x + c at s."""
+    d = len(bridge.of_end[SOURCE].mean)
+    c = bridge.goal_mean(torch.zeros(1, d, dtype=torch.float64), s)[0]
+    return (bridge.goal_mean(torch.eye(d, dtype=torch.float64), s) - c).mT, c
+
+
+def moved(state: Joint, matrix: Tensor, shift: Tensor, std: float) -> Joint:
+    """(start, x) after x' = matrix x + shift + std z."""
+    mean, covariance, d = *state, len(shift)
+    whole = torch.block_diag(torch.eye(d, dtype=torch.float64), matrix)
+    noise = torch.block_diag(torch.zeros(d, d), std**2 * torch.eye(d)).double()
+    return whole @ mean + torch.cat([torch.zeros_like(shift), shift]), whole @ covariance @ whole.mT + noise
+
+
+def at_start(exact: GaussianBridge, end: str) -> Joint:
+    of_end = exact.of_end[end]
+    return joint((of_end.mean,) * 2, *(of_end.covariance,) * 3)
+
+
+def followed(bridge: GaussianBridge, exact: GaussianBridge, steps: int) -> Joint:
+    """(start, goal) of paths toward the bridge's goal by the rule of order 2 of BridgeSampler and DSBM."""
+    state = at_start(exact, SOURCE if bridge.goal == TARGET else TARGET)
+    times = crowded(steps, CROWDING)
+    for s, later in zip(times[:-1], times[1:], strict=True):
+        rule, (matrix, shift) = bridge.sde.step(float(s), float(later)), affine(bridge, s)
+        eye = torch.eye(len(shift), dtype=torch.float64)
+        std = rule.of_noise
+        if float(later) > 0:
+            second, plus = affine(bridge, later)      # at rule.of_x x + rule.of_goal (matrix x + shift) + std z
+            along = rule.of_x * eye + rule.of_goal * matrix
+            mean = (matrix + second @ along) / 2, (shift + plus + rule.of_goal * second @ shift) / 2
+            spread = std * (eye + rule.of_goal * second / 2)
+            state = moved(state, rule.of_x * eye + rule.of_goal * mean[0], rule.of_goal * mean[1], 0.0)
+            d = len(shift)
+            state[1][d:, d:] += spread @ spread.mT
+        else:
+            state = moved(state, rule.of_x * eye + rule.of_goal * matrix, rule.of_goal * shift, std)
+    return state
+
+
+def swapped(state: Joint) -> Joint:
+    mean, covariance, d = *state, len(state[0]) // 2
+    order = torch.cat([torch.arange(d, 2 * d), torch.arange(d)])
+    return mean[order], covariance[order][:, order]
+
+
+def imf(exact: GaussianBridge, count: int, steps: int = STEPS) -> Iterator[dict[str, Joint]]:
+    """Moments of (start, goal) toward both ends, after each iteration of DSBM: the first is that of independent pairs."""
+    own, other = exact.of_end[SOURCE], exact.of_end[TARGET]
+    pairs = joint((own.mean, other.mean), own.covariance, other.covariance, torch.zeros_like(own.covariance))
+    for _ in range(count):
+        bridge = of_pairs(exact, pairs)
+        found = {goal: followed(bridge.toward(goal), exact, steps) for goal in (TARGET, SOURCE)}
+        (m, c), (n, e) = found[TARGET], swapped(found[SOURCE])
+        pairs = (m + n) / 2, (c + e) / 2 + torch.outer(m - n, m - n) / 4
+        yield found
+
+
+def ipf(exact: GaussianBridge, count: int, steps: int = STEPS) -> Iterator[dict[str, Joint]]:
+    """As `imf`, after each iteration of DSB, two turns, in y = x for references with alpha = 1."""
+    u = exact._seen[SOURCE].share(crowded(steps, CROWDING).flip(0)).tolist()
+    total, d = exact._seen[SOURCE].total, len(exact.of_end[SOURCE].mean)
+    eye, zero = torch.eye(d, dtype=torch.float64), torch.zeros(d, dtype=torch.float64)
+    known = [(eye, zero)] * steps      # O_k of the direction that stays as it is, from 0 on: at first the reference
+    found: dict[str, Joint] = {}
+    for turn in range(2 * count):
+        goal, start = (SOURCE, TARGET) if turn % 2 == 0 else (TARGET, SOURCE)
+        share = u if goal == SOURCE else [1 - v for v in u[::-1]]
+        state, learned = at_start(exact, goal), []
+        for k, (matrix, shift) in enumerate(known):
+            before = state
+            state = moved(state, matrix, shift, (total * (share[k + 1] - share[k])) ** 0.5)
+            across, into = before[1][d:, d:] @ matrix.mT, state[1][d:, d:]      # Cov(y_k, y_(k+1)), Var(y_(k+1))
+            gain = torch.linalg.solve(into, across.mT).mT      # E[y_k given y_(k+1)], by which O_k(y_k) has its mean
+            back = before[0][d:] - gain @ state[0][d:]
+            learned.append((eye + matrix @ gain - matrix, matrix @ back))
+        known = learned[::-1]
+        state = at_start(exact, start)
+        last = [1 - v for v in share[::-1]]
+        for k, (matrix, shift) in enumerate(known):      # the last step of a sample has no noise
+            state = moved(state, matrix, shift, (total * (last[k + 1] - last[k])) ** 0.5 if k < steps - 1 else 0.0)
+        found = found | {goal: state}
+        if turn % 2:
+            yield found
+
+
+def errors(exact: GaussianBridge, found: dict[str, Joint]) -> tuple[float, float, float]:
+    """The larger of both directions' errors: of the goal's mean over the largest standard deviation, and of the goal's covariance
+    and the cross-covariance, as Frobenius norms over those of the closed form.
     """
-    start = exact.toward(goal).sde.prior
-    x1 = start.sample((len(start.mean),), range(n), dtype=torch.float64)
-    x0 = make_sampler("bridge", steps=steps)(bridge.toward(goal, start), x1, range(n)).x
-    d, own, cross = len(start.mean), exact.of_end[goal], exact.cross_covariance
-    found = torch.cov(torch.cat([x0, x1], 1).mT)
-    cross = cross if goal == SOURCE else cross.mT
-    mean = float((x0.mean(0) - own.mean).abs().max() / own.covariance.diagonal().max().sqrt())
-    return (mean, float((found[:d, :d] - own.covariance).norm() / own.covariance.norm()),
-            float((found[:d, d:] - cross).norm() / cross.norm()))
+    rows = []
+    for goal, (mean, covariance) in found.items():
+        own, d = exact.of_end[goal], len(mean) // 2
+        cross = exact.cross_covariance if goal == TARGET else exact.cross_covariance.mT      # rows are the start
+        rows.append((float((mean[d:] - own.mean).abs().max() / own.covariance.diagonal().max().sqrt()),
+                     float((covariance[d:, d:] - own.covariance).norm() / own.covariance.norm()),
+                     float((covariance[:d, d:] - cross).norm() / cross.norm())))
+    worst = [max(column) for column in zip(*rows, strict=True)]
+    return worst[0], worst[1], worst[2]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--batch", type=int, default=20_000)
-    parser.add_argument("--samples", type=int, default=20_000)
-    parser.add_argument("--count", type=int, default=6)
-    arguments = parser.parse_args()
-    print("| objective | D | iteration | mean | covariance | cross-covariance |\n|---|---|---|---|---|---|")
-    for kind, per in ((DSBM, 1), (DSB, 2)):
-        for d in (1, 5):
+    print("| rule | D | steps | iterations | mean | covariance | cross-covariance |\n|---|---|---|---|---|---|---|")
+    for name, rule in (("IMF (DSBM)", imf), ("IPF (DSB)", ipf)):
+        for d, steps in ((1, STEPS), (5, STEPS), (5, 80)):
             exact = problem(d, BrownianSDE())
-            for i, bridge in enumerate(iterations(kind, exact, per * arguments.count, arguments.batch), 1):
-                if i % per == 0:
-                    both = [errors(bridge, exact, goal, arguments.samples) for goal in (SOURCE, TARGET)]
-                    shown = " | ".join(f"{100 * max(pair):.1f} %" for pair in zip(*both, strict=True))
-                    print(f"| {kind.__name__} | {d} | {i // per} | {shown} |", flush=True)
+            for k, found in enumerate(rule(exact, 16, steps), 1):
+                if k in (1, 2, 4, 8, 16):
+                    shown = " | ".join(f"{100 * error:.1f} %" for error in errors(exact, found))
+                    print(f"| {name} | {d} | {steps} | {k} | {shown} |", flush=True)
 
 
 if __name__ == "__main__":
