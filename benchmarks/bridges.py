@@ -2,8 +2,9 @@
 
     python -m benchmarks.bridges
 
-Each regression is exact, and so is each simulation of paths: all that is simulated stays Gaussian, so means and covariances are
-carried through the steps that DSBM and DSB take. What is left of error is that of the iterations, and of a finite number of steps.
+Each regression is exact, and so is each simulation of paths: all that is simulated stays Gaussian, so means and covariances
+are carried through the steps that DSBM and DSB take. What is left of error is that of the iterations, and of a finite
+number of steps.
 """
 
 import copy
@@ -37,7 +38,9 @@ def joint(mean: tuple[Tensor, Tensor], first: Tensor, second: Tensor, cross: Ten
 
 
 def of_pairs(exact: GaussianBridge, pairs: Joint) -> GaussianBridge:
-    """The Markov process whose bridges join pairs (source, target) of these moments: GaussianBridge with another coupling."""
+    """The Markov process whose bridges join pairs (source, target) of these moments: GaussianBridge with another
+    coupling.
+    """
     mean, covariance, d = *pairs, len(pairs[0]) // 2
     made = copy.copy(exact)
     made.of_end = {SOURCE: Gaussian(mean[:d], covariance[:d, :d]), TARGET: Gaussian(mean[d:], covariance[d:, d:])}
@@ -134,8 +137,8 @@ def ipf(exact: GaussianBridge, count: int, steps: int = STEPS) -> Iterator[dict[
 
 
 def errors(exact: GaussianBridge, found: dict[str, Joint]) -> tuple[float, float, float]:
-    """The larger of both directions' errors: of the goal's mean over the largest standard deviation, and of the goal's covariance
-    and the cross-covariance, as Frobenius norms over those of the closed form.
+    """The larger of both directions' errors: of the goal's mean over the largest standard deviation, and of the goal's
+    covariance and the cross-covariance, as Frobenius norms over those of the closed form.
     """
     rows = []
     for goal, (mean, covariance) in found.items():

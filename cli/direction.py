@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from scorefield.data import Dataset
 
 WAYS = {"forward": "target", "backward": "source"}      # the goal of each
-DRAWN = Flag("direction", str, None, "of a bridge: forward draws its target from held-out examples of its source [the default], "
-                                     "backward its source from its target", tuple(WAYS))
-SCORED = Flag("direction", str, None, "of a bridge: backward scores examples of its source [the default], by the density of its "
-                                      "target; forward the other way round", tuple(WAYS))
+DRAWN = Flag("direction", str, None, "of a bridge: forward draws its target from held-out examples of its source [the "
+                                     "default], backward its source from its target", tuple(WAYS))
+SCORED = Flag("direction", str, None, "of a bridge: backward scores examples of its source [the default], by the density of "
+                                      "its target; forward the other way round", tuple(WAYS))
 DEFAULT = {"sample": "forward", "evaluate": "forward", "likelihood": "backward"}
 
 
@@ -28,7 +28,8 @@ def way_of(command: Command) -> str | None:
             raise ArgumentError("the run is no bridge, and has no direction; leave it out", "direction")
         return None
     if command.mode not in DEFAULT:
-        raise ArgumentError(f"mode {command.mode} takes no bridge between two data sets; modes {', '.join(DEFAULT)} do", "mode")
+        raise ArgumentError(f"mode {command.mode} takes no bridge between two data sets; modes {', '.join(DEFAULT)} do",
+                            "mode")
     return asked.values["direction"] or DEFAULT[command.mode]
 
 

@@ -146,8 +146,8 @@ class Drawing:
 
         values = self.command.asked.values
         return self.command.run / "samples" / stem_of_samples(
-            values["sampler"], self.sampler, suffix_of(self.command) + self.guide.suffix, seed=values["seed"], ema=values["ema"],
-            precision=self.precision, step=self.step, batch_size=values["batch_size"])
+            values["sampler"], self.sampler, suffix_of(self.command) + self.guide.suffix, seed=values["seed"],
+            ema=values["ema"], precision=self.precision, step=self.step, batch_size=values["batch_size"])
 
     @property
     def folder(self) -> Path:

@@ -178,7 +178,8 @@ def run(command: Command) -> None:
 def flow_of(bridge: Any, values: Mapping[str, Any]) -> Any:
     """The probability flow of a bridge; ArgumentError for an estimator that it has not, or a start of unknown density."""
     if values["estimator"] != "ode":
-        raise ArgumentError(f"a bridge has a probability flow, and no {values['estimator']}; choose estimator ode", "estimator")
+        raise ArgumentError(f"a bridge has a probability flow, and no {values['estimator']}; choose estimator ode",
+                            "estimator")
     bridge.sde.prior.require_density()
     return bridge.flow()
 

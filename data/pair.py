@@ -1,7 +1,7 @@
 """Two data sets as the ends of a bridge: a source, and a target whose examples have the same shape and levels.
 
-Nothing belongs together: training draws the examples of both ends independently. Labels are left out, since no example of one
-end has that of another. Pictures of other levels become bytes, and `side` brings both to squares of one size.
+Nothing belongs together: training draws the examples of both ends independently. Labels are left out, since no example of
+one end has that of another. Pictures of other levels become bytes, and `side` brings both to squares of one size.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Bare:
 
 
 def resized(k: Tensor, levels: int, side: int | None) -> Tensor:
-    """Pictures k (B, channels, height, width) of integer levels as bytes, (B, channels, side, side): bilinear, and where they
-    shrink with an antialiasing filter; None keeps their size.
+    """Pictures k (B, channels, height, width) of integer levels as bytes, (B, channels, side, side): bilinear, and where
+    they shrink with an antialiasing filter; None keeps their size.
     """
     unit = k.float() / (levels - 1)
     if side is not None and k.shape[2:] != (side, side):
@@ -71,26 +71,26 @@ def paired(source: Dataset, target: Dataset, side: int | None = None) -> Dataset
     """
     for dataset, name in ((source, "source"), (target, "target")):
         if dataset.low_res is not None or dataset.target is not None:
-            raise ArgumentError(f"the {name} {dataset.name!r} of a pair must be a plain data set, without a degradation and no "
-                                "pair itself", name)
+            raise ArgumentError(f"the {name} {dataset.name!r} of a pair must be a plain data set, without a degradation and "
+                                "no pair itself", name)
         if dataset.standard is not None and dataset.standard.offset != 0:
-            raise ArgumentError(f"the {name} {dataset.name!r} is standardised by its own mean and standard deviation, and the ends "
-                                "of a bridge share their units; give array:standardise=false", name)
+            raise ArgumentError(f"the {name} {dataset.name!r} is standardised by its own mean and standard deviation, and "
+                                "the ends of a bridge share their units; give array:standardise=false", name)
         if side is not None and (dataset.levels is None or len(dataset.shape) != 3):
-            raise ArgumentError(f"side is for pictures, and the {name} {dataset.name!r} has examples of shape {dataset.shape}",
-                                "side", name)
+            raise ArgumentError(f"side is for pictures, and the {name} {dataset.name!r} has examples of shape "
+                                f"{dataset.shape}", "side", name)
     if side is not None and not 1 <= side <= 4096:
         raise ArgumentError(f"side must lie in 1 .. 4096, got {side}", "side")
     if (source.levels is None) != (target.levels is None):
         raise ArgumentError(f"the source {source.name!r} has {source.levels or 'no'} levels and the target {target.name!r} "
-                            f"{target.levels or 'none'}; a bridge joins pictures with pictures, or points with points", "source",
-                            "target")
+                            f"{target.levels or 'none'}; a bridge joins pictures with pictures, or points with points",
+                            "source", "target")
     if source.levels != target.levels or side is not None:
         source, target = (_as_bytes(dataset, side) for dataset in (source, target))
     if source.shape != target.shape:
         hint = "; give both pictures a side" if source.levels is not None and source.shape[0] == target.shape[0] else ""
-        raise ArgumentError(f"the source {source.name!r} has examples of shape {source.shape} and the target {target.name!r} of "
-                            f"{target.shape}; the ends of a bridge must have one shape{hint}", "source", "target",
+        raise ArgumentError(f"the source {source.name!r} has examples of shape {source.shape} and the target "
+                            f"{target.name!r} of {target.shape}; the ends of a bridge must have one shape{hint}", "source", "target",
                             *(("side",) if hint else ()))
     return dataclasses.replace(_bare(source), target=_bare(target), flip=False)
 

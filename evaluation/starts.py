@@ -42,16 +42,16 @@ class Starts:
         u = NoiseStream(seeds, DEQUANTIZATION).uniform(torch.empty(data.shape)) if self.codec.noisy else None
         x = self.codec.encode(data, u)
         if tuple(x.shape[1:]) != tuple(event_shape):
-            raise ArgumentError(f"paths begin with examples of {self.name!r} of shape {tuple(x.shape[1:])}, and the bridge has "
-                                f"{tuple(event_shape)}", "start")
+            raise ArgumentError(f"paths begin with examples of {self.name!r} of shape {tuple(x.shape[1:])}, and the bridge "
+                                f"has {tuple(event_shape)}", "start")
         return x.to(device, dtype)
 
     def require_density(self) -> None:
         """ArgumentError unless the density is known."""
         if self.name not in KNOWN:
-            raise ArgumentError(f"the likelihood of a bridge needs the density at its start, and that of data set {self.name!r} is not "
-                                f"known, only those of {' and '.join(KNOWN)}; choose the other direction, or data", "direction",
-                                "data.dataset")
+            raise ArgumentError(f"the likelihood of a bridge needs the density at its start, and that of data set "
+                                f"{self.name!r} is not known, only those of {' and '.join(KNOWN)}; choose the other "
+                                "direction, or data", "direction", "data.dataset")
 
     def log_prob(self, x: Tensor) -> Tensor:
         """In nats, (batch,), for x (batch, *event)."""
@@ -61,8 +61,11 @@ class Starts:
 
 
 def joined(model: BridgeModel, dataset: Dataset, codec: Codec) -> tuple[BridgeModel, Dataset]:
-    """A bridge whose paths begin with held-out examples, and the data set of its goal; ArgumentError without two data sets."""
+    """A bridge whose paths begin with held-out examples, and the data set of its goal; ArgumentError without two data
+    sets.
+    """
     if dataset.target is None:
-        raise ArgumentError(f"a bridge needs two data sets, and {dataset.name!r} is one; give a pair (data.pair.paired)", "dataset")
+        raise ArgumentError(f"a bridge needs two data sets, and {dataset.name!r} is one; give a pair (data.pair.paired)",
+                            "dataset")
     goal, start = (dataset, dataset.target) if model.goal == SOURCE else (dataset.target, dataset)
     return model.toward(model.goal, Starts(start.test, codec, start.name)), goal

@@ -81,8 +81,8 @@ def log_prob(model: ScoreModel, x: Tensor, divergence: str = "exact", rtol: floa
                    tolerance)
     check_density(model)
     if isinstance(model, BridgeFlow) and method == "exponential":
-        raise ArgumentError("method 'exponential' needs a flow that is even in the log-SNR, which that of a bridge is not; choose an "
-                            "adaptive method, such as dopri5", "method")
+        raise ArgumentError("method 'exponential' is for flows whose noise grows with the log-SNR, and that of a bridge "
+                            "ends in examples; choose an adaptive method, such as dopri5", "method")
     check_input(model, x)
     if divergence == "hutchinson" and (seeds is None or len(seeds) != len(x)):
         raise ArgumentError(f"the Hutchinson estimator needs seeds, one for each of the {len(x)} samples", "seeds")

@@ -18,7 +18,7 @@ from scorefield.models.variance import FittedVariance, Moments
 from scorefield.models.wrap import wrap
 
 __all__ = [
-    "EMA", "MLP", "NETWORKS", "PARAMETRIZATIONS", "TIME_INPUTS", "Bridge", "Condition", "Conditions", "Denoiser", "Dequantizer",
-    "FittedVariance", "FullMixture", "GaussianBridge", "GaussianMixture", "Moments", "NCSNpp", "Posterior", "ScoreModel", "UNet",
-    "build_denoiser", "build_sde", "measured", "wrap",
+    "EMA", "MLP", "NETWORKS", "PARAMETRIZATIONS", "TIME_INPUTS", "Bridge", "Condition", "Conditions", "Denoiser",
+    "Dequantizer", "FittedVariance", "FullMixture", "GaussianBridge", "GaussianMixture", "Moments", "NCSNpp", "Posterior",
+    "ScoreModel", "UNet", "build_denoiser", "build_sde", "measured", "wrap",
 ]

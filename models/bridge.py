@@ -1,7 +1,7 @@
 """Schroedinger bridges: models that carry examples of a source to examples of a target, and back.
 
-A bridge knows, at a state x between its ends, where the path that passes x is to go: the mean of its goal. With x / alpha and
-u as in sde_lib/reference.py, the means m_0 of the goal and m_1 of the start (over alpha(1)) give the drifts of the two
+A bridge knows, at a state x between its ends, where the path that passes x is to go: the mean of its goal. With x / alpha
+and u as in sde_lib/reference.py, the means m_0 of the goal and m_1 of the start (over alpha(1)) give the drifts of the two
 Markov processes whose marginals are those of the bridge, in u and over V(1) = 1,
 
     toward the goal    (m_0 - y) / u                  toward the start    (m_1 - y) / (1 - u),
@@ -107,7 +107,8 @@ class Bridge(BridgeModel):
 
     learned_variance, energy, input_std, label_dropout, made_for = False, False, None, False, None
 
-    def __init__(self, network: TwoWay, sde: SDE, time_input: str = "999t", source_std: float = 1.0, target_std: float = 1.0):
+    def __init__(self, network: TwoWay, sde: SDE, time_input: str = "999t", source_std: float = 1.0,
+                 target_std: float = 1.0):
         super().__init__(sde)
         if time_input not in TIME_INPUTS or time_input.startswith("index"):
             known = ", ".join(name for name in TIME_INPUTS if not name.startswith("index"))
@@ -163,7 +164,8 @@ class Bridge(BridgeModel):
         return c_in, c_skip, c_out
 
     def _told(self, s: Tensor, x: Tensor) -> Tensor:
-        return torch.as_tensor(TIME_INPUTS[self.time_input](self.sde, _precise(s))).to(x.device, torch.float32).expand(len(x))
+        told = torch.as_tensor(TIME_INPUTS[self.time_input](self.sde, _precise(s)))
+        return told.to(x.device, torch.float32).expand(len(x))
 
     def _call(self, h: Tensor, *told: Any) -> Tensor:
         own = next(self.network.parameters(), h)

@@ -49,7 +49,8 @@ NETWORKS: dict[str, tuple[Callable[..., nn.Module], type[nn.Module]]] = {
 # Two networks toward the two ends of a Schroedinger bridge.
 NETWORKS |= {f"bridge_{name}": (Both(NETWORKS[name][0]), NETWORKS[name][1]) for name in ("unet", "ncsnpp", "mlp")}
 SDE_SECTION = Section("sde", "name", SDES)
-MODEL_SECTION = Section("model", "network", NETWORKS, taker=lambda entry: entry[1], without=("shape", "image_size", "channels"),
+MODEL_SECTION = Section("model", "network", NETWORKS, taker=lambda entry: entry[1],
+                        without=("shape", "image_size", "channels"),
                         beside=lambda entry: Bridge if isinstance(entry[0], Both) else Denoiser,
                         apart=("network", "sde", "label_dropout"))
 LARGE = 4096      # sizes of a network up to this are allocated without a count
@@ -80,8 +81,8 @@ def build_sde(config: Mapping[str, Any]) -> SDE:
 
 
 def build_denoiser(config: Mapping[str, Any], shape: Sequence[int]) -> Denoiser:
-    """An untrained denoiser for examples of `shape`, of the sections `sde` and `model`; ArgumentError as `build_sde`. A Bridge
-    if the network is one of two ways.
+    """An untrained denoiser for examples of `shape`, of the sections `sde` and `model`; ArgumentError as `build_sde`. A
+    Bridge if the network is one of two ways.
 
     It knows "no label" if the network takes labels and the section `training` drops them.
     """

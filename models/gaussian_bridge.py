@@ -1,7 +1,8 @@
 """The exact Schroedinger bridge between two Gaussians, for testing bridges without training.
 
-Between y_0 ~ N(a, S_0) and y_1 ~ N(b, S_1), over Brownian motion of variance s^2, the ends of the bridge are jointly Gaussian,
-and (Bunne et al. 2023, "The Schroedinger Bridge between Gaussian Measures has a Closed Form", theorem 1; Janati et al. 2020)
+Between y_0 ~ N(a, S_0) and y_1 ~ N(b, S_1), over Brownian motion of variance s^2, the ends of the bridge are jointly
+Gaussian, and (Bunne et al. 2023, "The Schroedinger Bridge between Gaussian Measures has a Closed Form", theorem 1; Janati
+et al. 2020)
 
     Cov(y_0, y_1) = (S_0^(1/2) D S_0^(-1/2) - s^2 I) / 2          D = (4 S_0^(1/2) S_1 S_0^(1/2) + s^4 I)^(1/2)
 

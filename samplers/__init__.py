@@ -87,9 +87,9 @@ def own_sampler(model: ScoreModel, other: Sampler) -> Sampler:
 
 __all__ = [
     "DDIM", "DEIS", "EDM", "ERSDE", "EVERY", "GRIDS", "IPNDM", "MADE", "RESTORING", "SAMPLERS", "Ancestral",
-    "BridgeSampler", "ConsistencySampler", "DPMSolver", "DPMSolverPlusPlus", "Euler", "EulerMaruyama", "ExponentialAdams", "GridSampler",
-    "Heun", "Langevin", "NoiseStream", "PredictorCorrector", "ProbabilityFlow", "RePaint", "ReferenceSDE", "Restart",
-    "Result", "ReverseDiffusion", "RungeKutta4", "SASolver", "Sampler", "Solver", "Tuned", "TwistedSMC", "UniPC",
+    "BridgeSampler", "ConsistencySampler", "DPMSolver", "DPMSolverPlusPlus", "Euler", "EulerMaruyama", "ExponentialAdams",
+    "GridSampler", "Heun", "Langevin", "NoiseStream", "PredictorCorrector", "ProbabilityFlow", "RePaint", "ReferenceSDE",
+    "Restart", "Result", "ReverseDiffusion", "RungeKutta4", "SASolver", "Sampler", "Solver", "Tuned", "TwistedSMC", "UniPC",
     "WeightedResult", "ddim_invert", "make_grid", "make_sampler", "own_sampler", "prior_sample", "sample_seeds",
     "sampler_options", "slerp",
 ]

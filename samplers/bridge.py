@@ -1,16 +1,15 @@
 """The sampler of Schroedinger bridges: from examples of one end to the other, by the bridge's process or by its flow.
 
 With the predicted goal m_0 and start m_1 of the path through x, a step is one of the Brownian bridge between these
-(sde_lib/reference.py, `Reference.step`). eta = 1 is the Markov process that DSB and DSBM learn, and needs m_0 only. eta = 0 is
-the probability flow. It has no noise at the start, where its equation is singular: so the first step is always one of
-eta = 1 (Zheng et al. 2024, "Diffusion Bridge Implicit Models", section 3.3). The marginals of all eta are those of the bridge;
-only those of eta = 1 also couple the ends as the bridge does.
+(sde_lib/reference.py, `Reference.step`). eta = 1 is the Markov process that DSB and DSBM learn, and needs m_0 only. eta = 0
+is the probability flow. It has no noise at the start, where its equation is singular: so the first step is always one of
+eta = 1 (Zheng et al. 2024, "Diffusion Bridge Implicit Models", section 3.3). The marginals of all eta are those of the
+bridge; only those of eta = 1 also couple the ends as the bridge does.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from scorefield.models.bridge import BridgeModel

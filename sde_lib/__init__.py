@@ -48,6 +48,6 @@ SDES: dict[str, Callable[..., SDE]] = {
 
 __all__ = [
     "SDE", "SDES", "VPSDE", "CosineVPSDE", "ShiftedCosineVPSDE", "SigmoidVPSDE", "SubVPSDE", "VESDE", "FlowSDE",
-    "BrownianSDE", "LearnedVPSDE", "Reference", "Chain", "DDPMChain", "SMLDChain", "GaussianPrior", "linear_betas", "scaled_linear_betas",
-    "cosine_betas", "sigmoid_betas", "geometric_sigmas", "check_time", "expand_as",
+    "BrownianSDE", "LearnedVPSDE", "Reference", "Chain", "DDPMChain", "SMLDChain", "GaussianPrior", "linear_betas",
+    "scaled_linear_betas", "cosine_betas", "sigmoid_betas", "geometric_sigmas", "check_time", "expand_as",
 ]

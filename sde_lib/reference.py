@@ -1,7 +1,8 @@
 """The reference process of a Schroedinger bridge, seen from the end that it is to reach.
 
-A bridge joins a source at t = 0 and a target at t = 1. Its reference is a linear SDE, x_t = alpha(t) x_0 + sigma(t) eps. It is
-seen from its goal: s = 0 there, s = 1 at the start of a path, so s = t toward the source and s = 1 - t toward the target. With
+A bridge joins a source at t = 0 and a target at t = 1. Its reference is a linear SDE, x_t = alpha(t) x_0 + sigma(t) eps. It
+is seen from its goal: s = 0 there, s = 1 at the start of a path, so s = t toward the source and s = 1 - t toward the
+target. With
 
     alpha(s)    the scale of x_s for a goal x_0; x_s / alpha(s) is Brownian motion, whichever way time runs
     V(s)        the variance of that motion from the goal to s, sigma(s)^2 = alpha(s)^2 V(s)
@@ -11,8 +12,8 @@ a path between known ends x_0 (the goal) and x_1 (the start) is a Brownian bridg
 
     x_s / alpha(s) = (1 - u) x_0 + u x_1 / alpha(1) + sqrt(V(1) u (1 - u)) z,          z ~ N(0, I).
 
-De Bortoli et al. 2021, "Diffusion Schroedinger Bridge"; Shi et al. 2023, "Diffusion Schroedinger Bridge Matching", section 2;
-the marginals of a bridge of a linear SDE are those of Zhou et al. 2023, "Denoising Diffusion Bridge Models", equation 7.
+De Bortoli et al. 2021, "Diffusion Schroedinger Bridge"; Shi et al. 2023, "Diffusion Schroedinger Bridge Matching", section
+2; the marginals of a bridge of a linear SDE are those of Zhou et al. 2023, "Denoising Diffusion Bridge Models", equation 7.
 """
 
 import copy
@@ -73,7 +74,8 @@ class Reference(SDE):
             alpha, ratio = sde.alpha(ends), (sde.sigma(ends) / sde.alpha(ends)).square()
         if not float(alpha[1]) >= LEAST_ALPHA or not bool(ratio.isfinite().all()):
             raise ArgumentError(f"the reference of a bridge must remember where it began: alpha({sde.t_max:g}) is "
-                                f"{float(alpha[1]):.2g} for {sde}; choose brownian, ve, or vp with a smaller beta_max", "sde.name")
+                                f"{float(alpha[1]):.2g} for {sde}; choose brownian, ve, or vp with a smaller beta_max",
+                                "sde.name")
         self._first, self._all = float(ratio[0]), float(ratio[1] - ratio[0])
         self._scale = float(alpha[int(forward)])
         self.end = float(alpha[1 - int(forward)]) / self._scale
@@ -134,7 +136,8 @@ class Reference(SDE):
         return alpha * rest, alpha * u / self.end, alpha * (self.total * u * rest).clamp(min=0).sqrt()
 
     def step(self, s: float, later: float, eta: float = 1.0) -> Step:
-        """A step of a path from s to `later`, which is nearer to the goal; exact if the predicted ends are those of the path.
+        """A step of a path from s to `later`, which is nearer to the goal; exact if the predicted ends are those of the
+        path.
 
         eta  1: the Markov process of the bridge, which needs the goal only; 0: its probability flow, which draws no noise
              (the rules of DDIM and ancestral sampling between two ends; Zheng et al. 2024, "Diffusion Bridge Implicit
@@ -144,18 +147,20 @@ class Reference(SDE):
         a, b = float(self.alpha(s)), float(self.alpha(later))
         drawn = eta**2 * v * (u - v) / u
         kept = v / u if eta == 1 else math.sqrt(max(v * left - drawn, 0.0) / (u * rest))
-        return Step(b * (left - kept * rest), b * (v - kept * u) / self.end, b * kept / a, b * math.sqrt(self.total * max(drawn, 0.0)))
+        of_noise = b * math.sqrt(self.total * max(drawn, 0.0))
+        return Step(b * (left - kept * rest), b * (v - kept * u) / self.end, b * kept / a, of_noise)
 
     @property
     def prior(self) -> Any:
         if self._start is None:
-            raise ArgumentError("a bridge starts at examples of its other end; bind them: model.toward(goal, start)", "start")
+            raise ArgumentError("a bridge starts at examples of its other end; bind them: model.toward(goal, start)",
+                                "start")
         return self._start
 
 
 def crowded(steps: int, crowding: float, first: float = 1.0, last: float = 0.0) -> Tensor:
-    """`steps` + 1 times from `first` down to `last`, float64 on the CPU, which crowd at both ends: r^c / (r^c + (1 - r)^c), with r
-    uniform.
+    """`steps` + 1 times from `first` down to `last`, float64 on the CPU, which crowd at both ends: r^c / (r^c + (1 - r)^c),
+    with r uniform.
     """
     if steps < 1:
         raise ArgumentError(f"steps must be at least 1, got {steps}", "steps")

@@ -172,8 +172,8 @@ def set_up(config: ConfigDict, dataset: Dataset, run: Path, device: torch.device
     require_trackers(names_of(settings.trackers, "training.trackers"))
     codec = codec_of(config.data, dataset)
     if world.size > 1 and settings.objective == "dsb":
-        raise ArgumentError("objective dsb trains one of two networks at a time, which processes cannot share; choose dsbm, or one "
-                            "process", "training.objective")
+        raise ArgumentError("objective dsb trains one of two networks at a time, which processes cannot share; choose dsbm, "
+                            "or one process", "training.objective")
     keep_freed_memory(device)
     torch.manual_seed(settings.seed)
     model = build_denoiser(config, codec.event(dataset.shape)).to(device)

@@ -16,15 +16,15 @@ SOURCE, TARGET = "source", "target"      # the ends of a bridge, and what its ne
 class TwoWay(nn.Module):
     """Two networks of one kind, `to_source` and `to_target`, which share nothing.
 
-    network(x, time, "source") is the output of one, (batch, *event). network(x, times) is that of both, (2, batch, *event), for
-    times (2, batch), or (batch,) for both alike. Raises ArgumentError for networks that take conditions.
+    network(x, time, "source") is the output of one, (batch, *event). network(x, times) is that of both, (2, batch, *event),
+    for times (2, batch), or (batch,) for both alike. Raises ArgumentError for networks that take conditions.
     """
 
     def __init__(self, to_source: nn.Module, to_target: nn.Module):
         super().__init__()
         if names := declared(to_source).names:
-            raise ArgumentError(f"the networks of a bridge take x and time alone, and these take {', '.join(names)}; leave out "
-                                "model.classes, model.guidance and model.low_res", "model.network")
+            raise ArgumentError(f"the networks of a bridge take x and time alone, and these take {', '.join(names)}; leave "
+                                "out model.classes, model.guidance and model.low_res", "model.network")
         self.to_source, self.to_target = to_source, to_target
 
     def forward(self, x: Tensor, time: Tensor, way: str | None = None) -> Tensor:
@@ -36,7 +36,9 @@ class TwoWay(nn.Module):
 
 @dataclass(frozen=True)
 class Both:
-    """The constructor of a TwoWay, from that of a network: called with the shape of an example and the network's settings."""
+    """The constructor of a TwoWay, from that of a network: called with the shape of an example and the network's
+    settings.
+    """
 
     make: Callable[..., nn.Module]
 

@@ -26,13 +26,14 @@ from scorefield.training.objectives.sliced import SlicedScoreMatching
 from scorefield.training.objectives.taught import Taught
 
 __all__ = [
-    "DSB", "DSBM", "OBJECTIVES", "Batch", "Bridging", "Classification", "Consistency", "ContinuousConsistency", "Dequantization", "GuidedDistillation",
-    "LearnedSchedule", "LearnedVariance", "Objective", "ProgressiveDistillation", "ScoreMatching", "SlicedScoreMatching",
-    "Taught", "build_objective",
+    "DSB", "DSBM", "OBJECTIVES", "Batch", "Bridging", "Classification", "Consistency", "ContinuousConsistency",
+    "Dequantization", "GuidedDistillation", "LearnedSchedule", "LearnedVariance", "Objective", "ProgressiveDistillation",
+    "ScoreMatching", "SlicedScoreMatching", "Taught", "build_objective",
 ]
 
-# The arguments `sde`, `data_std` and `variance_output` come from the model, `codec` and `ends` from the data, `teacher_model`
-# from the run that `teacher` names, `updates` from `steps`; the others are the fields of a config's section `training`.
+# The arguments `sde`, `data_std` and `variance_output` come from the model, `codec` and `ends` from the data,
+# `teacher_model` from the run that `teacher` names, `updates` from `steps`; the others are the fields of a config's section
+# `training`.
 OBJECTIVES: dict[str, type[Objective]] = {
     "score_matching": ScoreMatching, "sliced_score_matching": SlicedScoreMatching, "learned_variance": LearnedVariance,
     "classifier": Classification, "dequantization": Dequantization, "learned_schedule": LearnedSchedule,
@@ -42,14 +43,14 @@ OBJECTIVES: dict[str, type[Objective]] = {
 
 def build_objective(model: Any, section: Mapping[str, Any], codec: Any = None, teacher: Any = None, ends: Any = None
                     ) -> Objective:
-    """The objective that a config's section `training` names, for a model with an SDE, the codec of its data, the model that is
-    its teacher, and the examples of both ends of a bridge; ArgumentError as its class, and if a dequantizer or a variance
-    would not be trained.
+    """The objective that a config's section `training` names, for a model with an SDE, the codec of its data, the model
+    that is its teacher, and the examples of both ends of a bridge; ArgumentError as its class, and if a dequantizer or a
+    variance would not be trained.
     """
     kind = choose("objective", OBJECTIVES, section.get("objective", "score_matching"), "training.objective")
     if issubclass(kind, Bridging) != isinstance(model, Bridge):
-        raise ArgumentError("the two networks of a bridge (model.network=bridge_mlp, bridge_unet or bridge_ncsnpp) are trained by "
-                            "objective dsbm or dsb, and by no other", "training.objective", "model.network")
+        raise ArgumentError("the two networks of a bridge (model.network=bridge_mlp, bridge_unet or bridge_ncsnpp) are "
+                            "trained by objective dsbm or dsb, and by no other", "training.objective", "model.network")
     if kind is LearnedVariance and not model.learned_variance:
         raise ArgumentError("objective learned_variance needs a model that learns a variance; set "
                             "model.learned_variance=true", "training.objective", "model.learned_variance")

@@ -37,8 +37,8 @@ class Ends(Protocol):
 
 
 class Lot(NamedTuple):
-    """What a step draws: a time (share,), float64 in (0, 1), a row of what is remembered, int64 (share,), noise (share, *event),
-    a seed, and whether it is a held-out loss.
+    """What a step draws: a time (share,), float64 in (0, 1), a row of what is remembered, int64 (share,), noise (share,
+    *event), a seed, and whether it is a held-out loss.
     """
 
     time: Tensor
@@ -100,8 +100,8 @@ class Bridging(Objective, Memory):
         """What is remembered of paths from these examples of both ends, (n, *event), a tensor (n, ...) each by name."""
 
     def known(self, model: Bridge, batch: Batch, draw: Lot, stale: bool) -> tuple[dict[str, Tensor], Tensor]:
-        """What is remembered, and the row of it for each example of the batch, int64 (batch,). It is made anew first if it is
-        `stale`, or `refresh` updates old.
+        """What is remembered, and the row of it for each example of the batch, int64 (batch,). It is made anew first if it
+        is `stale`, or `refresh` updates old.
         """
         progress = self.progress
         if draw.held_out:

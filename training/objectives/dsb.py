@@ -1,8 +1,8 @@
 """Diffusion Schroedinger bridge: iterative proportional fitting (IPF) with cached paths and the mean-matching loss.
 
 De Bortoli et al. 2021, "Diffusion Schroedinger Bridge", algorithm 1. In turns, one direction is learned from paths of the
-other, which stays as it is meanwhile; at first that is the reference itself, from the source. With times 0 = s_0 < .. < s_N = 1
-seen from the goal, y = x / alpha, and O_k(y), the mean of the other direction's step from y at s_k, a path is
+other, which stays as it is meanwhile; at first that is the reference itself, from the source. With times 0 = s_0 < .. < s_N
+= 1 seen from the goal, y = x / alpha, and O_k(y), the mean of the other direction's step from y at s_k, a path is
 
     y_(k+1) = O_k(y_k) + sqrt(V(s_(k+1)) - V(s_k)) z
 
@@ -10,8 +10,8 @@ from examples of the goal, and the mean of the step back is learned by (their pr
 
     loss = E | B_(k+1)(y_(k+1)) - [y_(k+1) + O_k(y_k) - O_k(y_(k+1))] |^2 / (V(s_(k+1)) - V(s_k))
 
-per element, without the gradients of the other. The network gives the end that B points to, B = y + (u_(k+1) - u_k) / u_(k+1)
-(m - y). What is kept are the states y_(k+1), and the ends to which the brackets point.
+per element, without the gradients of the other. The network gives the end that B points to, B = y + (u_(k+1) - u_k) /
+u_(k+1) (m - y). What is kept are the states y_(k+1), and the ends to which the brackets point.
 """
 
 from dataclasses import dataclass
@@ -38,8 +38,8 @@ class DSB(Bridging):
     turn     updates of one direction, before the other one's turn; two turns are an iteration
     refresh  updates between simulations of paths within a turn, by new examples and noise
 
-    The other arguments are those of Bridging. Raises ArgumentError also for a training that ends in its first iteration, when
-    one direction has learned nothing.
+    The other arguments are those of Bridging. Raises ArgumentError also for a training that ends in its first iteration,
+    when one direction has learned nothing.
     """
 
     turn: int = 1000

@@ -1,16 +1,17 @@
 """Diffusion Schroedinger bridge matching: both directions of the Markov process whose bridges join pairs of ends.
 
-Shi et al. 2023, "Diffusion Schroedinger Bridge Matching", algorithm 1 (iterative Markovian fitting, IMF; also Peluchetti 2023,
-"Diffusion Bridge Mixture Transports"). With pairs (x_0, x_1) of source and target, and x_t on the reference's bridge between,
+Shi et al. 2023, "Diffusion Schroedinger Bridge Matching", algorithm 1 (iterative Markovian fitting, IMF; also Peluchetti
+2023, "Diffusion Bridge Mixture Transports"). With pairs (x_0, x_1) of source and target, and x_t on the reference's bridge
+between,
 
     loss = E_t | (m_0(x_t, t) - x_0) / c_0(t) |^2 / 2 + | (m_1(x_t, t) - x_1) / c_1(t) |^2 / 2
 
-per element, so that each network learns the mean of its end (models/bridge.py), with c the scale of its output. The pairs are
-independent at first. Then, again and again, half of them are simulated from examples of the source and half from examples of
-the target: their ends are those of the process that was learned last. The Schroedinger bridge is the only fixed point (their
-theorem 8). Both directions learn from the same pairs, so at any time they are those of one process, whose flow is known; the
-ends of half of the pairs are examples, so errors of simulation do not add up (their section 4.1; De Bortoli et al. 2024,
-"Schroedinger Bridge Flow", do both in each step). Nothing is kept of a path but its ends.
+per element, so that each network learns the mean of its end (models/bridge.py), with c the scale of its output. The pairs
+are independent at first. Then, again and again, half of them are simulated from examples of the source and half from
+examples of the target: their ends are those of the process that was learned last. The Schroedinger bridge is the only fixed
+point (their theorem 8). Both directions learn from the same pairs, so at any time they are those of one process, whose flow
+is known; the ends of half of the pairs are examples, so errors of simulation do not add up (their section 4.1; De Bortoli
+et al. 2024, "Schroedinger Bridge Flow", do both in each step). Nothing is kept of a path but its ends.
 """
 
 from dataclasses import dataclass

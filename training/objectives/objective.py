@@ -20,7 +20,6 @@ from torch import Tensor
 from scorefield.numerics.processes import World
 from scorefield.training.draws import Draws
 
-
 TARGET = "target"      # the condition that holds examples of the other end of a bridge
 
 
