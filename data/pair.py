@@ -90,8 +90,8 @@ def paired(source: Dataset, target: Dataset, side: int | None = None) -> Dataset
     if source.shape != target.shape:
         hint = "; give both pictures a side" if source.levels is not None and source.shape[0] == target.shape[0] else ""
         raise ArgumentError(f"the source {source.name!r} has examples of shape {source.shape} and the target "
-                            f"{target.name!r} of {target.shape}; the ends of a bridge must have one shape{hint}", "source", "target",
-                            *(("side",) if hint else ()))
+                            f"{target.name!r} of {target.shape}; the ends of a bridge must have one shape{hint}", "source",
+                            "target", *(("side",) if hint else ()))
     return dataclasses.replace(_bare(source), target=_bare(target), flip=False)
 
 
