@@ -119,7 +119,7 @@ def run(command: Command) -> None:
     command.write_imported()
     checkpoint, denoiser, way = command.newest, command.denoiser(), way_of(command)
     if way is not None:
-        denoiser = flow_of(denoiser, values)
+        denoiser = flow_of(denoiser, values["estimator"], settings.get("method"))
     if samples_in_channels_last(command.device) and not exact:      # its products cannot be batched in channels_last on CPUs
         set_memory_format(denoiser, "channels_last")
     if values["compile"]:
@@ -175,13 +175,15 @@ def run(command: Command) -> None:
             e.clear()
 
 
-def flow_of(bridge: Any, values: Mapping[str, Any]) -> Any:
+def flow_of(bridge: Any, estimator: str, method: str | None) -> Any:
     """The probability flow of a bridge; ArgumentError for an estimator that it has not, or a start of unknown density."""
-    if values["estimator"] != "ode":
-        raise ArgumentError(f"a bridge has a probability flow, and no {values['estimator']}; choose estimator ode",
-                            "estimator")
+    if estimator != "ode":
+        raise ArgumentError(f"a bridge has a probability flow, and no {estimator}; choose estimator ode", "estimator")
+    if method == "exponential":
+        raise ArgumentError("method exponential is not for the flow of a bridge; choose an adaptive method, such as dopri5",
+                            "method")
     bridge.sde.prior.require_density()
-    return bridge.flow()
+    return bridge.probability_flow()
 
 
 def _dequantizer(command: Command) -> tuple[Dequantizer | str, str]:

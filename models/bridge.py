@@ -38,7 +38,7 @@ class BridgeModel(ScoreModel):
     start      what paths begin with: an object with `sample` and `log_prob`, as an SDE's prior; a bridge to sample needs one
 
     Its only prediction is "x0", the mean of the goal given x_s = x. So its own sampler alone takes it (samplers/bridge.py).
-    `flow()` is a score model for likelihoods.
+    `probability_flow()` is a score model for likelihoods.
     """
 
     def __init__(self, reference: SDE, goal: str = SOURCE, start: Any = None):
@@ -47,7 +47,7 @@ class BridgeModel(ScoreModel):
             raise ArgumentError(f"unknown goal {goal!r}; choose from {', '.join(GOALS)}", "goal")
         self.reference, self.goal = reference, goal
         self._seen = {end: Reference(reference, end == TARGET) for end in GOALS}
-        self.sde: Reference = self._seen[goal].starting_at(start)      # type: ignore[assignment]
+        self.sde: Reference = self._seen[goal].starting_at(start)
 
     def toward(self, goal: str, start: Any = None) -> "BridgeModel":
         """The same bridge toward a goal, from what paths begin with; ArgumentError for another word."""
@@ -70,7 +70,7 @@ class BridgeModel(ScoreModel):
     def predict(self, x: Tensor, t: float | Tensor, kind: str) -> Tensor:
         if kind != "x0":
             check_kind(kind)
-            raise ArgumentError(f"a bridge predicts its goal, 'x0', and no {kind}; its flow() has a score", "kind")
+            raise ArgumentError(f"a bridge predicts its goal, 'x0', and no {kind}; its probability_flow() has a score", "kind")
         return self.goal_mean(x, check_time(self.sde, t))
 
     @abstractmethod
@@ -81,7 +81,7 @@ class BridgeModel(ScoreModel):
         """E[x_1 given x_s = x]."""
         return self.back.goal_mean(x, 1 - s)
 
-    def flow(self) -> "BridgeFlow":
+    def probability_flow(self) -> "BridgeFlow":
         """The probability flow as a score model, for `likelihood.log_prob`; its prior is what paths begin with."""
         return BridgeFlow(self)
 
@@ -141,30 +141,29 @@ class Bridge(BridgeModel):
         return source, target, outs[0], outs[1]
 
     def _output(self, x: Tensor, t: Tensor) -> tuple[Tensor, tuple[list[Tensor], list[Tensor]]]:
-        ways = [self.toward(goal) for goal in GOALS]
-        times = [t, 1 - t]
-        scales = [way._scales(s, x) for way, s in zip(ways, times, strict=True)]      # type: ignore[attr-defined]
-        told = torch.stack([way._told(s, x) for way, s in zip(ways, times, strict=True)])      # type: ignore[attr-defined]
+        times = dict(zip(GOALS, (t, 1 - t), strict=True))
+        scales = [self._scales(s, x, goal) for goal, s in times.items()]
+        told = torch.stack([self._told(s, x, goal) for goal, s in times.items()])
         output = self._call(scales[0][0] * x, told)
         return output, ([skip for _, skip, _ in scales], [out for _, _, out in scales])
 
     def goal_mean(self, x: Tensor, s: Tensor) -> Tensor:
-        c_in, c_skip, c_out = self._scales(s, x)
-        return c_skip * x + c_out * self._call(c_in * x, self._told(s, x), self.goal)
+        c_in, c_skip, c_out = self._scales(s, x, self.goal)
+        return c_skip * x + c_out * self._call(c_in * x, self._told(s, x, self.goal), self.goal)
 
-    def _scales(self, s: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _scales(self, s: Tensor, x: Tensor, goal: str) -> tuple[Tensor, Tensor, Tensor]:
         """c_in, c_skip and c_out at s, which broadcast against x."""
         ends = (self.source_std, self.target_std)
-        own, other = ends if self.goal == SOURCE else ends[::-1]
-        a, b, std = self.sde.between(_precise(s))
+        own, other = ends if goal == SOURCE else ends[::-1]
+        a, b, std = self._seen[goal].between(_precise(s))
         rest = (b * other).square() + std.square()
         variance = (a * own).square() + rest
         scales = variance.rsqrt(), a * own**2 / variance, own * (rest / variance).sqrt()
         c_in, c_skip, c_out = (expand_as(scale, x) for scale in scales)
         return c_in, c_skip, c_out
 
-    def _told(self, s: Tensor, x: Tensor) -> Tensor:
-        told = torch.as_tensor(TIME_INPUTS[self.time_input](self.sde, _precise(s)))
+    def _told(self, s: Tensor, x: Tensor, goal: str) -> Tensor:
+        told = torch.as_tensor(TIME_INPUTS[self.time_input](self._seen[goal], _precise(s)))
         return told.to(x.device, torch.float32).expand(len(x))
 
     def _call(self, h: Tensor, *told: Any) -> Tensor:
@@ -185,7 +184,8 @@ class BridgeFlow(ScoreModel):
 
     def __init__(self, bridge: BridgeModel):
         super().__init__()
-        self.bridge, self.sde = bridge, copy.copy(bridge.sde)
+        self.bridge = bridge
+        self.sde: Reference = copy.copy(bridge.sde)
         self.sde.t_max = 1 - NEAR      # at its ends the two drifts cannot be computed
 
     @property

@@ -269,7 +269,7 @@ class Given(Derived):
 def check_score(model: ScoreModel, use: str) -> None:
     """ArgumentError (of argument "model") if the model was distilled and has no score, which `use` needs."""
     if model.student is not None:
-        advice = "that has a flow, model.flow()" if model.student.kind == ENDS else "use its teacher"
+        advice = "that has a flow, model.probability_flow()" if model.student.kind == ENDS else "use its teacher"
         raise ArgumentError(f"{use} needs a score model, and this is {model.student}; {advice}", "model")
 
 

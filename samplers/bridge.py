@@ -58,8 +58,9 @@ class BridgeSampler(Sampler):
         return crowded(self.steps, self.crowding, 1.0, end)
 
     def solve(self, model: CountedModel, x: Tensor, times: Tensor, noise: NoiseStream | None) -> Iterator[Tensor]:
-        bridge, sde = model.model, model.sde
+        bridge = model.model
         assert isinstance(bridge, BridgeModel)
+        sde = bridge.sde
         back = bridge.back if self.eta < 1 else None
 
         def ends(x: Tensor, s: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -71,8 +72,8 @@ class BridgeSampler(Sampler):
             first = ends(x, s)
             moved = rule(x, *first, z)
             if self.heun and float(later) > 0:
-                second = ends(moved, later)
-                moved = rule(x, *((a if b is None else (a + b) / 2) if a is not None else None
-                                  for a, b in zip(first, second, strict=True)), z)
+                goal, start = ends(moved, later)
+                start = None if start is None or first[1] is None else (first[1] + start) / 2
+                moved = rule(x, (first[0] + goal) / 2, start, z)
             x = moved
             yield x

@@ -30,7 +30,7 @@ from scorefield.sde_lib.learned import LearnedVPSDE
 from scorefield.sde_lib.sde import SDE, as_time
 
 NEAR = 1e-5      # the flow of a bridge is followed between this time and 1 minus it
-LEAST_ALPHA = 1e-4      # of the reference at its end: below, float32 knows nothing of the ends of a path
+LEAST_ALPHA = 3e-3      # of the reference at its end: below, float32 knows nothing of the ends of a path
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Reference(SDE):
 
     `end` is alpha(1), and `total` is V(1), in the units of the goal.
 
-    Raises ArgumentError for a process that is a chain, is learned, or forgets its beginning, alpha(t_max) < 1e-4.
+    Raises ArgumentError for a process that is a chain, is learned, or forgets its beginning, alpha(t_max) < 0.003.
     """
 
     t_sample = NEAR

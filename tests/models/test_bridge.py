@@ -94,10 +94,10 @@ def test_the_two_drifts_of_the_exact_bridge_sum_to_the_score_of_its_marginals(sd
 def test_the_flow_of_the_exact_bridge_gives_the_density_of_its_goal(word, goal):
     bridge = exact(SDES[word]).toward(goal)
     x = bridge.of_end[goal].sample((2,), range(6), dtype=torch.float64)
-    value = log_prob(bridge.flow(), x, rtol=1e-4, atol=1e-4).value
+    value = log_prob(bridge.probability_flow(), x, rtol=1e-4, atol=1e-4).value
     assert torch.allclose(value, bridge.of_end[goal].log_prob(x), atol=0.01)
     with pytest.raises(ArgumentError, match="choose an adaptive method"):
-        log_prob(bridge.flow(), x, method="exponential")
+        log_prob(bridge.probability_flow(), x, method="exponential")
 
 
 def networks(**settings):

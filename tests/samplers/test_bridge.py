@@ -23,32 +23,32 @@ def drawn(bridge, n, **options):
 @pytest.mark.parametrize("sde", [BrownianSDE(), VPSDE(0.1, 3.0)], ids=["brownian", "vp"])
 @pytest.mark.parametrize("goal", ["source", "target"])
 def test_samples_have_the_moments_of_the_bridge_and_the_coupling_of_its_ends(sde, goal):
-    """4,000 samples: 5 % are three standard errors of a variance."""
-    bridge, n = exact(sde).toward(goal), 4000
-    result, start = drawn(bridge, n, steps=30)
+    """1,500 samples: 3.7 % is a standard error of a variance."""
+    bridge, n = exact(sde).toward(goal), 1500
+    result, start = drawn(bridge, n, steps=20)
     own, cross = bridge.of_end[goal], bridge.cross_covariance
     found = torch.cov(torch.cat([result.x, start], 1).mT)
-    assert torch.allclose(result.x.mean(0), own.mean, atol=0.06)
-    assert float((found[:2, :2] - own.covariance).norm() / own.covariance.norm()) < 0.05
-    assert torch.allclose(found[:2, 2:], cross if goal == "source" else cross.mT, atol=0.06)
-    assert result.nfe == 59      # two evaluations a step but one in the last
+    assert torch.allclose(result.x.mean(0), own.mean, atol=0.1)
+    assert float((found[:2, :2] - own.covariance).norm() / own.covariance.norm()) < 0.12
+    assert torch.allclose(found[:2, 2:], cross if goal == "source" else cross.mT, atol=0.1)
+    assert result.nfe == 39      # two evaluations a step but one in the last
 
 
 def test_the_rule_of_order_two_leaves_less_of_the_variance_out_than_that_of_order_one():
     bridge = exact(BrownianSDE())
     gaps = []
     for heun in (True, False):
-        x = drawn(bridge, 3000, steps=10, heun=heun)[0].x
+        x = drawn(bridge, 2000, steps=20, heun=heun)[0].x
         gaps.append(float((torch.cov(x.mT) - bridge.of_end["source"].covariance).norm()))
-    assert gaps[0] < 0.5 * gaps[1]
+    assert gaps[0] < 0.6 * gaps[1]
 
 
 def test_the_flow_has_the_marginals_and_takes_both_networks():
     bridge = exact(BrownianSDE())
-    result, _ = drawn(bridge, 4000, steps=30, eta=0.0)
+    result, _ = drawn(bridge, 3000, steps=20, eta=0.0)
     covariance = bridge.of_end["source"].covariance
-    assert float((torch.cov(result.x.mT) - covariance).norm() / covariance.norm()) < 0.05
-    assert result.nfe == 2 * 59
+    assert float((torch.cov(result.x.mT) - covariance).norm() / covariance.norm()) < 0.1
+    assert result.nfe == 2 * 39
 
 
 def test_only_its_own_sampler_takes_a_bridge_and_that_takes_nothing_else():

@@ -67,6 +67,10 @@ class Shifted(nn.Module):
         other.goal, other.sde = goal, self.bridge.toward(goal).sde
         return other
 
+    @property
+    def back(self):
+        return self.toward(TARGET if self.goal == SOURCE else SOURCE)
+
     def goal_mean(self, x, s):
         way = [SOURCE, TARGET].index(self.goal)
         return self.means[way](x, s) + self.moved(x, way)
