@@ -70,7 +70,8 @@ class BridgeModel(ScoreModel):
     def predict(self, x: Tensor, t: float | Tensor, kind: str) -> Tensor:
         if kind != "x0":
             check_kind(kind)
-            raise ArgumentError(f"a bridge predicts its goal, 'x0', and no {kind}; its probability_flow() has a score", "kind")
+            raise ArgumentError(f"a bridge predicts its goal, 'x0', and no {kind}; its probability_flow() has a score",
+                                "kind")
         return self.goal_mean(x, check_time(self.sde, t))
 
     @abstractmethod

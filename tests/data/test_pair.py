@@ -43,7 +43,8 @@ def test_pictures_of_other_sizes_and_levels_become_bytes_of_one_size():
     ("digits", "patches32", None, r"shape \(1, 8, 8\) and the target 'patches32' of \(3, 32, 32\)"),
     ("digits", "swiss_roll", None, "joins pictures with pictures, or points with points"),
     ("swiss_roll", "gaussians8", 8, "side is for pictures"), ("digits", "digits", 0, "side must lie in"),
-    ("nonsense", "digits", None, "unknown source 'nonsense'; choose from digits"), ("pair", "digits", None, "unknown source 'pair'"),
+    ("nonsense", "digits", None, "unknown source 'nonsense'; choose from digits"),
+    ("pair", "digits", None, "unknown source 'pair'"),
     ("swiss_roll:sizes=3", "gaussians8", None, "'swiss_roll' takes size=VALUE, seed=VALUE, got 'sizes=3'"),
     ("swiss_roll:size=x", "gaussians8", None, "size must be a whole number"),
 ])

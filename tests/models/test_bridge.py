@@ -8,7 +8,7 @@ from scorefield.models import MLP, Bridge
 from scorefield.models.gaussian_bridge import GaussianBridge
 from scorefield.models.networks.two_way import Both, TwoWay
 from scorefield.numerics.errors import ArgumentError
-from scorefield.sde_lib import BrownianSDE, DDPMChain, FlowSDE, SubVPSDE, VESDE, VPSDE
+from scorefield.sde_lib import VESDE, VPSDE, BrownianSDE, DDPMChain, FlowSDE, SubVPSDE
 from scorefield.sde_lib.reference import Reference, crowded
 from tests.helpers import randomised
 
@@ -118,7 +118,8 @@ def test_a_bridge_of_networks_knows_its_goal_when_it_is_there_and_both_ends_by_o
 
 
 def test_what_cannot_be_a_bridge_is_refused_in_one_line():
-    for sde, match in ((DDPMChain.from_schedule().to_sde(), "must be a fixed SDE"), (FlowSDE(), "must remember where it began")):
+    for sde, match in ((DDPMChain.from_schedule().to_sde(), "must be a fixed SDE"),
+                       (FlowSDE(), "must remember where it began")):
         with pytest.raises(ArgumentError, match=match):
             Bridge(TwoWay(MLP((2,)), MLP((2,))), sde)
     with pytest.raises(ArgumentError, match="unknown goal 'left'; choose from source, target"):

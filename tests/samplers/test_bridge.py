@@ -7,12 +7,13 @@ from scorefield.models import GaussianMixture
 from scorefield.models.gaussian_bridge import GaussianBridge
 from scorefield.numerics.errors import ArgumentError
 from scorefield.samplers import make_sampler
-from scorefield.sde_lib import BrownianSDE, VPSDE
+from scorefield.sde_lib import VPSDE, BrownianSDE
 
 
 def exact(sde):
     covariance = torch.tensor([[1.0, 0.5], [0.5, 0.6]]).double()
-    return GaussianBridge(sde, (torch.tensor([1.0, -1.0]), covariance), (torch.zeros(2), torch.tensor([[0.4, 0.0], [0.0, 1.5]])))
+    target = torch.zeros(2), torch.tensor([[0.4, 0.0], [0.0, 1.5]])
+    return GaussianBridge(sde, (torch.tensor([1.0, -1.0]), covariance), target)
 
 
 def drawn(bridge, n, **options):
@@ -58,7 +59,7 @@ def test_only_its_own_sampler_takes_a_bridge_and_that_takes_nothing_else():
     mixture = GaussianMixture(BrownianSDE(), torch.zeros(1, 2), torch.ones(1))
     with pytest.raises(ArgumentError, match="for Schroedinger bridges, which objectives dsbm and dsb train"):
         make_sampler("bridge")(mixture, x, range(3))
-    for options, match in (({"eta": 1.5}, "eta must lie in"), ({"steps": 0}, "steps must be"), ({"crowding": 0.5}, "crowding must lie"),
-                           ({"t_end": 1.0}, "t_end must lie")):
+    for options, match in (({"eta": 1.5}, "eta must lie in"), ({"steps": 0}, "steps must be"),
+                           ({"crowding": 0.5}, "crowding must lie"), ({"t_end": 1.0}, "t_end must lie")):
         with pytest.raises(ArgumentError, match=match):
             make_sampler("bridge", **options)(bridge, x, range(3))

@@ -12,7 +12,7 @@ from scorefield.models.gaussian_bridge import GaussianBridge
 from scorefield.models.networks.two_way import SOURCE, TARGET, TwoWay
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.processes import World
-from scorefield.sde_lib import BrownianSDE, VPSDE
+from scorefield.sde_lib import VPSDE, BrownianSDE
 from scorefield.sde_lib.reference import crowded
 from scorefield.training.draws import Draws, HeldOutDraws
 from scorefield.training.objectives import DSB, DSBM
