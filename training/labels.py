@@ -34,8 +34,8 @@ def require_conditions(model: Any, objective: Objective, config: ConfigDict, dat
     classifies = isinstance(objective, Classification)
     if isinstance(objective, Bridging) != (dataset.target is not None):
         raise ArgumentError(f"data set {dataset.name!r} is {'a pair' if dataset.target is not None else 'one data set'}; "
-                            "a bridge (training.objective=dsbm or dsb) needs data.dataset=pair, and other objectives one data "
-                            "set", "data.dataset", "training.objective")
+                            "a bridge (training.objective=dsbm or dsb) needs data.dataset=pair, and other objectives one "
+                            "data set", "data.dataset", "training.objective")
     needed = {*model.takes.names, *([LABEL] if classifies else ())} - {GUIDANCE}      # which the objective draws
     classes = config.model.get("classes") if classifies else model.takes.classes
     for split in ("train", "test"):

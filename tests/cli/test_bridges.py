@@ -132,7 +132,8 @@ def test_what_a_bridge_cannot_do_is_refused_in_one_line(run, words, match):
     ("bridge_swiss_to_gaussians", ["--config.model.classes=3"], "take x and time alone, and these take label"),
     ("bridge_swiss_to_gaussians", ["--config.data.target=digits"], "points with points"),
     ("bridge_digits_to_fashion",
-     ["--config.data.target=digits", "--config.data.side=None", "--config.data.source=gaussians8"], "pictures with pictures"),
+     ["--config.data.target=digits", "--config.data.side=None", "--config.data.source=gaussians8"],
+     "pictures with pictures"),
     ("bridge_swiss_to_gaussians", ["--config.training.objective=dsb", "--config.training.steps=1500"], "at least 2000"),
 ])
 def test_what_makes_no_bridge_is_refused_before_anything_is_written(config, more, match, tmp_path):

@@ -1,4 +1,4 @@
-"""DSBM and DSB: their losses are least at the right means, and their iterations come to the closed form between Gaussians."""
+"""DSBM and DSB: their losses are least at the right means, and iterations come to the closed form between Gaussians."""
 
 import copy
 
@@ -7,11 +7,12 @@ import torch
 from torch import nn
 
 from benchmarks import bridges
-from scorefield.models import MLP, Bridge, FullMixture
+from scorefield.models import EMA, MLP, Bridge, FullMixture
 from scorefield.models.gaussian_bridge import GaussianBridge
 from scorefield.models.networks.two_way import SOURCE, TARGET, TwoWay
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.processes import World
+from scorefield.samplers import make_sampler
 from scorefield.sde_lib import VPSDE, BrownianSDE
 from scorefield.sde_lib.reference import crowded
 from scorefield.training.draws import Draws, HeldOutDraws
@@ -78,8 +79,7 @@ class Shifted(nn.Module):
 
 def slopes(model, losses):
     """How many standard errors the slope of the mean loss by each entry of `off` is from 0."""
-    parts = [torch.autograd.grad(part.mean(), model.off, retain_graph=True, allow_unused=True)[0] for part in losses.chunk(40)]
-    parts = torch.stack([part for part in parts if part is not None])
+    parts = torch.stack([torch.autograd.grad(part.mean(), model.off, retain_graph=True)[0] for part in losses.chunk(40)])
     return parts.mean(0) / (parts.std(0) / len(parts)**0.5).clamp(min=1e-12)
 
 
@@ -89,7 +89,8 @@ def test_the_loss_of_dsbm_on_the_pairs_of_the_bridge_is_least_at_the_means_of_th
     bridge, n = exact(sde), 40_000
     cross, objective = bridge.cross_covariance, DSBM(ends=Drawn(), paths=n, first_updates=1)
     mean, covariance = bridges.joint((M0, M1), S0, S1, cross)
-    pairs = mean + torch.randn(n, 4, generator=torch.Generator().manual_seed(1)).double() @ torch.linalg.cholesky(covariance).mT
+    z = torch.randn(n, 4, generator=torch.Generator().manual_seed(1)).double()
+    pairs = mean + z @ torch.linalg.cholesky(covariance).mT
     batch = Batch(pairs[:, :2], {"target": pairs[:, 2:]})
     lot = lot_of(objective, batch)
     to_source, to_target = bridge.toward(SOURCE).goal_mean, bridge.toward(TARGET).goal_mean
@@ -158,7 +159,7 @@ def test_networks_that_dsbm_trains_come_to_the_closed_form(d):
     objective = DSBM(ends=Ends(), paths=20_000, first_updates=600, refresh=200)
     model = Bridge(TwoWay(MLP((d,), 64, 2), MLP((d,), 64, 2)), BrownianSDE())
     optimizer, generator = torch.optim.Adam(model.parameters(), 3e-3), torch.Generator().manual_seed(0)
-    steps, average = 3000, torch.optim.swa_utils.AveragedModel(model.network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.995))
+    steps, average = 3000, EMA(model.network, 0.995)
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = 3e-3 * (1 - step / steps)
@@ -167,23 +168,17 @@ def test_networks_that_dsbm_trains_come_to_the_closed_form(d):
         optimizer.step()
         optimizer.zero_grad()
         objective.stepped(World())
-        average.update_parameters(model.network)
+        average.update(model.network)
     trained = model.with_network(average.module)
     for goal in (SOURCE, TARGET):
         start = truth.toward(goal).sde.prior
         x1 = start.sample((d,), range(20_000))
-        x0 = bridges_sampler()(trained.toward(goal, start), x1, range(20_000)).x
+        x0 = make_sampler("bridge", steps=40)(trained.toward(goal, start), x1, range(20_000)).x
         found, own = torch.cov(torch.cat([x0, x1], 1).mT).double(), truth.of_end[goal]
         cross = truth.cross_covariance if goal == SOURCE else truth.cross_covariance.mT
         assert float((x0.mean(0) - own.mean).abs().max() / own.covariance.diagonal().max().sqrt()) < 0.05
         assert float((found[:d, :d] - own.covariance).norm() / own.covariance.norm()) < 0.05
         assert float((found[:d, d:] - cross).norm() / cross.norm()) < 0.05
-
-
-def bridges_sampler():
-    from scorefield.samplers import make_sampler
-
-    return make_sampler("bridge", steps=40)
 
 
 def small(kind, **settings):
@@ -204,7 +199,8 @@ def test_what_was_simulated_stays_until_it_is_refreshed_and_goes_on_from_a_state
     first = next(iter(kept[-1]))
     made = [len(at) and float(at[first].sum()) for at in kept]
     # DSBM: independent pairs at step 0, then at 1 and 3; DSB: at 0, 2, and 3, where the turn changes
-    assert [made[i] != made[i - 1] for i in range(1, 5)] == ([True, False, True, False] if kind is DSBM else [False, True, True, False])
+    anew = [True, False, True, False] if kind is DSBM else [False, True, True, False]
+    assert [made[i] != made[i - 1] for i in range(1, 5)] == anew
     again = small(kind, refresh=2, **settings)[1]
     again.restore(state)
     again.stepped(World())
