@@ -15,6 +15,7 @@ from scorefield.checkpoints.formats import run as run_format
 from scorefield.checkpoints.formats.run import OF_THE_DATA, compared_names, differences, read_config
 from scorefield.checkpoints.latents import codec_of
 from scorefield.checkpoints.load import read_checkpoint
+from scorefield.cli.direction import bound
 from scorefield.cli.flags import Flag
 from scorefield.cli.origin import describe, import_checkpoint, started_from, stem_of, untouched
 from scorefield.configs.loading import all_fields, apply, from_stored, load_config
@@ -208,8 +209,8 @@ class Command:
         return found
 
     def denoiser(self) -> Denoiser:
-        """The denoiser of that checkpoint."""
-        return self.take().denoiser(self.asked.values["ema"]).to(self.device)
+        """The denoiser of that checkpoint; of a bridge the direction that is asked for."""
+        return bound(self, self.take().denoiser(self.asked.values["ema"]).to(self.device))
 
     def write_imported(self) -> None:
         """Make the run's folder from --checkpoint, if this command has read it; before anything else is written there."""

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scorefield.cli.direction import bound, identity_of, suffix_of, way_of
 from scorefield.cli.flags import COMPILE, Flag, flags_of
 from scorefield.cli.guide import FLAGS as GUIDANCE
 from scorefield.cli.guide import Guide
@@ -144,8 +145,8 @@ class Drawing:
 
         values = self.command.asked.values
         return self.command.run / "samples" / stem_of_samples(
-            values["sampler"], self.sampler, self.guide.suffix, seed=values["seed"], ema=values["ema"],
-            precision=self.precision, step=self.step, batch_size=values["batch_size"])
+            values["sampler"], self.sampler, suffix_of(self.command) + self.guide.suffix, seed=values["seed"],
+            ema=values["ema"], precision=self.precision, step=self.step, batch_size=values["batch_size"])
 
     @property
     def folder(self) -> Path:
@@ -164,6 +165,7 @@ class Drawing:
 
         values = self.command.asked.values
         of = [sha256_of(self.checkpoint), self.command.stored, self.precision, values["ema"], self.guide.identity]
+        of += identity_of(self.command)
         return of if self.fit is None else [*of, self.fit.digest]
 
     @cached_property
@@ -180,17 +182,19 @@ class Drawing:
         """The settings, for a record of the samples."""
         from scorefield.evaluation.names import changed
 
-        values = self.command.asked.values
+        values, way = self.command.asked.values, way_of(self.command)
         settings = {name: value for name, value in self.sampler.settings.items() if name != "points"}
         return {"sampler": values["sampler"], "settings": settings,
-                "options": changed(self.sampler, without=("points",)), **self.guide.described, "seed": values["seed"],
+                "options": changed(self.sampler, without=("points",)), **({"direction": way} if way else {}),
+                **self.guide.described, "seed": values["seed"],
                 "ema": values["ema"], "precision": self.precision, "batch_size": values["batch_size"]}
 
     def weights(self) -> Denoiser:
         """The model of this drawing's checkpoint in float32."""
         from scorefield.checkpoints import read_checkpoint
 
-        return read_checkpoint(self.checkpoint).denoiser(self.command.asked.values["ema"]).to(self.command.device)
+        model = read_checkpoint(self.checkpoint).denoiser(self.command.asked.values["ema"]).to(self.command.device)
+        return bound(self.command, model)
 
     def with_weights(self) -> Drawing:
         """This drawing with the model of its checkpoint."""

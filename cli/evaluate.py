@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scorefield.cli.direction import DRAWN, way_of
 from scorefield.cli.drawing import FLAGS as DRAWING
 from scorefield.cli.drawing import Drawing, drawing_of
 from scorefield.cli.drawing import options as options
@@ -38,6 +39,7 @@ FLAGS = (
     Flag("images", str, None, "evaluate these instead of drawing: a folder of pictures, or a file with an array"),
     Flag("metrics", str, None, "which metrics, such as fid,kid; by default those that fit the data"),
     *REFERENCE,
+    DRAWN,
     Flag("likelihood", bool, False, "also bits/dim of the held-out examples, by the exponential method"),
     *DRAWING,
     SEED, EMA, AVERAGE, BATCH_SIZE, STRICT,
@@ -63,6 +65,9 @@ def run(command: Command) -> None:
     if values["likelihood"] and drawing.guide.settings:
         raise ArgumentError(NO_DENSITY.replace("leave it out", "leave out likelihood"), "likelihood",
                             *(NAMES.get(name, name) for name in drawing.guide.settings if name not in ("low", "high")))
+    if values["likelihood"] and way_of(command):
+        raise ArgumentError("bits/dim of a bridge come from mode likelihood, which has its direction; leave out likelihood",
+                            "likelihood")
     judge = judge_of(command, values["num_samples"], drawing.guide.labels, drawing.model.takes.classes)
     if values["likelihood"]:
         label_of(drawing.model, judge.reference.dataset, drawing.guide.labels is not None)      # refuses what has none

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from scorefield.cli.direction import end_of
 from scorefield.numerics.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def own_data(command: Command, instead: str = "") -> Dataset:
     stored = command.stored
     assert stored is not None
     try:
-        dataset = in_units_of(command.dataset(), stored)
+        dataset = end_of(command, in_units_of(command.dataset(), stored))
     except (FileNotFoundError, ValueError) as error:
         if not instead:
             raise

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scorefield.cli.direction import SCORED, way_of
+from scorefield.cli.direction import suffix_of as suffix_of_way
 from scorefield.cli.examples import examples_at, own_data
 from scorefield.cli.fit_variance import fit_for
 from scorefield.cli.flags import AVERAGE, BATCH_SIZE, CHECKPOINT, COMPILE, EMA, SEED, STRICT, Flag, flags_of
@@ -36,6 +38,7 @@ FLAGS = (
     Flag("dequantizer", str, "own", "what draws the noise within levels: own (the run's flow, or uniform without one), "
          "uniform, or another run with a flow"),
     Flag("float64", bool, False, "keep the state of the likelihood in float64"),
+    SCORED,
     Flag("split", str, "test", "which examples to score", SPLITS),
     Flag("num_images", int, None, "score only the first num_images examples"),
     Flag("images", str, None, "examples to score instead of the run's own: a folder of pictures, or an .npy, .npz or .csv"),
@@ -113,7 +116,9 @@ def run(command: Command) -> None:
     if values["compile"]:
         require_compiler(command.device)
     command.write_imported()
-    checkpoint, denoiser = command.newest, command.denoiser()
+    checkpoint, denoiser, way = command.newest, command.denoiser(), way_of(command)
+    if way is not None:
+        denoiser = flow_of(denoiser, values["estimator"], settings.get("method"))
     if samples_in_channels_last(command.device) and not exact:      # its products cannot be batched in channels_last on CPUs
         set_memory_format(denoiser, "channels_last")
     if values["compile"]:
@@ -122,7 +127,7 @@ def run(command: Command) -> None:
     labels = _labels(command, denoiser)
     chosen = _truncation(command, denoiser, settings, labels, dequantizer)
     settings |= {} if chosen is None else {"t_min": chosen.t_min}
-    identity = _identity(command, settings, checkpoint) + ([flow_file] if flow_file else [])
+    identity = _identity(command, settings, checkpoint) + ([flow_file] if flow_file else []) + ([way] if way else [])
     model: ScoreModel = denoiser
     if fit := fit_for(command, settings, denoiser, values["label"] is not None or values["classify"]):
         identity, model = [identity, fit.digest], fit.model(denoiser)
@@ -153,10 +158,11 @@ def run(command: Command) -> None:
             "estimator": values["estimator"], "levels": evaluations[0].dataset.levels, "settings": settings,
             "float64": values["float64"], "batch_size": values["batch_size"], "seed": values["seed"], "ema": values["ema"],
             "checkpoint": str(checkpoint), "processes": world.size, **({"note": note} if note else {}),
+            **({"direction": way} if way else {}),
             **({} if chosen is None else {"t_min_by_train": {f"{t:g}": bits for t, bits in chosen.bits.items()}}),
             **({} if evaluations[0].dequantizer is None else {"dequantizer": values["dequantizer"]}),
         }
-        suffix = _suffix(command, settings if chosen is None else {**settings, "t_min": BEST})
+        suffix = suffix_of_way(command) + _suffix(command, settings if chosen is None else {**settings, "t_min": BEST})
         own, scores = "images" if values["images"] else "split", [e.result() for e in evaluations]
         if truth is not None:
             write_classification(scores, *truth, {own: sources[0], **described}, command.run / "likelihood", suffix)
@@ -166,6 +172,17 @@ def run(command: Command) -> None:
                           command.run / "likelihood", own, suffix)
         for e in evaluations:
             e.clear()
+
+
+def flow_of(bridge: Any, estimator: str, method: str | None) -> Any:
+    """The probability flow of a bridge; ArgumentError for an estimator that it has not, or a start of unknown density."""
+    if estimator != "ode":
+        raise ArgumentError(f"a bridge has a probability flow, and no {estimator}; choose estimator ode", "estimator")
+    if method == "exponential":
+        raise ArgumentError("method exponential is not for the flow of a bridge; choose an adaptive method, such as dopri5",
+                            "method")
+    bridge.sde.prior.require_density()
+    return bridge.probability_flow()
 
 
 def _dequantizer(command: Command) -> tuple[Dequantizer | str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from scorefield.cli.direction import DRAWN, end_of
 from scorefield.cli.drawing import PRECISION, SAMPLER, Drawing, drawing_of
 from scorefield.cli.drawing import options as options
 from scorefield.cli.flags import AVERAGE, BATCH_SIZE, CHECKPOINT, COMPILE, EMA, SEED, STRICT, Flag
@@ -20,6 +21,7 @@ SUMMARY = "writes samples/NAME.png (of points _trajectory.png, too), .npz and .j
 FLAGS = (
     CHECKPOINT,
     SAMPLER,
+    DRAWN,
     Flag("num_samples", int, 64, "how many samples; more of the same settings go on from those that are there"),
     Flag("png", bool, False, "write each picture to a file of its own, too: samples/NAME/00000000.png and so on; of "
                              "samples with labels, in a folder for each class"),
@@ -77,7 +79,7 @@ def _data_of(command: Command) -> Dataset | None:
     if command.config.data.dataset == "arrays":
         return None
     try:
-        return command.dataset()
+        return end_of(command, command.dataset())
     except (OSError, ValueError) as error:
         print(f"the picture of the samples has no data beside them: {error}")
         return None

@@ -57,7 +57,7 @@ DATA_SECTION = Section("data", "dataset", DATASETS, taker=lambda source: source.
                        beside=lambda source: None if source.levels is None else Pixels)
 TRAINING_SECTION = Section("training", "objective", OBJECTIVES, beside=lambda objective: Training,
                            without=("sde", "data_std", "codec", "variance_output", "teacher_model", "updates", "latent",
-                                    "perceptual_model"),
+                                    "perceptual_model", "ends"),
                            choices={"optimizer": OPTIMIZERS, "decay": SCHEDULES})
 SECTIONS = {section.name: section for section in (DATA_SECTION, SDE_SECTION, MODEL_SECTION, TRAINING_SECTION)}
 

@@ -91,6 +91,7 @@ class Dataset:
     notes        lines for the user: what was read and how it was understood, what was left out and why
     standard     the codec of data without levels, if they are standardised or have names of columns; a run keeps it
     low_res      how the examples' condition low_res is made (data/degradations.py), if they have one
+    target       the data set at the other end of a bridge (data/pair.py), whose examples have the same shape and levels
 
     Raises ArgumentError for a label that is no class, naming the example and the label; for names that are not distinct;
     and for names of examples without labels.
@@ -107,6 +108,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     standard: Points | None = None
     low_res: LowRes | None = None
+    target: Dataset | None = None
 
     def __post_init__(self) -> None:
         if self.standard is not None:

@@ -23,12 +23,15 @@ from torch import Tensor
 
 from scorefield.data import arrays as own
 from scorefield.data import cifar, hub, patches, pictures, points
+from scorefield.data import pair as pairs
 from scorefield.data.class_folders import read_tree
 from scorefield.data.codec import Codec, Points, as_tuple, make_codec
 from scorefield.data.dataset import Dataset, Examples
 from scorefield.data.degradations import pictures_as_said
 from scorefield.data.idx import find_idx, read_idx_images, read_idx_labels
-from scorefield.numerics.errors import ArgumentError, MissingFileError
+from scorefield.numerics.errors import ArgumentError, MissingFileError, renamed
+from scorefield.numerics.options import of_pairs
+from scorefield.numerics.sections import arguments
 
 _REQUIRED = inspect.Parameter.empty
 CODEC_FIELDS = ("low", "high", "dequantize")      # of a config's section `data`, beside the settings of its data set
@@ -294,6 +297,40 @@ def arrays() -> Dataset:
                         "again, as train(config, dataset=...)", "data.dataset")
 
 
+def pair(source: str = "swiss_roll", target: str = "gaussians8", side: int | None = None) -> Dataset:
+    """Two data sets as the ends of a bridge (pair.py); examples are those of the source, with the target beside it.
+
+    source, target  the name of a data set, with its settings after colons, such as "swiss_roll:size=5000"
+    side            height and width that pictures of both are brought to; None: those that they have
+    """
+    with renamed("data"):
+        return pairs.paired(_worded("source", source), _worded("target", target), side)
+
+
+def _worded(field: str, text: str) -> Dataset:
+    """The data set that NAME[:SETTING=VALUE ...] names; ArgumentError about the field for another one."""
+    hub_name = text.startswith(hub.PREFIX)
+    name, *settings = text.removeprefix(hub.PREFIX).split(":") if hub_name else text.split(":")
+    name = hub.PREFIX * hub_name + name
+    if name not in DATASETS or name in (PAIR, GIVEN):
+        known = ", ".join(word for word in DATASETS if word not in (PAIR, GIVEN))
+        raise ArgumentError(f"unknown {field} {text!r}; choose from {known}", field)
+    known_settings = {word: Setting(known.annotation) for word, known in arguments(DATASETS[name].load).items()}
+
+    def refusal(pair: str, word: str) -> str:
+        return f"data set {name!r} takes {', '.join(f'{known}=VALUE' for known in known_settings)}, got {pair!r}"
+
+    with renamed(names={f"data.{word}": field for word in known_settings}):
+        return DATASETS[name].load(**of_pairs(text, settings, known_settings, refusal, field))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting of a data set, as `of_pairs` reads it."""
+
+    type: Any
+
+
 def hugging_face(name: str) -> Callable[..., Dataset]:
     """The function of the data set `name` of the Hugging Face hub, such as "hf:ylecun/mnist"."""
 
@@ -333,7 +370,7 @@ class _Datasets(dict[str, Source]):
         return Source(hugging_face(name), 256)
 
 
-GIVEN = "arrays"      # the name of data given in Python
+GIVEN, PAIR = "arrays", "pair"      # the names of data given in Python, and of two data sets
 DATASETS: dict[str, Source] = _Datasets({
     "digits": Source(digits, 17),
     "patches32": Source(patches32, 256),
@@ -346,5 +383,6 @@ DATASETS: dict[str, Source] = _Datasets({
     "folder": Source(folder, 256),
     "array": Source(array, 256),        # or numbers, which have none
     "hf:OWNER/NAME": Source(hugging_face("hf:OWNER/NAME"), 256),
+    PAIR: Source(pair, 256),      # of pictures or points
     GIVEN: Source(arrays, 256),      # or points: a run stores the levels of its data
 })

@@ -324,7 +324,8 @@ def reduced_dataset(dataset: Dataset, factor: int) -> Dataset:
             return Examples(reduced(split.data, factor), split.condition)
         return Reduced(split, factor)
 
-    return dataclasses.replace(dataset, train=small(dataset.train), test=small(dataset.test), shape=shape)
+    target = None if dataset.target is None else reduced_dataset(dataset.target, factor)
+    return dataclasses.replace(dataset, train=small(dataset.train), test=small(dataset.test), shape=shape, target=target)
 
 
 def degraded_dataset(dataset: Dataset, text: str, noise: float, low: float, high: float) -> Dataset:
@@ -342,6 +343,8 @@ def pictures_as_said(dataset: Dataset, fields: Any) -> Dataset:
     say; those that are not there mean nothing to do.
     """
     with renamed("data"):
+        if dataset.target is not None and fields.get("degradation"):
+            raise ArgumentError("a bridge has no low_res; leave out degradation", "degradation")
         dataset = reduced_dataset(dataset, fields.get("reduce") or 1)
         return degraded_dataset(dataset, fields.get("degradation") or "", fields.get("low_res_noise") or 0.0,
                                 fields.get("low", -1.0), fields.get("high", 1.0))

@@ -24,17 +24,20 @@ _CHUNK = 1 << 26      # bytes of examples at a time
 
 
 def fingerprint(dataset: Dataset) -> dict[str, dict[str, Any]]:
-    """The fingerprint of both splits.
+    """The fingerprint of both splits, and of those of the target of a pair, as "target_train" and "target_test".
 
         fingerprint(load_dataset(config.data))["train"]["examples"]
     """
-    return {name: _of(getattr(dataset, name)) for name in ("train", "test")}
+    found = {name: _of(getattr(dataset, name)) for name in ("train", "test")}
+    if dataset.target is not None:
+        found |= {f"target_{name}": part for name, part in fingerprint(dataset.target).items()}
+    return found
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     """What differs between two fingerprints of one data set, in words; "" if nothing does."""
     words = []
-    for name in ("train", "test"):
+    for name in dict.fromkeys(("train", "test", *before, *after)):
         old, new = before.get(name) or {}, after.get(name) or {}
         if old.get("examples") != new.get("examples"):
             words.append(f"{name} has {new.get('examples')} examples, not {old.get('examples')}")

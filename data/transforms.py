@@ -89,6 +89,6 @@ def batch_indices(n: int, batch_size: int, step: int, seed: int) -> Tensor:
     return torch.cat([_permutation(n, seed, e)[max(start - e * n, 0) : stop - e * n] for e in epochs])
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)      # an epoch and the next, of both ends of a bridge
 def _permutation(n: int, seed: int, epoch: int) -> Tensor:
     return torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(n))

@@ -30,7 +30,9 @@ from scorefield.evaluation.likelihood import OWN, score
 from scorefield.evaluation.metrics import Features, Figure, Metric, Reference, default_metrics, features_of, make_metrics
 from scorefield.evaluation.metrics.metric import BOOTSTRAP
 from scorefield.evaluation.score import Score
+from scorefield.evaluation.starts import joined
 from scorefield.models import ScoreModel
+from scorefield.models.bridge import BridgeModel
 from scorefield.models.conditions import LABEL
 from scorefield.numerics.errors import ArgumentError
 from scorefield.samplers import Sampler, make_sampler
@@ -202,6 +204,8 @@ def against(model: ScoreModel | Callable[[range], ScoreModel], dataset: Any, cod
     if dataset is None:
         raise ArgumentError("give the data set that the samples are to be compared with", "dataset")
     data = dataset if isinstance(dataset, Dataset) else from_arrays(dataset)
+    if isinstance(model, BridgeModel):
+        model, data = joined(model, data, codec or make_codec(data.levels, standard=data.standard))
     network = features if isinstance(features, Features) else features_of(features, data)
     asked = None if label is None else _asked(model, label, data)
     given, labels = (model, None) if asked is None else _given_labels(model, asked, device)

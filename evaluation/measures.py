@@ -21,6 +21,7 @@ from scorefield.evaluation.evaluate import (
 from scorefield.evaluation.likelihood import score
 from scorefield.evaluation.metrics import Features, default_metrics, features_of, make_metrics
 from scorefield.models import ScoreModel
+from scorefield.models.score_model import check_density
 from scorefield.numerics.errors import ArgumentError, renamed
 from scorefield.samplers import Sampler, make_sampler, own_sampler
 
@@ -54,13 +55,14 @@ class Measures:
             raise ArgumentError(f"{what} draws no samples, so it has no such figures; set training.metrics_every=0",
                                 "training.metrics_every")
         with renamed("training", {"num_samples": "training.metrics_samples", "metrics": "training.metrics",
-                                  "features": "training.metrics"}):
+                                  "features": "training.metrics", "model": "training.metrics"}):
             of_samples = self._of_samples(names, dataset)
             device = next(model.parameters()).device
             _, _, reference, _ = against(model, dataset, codec, self.features, _label(model), self.cache, device)
             require_features(reference.features, dataset, device)
             require_enough(make_metrics(of_samples, reference, bootstrap=0), n)
             if BITS in names:
+                check_density(model)
                 label_of(model, dataset)
 
     def __call__(self, names: Sequence[str], n: int, model: ScoreModel, dataset: Dataset, codec: Codec) -> dict[str, float]:

@@ -12,8 +12,10 @@ from scorefield.evaluation import plots
 from scorefield.evaluation.array_plots import picture_of_numbers
 from scorefield.evaluation.draw import draw
 from scorefield.evaluation.given import of_held_out
+from scorefield.evaluation.starts import joined
 from scorefield.guidance.guided import guided
 from scorefield.models import ScoreModel
+from scorefield.models.bridge import BridgeModel
 from scorefield.models.networks.autoencoder import Autoencoder, autoencoder_of
 from scorefield.samplers import make_sampler, own_sampler
 
@@ -70,6 +72,8 @@ class Preview:
         of_points = len(dataset.shape) == 1
         n = SHOWN_POINTS if of_points else SHOWN_IMAGES
         device, label = next(model.parameters()).device, None
+        if isinstance(model, BridgeModel):
+            model, dataset = joined(model, dataset, codec)
         if model.takes.classes is not None:
             classes = min(model.takes.classes, SHOWN_CLASSES)
             n = n if of_points else classes * SHOWN_OF_A_CLASS

@@ -18,6 +18,7 @@ from torch import Tensor
 from scorefield.likelihood.checks import check_input, fitting, start_time
 from scorefield.likelihood.exponential import STEPS, check_steps, exponential_flow, scale, transformed
 from scorefield.likelihood.probes import HADAMARD, PROBE_KINDS, Probes, probes_along
+from scorefield.models.bridge import BridgeFlow
 from scorefield.models.score_model import ScoreModel, check_density, evaluation_mode
 from scorefield.numerics import integrate as adaptive
 from scorefield.numerics.divergence import with_exact_divergence, with_hutchinson_divergence
@@ -79,6 +80,9 @@ def log_prob(model: ScoreModel, x: Tensor, divergence: str = "exact", rtol: floa
     check_settings(divergence, rtol, atol, method, probes, max_evaluations, steps, probe_kind, clock, fresh_probes,
                    tolerance)
     check_density(model)
+    if isinstance(model, BridgeFlow) and method == "exponential":
+        raise ArgumentError("method 'exponential' is for flows whose noise grows with the log-SNR, and that of a bridge "
+                            "ends in examples; choose an adaptive method, such as dopri5", "method")
     check_input(model, x)
     if divergence == "hutchinson" and (seeds is None or len(seeds) != len(x)):
         raise ArgumentError(f"the Hutchinson estimator needs seeds, one for each of the {len(x)} samples", "seeds")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from scorefield.models.bridge import Bridge
 from scorefield.models.conditions import declared
 from scorefield.models.denoiser import Denoiser
 from scorefield.models.networks.autoencoder import Autoencoder
@@ -17,6 +18,7 @@ from scorefield.models.networks.dit import DiT
 from scorefield.models.networks.mlp import MLP
 from scorefield.models.networks.ncsnpp import NCSNpp
 from scorefield.models.networks.outputs import doubled
+from scorefield.models.networks.two_way import Both, TwoWay
 from scorefield.models.networks.unet import UNet
 from scorefield.models.student import student_of
 from scorefield.numerics.errors import ArgumentError, renamed
@@ -49,9 +51,13 @@ NETWORKS: dict[str, tuple[Callable[..., nn.Module], type[nn.Module]]] = {
     "classifier": (partial(of_pictures, Classifier), Classifier),
     "autoencoder": (partial(of_pictures, Autoencoder), Autoencoder),
 }
+# Two networks toward the two ends of a Schroedinger bridge.
+NETWORKS |= {f"bridge_{name}": (Both(NETWORKS[name][0]), NETWORKS[name][1]) for name in ("unet", "ncsnpp", "mlp")}
 SDE_SECTION = Section("sde", "name", SDES)
-MODEL_SECTION = Section("model", "network", NETWORKS, taker=lambda entry: entry[1], beside=lambda entry: Denoiser,
-                        without=("shape", "image_size", "channels"), apart=("network", "sde", "label_dropout"))
+MODEL_SECTION = Section("model", "network", NETWORKS, taker=lambda entry: entry[1],
+                        without=("shape", "image_size", "channels"),
+                        beside=lambda entry: Bridge if isinstance(entry[0], Both) else Denoiser,
+                        apart=("network", "sde", "label_dropout"))
 # A network whose sizes multiply to LARGE at most, and that has at most MANY blocks, is allocated without a count.
 LARGE, MANY = 2**14, 64
 _ELSEWHERE = {"image_size": "data.image_size", "channels": "data.channels", "label_dropout": "training.label_dropout"}
@@ -81,7 +87,8 @@ def build_sde(config: Mapping[str, Any]) -> SDE:
 
 
 def build_denoiser(config: Mapping[str, Any], shape: Sequence[int]) -> Denoiser:
-    """An untrained denoiser for examples of `shape`, of the sections `sde` and `model`; ArgumentError as `build_sde`.
+    """An untrained denoiser for examples of `shape`, of the sections `sde` and `model`; ArgumentError as `build_sde`. A
+    Bridge if the network is one of two ways.
 
     It knows "no label" if the network takes labels and the section `training` drops them.
     """
@@ -92,6 +99,8 @@ def build_denoiser(config: Mapping[str, Any], shape: Sequence[int]) -> Denoiser:
         dropout = training.get("label_dropout") or 0
         _require_memory(make, shape, settings)
         network = make(tuple(shape), **settings)
+        if isinstance(network, TwoWay):
+            return Bridge(network, sde, **beside)      # type: ignore[return-value]      # a model of its own, trained alike
         if beside["learned_variance"]:
             network = doubled(network)
         if isinstance(sde, LearnedVPSDE):      # its weights are the network's, to be trained, averaged and saved with those

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from scorefield.models.conditions import Condition, Conditions
-from scorefield.models.student import COUPLED, Student
+from scorefield.models.student import COUPLED, ENDS, Student
 from scorefield.numerics.errors import ArgumentError
 from scorefield.sde_lib.sde import SDE
 
@@ -269,7 +269,8 @@ class Given(Derived):
 def check_score(model: ScoreModel, use: str) -> None:
     """ArgumentError (of argument "model") if the model was distilled and has no score, which `use` needs."""
     if model.student is not None:
-        advice = "choose coupling independent" if model.student.kind == COUPLED else "use its teacher"
+        advice = {COUPLED: "choose coupling independent", ENDS: "that has a flow, model.probability_flow()"}.get(
+            model.student.kind, "use its teacher")
         raise ArgumentError(f"{use} needs a score model, and this is {model.student}; {advice}", "model")
 
 

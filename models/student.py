@@ -1,8 +1,8 @@
-"""What a model is made for that has no score.
+"""What a model is made for that has no score or only its own sampler: a student, a flow of coupled pairs, or a bridge.
 
 A student of progressive distillation predicts the x_0 to which one long step of DDIM must point, and a consistency model the
 end of the flow through x_t. Neither is E[x_0 given x_t], so neither has a score: only its own sampler may use it, a
-likelihood none.
+likelihood none. A bridge (bridge.py) has another flow than its reference process, so it is sampled by its own rule, too.
 
 A model of coupled pairs (flow matching by optimal transport or reflow) has a flow, which deterministic samplers and
 likelihoods follow, and no score, which noise, bounds and classifiers need.
@@ -21,7 +21,7 @@ from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.grids import make_grid
 from scorefield.sde_lib.sde import SDE
 
-STEPS, FLOW_END, COUPLED = "steps", "flow_end", "coupled"      # the kinds of students
+STEPS, FLOW_END, COUPLED, ENDS = "steps", "flow_end", "coupled", "ends"      # the kinds of students, of flows and bridges
 COUPLINGS = (INDEPENDENT, OPTIMAL_TRANSPORT, REFLOW) = ("independent", "optimal_transport", "reflow")
 MOST_STEPS = 100_000
 
@@ -31,7 +31,7 @@ class Student:
     """What one sampler needs to know of a student.
 
     kind    STEPS: it predicts for the steps of one grid of DDIM; FLOW_END: it predicts the end of the flow from any time;
-            COUPLED: it has a flow and no score
+            COUPLED: it has a flow and no score; ENDS: it predicts the end of a path of a bridge
     sampler a key of samplers.SAMPLERS, and its options, by which the student is sampled
     times   the grid of the first kind, float64 (steps + 1,)
     """
@@ -45,7 +45,7 @@ class Student:
         if self.kind == COUPLED:
             return "a flow of coupled pairs, which has no score"
         if self.times is None:
-            return "a consistency model"
+            return "a Schroedinger bridge" if self.kind == ENDS else "a consistency model"
         return f"a student of {len(self.times) - 1} steps of DDIM on the grid {self.options['grid']!r}"
 
     @property
@@ -64,6 +64,7 @@ def of_steps(sde: SDE, steps: int, grid: str) -> Student:
 
 CONSISTENCY_MODEL = Student(FLOW_END, "consistency", {"steps": 2})
 COUPLED_FLOW = Student(COUPLED, "auto", {})
+BRIDGE = Student(ENDS, "bridge", {})
 
 
 def student_of(training: Mapping[str, Any], sde: SDE) -> Student | None:
@@ -79,4 +80,6 @@ def student_of(training: Mapping[str, Any], sde: SDE) -> Student | None:
         return of_steps(sde, training["student_steps"], training["grid"])
     if objective == "flow_matching" and training.get("coupling", INDEPENDENT) != INDEPENDENT:
         return COUPLED_FLOW
+    if objective in ("dsb", "dsbm"):
+        return BRIDGE
     return CONSISTENCY_MODEL if objective in ("consistency", "continuous_consistency") else None

@@ -14,6 +14,7 @@ from scorefield.numerics.noise import NoiseStream, sample_seeds
 from scorefield.numerics.options import options_of
 from scorefield.samplers.adams import ExponentialAdams
 from scorefield.samplers.base import GridSampler, Result, Sampler, prior_sample
+from scorefield.samplers.bridge import BridgeSampler
 from scorefield.samplers.consistency import ConsistencySampler
 from scorefield.samplers.deis import DEIS, IPNDM
 from scorefield.samplers.dpm_solver import DPMSolver, DPMSolverPlusPlus
@@ -56,7 +57,8 @@ SAMPLERS: dict[str, type[Sampler]] = {
 }
 # Samplers of some models alone: those that are given a measurement (guidance.posterior), and those that they were made for
 RESTORING: dict[str, type[Sampler]] = {"twisted_smc": TwistedSMC, "repaint": RePaint}
-MADE: dict[str, type[Sampler]] = {"consistency": ConsistencySampler, "tuned": Tuned, "dpm_solver_v3": DPMSolverV3}
+MADE: dict[str, type[Sampler]] = {"consistency": ConsistencySampler, "tuned": Tuned, "dpm_solver_v3": DPMSolverV3,
+                                  "bridge": BridgeSampler}
 FITTED = ("tuned", "dpm_solver_v3")      # by mode tune, to one run
 EVERY: Mapping[str, type[Sampler]] = ChainMap(SAMPLERS, RESTORING, MADE)
 
@@ -92,9 +94,9 @@ def own_sampler(model: ScoreModel, other: Sampler) -> Sampler:
 
 __all__ = [
     "DDIM", "DEIS", "EDM", "ERSDE", "EVERY", "FITTED", "GRIDS", "IPNDM", "MADE", "RESTORING", "SAMPLERS", "Ancestral",
-    "ConsistencySampler", "DPMSolver", "DPMSolverPlusPlus", "DPMSolverV3", "Euler", "EulerMaruyama",
+    "BridgeSampler", "ConsistencySampler", "DPMSolver", "DPMSolverPlusPlus", "DPMSolverV3", "Euler", "EulerMaruyama",
     "ExponentialAdams", "GridSampler", "Heun", "Langevin", "NoiseStream", "PredictorCorrector", "ProbabilityFlow",
-    "RePaint", "ReferenceSDE", "Restart", "Result", "ReverseDiffusion", "RungeKutta4", "SASolver", "Sampler",
-    "Solver", "Statistics", "Tuned", "TwistedSMC", "UniPC", "WeightedResult", "ddim_invert", "make_grid",
-    "make_sampler", "own_sampler", "prior_sample", "sample_seeds", "sampler_options", "slerp",
+    "RePaint", "ReferenceSDE", "Restart", "Result", "ReverseDiffusion", "RungeKutta4", "SASolver", "Sampler", "Solver",
+    "Statistics", "Tuned", "TwistedSMC", "UniPC", "WeightedResult", "ddim_invert", "make_grid", "make_sampler",
+    "own_sampler", "prior_sample", "sample_seeds", "sampler_options", "slerp",
 ]

@@ -118,6 +118,7 @@ class Sampler(ABC):
     t_end: float | None = option(None, "time at which to stop; by default t_sample of the SDE")
     denoise: bool | None = option(None, "return the x_0 predicted at t_end, with one more evaluation; a chain's grid auto "
                                         "does, as its last step")
+    only = "score models"      # what it may sample, for messages
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -151,8 +152,8 @@ class Sampler(ABC):
         if self.takes(model.student, times):
             return
         if model.student is None:
-            raise ArgumentError("this sampler is for consistency models, and the model is a score model; train one with "
-                                "objective consistency, or choose another sampler", "sampler")
+            raise ArgumentError(f"this sampler is for {self.only}, and the model is a score model; choose another sampler",
+                                "sampler")
         if model.student.kind == COUPLED:
             raise ArgumentError(f"the model is {model.student}: choose {model.student.advice}", "sampler")
         raise ArgumentError(f"the model is {model.student}, and only its own sampler may use it: {model.student.advice}",

@@ -35,6 +35,7 @@ class ConsistencySampler(GridSampler):
                                                  "is not one of them")
     order = 1
     stochastic = True
+    only = "consistency models, which objective consistency trains"
 
     def __post_init__(self) -> None:
         if self.denoise is not None:

@@ -5,10 +5,12 @@ from collections.abc import Callable, Sequence
 import torch
 
 from scorefield.numerics.errors import ArgumentError
+from scorefield.sde_lib.brownian import BrownianSDE
 from scorefield.sde_lib.chain import Chain, DDPMChain, SMLDChain
 from scorefield.sde_lib.flow import FlowSDE
 from scorefield.sde_lib.learned import LearnedVPSDE
 from scorefield.sde_lib.prior import GaussianPrior
+from scorefield.sde_lib.reference import Reference
 from scorefield.sde_lib.schedules import cosine_betas, geometric_sigmas, linear_betas, scaled_linear_betas, sigmoid_betas
 from scorefield.sde_lib.sde import SDE, check_time, expand_as
 from scorefield.sde_lib.subvp import SubVPSDE
@@ -41,11 +43,11 @@ def smld(steps: int = 1000, sigma_min: float = 0.01, sigma_max: float = 50.0) ->
 SDES: dict[str, Callable[..., SDE]] = {
     "vp": VPSDE, "cosine": CosineVPSDE, "shifted_cosine": ShiftedCosineVPSDE, "sigmoid": SigmoidVPSDE,
     "subvp": SubVPSDE, "ve": VESDE, "flow": FlowSDE, "ddpm": ddpm, "smld": smld,
-    "learned": LearnedVPSDE,
+    "learned": LearnedVPSDE, "brownian": BrownianSDE,
 }
 
 __all__ = [
     "SDE", "SDES", "VPSDE", "CosineVPSDE", "ShiftedCosineVPSDE", "SigmoidVPSDE", "SubVPSDE", "VESDE", "FlowSDE",
-    "LearnedVPSDE", "Chain", "DDPMChain", "SMLDChain", "GaussianPrior", "linear_betas", "scaled_linear_betas",
-    "cosine_betas", "sigmoid_betas", "geometric_sigmas", "check_time", "expand_as",
+    "BrownianSDE", "LearnedVPSDE", "Reference", "Chain", "DDPMChain", "SMLDChain", "GaussianPrior", "linear_betas",
+    "scaled_linear_betas", "cosine_betas", "sigmoid_betas", "geometric_sigmas", "check_time", "expand_as",
 ]

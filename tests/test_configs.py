@@ -16,6 +16,7 @@ FOLDER = Path(__file__).parents[1] / "configs"
 SHAPES = {"digits": (1, 8, 8), "fashion_mnist": (1, 28, 28), "cifar10": (3, 32, 32), "patches32": (3, 32, 32),
           "swiss_roll": (2,), "array": (1, 64)}
 LATENT_SHAPES = {"runs/fashion_autoencoder": (4, 7, 7)}
+PAIRS = {"bridge_swiss_to_gaussians": (2,), "bridge_digits_to_fashion": (1, 8, 8)}      # the shape of both data sets
 
 # Those of Song et al. 2021 to the parameter; EDM's is its published 55,733,891 but for the inputs of augmentation.
 PARAMETERS = {
@@ -26,6 +27,7 @@ PARAMETERS = {
     "edm_cifar10": 55_732_739, "dit_digits": 651_780, "dit_fashion": 402_948,
     "vp_digits_dequantized": 674_027, "vp_table": 182_720, "vp_series": 116_593,
     "digits_cascade": 672_065, "digits_cascade_first": 651_041, "fashion_cascade": 414_033, "fashion_cascade_first": 954_049,
+    "bridge_swiss_to_gaussians": 267_012, "bridge_digits_to_fashion": 1_121_920,
     "vp_digits_hybrid": 651_330, "vp_digits_variance": 651_330, "digits_classifier": 119_818, "vp_patches32": 1_063_651,
     "vp_patches32_small": 637_043,
     "fashion_autoencoder": 241_749, "fashion_latents": 957_508,
@@ -61,7 +63,7 @@ def test_every_config_is_listed_here():
 def test_its_network_has_its_published_size(name):
     config = load(name)
     with torch.device("meta"):
-        denoiser = build_denoiser(config, shape_of(config.data))
+        denoiser = build_denoiser(config, PAIRS.get(name) or shape_of(config.data))
     assert sum(p.numel() for p in denoiser.parameters()) == PARAMETERS[name]
 
 

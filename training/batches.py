@@ -15,10 +15,11 @@ from scorefield.models.denoiser import evaluation_mode
 from scorefield.numerics.processes import World
 from scorefield.training.draws import Draws, HeldOutDraws, seed_of
 from scorefield.training.labels import CheckedLabels
-from scorefield.training.objectives.objective import Batch, Objective
+from scorefield.training.objectives.objective import TARGET, Batch, Objective
 from scorefield.training.readers import Fetch, Items, ReadAhead, Workers, chosen_workers
 
 PIXELS = "pixels"      # a condition of encoded examples: the levels themselves, of which each step makes low_res
+GOLDEN = 0x9E3779B97F4A7C15      # added to the seed: the order of the target's examples
 
 
 class Batches:
@@ -38,11 +39,16 @@ class Batches:
         self.event, self.waited = codec.event(dataset.shape), 0.0
         self._fetch = Fetch(without_low_res(dataset.train), batch_size, seed, self.world)
         self._ahead = _ahead(self._fetch, workers, device)
+        self._other: Fetch | ReadAhead | None = None      # reads the other end of a bridge, in an order of its own
+        if dataset.target is not None:
+            other = Fetch(dataset.target.train, batch_size, (seed + GOLDEN) % 2**64, self.world)
+            self._other = _ahead(other, workers, device) or other
         self._at_once = device.type == "cuda"      # a copy from pinned memory, which need not be waited for
 
     def __call__(self, step: int) -> tuple[Batch, Any]:
         start = time.perf_counter()
         data, condition = self._read(step)
+        target = None if self._other is None else self._other(step)[0]
         self.waited += time.perf_counter() - start
         levels, condition = condition.get(PIXELS), {name: self._moved(t) for name, t in condition.items() if name != PIXELS}
         seed = seed_of(self.seed, step)
@@ -50,9 +56,9 @@ class Batches:
         draws = Draws(self.batch_size, seed, self.device, self.world)
         draw = self.objective.draw(_outline(len(data), self.event, condition), draws)
         u = draws.codec_noise(self.codec.noise(self.dataset.shape)) if self.codec.noisy else None
-        if data.dtype != torch.float64:      # which some devices lack; such data become float32 here
-            data = self._moved(data)
-        x = self.codec.encode(data, u).to(self.device)
+        if target is not None:
+            condition[TARGET] = self._encoded(target, draws.uniform(self.dataset.shape) if self.codec.noisy else None)[1]
+        data, x = self._encoded(data, u)
         if self.dataset.flip:
             which = coins(len(x), draws.host)
             x, data = mirrored(x, which), mirrored(data, which) if self.dataset.low_res is not None else data
@@ -66,8 +72,15 @@ class Batches:
 
     def close(self) -> None:
         """Stop reading ahead, and end the processes that read. A later call starts them again."""
-        if self._ahead is not None:
-            self._ahead.close()
+        for reader in (self._ahead, self._other):
+            if isinstance(reader, ReadAhead):
+                reader.close()
+
+    def _encoded(self, data: Tensor, u: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The data, on the device where that has their type, and x."""
+        if data.dtype != torch.float64:      # which some devices lack; such data become float32 here
+            data = self._moved(data)
+        return data, self.codec.encode(data, u).to(self.device)
 
     def _read(self, step: int) -> Items:
         return self._fetch(step) if self._ahead is None else self._ahead(step)
@@ -135,6 +148,9 @@ def held_out(model: Any, objective: Objective, dataset: Dataset, codec: Codec, b
             draws = HeldOutDraws(n, part, stream, device, codec.noise(dataset.shape) if codec.noisy else None)
             draw = objective.draw(_outline(len(part), event, condition), draws)
             u = draws.codec_noise(codec.noise(dataset.shape)) if codec.noisy else None
+            if dataset.target is not None:
+                other = dataset.target.test[part % len(dataset.target.test)][0]
+                condition[TARGET] = codec.encode(other, draws.uniform(dataset.shape) if codec.noisy else None).to(device)
             batch = Batch(codec.encode(data, u).to(device), condition)
             figures = {"loss": objective.loss(model, batch, draw), **objective.metrics(model, batch, draw)}
             for name, values in figures.items():

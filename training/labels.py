@@ -14,7 +14,7 @@ from scorefield.data.dataset import LABEL, Condition, Dataset, Split, require_cl
 from scorefield.models.build import build_denoiser
 from scorefield.models.conditions import GUIDANCE, LOW_RES, LOW_RES_NOISE
 from scorefield.numerics.errors import ArgumentError
-from scorefield.training.objectives import Classification, Objective, build_objective
+from scorefield.training.objectives import Bridging, Classification, Objective, build_objective
 
 
 def require_fit(config: ConfigDict, dataset: Dataset) -> None:
@@ -32,6 +32,10 @@ def require_conditions(model: Any, objective: Objective, config: ConfigDict, dat
     them in memory are checked whenever it is read.
     """
     classifies = isinstance(objective, Classification)
+    if isinstance(objective, Bridging) != (dataset.target is not None):
+        raise ArgumentError(f"data set {dataset.name!r} is {'a pair' if dataset.target is not None else 'one data set'}; "
+                            "a bridge (training.objective=dsbm or dsb) needs data.dataset=pair, and other objectives one "
+                            "data set", "data.dataset", "training.objective")
     needed = {*model.takes.names, *([LABEL] if classifies else ())} - {GUIDANCE}      # which the objective draws
     classes = config.model.get("classes") if classifies else model.takes.classes
     for split in ("train", "test"):

@@ -43,6 +43,7 @@ from scorefield.numerics.files import write_json
 from scorefield.numerics.processes import connect, launched
 from scorefield.training.batches import Batches, held_out
 from scorefield.training.doubts import doubts
+from scorefield.training.ends import TrainingEnds
 from scorefield.training.folder import begin, is_empty, opened
 from scorefield.training.labels import require_conditions
 from scorefield.training.latents import codec_of_encoded, codec_to_train, encoded, latent_fields
@@ -173,13 +174,17 @@ def set_up(config: ConfigDict, dataset: Dataset, run: Path, device: torch.device
             require_compiler(device)
     require_trackers(names_of(settings.trackers, "training.trackers"))
     codec = codec or codec_to_train(config.data, dataset, run, device, _silence)
+    if world.size > 1 and settings.objective == "dsb":
+        raise ArgumentError("objective dsb trains one of two networks at a time, which processes cannot share; choose dsbm, "
+                            "or one process", "training.objective")
     keep_freed_memory(device)
     torch.manual_seed(settings.seed)
     model = build_denoiser(config, codec.event(dataset.shape)).to(device)
     model.autocast = autocast_dtype(settings.precision, device)
     own = codec_of_encoded(codec)
+    ends = None if dataset.target is None else TrainingEnds(dataset, own, device)
     objective = build_objective(model, settings, own, teacher_of(config, dataset, device, codec),
-                                perceptual_of(settings, dataset, device))
+                                perceptual_of(settings, dataset, device), ends)
     dataset = require_conditions(model, objective, config, dataset)
     data = encoded(codec, dataset)
     machine, share = Machine(run, device), settings.batch_size // world.size

@@ -36,7 +36,7 @@ def teacher_of(config: ConfigDict, dataset: Dataset, device: torch.device, codec
     except (OSError, ValueError) as error:      # ValueError: the hub cannot be asked, or the file is none
         raise ArgumentError(f"no teacher: {error}", "training.teacher") from None
     theirs = checkpoint.config
-    if (kind := theirs["model"]["network"]) in ("classifier", "autoencoder"):
+    if (kind := theirs["model"]["network"]) in ("classifier", "autoencoder") or kind.startswith("bridge_"):
         raise ArgumentError(f"the teacher {source} is a{'n' * (kind[0] == 'a')} {kind}; name the run of a score model",
                             "training.teacher")
     same: list[tuple[str, Any, Any]] = [("shape", tuple(dataset.shape), tuple(theirs["shape"])),
@@ -126,6 +126,8 @@ def begin_with(model: Denoiser, source: str | Path, name: str = "score_model") -
     advice = "" if name == "score_model" else ", or begin with training.initial=random"
     with renamed(names={"config": field}):
         found = load_denoiser(source)
+    if not isinstance(found, Denoiser):
+        raise ArgumentError(f"the {name} {source} is a bridge; name the run of a score model", field)
     for what, here, there in _views(model, found):
         if here != there:
             raise ArgumentError(f"the {name} {source} has {what} {there}, and this config has {here}; the sections sde and "

@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from scorefield import models
+from scorefield.models.bridge import Bridge
+from scorefield.models.gaussian_bridge import GaussianBridge
 from scorefield.models.networks.outputs import doubled
 
 FACE = [models.Denoiser, models.Dequantizer, models.DiT, models.GaussianMixture, models.MLP, models.UNet,
         models.ScoreModel.given, models.wrap, doubled, models.FullMixture, models.measured, models.Autoencoder,
-        models.Discriminator]
+        models.Discriminator, Bridge, GaussianBridge]
 HEAVY = ("ml_collections", "absl", "scipy", "safetensors", "matplotlib", "sklearn", "tensorboard", "torchsde", "torchdiffeq",
          "PIL", "tqdm", "scorefield.training", "scorefield.samplers", "scorefield.likelihood", "scorefield.cli",
          "scorefield.checkpoints", "scorefield.data", "scorefield.evaluation", "scorefield.configs")

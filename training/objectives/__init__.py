@@ -4,16 +4,20 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from scorefield.models.bridge import Bridge
 from scorefield.models.networks.autoencoder import autoencoder_of
 from scorefield.models.networks.dequantizer import dequantizer_of
 from scorefield.numerics.errors import ArgumentError, renamed
 from scorefield.numerics.text import choose
 from scorefield.sde_lib.learned import LearnedVPSDE
 from scorefield.training.objectives.autoencoding import Autoencoding
+from scorefield.training.objectives.bridging import Bridging
 from scorefield.training.objectives.classifier import Classification
 from scorefield.training.objectives.consistency import Consistency
 from scorefield.training.objectives.continuous_consistency import ContinuousConsistency
 from scorefield.training.objectives.dequantization import Dequantization
+from scorefield.training.objectives.dsb import DSB
+from scorefield.training.objectives.dsbm import DSBM
 from scorefield.training.objectives.flow_matching import FlowMatching
 from scorefield.training.objectives.guided_distillation import GuidedDistillation
 from scorefield.training.objectives.learned_schedule import LearnedSchedule
@@ -25,33 +29,38 @@ from scorefield.training.objectives.sliced import SlicedScoreMatching
 from scorefield.training.objectives.taught import Taught
 
 __all__ = [
-    "OBJECTIVES", "Autoencoding", "Batch", "Classification", "Consistency", "ContinuousConsistency", "Dequantization",
-    "FlowMatching", "GuidedDistillation", "LearnedSchedule", "LearnedVariance", "Objective", "ProgressiveDistillation",
-    "ScoreMatching", "SlicedScoreMatching", "Taught", "build_objective",
+    "DSB", "DSBM", "OBJECTIVES", "Autoencoding", "Batch", "Bridging", "Classification", "Consistency",
+    "ContinuousConsistency", "Dequantization", "FlowMatching", "GuidedDistillation", "LearnedSchedule",
+    "LearnedVariance", "Objective", "ProgressiveDistillation", "ScoreMatching", "SlicedScoreMatching", "Taught",
+    "build_objective",
 ]
 
-# The arguments `sde`, `data_std` and `variance_output` come from the model, `codec` from the data, `teacher_model` from the
-# run that `teacher` names, `perceptual_model` from the file that `perceptual` names, `latent` from an autoencoder, `updates`
-# from `steps`; the others are the fields of a config's section `training`.
+# The arguments `sde`, `data_std` and `variance_output` come from the model, `codec` and `ends` from the data,
+# `teacher_model` from the run that `teacher` names, `perceptual_model` from the file that `perceptual` names, `latent` from
+# an autoencoder, `updates` from `steps`; the others are the fields of a config's section `training`.
 OBJECTIVES: dict[str, type[Objective]] = {
     "score_matching": ScoreMatching, "sliced_score_matching": SlicedScoreMatching, "learned_variance": LearnedVariance,
     "classifier": Classification, "dequantization": Dequantization, "learned_schedule": LearnedSchedule,
     "progressive": ProgressiveDistillation, "guided": GuidedDistillation, "consistency": Consistency,
-    "continuous_consistency": ContinuousConsistency, "flow_matching": FlowMatching, "autoencoder": Autoencoding}
+    "continuous_consistency": ContinuousConsistency, "flow_matching": FlowMatching, "autoencoder": Autoencoding,
+    "dsb": DSB, "dsbm": DSBM}
 
 
-def build_objective(model: Any, section: Mapping[str, Any], codec: Any = None, teacher: Any = None, perceptual: Any = None
-                    ) -> Objective:
+def build_objective(model: Any, section: Mapping[str, Any], codec: Any = None, teacher: Any = None, perceptual: Any = None,
+                    ends: Any = None) -> Objective:
     """The objective that a config's section `training` names, for a model with an SDE, the codec of its data, the model that
-    is its teacher, and what gives the features of a perceptual loss; ArgumentError as its class, and if a dequantizer, a
-    variance or an autoencoder would not be trained.
+    is its teacher, what gives the features of a perceptual loss, and the examples of both ends of a bridge; ArgumentError as
+    its class, and if a dequantizer, a variance or an autoencoder would not be trained.
     """
     kind = choose("objective", OBJECTIVES, section.get("objective", "score_matching"), "training.objective")
+    if issubclass(kind, Bridging) != isinstance(model, Bridge):
+        raise ArgumentError("the two networks of a bridge (model.network=bridge_mlp, bridge_unet or bridge_ncsnpp) are "
+                            "trained by objective dsbm or dsb, and by no other", "training.objective", "model.network")
     if kind is LearnedVariance and not model.learned_variance:
         raise ArgumentError("objective learned_variance needs a model that learns a variance; set "
                             "model.learned_variance=true", "training.objective", "model.learned_variance")
     known = {**section, "sde": model.sde, "data_std": model.input_std, "codec": codec,
-             "teacher_model": teacher, "perceptual_model": perceptual, "updates": section.get("steps")}
+             "teacher_model": teacher, "perceptual_model": perceptual, "updates": section.get("steps"), "ends": ends}
     if kind is LearnedVariance:
         known["variance_output"] = model.variance_output
     autoencoder = autoencoder_of(model)

@@ -20,10 +20,14 @@ from torch import Tensor
 from scorefield.numerics.processes import World
 from scorefield.training.draws import Draws
 
+TARGET = "target"      # the condition that holds examples of the other end of a bridge
+
 
 @dataclass(frozen=True)
 class Batch:
-    """x (batch, *event) as the codec encodes the data, and the condition of each example, (batch, ...) by name."""
+    """x (batch, *event) as the codec encodes the data, and the condition of each example, (batch, ...) by name. For bridges
+    "target" holds as many examples of the other end, which have nothing to do with x.
+    """
 
     x: Tensor
     condition: dict[str, Tensor] = field(default_factory=dict)
