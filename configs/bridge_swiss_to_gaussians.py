@@ -6,11 +6,11 @@ from scorefield.configs.sections import data, model, sde, training
 
 def get_config():
     config = default.get_config()
-    config.data = data("pair", source="swiss_roll", target="gaussians8")
-    config.sde = sde("brownian", std=1.0)
-    config.model = model("bridge_mlp", width=128, layers=3)
+    config.data = data("pair")      # whose defaults are these two
+    config.sde = sde("brownian")
+    config.model = model("bridge_mlp", layers=3)
     config.training = training(
-        "dsbm", first_updates=1000, refresh=400, paths=8192, sim_steps=20, steps=5000, batch_size=256, learning_rate=1e-3,
+        "dsbm", refresh=400, paths=8192, steps=5000, batch_size=256, learning_rate=1e-3,
         warmup=100, decay="cosine", ema_decay=0.998, precision="fp32", keep_best="none", log_every=500, eval_every=2500,
-        sample_every=5000, checkpoint_every=2500, keep=2)
+        sample_every=5000, checkpoint_every=2500)
     return config
