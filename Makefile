@@ -73,6 +73,8 @@ bench: setup
 	@$(PY) -m benchmarks.tuning
 	@$(PY) -m benchmarks.students
 	@$(PY) -m benchmarks.couplings
+	@$(PY) -m benchmarks.bridges
+	@$(PY) -m benchmarks.restoring
 	@$(PY) -m benchmarks.samplers
 	@$(PY) -m benchmarks.likelihood
 	@$(PY) -m benchmarks.train_step
