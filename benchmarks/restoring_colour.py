@@ -6,7 +6,8 @@ colours are, or the patches are enlarged four times.
 
 Both together take about 15 minutes of one core. Beside the ways to restore stands the restoration without a model: the mean
 patch made to fit, or bicubic enlargement. Rows are written to benchmarks/results/restoring_colour.json as they come, and a
-run that was cut goes on where it stopped. docs/images/restoring_colour_OPERATOR.png has truth, what is left, mean, answers.
+run that was cut goes on where it stopped. docs/images/restoring_colour_OPERATOR.png has truth, what is left, and mean and answers
+of one way.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ WAYS = (
     Way("twisted_smc, pigdm", "twisted_smc", {"steps": 49, "particles": 8, "variance": "beta_tilde"}, "pigdm:data_std=0.5"),
 )
 NAMES = (*HEAD, "evaluations", "seconds")
-SHOWN = 4      # patches of each task in the picture
+SHOWN, PICTURED = 4, "ddim, pigdm"      # patches of each task in the picture, and whose answers
 
 
 def main() -> None:
@@ -54,7 +55,8 @@ def main() -> None:
             def made(task: Task = task, way: Way = way) -> dict[str, Any]:
                 found = task.restored(way, options.samples, 64)
                 shown = [task.truth, task.problem.simple(), found["mean"], *found["x"].unbind(1)]
-                save_png(IMAGES / f"restoring_colour_{task.text.split(':')[0]}.png", sheet(task, shown))
+                if way.name == PICTURED:
+                    save_png(IMAGES / f"restoring_colour_{task.text.split(':')[0]}.png", sheet(task, shown))
                 row = task.figures(found["x"], found["mean"]) | {name: found[name] for name in ("evaluations", "seconds")}
                 done(found)
                 return row
