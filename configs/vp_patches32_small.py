@@ -12,6 +12,5 @@ def get_config():
     config.training.batch_size = 16
     config.training.steps = 1500
     config.training.warmup = 50
-    config.training.eval_every = 500
     config.training.sample_every = 0
     return config

@@ -458,7 +458,7 @@ def test_naming_another_class_replaces_its_section_and_keeps_the_range_of_the_da
     apply(config, [("data.image_size", "16"), ("data.dataset", "folder"), ("sde.name", "cosine")])
     assert config.data.to_dict() == {"dataset": "folder", "path": "", "image_size": 16, "channels": 3,
                                      "background": "white", "flip": True, "low": 0.0, "high": 1.0, "dequantize": False,
-                                     "degradation": "", "low_res_noise": 0.0, "reduce": 1}
+                                     "degradation": "", "low_res_noise": 0.0, "reduce": 1, "autoencoder": ""}
     assert config.sde.to_dict() == {"name": "cosine", "s": 0.008, "beta_max": 999.0}
 
 

@@ -70,7 +70,7 @@ def test_own_pictures_are_trained_on_in_the_interval_of_the_config(tmp_path):
     run = quick(vp_digits, tmp_path / "mine", PICTURES | {"data.low": 0.0}, dataset=pictures)
     stored = json.loads((run / "config.json").read_text())
     assert stored["data"] == {"dataset": "arrays", "low": 0.0, "high": 1.0, "dequantize": True, "degradation": "",
-                              "low_res_noise": 0.0, "reduce": 1}
+                              "low_res_noise": 0.0, "reduce": 1, "autoencoder": ""}
     assert (stored["shape"], stored["levels"]) == ([3, 8, 8], 256)
 
 
