@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from scorefield.cli.guide import Guide
     from scorefield.evaluation.comparison.compare import Comparison
 
-SUMMARY = "writes compare/index.html: samplers side by side, or with --measurement ways to restore, and which to use"
+SUMMARY = "writes compare/index.html: samplers, or with --measurement restorations, side by side, and which to use"
 FLAGS = (
     CHECKPOINT,
     Flag("samplers", str, "auto,unipc,ddim,euler_maruyama", "which samplers, each with options of its own after colons, "
