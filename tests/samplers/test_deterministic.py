@@ -81,6 +81,7 @@ def test_the_order_of_convergence_is_the_stated_one(name, options, order, smooth
     assert slope(smooth, name, steps, **options) > order - 0.15
 
 
+@pytest.mark.slow
 def test_the_order_of_edm_is_two(smooth):
     """To t = 0, whose exact end is that of a much finer grid."""
     model, x_T, _ = smooth
@@ -193,6 +194,7 @@ def mixture_16d(sde, seed):
     return GaussianMixture(sde, *(torch.from_numpy(a) for a in (mu, std**2, weights))), x_T
 
 
+@pytest.mark.slow
 def test_the_default_is_several_times_more_accurate_than_dpm_solver_plus_plus_2m(oracle):
     """At 8 to 50 evaluations on mixtures: geometric mean of the ratios at most .25, none above .75, on any SDE."""
     problems = [(GaussianMixture(VPSDE(), oracle["mu"], oracle["var"], oracle["weights"]), oracle["x_T"])]
