@@ -6,8 +6,8 @@ colours are, or the patches are enlarged four times.
 
 Both together take about 15 minutes of one core. Beside the ways to restore stands the restoration without a model: the mean
 patch made to fit, or bicubic enlargement. Rows are written to benchmarks/results/restoring_colour.json as they come, and a
-run that was cut goes on where it stopped. docs/images/restoring_colour_OPERATOR.png has truth, what is left, and mean and answers
-of one way.
+run that was cut goes on where it stopped. docs/images/restoring_colour_OPERATOR.png has truth, what is left, and mean and
+answers of one way.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def contract_cases(tmp_path):
 
 def test_every_dataset_keeps_the_contract_and_reads_only_its_own_fields(tmp_path):
     cases, classes = contract_cases(tmp_path), {"digits": 10, "cifar10": 10, "cifar100": 100, "fashion_mnist": 10}
-    assert cases.keys() == DATASETS.keys() - {"arrays", "pair", "hf:OWNER/NAME"}      # test_arrays.py, test_pair.py, test_hub.py
+    assert cases.keys() == DATASETS.keys() - {"arrays", "pair", "hf:OWNER/NAME"}      # in files of their own
     for name, fields in cases.items():
         dataset = load(name, **fields)
         assert dataset.name == name and dataset.levels == levels_of(name)
