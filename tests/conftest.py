@@ -34,7 +34,7 @@ capabilities = getattr(torch.cpu, "get_capabilities", dict)      # older version
 torch.cpu.get_capabilities = lambda: asked_for_capabilities.append(True) or capabilities()
 
 
-MANY, KEPT = 16, 4      # of a test with more than MANY cases, or the mark `costly`, `make test` runs one in KEPT
+MANY, KEPT = 12, 4      # of a test with more than MANY cases, or the mark `costly`, `make test` runs one in KEPT
 EACH_IS_ANOTHER = ("test_layout.py", "test_docs.py", "test_options.py")      # whose cases are files and options
 ANOTHER = os.environ.get("SCOREFIELD_MACHINE", "avx2") != "avx2"
 READS_AND_WRITES = [ROOT / "tests" / name for name in ("cli", "evaluation", "faults", "checkpoints", "test_convert.py")]

@@ -112,6 +112,7 @@ def documented():
     return [shlex.split(line) for line in re.findall(r"^    python main\.py (.*)$", text, re.MULTILINE)]
 
 
+@pytest.mark.slow
 def test_every_command_on_arrays_in_the_documentation_runs_as_shown(command, tmp_path, monkeypatch):
     """With small networks and few steps: a table with labels through every mode, series, pictures, a file to hold out."""
     monkeypatch.chdir(tmp_path)

@@ -37,6 +37,7 @@ def run(tmp_path_factory):
     return train(tmp_path_factory.mktemp("bridge") / "run", *DSBM, "--config.training.sample_every=6")
 
 
+@pytest.mark.slow
 @pytest.mark.costly
 @pytest.mark.parametrize("more", [DSBM, DSB], ids=["dsbm", "dsb"])
 def test_a_resumed_bridge_is_that_of_a_run_that_never_stopped(more, tmp_path):
@@ -49,6 +50,7 @@ def test_a_resumed_bridge_is_that_of_a_run_that_never_stopped(more, tmp_path):
         assert all(torch.equal(tensor, parts[section][name]) for name, tensor in whole[section].items()), section
 
 
+@pytest.mark.slow
 @pytest.mark.costly
 def test_dsb_leaves_the_network_of_the_other_turn_as_it_is(tmp_path):
     """Turns of 2 of 5 updates: toward the source at 1, 2 and 5, toward the target at 3 and 4."""

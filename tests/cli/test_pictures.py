@@ -106,6 +106,7 @@ def documented():
     return [shlex.split(line) for line in lines if re.search(r"folder|hf:|--images|cifar10|patches32", line)]
 
 
+@pytest.mark.slow
 @pytest.mark.one_machine
 def test_every_command_on_pictures_in_the_documentation_runs_as_shown(command, world, monkeypatch):
     """With a small network. All but the run that is scored afterwards are set up and stop before their first step."""

@@ -140,6 +140,7 @@ def test_teachers_that_are_none_or_of_other_data_are_refused_in_one_line(teacher
     assert not (tmp_path / "run" / "config.json").exists()
 
 
+@pytest.mark.slow
 def test_a_reflown_model_learns_from_a_run_and_is_drawn_without_noise(tmp_path):
     first = train("flow_swiss_roll", tmp_path / "first", "--config.training.coupling=independent")
     second = taught("flow_swiss_roll", tmp_path / "second", first, "--config.training.coupling=reflow",

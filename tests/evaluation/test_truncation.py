@@ -69,6 +69,7 @@ def test_a_chain_has_no_such_time_and_there_must_be_one():
         best_t_min(GAUSSIAN, DATA, Points(), times=())
 
 
+@pytest.mark.slow
 @pytest.mark.one_machine
 def test_mode_likelihood_says_and_records_which_time_it_took(tmp_path, capsys):
     run = train_briefly("vp_digits", tmp_path / "run")

@@ -233,6 +233,7 @@ def test_a_prediction_that_calls_its_network_twice_counts_twice(name, denoise):
 HEAVY = "torchsde scipy torchdiffeq matplotlib sklearn absl ml_collections tensorboard safetensors".split()
 
 
+@pytest.mark.slow
 def test_importing_samplers_likelihoods_and_processes_loads_nothing_that_they_do_not_need():
     code = f"""
 import importlib, sys

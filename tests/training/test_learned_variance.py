@@ -241,6 +241,7 @@ def test_the_second_moments_have_their_hand_written_losses():
         assert torch.equal(of_mean, of_simple)
 
 
+@pytest.mark.slow
 @pytest.mark.costly
 @pytest.mark.parametrize("output, method", [("residual", "square"), ("residual", "likelihood"), ("noise", "square")])
 def test_a_second_moment_learns_where_the_mixture_is_unsure(output, method):

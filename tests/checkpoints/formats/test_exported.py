@@ -75,6 +75,7 @@ def test_onnx_without_its_packages_is_one_line(checkpoint, tmp_path, monkeypatch
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_mode_convert_writes_a_program_by_its_suffix(checkpoint, command, tmp_path):
     run_format.write(checkpoint, tmp_path / "run")
     code, out, err = command("--mode=convert", f"--workdir={tmp_path}/run", f"--output={tmp_path}/digits.pt2")
