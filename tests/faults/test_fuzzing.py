@@ -90,6 +90,7 @@ COMPANIONS = {"training.objective=learned_variance": "model.learned_variance=tru
               "training.objective=dequantization": "model.dequantizer=4",
               "training.objective=learned_schedule": "sde.name=learned",
               "training.objective=continuous_consistency": "model.parametrization=v",
+              "training.objective=autoencoder": "model.network=autoencoder",
               "sde.name=learned": "training.objective=learned_schedule"}
 
 
@@ -126,9 +127,9 @@ def test_every_whole_number_of_a_flag_is_refused_beyond_any_size(command, digits
 def test_every_number_of_a_config_has_bounds(command, tmp_path, bounded):
     for field, chooser, whole in numbers_of_fields():
         for value in [*HUGE, *(BEYOND if whole and field != "training.seed" else ())]:
-            other = field.startswith("model.") and not chooser.endswith("=unet")
-            short = [word for word in SHORT if not (other and word.startswith("--config.model."))]
             companion = COMPANIONS.get(chooser.removeprefix("--config."))
+            other = field.startswith("model.") and not chooser.endswith("=unet") or "model.network" in (companion or "")
+            short = [word for word in SHORT if not (other and word.startswith("--config.model."))]
             bounded()
             one_line(command("--config=configs/vp_digits.py", "--mode=train", "--workdir", tmp_path / "run", *short, chooser,
                              *[f"--config.{companion}"] * bool(companion), f"--config.{field}={value}"), field)

@@ -35,6 +35,7 @@ from scorefield.training.objectives.objective import Batch, Memory, Objective
 RECONSTRUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "l1": lambda error: error.abs().flatten(1).mean(1), "l2": lambda error: error.square().flatten(1).mean(1) / 2}
 MOST = 1e4      # of lambda, as in the published code
+LARGEST = 1e12      # of a weight, and of updates
 
 
 class Updates:
@@ -75,8 +76,8 @@ class Autoencoding(Objective, Memory):
             raise ArgumentError(f"unknown reconstruction {self.reconstruction!r}; choose from {', '.join(RECONSTRUCTIONS)}",
                                 "reconstruction")
         for name in ("kl_weight", "perceptual_weight", "discriminator_weight", "discriminator_start"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ArgumentError(f"{name} must be finite and not negative, got {getattr(self, name)}", name)
+            if not 0 <= getattr(self, name) <= LARGEST:
+                raise ArgumentError(f"{name} must lie in 0 .. {LARGEST:g}, got {getattr(self, name)}", name)
         if self.codec is not None and not hasattr(self.codec, "high"):
             raise ArgumentError("an autoencoder is for pictures of levels; this data set holds numbers, or latents",
                                 "data.dataset")
