@@ -29,7 +29,7 @@ from diffusers import DDPMScheduler, DiTTransformer2DModel
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
-from benchmarks.unet import DEVICE, RESULTS, Way, seconds
+from benchmarks.unet import DEVICE, RESULTS, Way, in_turn
 from scorefield.checkpoints.formats.diffusers import read
 from scorefield.evaluation import evaluate, score
 from scorefield.evaluation.evaluate import LIKELIHOOD, of_run
@@ -147,13 +147,9 @@ def our_step(network: nn.Module, dtype: torch.dtype | None, fused: bool | None, 
 
 def compare(ways: dict[str, Way], rounds: int) -> list[dict[str, Any]]:
     """A row for each way; the first is what the others are compared with."""
-    for way in (*ways.values(), *ways.values()):
+    for way in ways.values():
         way()
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, way in ways.items():
-            times[name].append(seconds(way))
-    rows = []
+    times, rows = in_turn(ways, rounds), list[dict[str, Any]]()
     for name, taken in times.items():
         ms, ratios = 1e3 * statistics.median(taken), [a / b for a, b in zip(times[DIFFUSERS], taken, strict=True)]
         rows.append({"way": name, "ms": ms, "ratio": statistics.median(ratios), "ratios": ratios})

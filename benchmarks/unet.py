@@ -169,6 +169,17 @@ def seconds(way: Way) -> float:
     return time.perf_counter() - start
 
 
+def in_turn(ways: dict[str, Way], rounds: int) -> dict[str, list[float]]:
+    """The seconds of each way in each of alternating rounds, after a call that does not count."""
+    for way in ways.values():
+        way()
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            times[name].append(seconds(way))
+    return times
+
+
 def peak(dtype: torch.dtype) -> float:
     """Floating-point operations a second of the faster of a product of matrices and a 3x3 convolution of 256 channels."""
     n = 8192 if DEVICE.type == "cuda" else 2048
@@ -199,12 +210,7 @@ def work() -> tuple[int, int]:
 def compare(ways: dict[str, Way], operations: int, peaks: dict[str, float], rounds: int) -> list[dict[str, Any]]:
     """A row for each way; the first is what the others are compared with."""
     first = {name: seconds(way) for name, way in ways.items()}
-    for way in ways.values():
-        way()
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, way in ways.items():
-            times[name].append(seconds(way))
+    times = in_turn(ways, rounds)
     rows = []
     for name, taken in times.items():
         median, ratios = statistics.median(taken), [a / b for a, b in zip(times[DIFFUSERS], taken, strict=True)]

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -132,6 +132,19 @@ def outline(config: Config) -> nn.Module:
         raise ValueError(f"a value of a wrong type or size ({textwrap.shorten(str(error), 150)})") from None
 
 
+def outline_of(config: Config, source: Any, what: str = "denoiser") -> Any:
+    """The `outline` of what a file or folder of another program tells. Its ValueError names that source."""
+    try:
+        return outline(config)
+    except ValueError as error:
+        raise ValueError(f"{source}: no {what} has these settings: {error}") from None
+
+
+def other_types(tensors: Mapping[str, Tensor]) -> str:
+    """The types of weights that are not float32, as which all are read, in words; "" for none."""
+    return " and ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()} - {"float32"}))
+
+
 def event_of(config: Config) -> tuple[int, ...]:
     """The shape of one example as the network of a stored config sees it: of the data, or of latents."""
     return tuple((config.get("latents") or config)["shape"])
@@ -220,6 +233,16 @@ def require_agreement(told: Config, given: Config | None, source: Any) -> None:
         words = ", ".join(f"{field}={value!r}, not {other!r}" for field, value, other in differing[:3])
         more = f" (and {len(differing) - 3} more)" if len(differing) > 3 else ""
         raise ArgumentError(f"{source} was trained with {words}{more}", "config")
+
+
+def require_network(told: Config, given: Config, assumed: Collection[str], source: Any) -> None:
+    """As `require_agreement`, of the network and the range of the data alone.
+
+    assumed  fields of the model that the file does not tell, so that `given` may say others
+    """
+    fixed = {"model": [field for field in told["model"] if field not in assumed], "data": ["low", "high"]}
+    require_agreement(told, {section: {field: given[section][field] for field in fields if field in given.get(section, {})}
+                             for section, fields in fixed.items()}, source)
 
 
 def _reached(field: str, value: Any, config: Config) -> Any:

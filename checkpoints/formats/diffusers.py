@@ -33,7 +33,8 @@ from scorefield.checkpoints.checkpoint import (
     Weights,
     event_of,
     merged,
-    outline,
+    other_types,
+    outline_of,
     require_agreement,
     require_fit,
     unstored_standard,
@@ -121,10 +122,7 @@ def read(folder: Path, config: Config | None = None) -> Checkpoint:
     resolved = merged(told, given)
     if training:      # what the weights have learned, not what training to come shall do
         resolved["training"] = {**(resolved.get("training") or {}), **training}
-    try:
-        network = outline(resolved)
-    except ValueError as error:
-        raise ValueError(f"{folder}: no denoiser has these settings: {error}") from None
+    network = outline_of(resolved, folder)
     tensors, path = read_weights(place)
     if "time_proj.W" in tensors and torch.equal(tensors["time_proj.W"], tensors.get("time_proj.weight", torch.empty(0))):
         del tensors["time_proj.W"]      # old files hold the frequencies twice
@@ -139,11 +137,11 @@ def read(folder: Path, config: Config | None = None) -> Checkpoint:
                 "with the config.json that belongs to it")
     if unsaid:
         tensors[keys["label.weight"][0]] = pad(tensors[keys["label.weight"][0]], (0, 0, 0, 1))
-    kinds = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()} - {"float32"})
+    kinds = other_types(tensors)
     joined = {name: torch.cat([tensors[key].float() for key in parts]).reshape(shapes[name]) for name, parts in keys.items()}
     flip = fields["flip_sin_to_cos"] and not fourier
     return Checkpoint(resolved, {name: turned(name, value, flip, fourier) for name, value in joined.items()},
-                      note=f"the weights of {path.name} are {' and '.join(kinds)}, read as float32" if kinds else "")
+                      note=f"the weights of {path.name} are {kinds}, read as float32" if kinds else "")
 
 
 def _json(path: Path) -> dict[str, Any]:

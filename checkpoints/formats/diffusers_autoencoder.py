@@ -20,12 +20,13 @@ from scorefield.checkpoints.checkpoint import (
     Config,
     Weights,
     merged,
-    outline,
+    other_types,
+    outline_of,
     require_agreement,
     require_fit,
     unstored_standard,
 )
-from scorefield.checkpoints.formats.diffusers_layout import OLD, part_shape
+from scorefield.checkpoints.formats.diffusers_layout import part_shape, parts_of
 from scorefield.checkpoints.formats.diffusers_process import NUMBER, WHOLE, refusal, require_one_of
 from scorefield.checkpoints.formats.diffusers_weights import read_weights, write_weights
 from scorefield.models.build import complete
@@ -71,9 +72,7 @@ def keys_of(network: nn.Module, old: bool = False) -> dict[str, list[str]]:
         key = name
         for pattern, to in NAMES:
             key = pattern.sub(to, key)
-        keys[name] = [key.replace(".qkv.", f".{part}.") for part in ("to_q", "to_k", "to_v")] if ".qkv." in key else [key]
-        for new, word in OLD.items() if old else ():
-            keys[name] = [key.replace(f".{new}.", f".{word}.") for key in keys[name]]
+        keys[name] = parts_of(key, old)
     return keys
 
 
@@ -93,10 +92,7 @@ def read(folder: Path, config: Config | None = None) -> Checkpoint:
                             "training": {"objective": "autoencoder"}, "levels": 256, "shape": shape}
     require_agreement(told, {key: value for key, value in given.items() if key != "sde"}, folder)
     resolved = merged(told, given)
-    try:
-        network = outline(resolved)
-    except ValueError as error:
-        raise ValueError(f"{folder}: no autoencoder has these settings: {error}") from None
+    network = outline_of(resolved, folder, "autoencoder")
     tensors, file = read_weights(folder)
     keys = keys_of(network)
     if "encoder.mid_block.attentions.0.query.weight" in tensors:
@@ -105,9 +101,9 @@ def read(folder: Path, config: Config | None = None) -> Checkpoint:
     expected = {key: part_shape(name, shapes[name], len(parts)) for name, parts in keys.items() for key in parts}
     require_fit(expected, tensors, file, "it is damaged, or config.json belongs to another autoencoder")
     joined = {name: torch.cat([tensors[key].float() for key in parts]).reshape(shapes[name]) for name, parts in keys.items()}
-    kinds = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()} - {"float32"})
+    kinds = other_types(tensors)
     return Checkpoint(resolved, joined, source=str(folder),
-                      note=f"the weights of {file.name} are {' and '.join(kinds)}, read as float32" if kinds else "")
+                      note=f"the weights of {file.name} are {kinds}, read as float32" if kinds else "")
 
 
 def _fields(path: Path) -> dict[str, Any]:

@@ -24,7 +24,8 @@ from scorefield.checkpoints.checkpoint import (
     Checkpoint,
     Config,
     merged,
-    outline,
+    other_types,
+    outline_of,
     require_agreement,
     require_fit,
     unstored_standard,
@@ -108,13 +109,10 @@ def read(folder: Path, place: Path, given: Config) -> Checkpoint:
     resolved = merged(told, given)
     if labelled:      # what the weights have learned, not what training to come shall do
         resolved["training"] = {**resolved["training"], "label_dropout": dropout}
-    try:
-        network: Any = outline(resolved)
-    except ValueError as error:
-        raise ValueError(f"{folder}: no denoiser has these settings: {error}") from None
+    network = outline_of(resolved, folder)
     note = [f"its data are latents of the autoencoder in {folder / 'vae'}, which is not read"] if latent else []
-    kinds = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()} - {"float32"})
-    note += [f"the weights of {file.name} are {' and '.join(kinds)}, read as float32"] if kinds else []
+    kinds = other_types(tensors)
+    note += [f"the weights of {file.name} are {kinds}, read as float32"] if kinds else []
     weights = _weights(network, tensors, layers, fields["attention_bias"], file)
     return Checkpoint(resolved, weights, note="; ".join(note))
 

@@ -27,10 +27,16 @@ def keys_of(network: nn.Module, old: bool = False) -> dict[str, list[str]]:
         key = name.replace(f"up.{last}.head.norm", "norm_out").replace(f"up.{last}.head.conv", "conv_out")
         for pattern, to in NAMES:
             key = pattern.sub(to, key)
-        keys[name] = [key.replace(".qkv.", f".{part}.") for part in ("to_q", "to_k", "to_v")] if ".qkv." in key else [key]
-        for new, word in OLD.items() if old else ():
-            keys[name] = [key.replace(f".{new}.", f".{word}.") for key in keys[name]]
+        keys[name] = parts_of(key, old)
     return keys
+
+
+def parts_of(key: str, old: bool) -> list[str]:
+    """The names of what is joined under a name of theirs: queries, keys and values of attention, else itself."""
+    parts = [key.replace(".qkv.", f".{part}.") for part in ("to_q", "to_k", "to_v")] if ".qkv." in key else [key]
+    for new, word in OLD.items() if old else ():
+        parts = [part.replace(f".{new}.", f".{word}.") for part in parts]
+    return parts
 
 
 def part_shape(name: str, ours: Sequence[int], parts: int) -> tuple[int, ...]:

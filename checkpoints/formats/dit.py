@@ -35,10 +35,11 @@ from scorefield.checkpoints.checkpoint import (
     Config,
     Weights,
     merged,
-    outline,
-    require_agreement,
+    other_types,
+    outline_of,
     require_dense,
     require_fit,
+    require_network,
 )
 from scorefield.checkpoints.formats.dit_layout import ours, published_keys, theirs
 from scorefield.checkpoints.formats.pickles import read_pickle
@@ -87,14 +88,9 @@ def read(path: Path, config: Config | None = None) -> Checkpoint:
                          "the network alone, or a checkpoint of DiT's train.py")
     require_dense(averaged, path)
     told, notes = _told(averaged, given, path)
-    fixed = {"model": [field for field in told["model"] if field not in ASSUMED], "data": ["low", "high"]}
-    require_agreement(told, {section: {field: given[section][field] for field in fields if field in given.get(section, {})}
-                             for section, fields in fixed.items()}, path)
+    require_network(told, given, ASSUMED, path)
     resolved = merged(told, given)
-    try:
-        network: Any = outline(resolved)
-    except ValueError as error:
-        raise ValueError(f"{path}: no denoiser has these settings: {error}") from None
+    network = outline_of(resolved, path)
     counts = [side // network.patch for side in network.sides]
     expected = positions(counts, averaged[FIRST].shape[0])
     found = averaged[POSITIONS].float()
@@ -107,8 +103,8 @@ def read(path: Path, config: Config | None = None) -> Checkpoint:
     if trained and isinstance(state.get("model"), dict):
         require_dense(state["model"], path)
         raw = _weights(state["model"], network, path)
-    kinds = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in averaged.values()} - {"float32"})
-    notes += [f"weights in {' and '.join(kinds)} are read as float32"] if kinds else []
+    kinds = other_types(averaged)
+    notes += [f"weights in {kinds} are read as float32"] if kinds else []
     return Checkpoint(resolved, weights, raw, source=str(path), note="; ".join(notes))
 
 

@@ -33,10 +33,11 @@ from scorefield.checkpoints.checkpoint import (
     Checkpoint,
     Config,
     merged,
-    outline,
-    require_agreement,
+    other_types,
+    outline_of,
     require_dense,
     require_fit,
+    require_network,
 )
 from scorefield.checkpoints.formats.pickles import read_pickle
 from scorefield.models.layers import SelfAttention, resolution
@@ -74,21 +75,16 @@ def read(path: Path, config: Config | None = None) -> Checkpoint:
                          "give the state dict of the network alone (a classifier cannot be read)")
     require_dense(tensors, path)
     told, note = _told(tensors, given, path)
-    fixed = {"model": [field for field in told["model"] if field not in ASSUMED], "data": ["low", "high"]}
-    require_agreement(told, {section: {field: given[section][field] for field in fields if field in given.get(section, {})}
-                             for section, fields in fixed.items()}, path)
+    require_network(told, given, ASSUMED, path)
     resolved = merged(told, given)
-    try:
-        network = outline(resolved)
-    except ValueError as error:
-        raise ValueError(f"{path}: no denoiser has these settings: {error}") from None
+    network = outline_of(resolved, path)
     shapes, keys = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}, keys_of(network)
     expected = {keys[name]: _theirs(name, shape) for name, shape in shapes.items()}
     require_fit(expected, tensors, path, "fetch it again, or give the settings of this network")
     weights = {name: _ours(name, tensors[keys[name]].float()).reshape(shape) for name, shape in shapes.items()}
-    kinds = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()} - {"float32"})
+    kinds = other_types(tensors)
     notes = [note] if note else []
-    notes += [f"weights in {' and '.join(kinds)} are read as float32"] if kinds else []
+    notes += [f"weights in {kinds} are read as float32"] if kinds else []
     return Checkpoint(resolved, weights, source=str(path), note="; ".join(notes))
 
 
