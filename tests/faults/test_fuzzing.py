@@ -91,6 +91,11 @@ COMPANIONS = {"training.objective=learned_variance": "model.learned_variance=tru
               "training.objective=learned_schedule": "sde.name=learned",
               "training.objective=continuous_consistency": "model.parametrization=v",
               "training.objective=autoencoder": "model.network=autoencoder",
+              "model.network=autoencoder": "training.objective=autoencoder",
+              **dict.fromkeys(("training.objective=dsb", "training.objective=dsbm"),
+                              "model.network=bridge_mlp data.dataset=pair data.dequantize=False"),
+              **dict.fromkeys(("model.network=bridge_mlp", "model.network=bridge_unet", "model.network=bridge_ncsnpp"),
+                              "training.objective=dsbm data.dataset=pair data.dequantize=False"),
               "sde.name=learned": "training.objective=learned_schedule"}
 
 
@@ -127,12 +132,12 @@ def test_every_whole_number_of_a_flag_is_refused_beyond_any_size(command, digits
 def test_every_number_of_a_config_has_bounds(command, tmp_path, bounded):
     for field, chooser, whole in numbers_of_fields():
         for value in [*HUGE, *(BEYOND if whole and field != "training.seed" else ())]:
-            companion = COMPANIONS.get(chooser.removeprefix("--config."))
-            other = field.startswith("model.") and not chooser.endswith("=unet") or "model.network" in (companion or "")
+            companions = [f"--config.{words}" for words in COMPANIONS.get(chooser.removeprefix("--config."), "").split()]
+            other = any("model.network=" in words and not words.endswith("=unet") for words in (chooser, *companions))
             short = [word for word in SHORT if not (other and word.startswith("--config.model."))]
             bounded()
             one_line(command("--config=configs/vp_digits.py", "--mode=train", "--workdir", tmp_path / "run", *short, chooser,
-                             *[f"--config.{companion}"] * bool(companion), f"--config.{field}={value}"), field)
+                             *companions, f"--config.{field}={value}"), field)
     assert not (tmp_path / "run").exists()
 
 
