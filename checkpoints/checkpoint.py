@@ -182,7 +182,12 @@ def _standardised(config: Config) -> bool:
 
 
 def unstored_standard(config: Config) -> list[str]:
-    """What to say of a file that cannot store how the data are standardised: nothing where they are not."""
+    """What to say of a file that cannot store how the data are standardised, or that they are latents: nothing where it is
+    neither.
+    """
+    if latents := config.get("latents"):
+        return [f"it does not store that its samples x are latents of the autoencoder {latents['digest']}: they stand for "
+                f"x * {latents['std']} + {latents['mean']}, a number for each channel"]
     standard = Points.from_stored(config.get("standard"))
     return [] if standard.offset == 0 and standard.mean == 0 else [
         f"it does not store how the data are standardised: its samples x stand for x * {standard.std} + {standard.mean}"]

@@ -4,61 +4,17 @@ A run of latents keeps in its config.json what its codec needs beside the autoen
 with a digest of that. Another autoencoder, or the same one trained further, is refused: its latents mean something else.
 """
 
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from scorefield.checkpoints.formats import diffusers_autoencoder
-from scorefield.checkpoints.load import read_checkpoint
+from scorefield.checkpoints.load import Trained, autoencoder_at
 from scorefield.data import datasets
-from scorefield.data.codec import Codec, Pixels
+from scorefield.data.codec import Codec
 from scorefield.data.dataset import Dataset
 from scorefield.data.latents import Latents
-from scorefield.models.networks.autoencoder import Autoencoder
-from scorefield.numerics.errors import ArgumentError, renamed
-from scorefield.numerics.files import digest
-
-AUTOENCODER = "autoencoder"
-
-
-@dataclass(frozen=True, eq=False)
-class Trained:
-    """A trained autoencoder, the codec and the shape of its pictures, and a digest of what its latents depend on."""
-
-    network: Autoencoder
-    pixels: Pixels
-    shape: tuple[int, ...]
-    digest: str
-    source: str
-
-
-def autoencoder_at(source: str, device: Any = "cpu", shape: Sequence[int] | None = None) -> Trained:
-    """The autoencoder of a run or a checkpoint, with averaged weights; ArgumentError (data.autoencoder) if it is none.
-
-    shape  of the pictures, for a folder of diffusers, which does not fix that
-    """
-    free = shape is not None and diffusers_autoencoder.recognises(Path(os.path.expanduser(source)))
-    try:
-        with renamed(names={"config": "data.autoencoder"}):
-            checkpoint = read_checkpoint(source, {"shape": list(shape)} if free and shape is not None else None)
-    except (OSError, ValueError) as error:      # ValueError: the hub cannot be asked, or the file is none
-        raise ArgumentError(f"no autoencoder: {error}", "data.autoencoder") from None
-    config = checkpoint.config
-    if config["model"]["network"] != AUTOENCODER:
-        raise ArgumentError(f"{source} is no autoencoder, but a {config['model']['network']}; train one, as with "
-                            "configs/fashion_autoencoder.py", "data.autoencoder")
-    pixels = datasets.codec_of(config["data"], config)
-    assert isinstance(pixels, Pixels)      # as its objective demands
-    network = checkpoint.denoiser().network.to(device)
-    assert isinstance(network, Autoencoder)
-    weights = {name: weight for name, weight in network.state_dict().items() if not name.startswith("discriminator.")}
-    of = [type(pixels).__name__, vars(pixels), list(config["shape"]), network.scaling, network.shift,
-          dict(sorted(weights.items()))]
-    return Trained(network, pixels, tuple(config["shape"]), digest(of)[:16], source)
+from scorefield.numerics.errors import ArgumentError
 
 
 def codec_of(section: Any, told: Dataset | Mapping[str, Any], device: Any = "cpu") -> Codec:

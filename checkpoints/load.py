@@ -1,8 +1,10 @@
-"""Load a trained denoiser from a run, a file or a repository of the Hugging Face hub, in any format."""
+"""Load a trained denoiser from a run, a file or a repository of the Hugging Face hub, in any format; or an autoencoder."""
 
+import dataclasses
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,11 +12,24 @@ from typing import Any
 import torch
 from ml_collections import ConfigDict
 
-from scorefield.checkpoints.checkpoint import Checkpoint, Config
-from scorefield.checkpoints.formats import diffusers, dit, hub, openai, run, score_sde, scorefield
+from scorefield.checkpoints.checkpoint import Checkpoint, Config, event_of
+from scorefield.checkpoints.formats import (
+    diffusers,
+    diffusers_autoencoder,
+    dit,
+    hub,
+    openai,
+    run,
+    score_sde,
+    scorefield,
+)
 from scorefield.configs.sections import SECTIONS, declared
+from scorefield.data import datasets
+from scorefield.data.codec import Pixels
 from scorefield.models.denoiser import Denoiser
-from scorefield.numerics.errors import ArgumentError
+from scorefield.models.networks.autoencoder import Autoencoder
+from scorefield.numerics.errors import ArgumentError, renamed
+from scorefield.numerics.files import digest
 from scorefield.numerics.text import base_type, nearest
 
 # `find` asks them in this order whether they recognise a path.
@@ -22,6 +37,8 @@ FORMATS: dict[str, ModuleType] = {
     "diffusers": diffusers, "run": run, "scorefield": scorefield, "score_sde": score_sde,
     "dit": dit, "openai": openai,
 }
+AUTOENCODER = "autoencoder"      # its network, and the field of data that names one
+DECODER_STD = 0.1      # of the decoder beside a published model of latents, which says none
 SUFFIXES = {module.SUFFIX: name for name, module in FORMATS.items() if module in (scorefield, score_sde)}      # of files
 
 
@@ -62,8 +79,53 @@ def read_checkpoint(source: str | Path, config: Config | ConfigDict | None = Non
     given = _typed({} if config is None else config.to_dict() if isinstance(config, ConfigDict) else config)
     module, path = find(source)
     checkpoint: Checkpoint = run.read(path, given, strict) if module is run else module.read(path, given)
+    if checkpoint.config["data"].get("autoencoder") and module not in (run, scorefield):
+        checkpoint = _of_latents(checkpoint)
     checkpoint.check()
     return checkpoint
+
+
+def _of_latents(checkpoint: Checkpoint) -> Checkpoint:
+    """A checkpoint of another program whose data are latents of the autoencoder that it or the user names: its shape
+    becomes that of the pictures.
+    """
+    config, event = checkpoint.config, list(event_of(checkpoint.config))
+    found = autoencoder_at(config["data"]["autoencoder"])
+    latent = list(found.network.latent)
+    if latent[1:] != event[1:] and len(latent) == len(event):      # an autoencoder of diffusers takes pictures of any size
+        sides = [side * whole // part for side, whole, part in zip(event[1:], found.shape[1:], latent[1:], strict=True)]
+        found = autoencoder_at(found.source, shape=[found.shape[0], *sides])
+        latent = list(found.network.latent)
+    if latent != event:
+        raise ArgumentError(f"the autoencoder {found.source} makes latents of shape {tuple(latent)}, and this model has "
+                            f"learned {tuple(event)}", "data.autoencoder")
+    if found.network.scaling is None:
+        raise ArgumentError(f"the autoencoder {found.source} has no scaling, so that nothing tells the units of the latents "
+                            "that this model has learned", "data.autoencoder")
+    data = config["data"] | {name: getattr(found.pixels, name) for name in ("low", "high")}
+    config = {**config, "shape": list(found.shape), "levels": found.pixels.levels, "data": data,
+              "latents": found.stored() | {"decoder_std": DECODER_STD}}
+    return dataclasses.replace(checkpoint, config=config)
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A trained autoencoder, the codec and the shape of its pictures, and a digest of what its latents depend on."""
+
+    network: Autoencoder
+    pixels: Pixels
+    shape: tuple[int, ...]
+    digest: str
+    source: str
+
+    def stored(self) -> dict[str, Any]:
+        """The codec of its latents, as `Latents.stored` returns it: scaled as the network tells, or as they are."""
+        mean, std = 0.0, 1.0
+        if self.network.scaling is not None:
+            mean, std = self.network.shift or 0.0, 1 / self.network.scaling
+        channels = self.network.latent[0]
+        return {"shape": list(self.network.latent), "mean": [mean] * channels, "std": [std] * channels, "decoder_std": 1.0,
+                "digest": self.digest}
 
 
 def _typed(config: Config) -> dict[str, Any]:
@@ -114,3 +176,28 @@ def load_denoiser(source: str | Path, ema: bool | str = True, device: torch.devi
     for line in checkpoint.passed_over:
         warnings.warn(line, stacklevel=2)
     return checkpoint.denoiser(ema).to(device)
+
+
+def autoencoder_at(source: str, device: Any = "cpu", shape: Sequence[int] | None = None) -> Trained:
+    """The autoencoder of a run or a checkpoint, with averaged weights; ArgumentError (data.autoencoder) if it is none.
+
+    shape  of the pictures, for a folder of diffusers, which does not fix that
+    """
+    try:
+        free = shape is not None and diffusers_autoencoder.recognises(find(source)[1])
+        with renamed(names={"config": "data.autoencoder"}):
+            checkpoint = read_checkpoint(source, {"shape": list(shape)} if free and shape is not None else None)
+    except (OSError, ValueError) as error:      # ValueError: the hub cannot be asked, or the file is none
+        raise ArgumentError(f"no autoencoder: {error}", "data.autoencoder") from None
+    config = checkpoint.config
+    if config["model"]["network"] != AUTOENCODER:
+        raise ArgumentError(f"{source} is no autoencoder, but a {config['model']['network']}; train one, as with "
+                            "configs/fashion_autoencoder.py", "data.autoencoder")
+    pixels = datasets.codec_of(config["data"], config)
+    assert isinstance(pixels, Pixels)      # as its objective demands
+    network = checkpoint.denoiser().network.to(device)
+    assert isinstance(network, Autoencoder)
+    weights = {name: weight for name, weight in network.state_dict().items() if not name.startswith("discriminator.")}
+    of = [type(pixels).__name__, vars(pixels), list(config["shape"]), network.scaling, network.shift,
+          dict(sorted(weights.items()))]
+    return Trained(network, pixels, tuple(config["shape"]), digest(of)[:16], source)

@@ -89,7 +89,7 @@ def _data(told: Mapping[str, Any], said: dict[str, Any], given: ConfigDict | Non
     if chosen and fields["dataset"] != known.get("dataset"):
         levels = SECTIONS["data"].entry(fields["dataset"]).levels
     taken = SECTIONS["data"].fields(fields["dataset"])
-    fields |= {end: known[end] for end in ("low", "high") if end in known and end in taken}
+    fields |= {name: known[name] for name in ("low", "high", "autoencoder") if name in known and name in taken}
     if {"channels", "image_size"} <= taken.keys():      # pictures of any size
         fields |= {"channels": shape[0], "image_size": shape[-1]}
     sizes = {"channels", "image_size"}      # a user may set these for a checkpoint with any data
@@ -121,7 +121,7 @@ def _place(source: str) -> str:
 def _contents(path: Path) -> str:
     """SHA-256 of the files of a checkpoint and their names in its folder."""
     patterns = ("config.json", "model_index.json", "scheduler_config.json", "*.safetensors", "*.bin", "*.pth")
-    folders = ("", "unet/", "transformer/", "scheduler/")
+    folders = ("", "unet/", "transformer/", "scheduler/", "vae/")
     found = [path] if path.is_file() else [*path.glob("checkpoints/*.pt")] + [
         file for folder in folders for pattern in patterns for file in path.glob(folder + pattern)]
     total = hashlib.sha256()

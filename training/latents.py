@@ -137,7 +137,7 @@ def _silent(text: str) -> None:
 
 
 def _encode(found: Trained, dataset: Dataset, folder: Path) -> None:
-    codec, shape = latents_of(found, unmeasured(found)), found.network.latent
+    codec, shape = latents_of(found, found.stored()), found.network.latent
     with new_folder(folder) as temporary:
         for name in ("train", "test"):
             split = getattr(dataset, name)
@@ -157,24 +157,14 @@ def _encode(found: Trained, dataset: Dataset, folder: Path) -> None:
         write_json(temporary / "latents.json", stored)
 
 
-def unmeasured(found: Trained) -> dict[str, Any]:
-    """The codec of latents as they are, as `Latents.stored` returns it."""
-    c = found.network.latent[0]
-    return {"shape": list(found.network.latent), "mean": [0.0] * c, "std": [1.0] * c, "decoder_std": 1.0,
-            "digest": found.digest}
-
-
 def measured(found: Trained, moments: Any, split: Split) -> dict[str, Any]:
     """What `Latents.stored` returns of an autoencoder, by the moments (N, 2 channels, ...) of training examples.
 
     mean and std of each channel of z, unless the network has a scaling; and the decoder's standard deviation under which
     some of the examples are likeliest
     """
-    stored, network = unmeasured(found), found.network
-    c = network.latent[0]
-    if network.scaling is not None:
-        stored |= {"mean": [network.shift or 0.0] * c, "std": [1 / network.scaling] * c}
-    else:
+    stored, c = found.stored(), found.network.latent[0]
+    if found.network.scaling is None:
         count, first, second = 0, np.zeros(c), np.zeros(c)
         for begin in range(0, len(moments), PART):
             part = np.asarray(moments[begin:begin + PART], dtype=np.float64)

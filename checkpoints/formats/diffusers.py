@@ -324,7 +324,7 @@ def _exported_network(config: Config) -> dict[str, Any]:
     settings, skip = complete(config)["model"], kind == "ncsnpp"
     channels, *sides = event_of(config)
     if len(sides) != 2:
-        raise ValueError(f"a UNet2DModel has pictures, and the data of this model have the shape {tuple(config['shape'])}")
+        raise ValueError(f"a UNet2DModel has pictures, and the data of this model have the shape {event_of(config)}")
     if settings["dequantizer"]:
         raise refusal("model", "dequantizer", settings["dequantizer"], "a UNet2DModel has none")
     widths = [settings["width"] * m for m in settings["multipliers"]]

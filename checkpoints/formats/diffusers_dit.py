@@ -1,7 +1,7 @@
 """Import and export of the folders of diffusers' DiTTransformer2DModel and DiTPipeline, such as facebook/DiT-XL-2-256.
 
 A folder holds config.json and the weights, and scheduler_config.json; in that of a pipeline they are in transformer/ and
-scheduler/, and its autoencoder in vae/, which is not read: the model is then one of latents. The network is a `DiT` with
+scheduler/, and its autoencoder in vae/: the model is then one of latents. The network is a `DiT` with
 
     freq_shift 1       whatever the published code had
     norm_eps           of the norm before each MLP, 1e-5 in most folders
@@ -23,6 +23,7 @@ from torch import Tensor
 from scorefield.checkpoints.checkpoint import (
     Checkpoint,
     Config,
+    event_of,
     merged,
     other_types,
     outline_of,
@@ -110,7 +111,13 @@ def read(folder: Path, place: Path, given: Config) -> Checkpoint:
     if labelled:      # what the weights have learned, not what training to come shall do
         resolved["training"] = {**resolved["training"], "label_dropout": dropout}
     network = outline_of(resolved, folder)
-    note = [f"its data are latents of the autoencoder in {folder / 'vae'}, which is not read"] if latent else []
+    note = []
+    if latent and not resolved["data"].get("autoencoder"):
+        vae = folder / "vae"
+        if (vae / "config.json").is_file():
+            resolved["data"] = {**resolved["data"], "autoencoder": str(vae)}
+        else:
+            note = [f"its data are latents, and their autoencoder {vae} is not there; name one as data.autoencoder"]
     kinds = other_types(tensors)
     note += [f"the weights of {file.name} are {kinds}, read as float32"] if kinds else []
     weights = _weights(network, tensors, layers, fields["attention_bias"], file)
@@ -225,9 +232,9 @@ def write(checkpoint: Checkpoint, folder: Path, ema: bool | str = True) -> str:
 def _exported(config: Config) -> dict[str, Any]:
     """The content of the DiTTransformer2DModel's config.json."""
     settings = complete(config)["model"]
-    channels, *sides = config["shape"]
+    channels, *sides = event_of(config)
     if len(sides) != 2 or sides[0] != sides[1]:
-        raise ValueError(f"a {NEW} has square pictures, and the data of this model have the shape {tuple(config['shape'])}")
+        raise ValueError(f"a {NEW} has square pictures, and the data of this model have the shape {event_of(config)}")
     only = {"mlp_ratio": 4.0, "skips": False, "freq_shift": 1, "dequantizer": 0, "low_res": 0, "low_res_noise": False,
             "guidance": None}
     for field, value in only.items():

@@ -138,7 +138,9 @@ def _told(tensors: Mapping[str, Tensor], given: Config, path: Path) -> tuple[dic
     told = {"sde": {"name": "ddpm", "schedule": "linear", "steps": 1000}, "model": model, "data": {"low": -1.0, "high": 1.0},
             "shape": shape, "levels": 256 if channels in (1, 3) else None, "training": training}
     lines = [f"assumed, since the file does not tell: {', '.join(notes)}"] if notes else []
-    return told, lines + ([] if channels in (1, 3) else [f"its data are taken to be latents of {channels} channels"])
+    named = given.get("data", {}).get("autoencoder")
+    return told, lines + ([] if channels in (1, 3) or named else [
+        f"its data are taken to be latents of {channels} channels; name their autoencoder as data.autoencoder"])
 
 
 def _weights(tensors: Mapping[str, Tensor], network: Any, path: Path) -> Weights:

@@ -10,8 +10,9 @@ from scorefield.checkpoints.formats.diffusers_weights import chosen, is_whole, p
 
 PATTERN = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
 PARTS = ("unet", "transformer")      # the folder of the network in that of a pipeline
+AUTOENCODER = "vae"                  # which is read beside a transformer
 CONFIGS = ["config.json", "scheduler_config.json", "model_index.json", "scheduler/scheduler_config.json",
-           *(f"{part}/config.json" for part in PARTS)]
+           *(f"{part}/config.json" for part in (*PARTS, AUTOENCODER))]
 # Where there are no weights of diffusers, in the order of preference: if there is one kind, the next are not fetched.
 WEIGHTS = ["*.safetensors", "*.pth", "*.bin"]
 REFUSED = (401, 403, 404)      # no such repository or revision, a private one, or one with a licence to accept
@@ -22,17 +23,30 @@ def is_id(source: str) -> bool:
     return PATTERN.fullmatch(source) is not None
 
 
-def _weights(files: Sequence[str]) -> list[str]:
-    """The files of a repository that hold the one copy of the weights that is read: in unet/ or transformer/ if that has a
-    config, else in the main folder.
+def _folders(files: Sequence[str]) -> list[str]:
+    """The folders of a repository whose weights are read: unet/, or transformer/ with vae/, if they have a config, else the
+    main one.
     """
-    folder = PurePosixPath(next((part for part in PARTS if f"{part}/config.json" in files), "."))
+    found = [part for part in PARTS if f"{part}/config.json" in files][:1]
+    beside = [AUTOENCODER] if found == ["transformer"] and f"{AUTOENCODER}/config.json" in files else []
+    return [*found, *beside] or ["."]
+
+
+def _weights(files: Sequence[str], part: str) -> list[str]:
+    """The files of a repository that hold the one copy of the weights in a folder that is read."""
+    folder = PurePosixPath(part)
     there = [file for file in map(PurePosixPath, files) if file.parent == folder]
     names = [file.name for file in there]
     if (first := chosen(names)) is not None:
         return [str(folder / name) for name in parts_of(first, names)]
     kinds = ([str(file) for file in there if file.match(kind)] for kind in WEIGHTS)
     return next(filter(None, kinds), [])
+
+
+def _is_whole(kept: list[str]) -> bool:
+    """Whether files are all that hold the weights of a folder."""
+    names = [PurePosixPath(file).name for file in kept]
+    return bool(kept) and (chosen(names) is None or is_whole(names))
 
 
 def fetch(source: str) -> Path:
@@ -56,7 +70,8 @@ def fetch(source: str) -> Path:
 
     try:
         siblings = hub.model_info(name, revision=revision or None, timeout=20).siblings or []
-        return snapshot(_weights([file.rfilename for file in siblings]), cached=False)
+        names = [file.rfilename for file in siblings]
+        return snapshot([file for part in _folders(names) for file in _weights(names, part)], cached=False)
     except Exception as error:      # the HTTP libraries' errors have no base in common
         local = isinstance(error, errors.LocalEntryNotFoundError)      # hides the real error, which is its cause
         reason = error.__cause__ if local and error.__cause__ else error
@@ -67,9 +82,8 @@ def fetch(source: str) -> Path:
                          f"https://huggingface.co/{name}")
     with contextlib.suppress(OSError):
         folder = snapshot([], cached=True)
-        kept = _weights([file.relative_to(folder).as_posix() for file in folder.rglob("*")])
-        names = [PurePosixPath(file).name for file in kept]
-        if kept and (chosen(names) is None or is_whole(names)):
+        kept = [file.relative_to(folder).as_posix() for file in folder.rglob("*")]
+        if all(_is_whole(_weights(kept, part)) for part in _folders(kept)):
             return folder
     raise OSError(f"{lead}the model of that name on the Hugging Face hub is not complete in {constants.HF_HUB_CACHE} "
                   f"(HF_HUB_CACHE) and cannot be fetched: {type(reason).__name__}: {told}. Once fetched, it is kept there; "

@@ -18,6 +18,7 @@ from scorefield.checkpoints.checkpoint import (
     Checkpoint,
     Config,
     Weights,
+    event_of,
     merged,
     outline,
     plain,
@@ -307,7 +308,7 @@ def write(checkpoint: Checkpoint, path: Path, ema: bool | str = True) -> str:
     tensors, shadow = _keyed(plan, checkpoint.weights(ema=False)), _keyed(plan, checkpoint.weights(ema))
     sde, ratio = build_sde(config), loss_ratio(config)
     ends = (sde.sigma_max, sde.sigma_min) if isinstance(sde, VESDE) else (50.0, 0.01)
-    published = 2000 if config["shape"][-1] >= 256 else 1000
+    published = 2000 if event_of(config)[-1] >= 256 else 1000
     scales = sde.steps or config.get("num_scales") or published
     sigmas = torch.linspace(math.log(ends[0]), math.log(ends[1]), scales, dtype=torch.float64).exp()
     other = training.get("optimizer") or "adam"
@@ -335,7 +336,7 @@ def _untold(config: Config, tensors: Mapping[str, Tensor], step: int, path: Path
     """The fields of a complete config that a file does not store and that differ from the published ones, as text such as
     sde.name=smld.
     """
-    size, name = config["shape"][-1], config["sde"]["name"]
+    size, name = event_of(config)[-1], config["sde"]["name"]
     alone = "ve" if config["model"]["embedding"] == "fourier" else "vp"
     told = complete(_told(tensors, {"data": {"image_size": size}, "sde": {"name": name}}, path))
     differing = {"data.image_size": size} if infer_settings(tensors)["image_size"] != size else {}
@@ -350,7 +351,7 @@ def _untold(config: Config, tensors: Mapping[str, Tensor], step: int, path: Path
     if config.get("levels", 256) != 256:
         differing["data.dataset"] = config["data"].get("dataset", "digits")
     words = [shlex.quote(f"{field}={value}") for field, value in sorted(differing.items())]
-    if loss_ratio(config) != loss_ratio({"sde": config["sde"], "shape": config["shape"]}):
+    if loss_ratio(config) != loss_ratio({"sde": config["sde"], "shape": event_of(config)}):
         words.append(f"(only in Python: config={{'reduce_mean': {config['reduce_mean']}}})")
     return " ".join(words)
 
@@ -360,9 +361,9 @@ def _require_expressible(config: Config) -> None:
     sde, model, name = config["sde"], config["model"], config["sde"]["name"]
     if model["network"] != "ncsnpp":
         raise ValueError(f"score_sde_pytorch has no network {model['network']!r}, only 'ncsnpp'; choose another format")
-    if len({*config["shape"][1:]}) != 1:
+    if len({*event_of(config)[1:]}) != 1:
         raise ValueError(f"score_sde_pytorch has square pictures, the data of this model have the shape "
-                         f"{tuple(config['shape'])}; choose another format")
+                         f"{event_of(config)}; choose another format")
     if name not in ("vp", "subvp", *EXPLODING, "ddpm") or sde.get("schedule") not in (None, "linear") or sde.get("betas"):
         schedule = sde.get("betas") or sde.get("schedule")
         raise ValueError(f"score_sde_pytorch has no SDE {name!r} with schedule {schedule!r:.60}; choose another format")

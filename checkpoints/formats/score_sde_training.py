@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from scorefield.checkpoints.checkpoint import Config
+from scorefield.checkpoints.checkpoint import Config, event_of
 from scorefield.checkpoints.formats.score_sde_layout import Source
 from scorefield.models.networks.ncsnpp import NCSNpp
 
@@ -22,8 +22,8 @@ def loss_ratio(config: Config) -> float:
 
     All published runs have reduce_mean, except for the variance-exploding ones below 1024 x 1024.
     """
-    published = config["sde"]["name"] not in EXPLODING or config["shape"][-1] >= 1024
-    return 1.0 if config.get("reduce_mean", published) else math.prod(config["shape"]) / 2
+    published = config["sde"]["name"] not in EXPLODING or event_of(config)[-1] >= 1024
+    return 1.0 if config.get("reduce_mean", published) else math.prod(event_of(config)) / 2
 
 
 def rescaled(optimizer: dict[str, Any] | None, factor: float) -> dict[str, Any] | None:

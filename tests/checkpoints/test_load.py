@@ -144,7 +144,7 @@ def test_a_repository_is_fetched_with_the_one_copy_of_its_weights_that_is_read(m
     [(name, asked, patterns)] = hub.asked
     assert (name, asked, patterns[-len(weights):] if weights else []) == ("owner/name", revision, weights)
     assert set(patterns) - set(weights) == {"config.json", "scheduler_config.json", "model_index.json", "unet/config.json",
-                                            "transformer/config.json", "scheduler/scheduler_config.json"}
+                                            "transformer/config.json", "vae/config.json", "scheduler/scheduler_config.json"}
 
 
 @pytest.mark.parametrize("failure", [{"told": NO_NETWORK}, {"told": SERVER_FAULT}, {"sent": SERVER_FAULT}])

@@ -17,7 +17,7 @@ from scorefield.data.degradations import pictures_as_said
 from scorefield.numerics.errors import ArgumentError
 from scorefield.sde_lib import VPSDE
 from scorefield.training import Batches, ScoreMatching, train
-from scorefield.training.latents import codec_of_encoded, encoded, measured, unmeasured
+from scorefield.training.latents import codec_of_encoded, encoded, measured
 from tests.helpers import ROOT, made_once
 
 BRIEF = {"training.steps": 2, "training.batch_size": 8, "training.eval_every": 2, "training.checkpoint_every": 1,
@@ -102,7 +102,7 @@ def test_latents_are_standardised_over_the_training_examples(place, tmp_path):
 def test_the_decoder_has_the_deviation_under_which_the_data_are_likeliest(place):
     found, data = autoencoder_at(str(place / "ae")), pictures()
     levels = data.train[torch.arange(36)][0]
-    moments = latents_of(found, unmeasured(found)).moments(levels).numpy()
+    moments = latents_of(found, found.stored()).moments(levels).numpy()
     codec = latents_of(found, measured(found, moments, data.train))
     x_hat = codec.pictures(codec.encode(levels, standard_noise((36, *codec.latent))))
     best, *others = (float(codec.log_prob(levels, x_hat, codec.decoder_std * f).sum()) for f in (1, 0.97, 1.03))

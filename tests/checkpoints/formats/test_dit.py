@@ -7,6 +7,7 @@ import json
 import math
 import os
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,10 +16,14 @@ from scorefield.checkpoints import load_denoiser, read_checkpoint
 from scorefield.checkpoints.checkpoint import Checkpoint
 from scorefield.checkpoints.formats import diffusers as folders
 from scorefield.checkpoints.formats import dit, openai
-from scorefield.checkpoints.formats.hub import _weights
+from scorefield.checkpoints.formats import scorefield as native
+from scorefield.checkpoints.formats.hub import _folders, _weights
+from scorefield.checkpoints.latents import codec_of
 from scorefield.checkpoints.load import find
+from scorefield.cli.main import main
 from scorefield.models.build import build_denoiser
 from scorefield.models.networks.dit import positions
+from scorefield.numerics.errors import ArgumentError
 
 INDICES, LABELS = torch.tensor([0, 10, 999]), torch.tensor([0, 4, 5])      # the last label is "no label"
 SMALL = {"num_attention_heads": 2, "attention_head_dim": 16, "in_channels": 3, "num_layers": 3, "sample_size": 8,
@@ -104,7 +109,7 @@ def test_a_converted_pipeline_shares_its_embeddings_and_is_one_of_latents(saved,
         "_class_name": "DiTPipeline", "scheduler": ["diffusers", "DDIMScheduler"], "vae": ["diffusers", "AutoencoderKL"],
         "transformer": ["diffusers", "Transformer2DModel"], "id2label": {str(i): f"name{i}, other" for i in range(5)}}))
     checkpoint = read_checkpoint(tmp_path)
-    assert "latents of the autoencoder" in checkpoint.note and checkpoint.config["levels"] is None
+    assert "their autoencoder" in checkpoint.note and checkpoint.config["levels"] is None
     assert checkpoint.config["class_names"] == [f"name{i}" for i in range(5)]
     assert not checkpoint.config["model"]["block_embedding"] and "block_times.0.0.weight" not in checkpoint.averaged
     with torch.no_grad():
@@ -113,6 +118,69 @@ def test_a_converted_pipeline_shares_its_embeddings_and_is_one_of_latents(saved,
     folders.write(checkpoint, tmp_path / "out")
     back = diffusers.DiTTransformer2DModel.from_pretrained(tmp_path / "out/transformer")
     assert all(torch.equal(back.state_dict()[key], value) for key, value in model.state_dict().items())
+
+
+@pytest.fixture
+def pipeline(tmp_path):
+    """A folder of a DiTPipeline of pictures of 16 x 16, whose vae has the sides of 8 x 8 in its config; and the pipeline."""
+    diffusers = pytest.importorskip("diffusers")
+    vae = diffusers.AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, block_out_channels=(8, 16),
+        latent_channels=3, norm_num_groups=4, sample_size=8, scaling_factor=0.3)
+    pipeline = diffusers.DiTPipeline(randomised(diffusers.DiTTransformer2DModel(**SMALL | {"out_channels": 6})).eval(),
+                                     randomised(vae).eval(), diffusers.DDIMScheduler(clip_sample=False))
+    pipeline.save_pretrained(tmp_path / "pipeline")
+    return tmp_path / "pipeline", pipeline
+
+
+def test_a_pipeline_with_its_autoencoder_is_a_model_of_pictures(pipeline):
+    folder, theirs = pipeline
+    checkpoint = read_checkpoint(folder)
+    assert checkpoint.config["shape"] == [3, 16, 16] and checkpoint.config["latents"]["shape"] == [3, 8, 8]
+    assert checkpoint.config["levels"] == 256 and not checkpoint.note
+    codec = codec_of(checkpoint.config["data"], checkpoint.config)
+    with torch.no_grad():
+        pictures = theirs.vae.decode(batch() / theirs.vae.config.scaling_factor).sample
+    assert pictures.std() > 0.05
+    assert torch.equal(codec.decode(batch()), ((pictures / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8))
+
+
+def test_a_pipeline_samples_pictures_by_the_command_line(pipeline, tmp_path):
+    folder, run = pipeline[0], tmp_path / "run"
+    main(["--mode", "sample", "--checkpoint", str(folder), "--workdir", str(run), "--device", "cpu", "--num_samples", "2",
+          "--steps", "2", "--label", "1"])
+    file, = (run / "samples").glob("*.npz")
+    assert np.load(file)["x"].shape == (2, 3, 16, 16) and np.load(file)["x"].dtype == np.uint8
+    main(["--workdir", str(run), "--mode", "convert", "--output", str(tmp_path / "one.safetensors"), "--device", "cpu"])
+    assert read_checkpoint(tmp_path / "one.safetensors").config["latents"] == read_checkpoint(folder).config["latents"]
+    note = folders.write(read_checkpoint(run), tmp_path / "out")
+    assert "latents of the autoencoder" in note
+    assert json.loads((tmp_path / "out/transformer/config.json").read_text())["sample_size"] == 8
+
+
+def test_the_autoencoder_of_a_network_alone_is_named_by_the_user_and_must_fit(pipeline, tmp_path):
+    folder, _ = pipeline
+    given = {"data": {"autoencoder": str(folder / "vae")}}
+    named = read_checkpoint(folder / "transformer", given | {"sde": {"name": "ddpm", "schedule": "linear"}})
+    assert {**named.config["latents"]} == read_checkpoint(folder).config["latents"]
+    file = tmp_path / "latents.pt"
+    torch.save(state_of(channels=3, outputs=6), file)
+    found = read_checkpoint(file, given)
+    assert found.config["shape"] == [3, 16, 16] and "latents" not in found.note
+    torch.save(state_of(channels=4, outputs=8), file)
+    assert "name their autoencoder as data.autoencoder" in read_checkpoint(file).note
+    with pytest.raises(ArgumentError, match=r"makes latents of shape \(3, 8, 8\), and this model has learned \(4, 8, 8\)"):
+        read_checkpoint(file, given)
+    with pytest.raises(ArgumentError, match="no autoencoder: /none does not exist"):
+        read_checkpoint(file, {"data": {"autoencoder": "/none"}})
+
+
+def test_an_autoencoder_without_a_scaling_tells_no_units(pipeline, tmp_path):
+    checkpoint = read_checkpoint(pipeline[0] / "vae", {"shape": [3, 16, 16]})
+    checkpoint.config["model"] |= {"scaling": None, "shift": None}
+    native.write(checkpoint, tmp_path / "vae.safetensors")
+    with pytest.raises(ArgumentError, match="has no scaling"):
+        read_checkpoint(pipeline[0], {"data": {"autoencoder": str(tmp_path / "vae.safetensors")}})
 
 
 def trained_here(**model):
@@ -177,10 +245,11 @@ def test_folders_with_other_blocks_or_damage_are_refused_in_one_line(changes, ma
     assert "\n" not in str(caught.value)
 
 
-def test_the_hub_is_asked_for_the_weights_of_the_transformer():
+def test_the_hub_is_asked_for_the_weights_of_the_transformer_and_its_autoencoder():
     name = "diffusion_pytorch_model.safetensors"
     files = ["model_index.json", "transformer/config.json", f"transformer/{name}", "vae/config.json", f"vae/{name}"]
-    assert _weights(files) == [f"transformer/{name}"]
+    assert [_weights(files, part) for part in _folders(files)] == [[f"transformer/{name}"], [f"vae/{name}"]]
+    assert _folders(["unet/config.json", "vae/config.json"]) == ["unet"] and _folders(["config.json"]) == ["."]
 
 
 # ---- published .pt files ------------------------------------------------------------------------------------------
