@@ -18,7 +18,7 @@ from scorefield.checkpoints.formats.score_sde import config_of_reference, read
 from scorefield.checkpoints.formats.score_sde import write as write_back
 from scorefield.checkpoints.formats.score_sde_layout import infer_settings, sources
 from scorefield.checkpoints.formats.score_sde_training import loss_ratio
-from scorefield.models import NCSNpp, build_sde
+from scorefield.models import NCSNpp, build_denoiser, build_sde
 
 ORACLES = [Path(__file__).parents[2] / "oracles", Path(__file__).parents[4] / "shared" / "oracles" / "score_sde_ckpt"]
 SMALL = {"image_size": 16, "channels": 2, "width": 8, "multipliers": (1, 2), "num_blocks": 2,
@@ -524,6 +524,17 @@ def test_what_a_file_does_not_tell_is_said_when_it_is_written(write, state, tmp_
         told.setdefault(section, {})[field] = value if field == "name" else ast.literal_eval(value)
     x = torch.randn(1, *checkpoint.config["shape"])
     assert torch.equal(read(tmp_path / "x.pth", told).denoiser().score(x, 0.5), checkpoint.denoiser().score(x, 0.5))
+
+
+def test_a_model_of_latents_is_written_as_large_as_they_are(write, state, tmp_path):
+    latents = {"shape": [2, 32, 32], "mean": [0.0, 0.0], "std": [1.0, 1.0], "decoder_std": 1.0, "digest": "abc"}
+    config = {"sde": {"name": "vp"}, "shape": [3, 256, 256], "levels": 256, "data": {"low": -1.0, "high": 1.0},
+              "latents": latents, "model": {k: v for k, v in SMALL.items() if k not in ("image_size", "channels")} | {
+                  "network": "ncsnpp", "parametrization": "eps", "time_input": "999t", "attention_resolutions": (32,)}}
+    network = build_denoiser(config, latents["shape"]).network
+    note = write_back(Checkpoint(config, network.state_dict()), tmp_path / "x.pth")
+    assert "data.image_size=32;" in note and "samples x are latents of the autoencoder abc" in note
+    assert len(read_pickle(tmp_path / "x.pth")["model"]["module.sigmas"]) == 1000
 
 
 def test_a_constant_average_does_not_begin_anew(state, write):
