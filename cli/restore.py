@@ -88,8 +88,9 @@ def run(command: Command) -> None:
         return
     folder = with_suffix(stem, ".parts")
     parts = work.begun(folder, key)
-    meet(world, [folder], command.device, key)
-    work.run(parts, world, progress=True)
+    with stopping.keeping(parts.kept):
+        meet(world, [folder], command.device, key)
+        work.run(parts, world, progress=True)
     if not world.first:
         return
     found = restored(work, parts) if latents is None else decoded(restored(work, parts), latents)

@@ -16,10 +16,15 @@ POINTS = ["--config=configs/vp_swiss_roll.py", "--config.data.size=200", "--conf
 DOCUMENTED = {0, 1, 129, 130, 138, 143}      # docs/training_faults.md
 
 
+def heeding():
+    """Take SIGHUP as a terminal's process does, also where nohup runs the tests."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 class Process:
     """A process of main.py, started in a session of its own."""
 
-    def __init__(self, *words, launcher=(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, before=None, env=None):
+    def __init__(self, *words, launcher=(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, before=heeding, env=None):
         self.process = subprocess.Popen([*(launcher or [sys.executable]), "main.py", *map(str, words)], cwd=ROOT, text=True,
                                         stdout=stdout, stderr=stderr, start_new_session=True, preexec_fn=before,
                                         env=os.environ | {"OMP_NUM_THREADS": "1"} | (env or {}))
