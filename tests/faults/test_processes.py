@@ -84,8 +84,8 @@ def test_a_signal_at_any_moment_leaves_no_traceback(delay, name, start, tmp_path
 
 def begun(run, mode):
     """Whether a mode of a run has kept a part of its own."""
-    place = run / {"sample": "samples", "likelihood": "likelihood/partial", "evaluate": "samples", "restore": "restore"}[mode]
-    return any(path.suffix in (".npz", ".npy") for path in place.rglob("*"))
+    place = {"sample": "samples", "likelihood": "likelihood/partial", "evaluate": "samples", "restore": "restore"}[mode]
+    return any(path.suffix in (".npz", ".npy") for path in (run / place).rglob("*"))
 
 
 @pytest.mark.parametrize("mode, words", [
