@@ -32,8 +32,12 @@ def _folders(files: Sequence[str]) -> list[str]:
     return [*found, *beside] or ["."]
 
 
-def _weights(files: Sequence[str], part: str) -> list[str]:
-    """The files of a repository that hold the one copy of the weights in a folder that is read."""
+def _weights(files: Sequence[str]) -> list[str]:
+    """The files of a repository that hold the one copy of the weights that is read, of each folder that is."""
+    return [file for part in _folders(files) for file in _of_folder(files, part)]
+
+
+def _of_folder(files: Sequence[str], part: str) -> list[str]:
     folder = PurePosixPath(part)
     there = [file for file in map(PurePosixPath, files) if file.parent == folder]
     names = [file.name for file in there]
@@ -70,8 +74,7 @@ def fetch(source: str) -> Path:
 
     try:
         siblings = hub.model_info(name, revision=revision or None, timeout=20).siblings or []
-        names = [file.rfilename for file in siblings]
-        return snapshot([file for part in _folders(names) for file in _weights(names, part)], cached=False)
+        return snapshot(_weights([file.rfilename for file in siblings]), cached=False)
     except Exception as error:      # the HTTP libraries' errors have no base in common
         local = isinstance(error, errors.LocalEntryNotFoundError)      # hides the real error, which is its cause
         reason = error.__cause__ if local and error.__cause__ else error
@@ -83,7 +86,7 @@ def fetch(source: str) -> Path:
     with contextlib.suppress(OSError):
         folder = snapshot([], cached=True)
         kept = [file.relative_to(folder).as_posix() for file in folder.rglob("*")]
-        if all(_is_whole(_weights(kept, part)) for part in _folders(kept)):
+        if all(_is_whole(_of_folder(kept, part)) for part in _folders(kept)):
             return folder
     raise OSError(f"{lead}the model of that name on the Hugging Face hub is not complete in {constants.HF_HUB_CACHE} "
                   f"(HF_HUB_CACHE) and cannot be fetched: {type(reason).__name__}: {told}. Once fetched, it is kept there; "

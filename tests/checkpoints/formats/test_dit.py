@@ -17,7 +17,7 @@ from scorefield.checkpoints.checkpoint import Checkpoint
 from scorefield.checkpoints.formats import diffusers as folders
 from scorefield.checkpoints.formats import dit, openai
 from scorefield.checkpoints.formats import scorefield as native
-from scorefield.checkpoints.formats.hub import _folders, _weights
+from scorefield.checkpoints.formats.hub import _weights
 from scorefield.checkpoints.latents import codec_of
 from scorefield.checkpoints.load import find
 from scorefield.cli.main import main
@@ -248,8 +248,8 @@ def test_folders_with_other_blocks_or_damage_are_refused_in_one_line(changes, ma
 def test_the_hub_is_asked_for_the_weights_of_the_transformer_and_its_autoencoder():
     name = "diffusion_pytorch_model.safetensors"
     files = ["model_index.json", "transformer/config.json", f"transformer/{name}", "vae/config.json", f"vae/{name}"]
-    assert [_weights(files, part) for part in _folders(files)] == [[f"transformer/{name}"], [f"vae/{name}"]]
-    assert _folders(["unet/config.json", "vae/config.json"]) == ["unet"] and _folders(["config.json"]) == ["."]
+    assert _weights(files) == [f"transformer/{name}", f"vae/{name}"]
+    assert _weights(["unet/config.json", f"unet/{name}", *files[3:]]) == [f"unet/{name}"]
 
 
 # ---- published .pt files ------------------------------------------------------------------------------------------
