@@ -10,7 +10,7 @@ def get_config():
     config.sde = sde("brownian")
     config.model = model("bridge_mlp", layers=3)
     config.training = training(
-        "dsbm", refresh=400, paths=8192, steps=5000, batch_size=256, learning_rate=1e-3,
+        "dsbm", refresh=1200, paths=8192, steps=15_000, batch_size=256, learning_rate=1e-3,
         warmup=100, decay="cosine", ema_decay=0.998, precision="fp32", keep_best="none", log_every=500, eval_every=2500,
         sample_every=5000, checkpoint_every=2500)
     return config
