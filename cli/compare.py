@@ -106,6 +106,7 @@ def _restorations(command: Command) -> None:
     from scorefield.data.measured import unit_of
     from scorefield.evaluation.comparison import restorations
     from scorefield.evaluation.names import suffix_of, suffix_of_drawing
+    from scorefield.numerics.devices import set_memory_format
 
     values, given = command.asked.values, command.asked.given
     for name in sorted(given & OF_SAMPLES):
@@ -113,10 +114,14 @@ def _restorations(command: Command) -> None:
     if values["threshold"] == "dynamic":
         raise ArgumentError("restorations keep x_0 within the range of the data, by threshold static; leave out threshold",
                             "threshold")
+    if values["compile"]:
+        raise ArgumentError("restorations take batches of gradients at once, which a compiled network cannot give; leave "
+                            "out compile, or leave out measurement", "compile", "measurement")
     denoiser = command.denoiser()
     rule = rule_of(command) if "low_res" in denoiser.takes.names else None
     check(command, rule is not None)
     prepare(denoiser.network, command)
+    set_memory_format(denoiser.network, "contiguous")      # products with its Jacobian cannot be batched in channels_last
 
     def chosen(name: str, usual: Sequence[Any]) -> list[str]:
         return words(name, values[name]) if name in given else [str(word) for word in usual]

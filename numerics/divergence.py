@@ -6,6 +6,7 @@
 With `gradients`, both results can be differentiated again, with respect to x and to what the field depends on.
 """
 
+import contextlib
 from collections.abc import Callable
 
 import torch
@@ -28,10 +29,19 @@ def with_exact_divergence(field: Field, x: Tensor, chunk: int = 32, gradients: b
         basis = torch.zeros(stop - start, d, dtype=x.dtype, device=x.device)
         basis[:, start:stop].fill_diagonal_(1.0)
         cotangents = basis.reshape(-1, 1, *x.shape[1:]).expand(-1, *x.shape)
-        rows, = torch.autograd.grad(value, x, cotangents, retain_graph=gradients or stop < d,
-                                    create_graph=gradients, is_grads_batched=True)
+        rows = products(value, x, cotangents, gradients)
         divergence += (rows * cotangents).flatten(2).sum((0, 2))
     return value if gradients else value.detach(), divergence
+
+
+def products(value: Tensor, x: Tensor, cotangents: Tensor, gradients: bool = False) -> Tensor:
+    """The products v^T dvalue/dx, (number, *x.shape), of cotangents v (number, *value.shape); the graph is kept.
+
+    They are made at once, or one by one where PyTorch cannot batch them: through a network in channels_last on CPUs.
+    """
+    with contextlib.suppress(RuntimeError):
+        return torch.autograd.grad(value, x, cotangents, retain_graph=True, create_graph=gradients, is_grads_batched=True)[0]
+    return torch.stack([torch.autograd.grad(value, x, v, retain_graph=True, create_graph=gradients)[0] for v in cotangents])
 
 
 def with_hutchinson_divergence(field: Field, x: Tensor, probes: Tensor,

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from scorefield.guidance.posterior.base import TINY, Method, Situation
+from scorefield.numerics.divergence import products
 from scorefield.numerics.errors import ArgumentError
 from scorefield.numerics.options import option
 from scorefield.sde_lib.sde import expand_as
@@ -185,13 +186,9 @@ def _products(at: Situation) -> tuple[Tensor, Tensor]:
         basis = torch.zeros(stop - start, m, dtype=at.x.dtype, device=at.x.device)
         basis[:, start:stop].fill_diagonal_(1.0)
         basis = basis[:, None].expand(-1, len(at.x), -1)
-        products, = torch.autograd.grad(measured, at.x, basis, retain_graph=True, create_graph=at.again,
-                                        is_grads_batched=True)
-        rows.append(products)
+        rows.append(products(measured, at.x, basis, at.again))
         if not at.operator.linear:
-            linear, = torch.autograd.grad(measured, at.x0, basis, retain_graph=True, create_graph=at.again,
-                                          is_grads_batched=True)
-            linearised.append(linear)
+            linearised.append(products(measured, at.x0, basis, at.again))
     every = torch.cat(rows)
     if at.operator.linear:
         covariance = at.operator(every.flatten(0, 1)).reshape(m, len(at.x), m).transpose(0, 1)

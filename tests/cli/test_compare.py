@@ -125,7 +125,8 @@ def test_restorations_are_compared_by_method_and_sampler(digits_run, command):
 
 @pytest.mark.parametrize("words, says", [
     (["--noise", 0.1], "noise belongs to restorations"), ([*RESTORE, "--num_samples", 9], "compared without num_samples"),
-    ([*RESTORE, "--features", "digits"], "compared without features"), ([*RESTORE, "--methods", "guess"], "unknown method"),
+    ([*RESTORE, "--features", "digits"], "compared without features"), ([*RESTORE, "--compile"], "which a compiled network"),
+    ([*RESTORE, "--methods", "guess"], "unknown method"),
     ([*RESTORE, "--samples", 1], "at least 2 answers"), (["--operator", "mask"], "give what is to be restored"),
     ([*RESTORE, "--metrics", "fid"], "unknown metric 'fid' of restorations")])
 def test_what_does_not_belong_to_restorations_is_refused(digits_run, command, words, says):

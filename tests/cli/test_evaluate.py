@@ -182,7 +182,7 @@ def test_a_job_of_the_page_runs(line, command, labelled, tmp_path, monkeypatch):
     torch.jit.save(script, "weights.pth")
     np.savez("other.npz", np.random.default_rng(0).integers(0, 17, (60, 1, 8, 8), dtype=np.uint8))
     words = shlex.split(re.sub(r"--workdir \S+", f"--workdir {labelled}", line.replace("10000,20000", "2,4")))
-    few = ["--num_samples", 60] + (["--bootstrap", 10] if "evaluate" in words else [])
+    few = [] if "--measurement" in words else ["--num_samples", 60] + (["--bootstrap", 10] if "evaluate" in words else [])
     few += [] if "--images" in words else ["--budgets", 10] if "compare" in words else ["--steps", 3]
     code, out, err = command(*words, *few)
     assert code == 0 and "wrote" in out, err

@@ -8,10 +8,12 @@ from torch import nn
 
 from scorefield.likelihood import bits_per_dim, chain_elbo, elbo, log_prob
 from scorefield.likelihood.exponential import quadrature
-from scorefield.models import MLP, Denoiser, GaussianMixture
+from scorefield.models import MLP, Denoiser, GaussianMixture, UNet
+from scorefield.numerics.devices import set_memory_format
 from scorefield.numerics.divergence import with_exact_divergence, with_hutchinson_divergence
 from scorefield.samplers import make_sampler
 from scorefield.sde_lib import VPSDE
+from tests.helpers import randomised
 
 
 @pytest.mark.costly
@@ -99,6 +101,26 @@ def test_the_exact_divergence_is_the_trace_of_the_jacobian(chunk):
     jacobian = torch.func.vmap(torch.func.jacrev(lambda y: model.score(y[None], 0.3)[0]))(x).reshape(5, 6, 6)
     torch.testing.assert_close(divergence, jacobian.diagonal(dim1=1, dim2=2).sum(1), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(value, model.score(x, 0.3))
+
+
+@pytest.mark.machine
+@pytest.mark.parametrize("gradients", [False, True])
+def test_products_go_one_by_one_where_they_cannot_be_batched(gradients):
+    """Networks in channels_last have convolutions whose derivatives cannot, on CPUs."""
+    torch.manual_seed(0)
+    network, x = randomised(UNet(8, 1, width=16, multipliers=(1, 2), num_blocks=1, dropout=0.0)), torch.randn(2, 1, 8, 8)
+    for parameter in network.parameters():
+        parameter.requires_grad_(gradients)
+    found = []
+    for memory_format in ("contiguous", "channels_last"):
+        set_memory_format(network, memory_format)
+        time = torch.full((2,), 0.3)
+        found.append(with_exact_divergence(lambda y, time=time: network(y, time), x, gradients=gradients))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    if gradients:
+        found[1][1].sum().backward()
+        assert any(parameter.grad is not None and parameter.grad.any() for parameter in network.parameters())
 
 
 def test_a_hutchinson_estimate_is_the_quadratic_form_of_its_probe():

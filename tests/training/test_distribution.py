@@ -67,7 +67,7 @@ def torchrun(processes, *words, restarts=0):
          f"--max-restarts={restarts}", *map(str, words)], cwd=ROOT, text=True, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": PLACES})
     try:
-        out, errors = launcher.communicate(timeout=120 * processes)
+        out, errors = launcher.communicate(timeout=300 * processes)
     except subprocess.TimeoutExpired:
         launcher.terminate()      # torchrun then ends its processes
         raise RuntimeError(launcher.communicate()[1]) from None
