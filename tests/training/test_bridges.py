@@ -143,8 +143,8 @@ def test_the_iterations_come_to_the_closed_form_between_gaussians(rule, count, m
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("d", [1, 5])
-def test_networks_that_dsbm_trains_come_to_the_closed_form(d):
+@pytest.mark.parametrize(("d", "most"), [(1, 0.05), (5, 0.08)])
+def test_networks_that_dsbm_trains_come_to_the_closed_form(d, most):
     torch.manual_seed(0)
     truth = bridges.problem(d, BrownianSDE())
 
@@ -156,13 +156,13 @@ def test_networks_that_dsbm_trains_come_to_the_closed_form(d):
             z = torch.randn(n, d, generator=generator, dtype=torch.float64)
             return (own.mean + z @ torch.linalg.cholesky(own.covariance).mT).float()
 
-    objective = DSBM(ends=Ends(), paths=20_000, first_updates=600, refresh=200)
+    objective = DSBM(ends=Ends(), paths=20_000, first_updates=600, refresh=400)
     model = Bridge(TwoWay(MLP((d,), 64, 2), MLP((d,), 64, 2)), BrownianSDE())
     optimizer, generator = torch.optim.Adam(model.parameters(), 3e-3), torch.Generator().manual_seed(0)
     steps, average = 3000, EMA(model.network, 0.995)
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = 3e-3 * (1 - step / steps)
+            group["lr"] = 3e-3 * (1 - step / steps) ** 2
         batch = Batch(Ends().examples(SOURCE, 512, generator), {"target": Ends().examples(TARGET, 512, generator)})
         objective.loss(model, batch, lot_of(objective, batch, step)).mean().backward()
         optimizer.step()
@@ -176,9 +176,9 @@ def test_networks_that_dsbm_trains_come_to_the_closed_form(d):
         x0 = make_sampler("bridge", steps=40)(trained.toward(goal, start), x1, range(20_000)).x
         found, own = torch.cov(torch.cat([x0, x1], 1).mT).double(), truth.of_end[goal]
         cross = truth.cross_covariance if goal == SOURCE else truth.cross_covariance.mT
-        assert float((x0.mean(0) - own.mean).abs().max() / own.covariance.diagonal().max().sqrt()) < 0.05
-        assert float((found[:d, :d] - own.covariance).norm() / own.covariance.norm()) < 0.05
-        assert float((found[:d, d:] - cross).norm() / cross.norm()) < 0.05
+        assert float((x0.mean(0) - own.mean).abs().max() / own.covariance.diagonal().max().sqrt()) < most
+        assert float((found[:d, :d] - own.covariance).norm() / own.covariance.norm()) < most
+        assert float((found[:d, d:] - cross).norm() / cross.norm()) < most
 
 
 def small(kind, **settings):
