@@ -11,7 +11,7 @@ step is forward, backward, clipping, Adam and average. Writes benchmarks/results
 
 quality: for each of the configs vp_digits, dit_digits, vp_fashion_mnist_small and dit_fashion the parameters, a step's
 milliseconds, bits/dim of held-out examples and the Frechet distance with its 95 % interval, each run in runs/<config>. With
-a config, that one alone. Writes benchmarks/results/dit_quality.json, and docs/images/dit_digits.png of dit_digits.
+a config, that one alone. Writes benchmarks/results/dit_quality.json.
 """
 
 import copy
@@ -210,10 +210,6 @@ def quality(only: str | None) -> None:
         (bits, error), (fid, low, high) = row["bits_per_dim"], row["fid"]
         print(f"| `{config}` | {row['parameters']:,} | {row['step_ms']:.0f} | {bits:.3f} ± {error:.3f} | {fid:.2f} "
               f"[{low:.2f}, {high:.2f}] |", flush=True)
-    if only in (None, "dit_digits"):
-        command("dit_digits", "--mode", "sample", "--sampler", "auto", "--steps", "20", "--num_samples", "64")
-        newest = max((ROOT / "runs/dit_digits/samples").glob("*.png"), key=lambda path: path.stat().st_mtime)
-        shutil.copy(newest, ROOT / "docs/images/dit_digits.png")
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "dit_quality.json").write_text(json.dumps(rows, indent=2) + "\n")
 

@@ -143,8 +143,9 @@ def test_the_iterations_come_to_the_closed_form_between_gaussians(rule, count, m
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("d", "most"), [(1, 0.05), (5, 0.08)])
-def test_networks_that_dsbm_trains_come_to_the_closed_form(d, most):
+@pytest.mark.parametrize("d", [1, 5])
+def test_networks_that_dsbm_trains_come_to_the_closed_form(d):
+    """Within 8 %; exact regressions come within 3 (docs/bridges.md)."""
     torch.manual_seed(0)
     truth = bridges.problem(d, BrownianSDE())
 
@@ -176,9 +177,9 @@ def test_networks_that_dsbm_trains_come_to_the_closed_form(d, most):
         x0 = make_sampler("bridge", steps=40)(trained.toward(goal, start), x1, range(20_000)).x
         found, own = torch.cov(torch.cat([x0, x1], 1).mT).double(), truth.of_end[goal]
         cross = truth.cross_covariance if goal == SOURCE else truth.cross_covariance.mT
-        assert float((x0.mean(0) - own.mean).abs().max() / own.covariance.diagonal().max().sqrt()) < most
-        assert float((found[:d, :d] - own.covariance).norm() / own.covariance.norm()) < most
-        assert float((found[:d, d:] - cross).norm() / cross.norm()) < most
+        assert float((x0.mean(0) - own.mean).abs().max() / own.covariance.diagonal().max().sqrt()) < 0.08
+        assert float((found[:d, :d] - own.covariance).norm() / own.covariance.norm()) < 0.08
+        assert float((found[:d, d:] - cross).norm() / cross.norm()) < 0.08
 
 
 def small(kind, **settings):
