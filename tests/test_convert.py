@@ -174,6 +174,7 @@ def test_without_a_config_training_follows_the_file(command, published, tmp_path
     assert [training[field] for field in ("beta1", "beta2", "adam_eps", "ema_decay")] == [0.8, 0.99, 1e-6, 0.99]
 
 
+@pytest.mark.slow
 def test_what_the_checkpoint_tells_cannot_be_said_otherwise(command, published, digits_run):
     assert command("--mode", "convert", "--workdir", digits_run, "--output", "digits.safetensors")[0] == 0
     for _ in range(2):      # before there is a run, and after
@@ -246,6 +247,7 @@ def test_converting_a_checkpoint_looks_at_no_run(command, published):
 
 
 @pytest.mark.machine
+@pytest.mark.slow
 def test_levels_come_from_the_data_set_that_is_said(command, tmp_path):
     small = ["--config.model.network=ncsnpp", "--config.model.time_input=999t",
              *[word for word in SMALL if "attention" not in word]]

@@ -175,6 +175,7 @@ def labelled(tmp_path_factory):
 @pytest.mark.costly
 @pytest.mark.one_machine
 @pytest.mark.parametrize("line", jobs())
+@pytest.mark.slow
 def test_a_job_of_the_page_runs(line, command, labelled, tmp_path, monkeypatch):
     """On a small run and few samples; the TorchScript of a mean stands for Inception's weights."""
     monkeypatch.chdir(tmp_path)

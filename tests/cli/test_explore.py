@@ -96,6 +96,7 @@ SHOWN = re.findall(r"^    python main.py (--workdir .*--mode explore .*)$", PAGE
 
 @pytest.mark.costly
 @pytest.mark.parametrize("line", SHOWN, ids=lambda line: line.partition("--what ")[2].split()[0])
+@pytest.mark.slow
 def test_the_commands_of_the_page_run_as_shown(line, command, request, quick):
     """On small runs of the same kind."""
     words = shlex.split(line)

@@ -13,6 +13,7 @@ BOUND = ["--mode", "likelihood", "--estimator", "chain_elbo", "--steps", 3, "--n
 
 
 @pytest.mark.machine
+@pytest.mark.slow
 def test_a_chain_of_4000_cosine_steps_is_trained_sampled_in_three_and_bounded(command, tmp_path):
     run = tmp_path / "improved"
     code, out, err = command("--config", "configs/vp_digits.py", "--mode", "train", "--workdir", run, *CHAIN, *SMALL)

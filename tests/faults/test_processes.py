@@ -150,6 +150,7 @@ def test_a_run_that_is_killed_again_and_again_equals_one_that_was_not_to_the_bit
     assert [step for step, _ in logged[0]] == [step for step, _ in logged[1]]
 
 
+@pytest.mark.slow
 def test_a_reader_who_leaves_does_not_end_training(start, tmp_path):
     run = tmp_path / "run"
     process = start(*POINTS, "--mode=train", "--workdir", run, "--config.training.steps=200",

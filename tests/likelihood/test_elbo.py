@@ -321,6 +321,7 @@ def test_numbers_that_are_not_finite_and_reduced_precision_are_refused():
             bound()
 
 
+@pytest.mark.slow
 def test_the_chains_bound_on_a_density_is_nearly_the_density_for_an_exact_score():
     model = GaussianMixture(VPSDE(), torch.tensor([[0.4, -0.2, 0.1]]), torch.tensor([0.3]))
     x = model.sample(64, 0.0, torch.Generator().manual_seed(0))

@@ -56,6 +56,7 @@ def test_the_bound_in_continuous_time_is_tight_for_an_exact_score(mixture):
     assert abs(float(gap.mean())) < 3 * pooled + 2e-3
 
 
+@pytest.mark.slow
 def test_the_bound_of_a_chain_is_nearly_the_density_with_many_steps():
     model = GaussianMixture(SDE, torch.tensor([[0.4, -0.2, 0.1]]), torch.tensor([0.3]))
     x = model.sample(64, 0.0, torch.Generator().manual_seed(0))

@@ -44,6 +44,7 @@ def test_of_an_exact_model_both_estimates_are_the_mean_of_its_posterior_variance
         assert float(moments.shares("residual", "isotropic")[i]) == pytest.approx(float(exact.mean()), abs=error)
 
 
+@pytest.mark.slow
 def test_gaussian_data_have_the_variance_of_the_closed_form():
     sde, std = VPSDE(), 0.5
     model = GaussianMixture(sde, torch.zeros(1, 2), torch.tensor([std**2]))

@@ -206,6 +206,7 @@ def frozen(trained, run, *more):
 
 
 @pytest.mark.one_machine
+@pytest.mark.slow
 def test_a_frozen_score_model_stays_as_it_is_and_the_flow_moves(trained, tmp_path, capsys):
     run = frozen(trained, tmp_path / "run")
     before, after = load_denoiser(trained).network.state_dict(), newest_sound(run).state
@@ -226,6 +227,7 @@ def test_a_resumed_run_is_that_of_one_that_never_stopped(trained, tmp_path):
 
 
 @pytest.mark.one_machine
+@pytest.mark.slow
 def test_mode_likelihood_uses_the_runs_flow_or_that_of_another_run_or_uniform_noise(trained, tmp_path, capsys):
     run = frozen(trained, tmp_path / "run")
     quick = ["--mode", "likelihood", "--method", "exponential", "--steps", "8", "--num_images", "6"]

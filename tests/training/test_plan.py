@@ -129,6 +129,7 @@ def test_the_largest_batch_fits_and_the_next_one_does_not():
     assert fits == [True, False] and largest > 1000
 
 
+@pytest.mark.slow
 def test_a_network_that_does_not_fit_is_told_and_fsdp_with_recomputation_takes_least():
     config = small_config()
     layouts = plan(config, SHAPE, gpus=8, gpu_memory=RESERVED / GIB + 0.0005).layouts
