@@ -181,9 +181,9 @@ def _standardised(config: Config) -> bool:
     return True
 
 
-def unstored_standard(config: Config) -> list[str]:
-    """What to say of a file that cannot store how the data are standardised, or that they are latents: nothing where it is
-    neither.
+def unstored_units(config: Config) -> list[str]:
+    """What to say of a file that cannot store the units of its samples: that they are standardised data, or latents. For
+    other data the list is empty.
     """
     if latents := config.get("latents"):
         return [f"it does not store that its samples x are latents of the autoencoder {latents['digest']}: they stand for "

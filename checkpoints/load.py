@@ -37,7 +37,7 @@ FORMATS: dict[str, ModuleType] = {
     "diffusers": diffusers, "run": run, "scorefield": scorefield, "score_sde": score_sde,
     "dit": dit, "openai": openai,
 }
-AUTOENCODER = "autoencoder"      # its network, and the field of data that names one
+AUTOENCODER = "autoencoder"      # as model.network
 DECODER_STD = 0.1      # of the decoder beside a published model of latents, which says none
 SUFFIXES = {module.SUFFIX: name for name, module in FORMATS.items() if module in (scorefield, score_sde)}      # of files
 
@@ -184,9 +184,10 @@ def autoencoder_at(source: str, device: Any = "cpu", shape: Sequence[int] | None
     shape  of the pictures, for a folder of diffusers, which does not fix that
     """
     try:
-        free = shape is not None and diffusers_autoencoder.recognises(find(source)[1])
+        path = find(source)[1]      # a model on the hub is asked for once
+        free = shape is not None and diffusers_autoencoder.recognises(path)
         with renamed(names={"config": "data.autoencoder"}):
-            checkpoint = read_checkpoint(source, {"shape": list(shape)} if free and shape is not None else None)
+            checkpoint = read_checkpoint(path, {"shape": list(shape)} if free and shape is not None else None)
     except (OSError, ValueError) as error:      # ValueError: the hub cannot be asked, or the file is none
         raise ArgumentError(f"no autoencoder: {error}", "data.autoencoder") from None
     config = checkpoint.config

@@ -106,7 +106,6 @@ def _restorations(command: Command) -> None:
     from scorefield.data.measured import unit_of
     from scorefield.evaluation.comparison import restorations
     from scorefield.evaluation.names import suffix_of, suffix_of_drawing
-    from scorefield.numerics.devices import set_memory_format
 
     values, given = command.asked.values, command.asked.given
     for name in sorted(given & OF_SAMPLES):
@@ -120,8 +119,7 @@ def _restorations(command: Command) -> None:
     denoiser = command.denoiser()
     rule = rule_of(command) if "low_res" in denoiser.takes.names else None
     check(command, rule is not None)
-    prepare(denoiser.network, command)
-    set_memory_format(denoiser.network, "contiguous")      # products with its Jacobian cannot be batched in channels_last
+    prepare(denoiser.network, command, batched=True)
 
     def chosen(name: str, usual: Sequence[Any]) -> list[str]:
         return words(name, values[name]) if name in given else [str(word) for word in usual]

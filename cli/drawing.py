@@ -78,8 +78,11 @@ def precision_of(command: Command) -> str:
     return f"{word}_compiled" if values["compile"] else word
 
 
-def prepare(network: Any, command: Command) -> None:
-    """Make a network ready to draw in the arithmetic that the command line asks for; say so if that is slow here."""
+def prepare(network: Any, command: Command, batched: bool = False) -> None:
+    """Make a network ready to draw in the arithmetic that the command line asks for; say so if that is slow here.
+
+    batched  see prepare_sampling
+    """
     from scorefield.numerics.devices import prepare_sampling, require_compiler, slow_arithmetic
 
     values, device = command.asked.values, command.device
@@ -87,7 +90,7 @@ def prepare(network: Any, command: Command) -> None:
         require_compiler(device)
     if slow := slow_arithmetic(values["precision"], device):
         command.say(slow)
-    prepare_sampling(network, values["precision"], device, values["compile"])
+    prepare_sampling(network, values["precision"], device, values["compile"], batched)
 
 
 @dataclass(frozen=True, eq=False)

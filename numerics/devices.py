@@ -73,17 +73,19 @@ def set_memory_format(module: nn.Module, memory_format: str) -> None:
     module.to(memory_format=layout)  # type: ignore[call-overload]
 
 
-def prepare_sampling(network: nn.Module, precision: str, device: torch.device, compiled: bool = False) -> None:
+def prepare_sampling(network: nn.Module, precision: str, device: torch.device, compiled: bool = False,
+                     batched: bool = False) -> None:
     """Change the network to the dtype and memory format that sample fastest in `precision`; ValueError for an unknown word.
 
     For bf16 the weights themselves become bf16, since autocast would round them to the same values in every call.
 
     compiled  whether torch.compile makes one program of it, at its first call
+    batched   whether batches of gradients go through it, which they cannot in channels_last on CPUs
     """
     dtype = autocast_dtype(precision, device)
     if dtype is not None:
         network.to(dtype)
-    if samples_in_channels_last(device):
+    if samples_in_channels_last(device) and not batched:
         set_memory_format(network, "channels_last")
     if compiled:
         network.compile()

@@ -37,7 +37,7 @@ from scorefield.checkpoints.checkpoint import (
     outline_of,
     require_agreement,
     require_fit,
-    unstored_standard,
+    unstored_units,
 )
 from scorefield.checkpoints.formats import diffusers_autoencoder, diffusers_dit
 from scorefield.checkpoints.formats.diffusers_layout import keys_of, part_shape, turned
@@ -300,7 +300,7 @@ def write(checkpoint: Checkpoint, folder: Path, ema: bool | str = True) -> str:
         lost.append(f"the last of its {number} classes, {number - 1}, means no label")
     if (levels := checkpoint.config.get("levels", 256)) != 256:
         lost.append(f"it does not store that the data have {levels or 'no'} levels")
-    lost += unstored_standard(checkpoint.config)
+    lost += unstored_units(checkpoint.config)
     return "; ".join(lost)
 
 

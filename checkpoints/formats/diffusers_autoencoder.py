@@ -24,7 +24,7 @@ from scorefield.checkpoints.checkpoint import (
     outline_of,
     require_agreement,
     require_fit,
-    unstored_standard,
+    unstored_units,
 )
 from scorefield.checkpoints.formats.diffusers_layout import part_shape, parts_of
 from scorefield.checkpoints.formats.diffusers_process import NUMBER, WHOLE, refusal, require_one_of
@@ -174,7 +174,7 @@ def write(checkpoint: Checkpoint, folder: Path, ema: bool | str = True) -> str:
         lost.append("its scaling_factor of 1 says nothing of the latents, which have no scaling until a model learns them")
     if (levels := checkpoint.config.get("levels", 256)) != 256:
         lost.append(f"it does not store that the data have {levels} levels")
-    return "; ".join(lost + unstored_standard(checkpoint.config))
+    return "; ".join(lost + unstored_units(checkpoint.config))
 
 
 def _exported(config: Config) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from scorefield.checkpoints.checkpoint import (
     outline_of,
     require_agreement,
     require_fit,
-    unstored_standard,
+    unstored_units,
 )
 from scorefield.checkpoints.formats.diffusers_process import (
     NUMBER,
@@ -226,7 +226,7 @@ def write(checkpoint: Checkpoint, folder: Path, ema: bool | str = True) -> str:
              + ("" if fields[DROPOUT] else ", which was never trained")] if not fields.get(UNLABELLED) else []
     if (levels := config.get("levels", 256)) != 256:
         lost.append(f"it does not store that the data have {levels or 'no'} levels")
-    return "; ".join(lost + unstored_standard(config))
+    return "; ".join(lost + unstored_units(config))
 
 
 def _exported(config: Config) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from scorefield.checkpoints.checkpoint import (
     require_agreement,
     require_dense,
     require_fit,
-    unstored_standard,
+    unstored_units,
 )
 from scorefield.checkpoints.formats.pickles import read_pickle
 from scorefield.checkpoints.formats.score_sde_layout import Source, infer_settings, sources
@@ -329,7 +329,7 @@ def write(checkpoint: Checkpoint, path: Path, ema: bool | str = True) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda file: torch.save(state, file))
     lost = [] if other == "adam" else [f"it holds no state of {other}, since score_sde_pytorch has Adam alone"]
-    return "; ".join([f"to read it back give {untold}"] * bool(untold) + unstored_standard(config) + lost)
+    return "; ".join([f"to read it back give {untold}"] * bool(untold) + unstored_units(config) + lost)
 
 
 def _untold(config: Config, tensors: Mapping[str, Tensor], step: int, path: Path) -> str:

@@ -172,7 +172,6 @@ def labelled(tmp_path_factory):
     return made_once(tmp_path_factory, "jobs", lambda folder: train_briefly("vp_digits_labels", folder / "run")) / "run"
 
 
-@pytest.mark.costly
 @pytest.mark.one_machine
 @pytest.mark.parametrize("line", jobs())
 @pytest.mark.slow

@@ -94,7 +94,6 @@ PAGE = (ROOT / "docs/explore.md").read_text()
 SHOWN = re.findall(r"^    python main.py (--workdir .*--mode explore .*)$", PAGE, re.MULTILINE)
 
 
-@pytest.mark.costly
 @pytest.mark.parametrize("line", SHOWN, ids=lambda line: line.partition("--what ")[2].split()[0])
 @pytest.mark.slow
 def test_the_commands_of_the_page_run_as_shown(line, command, request, quick):

@@ -10,8 +10,8 @@ per element, so that each network learns the mean of its end (models/bridge.py),
 are independent at first. Then, again and again, half of them are simulated from examples of the source and half from
 examples of the target: their ends are those of the process that was learned last. The Schroedinger bridge is the only fixed
 point (their theorem 8). Both directions learn from the same pairs, so at any time they are those of one process, whose flow
-is known; the ends of half of the pairs are examples, so errors of simulation do not add up (their section 4.1; De Bortoli
-et al. 2024, "Schroedinger Bridge Flow", do both in each step). Nothing is kept of a path but its ends.
+is known; half of the ends of pairs are examples, so an error of simulation is halved each time (compare their section
+4.1; De Bortoli et al. 2024, "Schroedinger Bridge Flow", do both in each step). Nothing is kept of a path but its ends.
 """
 
 from dataclasses import dataclass
